@@ -1,0 +1,1 @@
+"""Ways of integrating image diffusion with a language model, behind one interface."""

@@ -1,0 +1,229 @@
+"""Configuration: frozen, keyword-only dataclasses; a JSON round trip; a fingerprint. Standard library only.
+
+A config says everything that decides a result. It has no side effects, reads no environment and imports no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from bench.errors import UserError, nearest
+from bench.files import hash_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Captioned pictures."""
+
+    name: str = "shapes"
+    """Dataset: see `python -m bench list`."""
+    path: str | None = None
+    """Folder, shard pattern or hub id, for the datasets that read one."""
+    size: int = 32
+    """Side of the pictures in pixels."""
+    seed: int = 0
+    """Seed of the world and of the splits."""
+    train_items: int = 20_000
+    """Pictures in the training split of a procedural dataset; a bound on the others'."""
+    eval_items: int = 2_000
+    """The same for every other split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Text for replay and perplexity."""
+
+    name: str = "pydocs"
+    """Corpus: see `python -m bench list`."""
+    path: str | None = None
+    """File, folder or hub id, for the corpora that read one."""
+    seed: int = 0
+    """Seed of the split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The models that every approach starts from: `shipped:NAME`, a local folder, or a hub id."""
+
+    lm: str = "shipped:lm-tiny"
+    """Language model (Llama family): shipped:NAME, package:smollm2, a folder, a GGUF file, or a hub id."""
+    vae: str = "shipped:vae-tiny"
+    """Latent codec (AutoencoderKL or AutoencoderTiny)."""
+    clip: str = "shipped:clip-tiny"
+    """CLIP model for scores: shipped:NAME, a folder with open_clip_config.json and weights, or MODEL/WEIGHTS."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """Noising, prediction target, sampler; the same for every approach."""
+
+    prediction: Literal["flow", "epsilon", "v_prediction"] = "flow"
+    """What the network predicts: the flow noise - x_0, the noise, or v."""
+    time_sampling: Literal["logit_normal", "uniform"] = "logit_normal"
+    """How training times are drawn (SD3, arXiv 2403.03206)."""
+    shift: float = 1.0
+    """Flow matching's time shift; above 1 for larger pictures."""
+    train_times: int = 1000
+    """Discrete times of the epsilon and v schedules."""
+    sampler: Literal["euler", "heun", "ddim", "dpmpp"] = "euler"
+    """euler and heun for flow; ddim and dpmpp for epsilon and v_prediction."""
+    nfe: int = 25
+    """Network evaluations a picture, guidance's empty prompt not counted."""
+    guidance: float = 3.0
+    """Classifier-free guidance scale; 1 is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelConfig:
+    """Which implementation of each hot operation; auto takes the fastest that this machine has."""
+
+    attention: Literal["auto", "flex", "sdpa", "eager"] = "auto"
+    cross_entropy: Literal["auto", "liger", "chunked", "eager"] = "auto"
+    norm: Literal["auto", "liger", "fused", "eager"] = "auto"
+    swiglu: Literal["auto", "liger", "compiled", "eager"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Budget and optimiser of one training."""
+
+    steps: int = 1000
+    batch: int = 64
+    lr: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.01
+    ema: float = 0.999
+    """Decay of the moving average of the weights; 0 for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaePretrainConfig:
+    """Recipe of a shipped VAE."""
+
+    channels: tuple[int, ...] = (32, 64, 80)
+    latent_channels: int = 4
+    kl_weight: float = 1e-6
+    emoji_share: float = 0.3
+    """Share of emoji in every batch; the rest is shapes."""
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(steps=9000, batch=16, lr=2e-3, warmup=200))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LmPretrainConfig:
+    """Recipe of a shipped language model."""
+
+    vocabulary: int = 4096
+    width: int = 192
+    layers: int = 6
+    heads: int = 6
+    kv_heads: int = 2
+    hidden: int = 512
+    context: int = 256
+    world_share: float = 0.2
+    """Share of training tokens that describe the world of shapes; the rest is the text corpus."""
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(steps=3000, batch=16, lr=2e-3, warmup=100, weight_decay=0.1, ema=0.0)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipPretrainConfig:
+    """Recipe of a shipped CLIP."""
+
+    patch: int = 4
+    width: int = 128
+    layers: int = 4
+    text_width: int = 128
+    text_layers: int = 3
+    embedding: int = 128
+    context: int = 32
+    emoji_share: float = 0.15
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(steps=3000, batch=128, lr=1e-3, warmup=200, weight_decay=0.05, ema=0.999)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """What `python -m bench pretrain` makes."""
+
+    vae: VaePretrainConfig = field(default_factory=VaePretrainConfig)
+    lm: LmPretrainConfig = field(default_factory=LmPretrainConfig)
+    clip: ClipPretrainConfig = field(default_factory=ClipPretrainConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides a result."""
+
+    preset: str = "tiny"
+    """The preset that this config started from."""
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    kernels: KernelConfig = field(default_factory=KernelConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+
+
+T = TypeVar("T")
+
+
+def to_json(config: Any) -> str:
+    """A config as JSON with sorted keys; equal configs give equal text."""
+    return json.dumps(dataclasses.asdict(config), sort_keys=True, allow_nan=False)
+
+
+def from_json(kind: type[T], text: str) -> T:
+    """The config that `to_json` wrote. UserError on an unknown field, or a value of the wrong type."""
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"the config is not JSON: {error}") from error
+    return _build(kind, values, "")
+
+
+def fingerprint(config: Any) -> str:
+    """16 hex digits of everything in the config."""
+    return hash_bytes(type(config).__name__, to_json(config))
+
+
+def _build(kind: Any, value: Any, path: str) -> Any:
+    """`value`, plain JSON, as an instance of the annotation `kind`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, value, path)
+    if origin is Literal:
+        if value not in arguments:
+            raise UserError(f"{path} is {value!r}: {nearest(str(value), map(str, arguments))}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _build(next(a for a in arguments if a is not type(None)), value, path)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise UserError(f"{path} is {value!r}, expected a list")
+        return tuple(_build(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise UserError(f"{path} is {value!r}, expected {kind.__name__}")
+    return value
+
+
+def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
+    if not isinstance(value, dict):
+        raise UserError(f"{path or 'the config'} is {value!r}, expected an object")
+    hints = typing.get_type_hints(kind)
+    for name in value:
+        if name not in hints:
+            raise UserError(f"unknown field '{path}{'.' if path else ''}{name}': {nearest(name, hints)}")
+    children = {name: _build(hints[name], item, f"{path}.{name}".strip(".")) for name, item in value.items()}
+    return kind(**children)

@@ -1,0 +1,100 @@
+"""Files that are either whole or absent, and hashes of what is in them. Standard library only; a leaf module."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+
+
+def cache_directory() -> Path:
+    """Where derived files live: $BENCH_CACHE, else $XDG_CACHE_HOME/draw-bench, else ~/.cache/draw-bench."""
+    if chosen := os.environ.get("BENCH_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "draw-bench"
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """A temporary path beside `target` that becomes it when the block ends well, and is removed when it does not.
+
+    The file is flushed to disk before the rename, so a kill leaves either the old file or the new one.
+    UserError where the disk is full or the folder can't be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    except OSError as error:
+        raise UserError(f"can't write {target}: {error.strerror or error}") from error
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        part.chmod(0o666 & ~mask)
+        part.replace(target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise UserError(f"can't write {target}: {error.strerror}") from error
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_path(target) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Write JSON atomically: sorted keys, two spaces, no NaN."""
+    write_text(target, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; UserError that names the file where it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"no such file: {path}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not readable as JSON: {error}") from error
+
+
+def require_space(folder: Path, needed: int, purpose: str) -> None:
+    """UserError where the disk under `folder` has fewer than `needed` bytes left."""
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise UserError(f"{purpose} needs {needed / 1e6:.0f} MB in {folder}, and {free / 1e6:.0f} MB are free")
+
+
+def hash_bytes(*parts: bytes | str) -> str:
+    """SHA-256 of the parts, each preceded by its length so that boundaries count; 16 hex digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.hexdigest()[:16]
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content; 16 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

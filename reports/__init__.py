@@ -1,0 +1,1 @@
+"""Reads records and writes pages. Never imports torch."""
