@@ -1,0 +1,100 @@
+"""One picture from bytes to the array that a sample holds: every mode to RGB, upright, resized, cropped square."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+RESIZE = "pillow-lanczos-short-side-centre-crop-v1"
+"""The resize protocol; goes into content hashes and cache keys, so a change of it must change this name."""
+
+WHITE = (255, 255, 255)
+MAX_PIXELS = 2**27
+"""A larger picture is refused before it is decoded: half a gigabyte of RGBA is a bomb, not a training sample."""
+
+
+class PictureError(Exception):
+    """A picture that can't be used; the message is a reason that can be counted (no path, no number in it)."""
+
+
+def decode(source: bytes | Path, size: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """A picture file as uint8 size x size x 3 RGB, and what was mended on the way, as reasons that can be counted.
+
+    Transparency is composited on white, 16-bit grey is scaled (not clipped) to 8 bits, EXIF rotation is applied.
+    Raises PictureError, and nothing else, where there is no whole picture in `source`.
+    """
+    image, notes = _open(source)
+    return fit(image, size), notes
+
+
+def verify(source: bytes | Path) -> None:
+    """Decode a picture in full and throw it away. Raises PictureError as `decode` does."""
+    _open(source)
+
+
+def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """An RGB image as uint8 size x size x 3: the shorter side brought to `size` with an antialiased Lanczos filter,
+    then the centre cut out. Only the square that survives is resampled."""
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    square = (left, top, left + side, top + side)
+    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=square), dtype=np.uint8)
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """An RGBA image over a white ground, as RGB."""
+    ground = Image.new("RGBA", image.size, (*WHITE, 255))
+    return Image.alpha_composite(ground, image).convert("RGB")
+
+
+def _open(source: bytes | Path) -> tuple[Image.Image, tuple[str, ...]]:
+    """The whole picture, upright, as RGB."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of broken metadata that does not concern the pixels
+        try:
+            data = source if isinstance(source, bytes) else source.read_bytes()
+        except FileNotFoundError as error:
+            raise PictureError("missing image file") from error
+        except OSError as error:
+            raise PictureError("unreadable image file") from error
+        if not data:
+            raise PictureError("empty image file")
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise PictureError("image too large")
+                image.load()
+                return _to_rgb(image)
+        except PictureError:
+            raise
+        except Image.DecompressionBombError as error:
+            raise PictureError("image too large") from error
+        except Exception as error:  # Pillow's plug-ins raise many kinds on damaged files
+            raise PictureError("corrupt image") from error
+
+
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """A loaded image as upright RGB, and what that took."""
+    notes = []
+    if image.getexif().get(0x0112, 1) not in (0, 1):
+        image = ImageOps.exif_transpose(image)
+        notes.append("EXIF rotation applied")
+    mode = image.mode
+    if mode == "RGB" and "transparency" not in image.info:
+        return image, tuple(notes)
+    if mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
+        # Mode "I" is what Pillow makes of some 16-bit files; its values fill 0..65535 as well.
+        deep = np.asarray(image).astype(np.float64)
+        grey = np.rint(np.clip(deep, 0, 65535) / 257).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB"), (*notes, "16-bit grey scaled to 8 bits")
+    if mode == "F":
+        raise PictureError("floating-point image")
+    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        return on_white(image.convert("RGBA")), (*notes, "transparency put on white")
+    reason = {"L": "grey", "1": "black-and-white", "P": "palette", "CMYK": "CMYK"}.get(mode, mode)
+    return image.convert("RGB"), (*notes, f"{reason} converted to RGB")
