@@ -10,10 +10,31 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from bench.errors import UserError, nearest
 from bench.files import hash_bytes
+
+
+@dataclass(frozen=True)
+class Range:
+    """The bounds of a number, both allowed; `bench.validation` holds every config to them.
+
+    above: the lower bound itself is not allowed.
+    multiple: whole numbers must be a multiple of this.
+    """
+
+    low: float
+    high: float
+    above: bool = False
+    multiple: int = 1
+
+
+Seed = Annotated[int, Range(0, 2**63 - 1)]
+Count = Annotated[int, Range(1, 10**9)]
+Width = Annotated[int, Range(1, 65_536)]
+Depth = Annotated[int, Range(1, 1024)]
+Share = Annotated[float, Range(0, 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +45,13 @@ class DataConfig:
     """Dataset: see `python -m bench list`."""
     path: str | None = None
     """Folder, shard pattern or hub id, for the datasets that read one."""
-    size: int = 32
+    size: Annotated[int, Range(8, 1024, multiple=4)] = 32
     """Side of the pictures in pixels."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the world and of the splits."""
-    train_items: int = 20_000
+    train_items: Count = 20_000
     """Pictures in the training split of a procedural dataset; a bound on the others'."""
-    eval_items: int = 2_000
+    eval_items: Count = 2_000
     """The same for every other split."""
 
 
@@ -42,7 +63,7 @@ class TextConfig:
     """Corpus: see `python -m bench list`."""
     path: str | None = None
     """File, folder or hub id, for the corpora that read one."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the split."""
 
 
@@ -66,15 +87,15 @@ class DiffusionConfig:
     """What the network predicts: the flow noise - x_0, the noise, or v."""
     time_sampling: Literal["logit_normal", "uniform"] = "logit_normal"
     """How training times are drawn (SD3, arXiv 2403.03206)."""
-    shift: float = 1.0
+    shift: Annotated[float, Range(0, 100, above=True)] = 1.0
     """Flow matching's time shift; above 1 for larger pictures."""
-    train_times: int = 1000
+    train_times: Annotated[int, Range(2, 100_000)] = 1000
     """Discrete times of the epsilon and v schedules."""
     sampler: Literal["euler", "heun", "ddim", "dpmpp"] = "euler"
     """euler and heun for flow; ddim and dpmpp for epsilon and v_prediction."""
-    nfe: int = 25
+    nfe: Annotated[int, Range(1, 10_000)] = 25
     """Network evaluations a picture, guidance's empty prompt not counted."""
-    guidance: float = 3.0
+    guidance: Annotated[float, Range(0, 1000)] = 3.0
     """Classifier-free guidance scale; 1 is none."""
 
 
@@ -92,12 +113,12 @@ class KernelConfig:
 class OptimizerConfig:
     """Budget and optimiser of one training."""
 
-    steps: int = 1000
-    batch: int = 64
-    lr: float = 1e-3
-    warmup: int = 100
-    weight_decay: float = 0.01
-    ema: float = 0.999
+    steps: Count = 1000
+    batch: Annotated[int, Range(1, 1_000_000)] = 64
+    lr: Annotated[float, Range(0, 10, above=True)] = 1e-3
+    warmup: Annotated[int, Range(0, 10**9)] = 100
+    weight_decay: Annotated[float, Range(0, 100)] = 0.01
+    ema: Annotated[float, Range(0, 1)] = 0.999
     """Decay of the moving average of the weights; 0 for none."""
 
 
@@ -105,10 +126,10 @@ class OptimizerConfig:
 class VaePretrainConfig:
     """Recipe of a shipped VAE."""
 
-    channels: tuple[int, ...] = (32, 64, 80)
-    latent_channels: int = 4
-    kl_weight: float = 1e-6
-    emoji_share: float = 0.3
+    channels: tuple[Width, ...] = (32, 64, 80)
+    latent_channels: Annotated[int, Range(1, 1024)] = 4
+    kl_weight: Annotated[float, Range(0, 1000)] = 1e-6
+    emoji_share: Share = 0.3
     """Share of emoji in every batch; the rest is shapes."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(steps=9000, batch=16, lr=2e-3, warmup=200))
 
@@ -117,14 +138,14 @@ class VaePretrainConfig:
 class LmPretrainConfig:
     """Recipe of a shipped language model."""
 
-    vocabulary: int = 4096
-    width: int = 192
-    layers: int = 6
-    heads: int = 6
-    kv_heads: int = 2
-    hidden: int = 512
-    context: int = 256
-    world_share: float = 0.2
+    vocabulary: Annotated[int, Range(300, 1_000_000)] = 4096
+    width: Width = 192
+    layers: Depth = 6
+    heads: Depth = 6
+    kv_heads: Depth = 2
+    hidden: Width = 512
+    context: Annotated[int, Range(8, 1_000_000)] = 256
+    world_share: Share = 0.2
     """Share of training tokens that describe the world of shapes; the rest is the text corpus."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(steps=3000, batch=16, lr=2e-3, warmup=100, weight_decay=0.1, ema=0.0)
@@ -135,14 +156,14 @@ class LmPretrainConfig:
 class ClipPretrainConfig:
     """Recipe of a shipped CLIP."""
 
-    patch: int = 4
-    width: int = 128
-    layers: int = 4
-    text_width: int = 128
-    text_layers: int = 3
-    embedding: int = 128
-    context: int = 32
-    emoji_share: float = 0.15
+    patch: Annotated[int, Range(1, 256)] = 4
+    width: Width = 128
+    layers: Depth = 4
+    text_width: Width = 128
+    text_layers: Depth = 3
+    embedding: Width = 128
+    context: Annotated[int, Range(4, 100_000)] = 32
+    emoji_share: Share = 0.15
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(steps=3000, batch=128, lr=1e-3, warmup=200, weight_decay=0.05, ema=0.999)
     )
@@ -163,7 +184,7 @@ class Config:
 
     preset: str = "tiny"
     """The preset that this config started from."""
-    seed: int = 0
+    seed: Seed = 0
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
