@@ -1,0 +1,264 @@
+"""Corpora of text, for replay and perplexity: one interface, the registry, and the corpora read from a path.
+
+A corpus is split by group, never by document: the documents of one source repeat each other, and a perplexity
+measured on repeats of the training text measures nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.config import TextConfig
+from bench.data.dataset import SPLITS
+from bench.errors import UserError, nearest
+from bench.files import hash_bytes
+from bench.registry import Registry
+from bench.seeds import derive
+
+CHUNK = 4096  # characters, about; the documents that one long text is cut into
+HELD_OUT = 0.05  # share of the groups in validation, and in test
+SUFFIXES = (".txt", ".md", ".rst", ".jsonl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """One text.
+
+    key: names it within its corpus, the same on every machine.
+    group: what it is split by: a package, a file, a chunk.
+    """
+
+    key: str
+    group: str
+    text: str
+
+
+class TextCorpus(ABC):
+    """Documents in three splits that share no group.
+
+    exclusions: reason -> how many pieces of the source were left out for it.
+    """
+
+    name: str
+    exclusions: Counter[str]
+
+    @abstractmethod
+    def documents(self, split: str) -> list[Document]:
+        """The documents of train, validation or test, in an order fixed by their keys; never empty."""
+
+    def content_hash(self, split: str) -> str:
+        """16 hex digits that change whenever any document of this split does."""
+        return hash_bytes(*(part for item in self.documents(split) for part in (item.key, item.text)))
+
+
+class LoadedCorpus(TextCorpus):
+    """A corpus held in memory. UserError where a split is empty."""
+
+    def __init__(self, name: str, splits: dict[str, list[Document]], exclusions: Counter[str]) -> None:
+        for split in SPLITS:
+            if not splits.get(split):
+                raise UserError(f"text corpus {name} has no documents for {split}{_left_out(exclusions)}")
+        self.name = name
+        self.exclusions = exclusions
+        self._splits = {split: sorted(splits[split], key=lambda item: item.key) for split in SPLITS}
+
+    def documents(self, split: str) -> list[Document]:
+        """See TextCorpus; UserError on an unknown split."""
+        if split not in self._splits:
+            raise UserError(f"unknown split '{split}': {nearest(split, SPLITS)}")
+        return self._splits[split]
+
+
+class TextFile(LoadedCorpus):
+    """One text file, cut at blank lines into documents of about CHUNK characters; a line of .jsonl is a document."""
+
+    @classmethod
+    def build(cls, config: TextConfig) -> TextFile:
+        """UserError where config.path is missing, or leaves fewer than three documents."""
+        path = _require_path(config)
+        if not path.is_file():
+            raise UserError(f"text.path {path} is no file: use the corpus 'folder' for a folder")
+        exclusions: Counter[str] = Counter()
+        documents = list(_read_file(path, path.name, exclusions, chunked=True))
+        return cls(f"file {path.name}", split_by_group(documents, config.seed, str(path), exclusions), exclusions)
+
+
+class TextFolder(LoadedCorpus):
+    """A folder's .txt, .md, .rst and .jsonl files, at any depth: a file is a document, a line of .jsonl is one.
+
+    A folder with a single text file is read as that file is by `file`.
+    """
+
+    @classmethod
+    def build(cls, config: TextConfig) -> TextFolder:
+        """UserError where config.path is no folder, or leaves fewer than three documents."""
+        folder = _require_path(config)
+        if not folder.is_dir():
+            raise UserError(f"text.path {folder} is a file: use the corpus 'file'")
+        exclusions: Counter[str] = Counter()
+        found = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+        texts = [(key, path) for key, path in found if path.suffix.lower() in SUFFIXES]
+        if len(texts) < len(found):
+            exclusions[f"not one of {' '.join(SUFFIXES)}"] += len(found) - len(texts)
+        documents = [
+            item for key, path in texts for item in _read_file(path, key, exclusions, chunked=len(texts) == 1)
+        ]
+        return cls(f"folder {folder.name}", split_by_group(documents, config.seed, str(folder), exclusions), exclusions)
+
+
+def _datasets_obstacle() -> str:
+    found = importlib.util.find_spec("datasets") is not None
+    return "" if found else "the package datasets is missing: pip install 'draw-bench[data]'"
+
+
+TEXTS = Registry("text corpus")
+TEXTS.add(
+    "pydocs",
+    "bench.data.pydocs:PyDocs",
+    "documentation of Python: language topics, docstrings of the standard library and of installed packages",
+)
+TEXTS.add("file", "bench.data.text:TextFile", "any UTF-8 text file, or .jsonl with a field text (text.path)")
+TEXTS.add("folder", "bench.data.text:TextFolder", "a folder of .txt, .md, .rst and .jsonl files (text.path)")
+TEXTS.add(
+    "hub",
+    "bench.data.text_hub:HubText",
+    "a Hugging Face dataset: wikitext/wikitext-2-raw-v1, or a folder that datasets saved (text.path)",
+    _datasets_obstacle,
+)
+
+
+def open_text(config: TextConfig) -> TextCorpus:
+    """The corpus that a config names. UserError on an unknown name, a bad path, or what it lacks on this machine."""
+    entry = TEXTS[config.name]
+    if obstacle := entry.obstacle():
+        raise UserError(f"text corpus '{config.name}' can't be read here: {obstacle}")
+    corpus: TextCorpus = entry.load().build(config)
+    return corpus
+
+
+def split_by_group(
+    documents: Iterable[Document], seed: int, source: str, exclusions: Counter[str]
+) -> dict[str, list[Document]]:
+    """Documents to splits, 90/5/5 by group; repeats of a document (up to case and spacing) are left out and counted.
+
+    Groups are ranked by a hash of (seed, group), so neither the order of the documents nor the file system decides.
+    Validation and test get at least one group each. UserError below three groups.
+    """
+    groups: dict[str, list[Document]] = {}
+    seen: set[str] = set()
+    for item in sorted(documents, key=lambda item: item.key):
+        content = hash_bytes(" ".join(item.text.lower().split()))
+        if content in seen:
+            exclusions["repeats another document"] += 1
+            continue
+        seen.add(content)
+        groups.setdefault(item.group, []).append(item)
+    if len(groups) < len(SPLITS):
+        raise UserError(
+            f"{source} has {len(groups)} separate texts and needs at least {len(SPLITS)}, one for each of "
+            f"{', '.join(SPLITS)}{_left_out(exclusions)}"
+        )
+    ranked = sorted(groups, key=lambda group: (derive(seed, f"text split/{group}"), group))
+    share = max(1, round(HELD_OUT * len(ranked)))
+    parts = {"test": ranked[:share], "validation": ranked[share : 2 * share], "train": ranked[2 * share :]}
+    return {split: [item for group in names for item in groups[group]] for split, names in parts.items()}
+
+
+def chunk(text: str, size: int = CHUNK) -> Iterator[str]:
+    """Consecutive paragraphs of a text (blank lines part them) in pieces of about `size` characters.
+
+    A paragraph longer than `size` is cut at its lines, a line longer than that at `size`.
+    """
+    piece: list[str] = []
+    length = 0
+    for paragraph in re.split(r"\n[ \t]*\n", text):
+        for part in _cut(paragraph.strip("\n"), size):
+            if piece and length + len(part) > size:
+                yield "\n\n".join(piece)
+                piece, length = [], 0
+            if part.strip():
+                piece.append(part)
+                length += len(part) + 2
+    if piece:
+        yield "\n\n".join(piece)
+
+
+def _cut(paragraph: str, size: int) -> Iterator[str]:
+    lines: list[str] = []
+    length = 0
+    for line in paragraph.split("\n"):
+        for start in range(0, max(1, len(line)), size):
+            part = line[start : start + size]
+            if lines and length + len(part) > size:
+                yield "\n".join(lines)
+                lines, length = [], 0
+            lines.append(part)
+            length += len(part) + 1
+    yield "\n".join(lines)
+
+
+def _require_path(config: TextConfig) -> Path:
+    if not config.path:
+        raise UserError(f"text corpus '{config.name}' needs text.path")
+    path = Path(config.path).expanduser()
+    if not path.exists():
+        raise UserError(f"text.path {path} doesn't exist")
+    return path
+
+
+def _left_out(exclusions: Counter[str]) -> str:
+    if not exclusions:
+        return ""
+    return " (left out: " + ", ".join(f"{count} {reason}" for reason, count in sorted(exclusions.items())) + ")"
+
+
+def _read_file(path: Path, key: str, exclusions: Counter[str], *, chunked: bool) -> Iterator[Document]:
+    """The documents of one file; what can't be read is counted, never raised."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        exclusions["unreadable"] += 1
+        return
+    if b"\0" in data:
+        exclusions["binary"] += 1
+        return
+    try:
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        exclusions["not UTF-8"] += 1
+        return
+    if not text.strip():
+        exclusions["empty"] += 1
+    elif path.suffix.lower() == ".jsonl":
+        yield from _read_lines(text, key, exclusions)
+    elif chunked:
+        for index, piece in enumerate(chunk(text)):
+            yield Document(key=f"{key}#{index:06d}", group=f"{key}#{index:06d}", text=piece)
+    else:
+        yield Document(key=key, group=key, text=text)
+
+
+def _read_lines(text: str, key: str, exclusions: Counter[str]) -> Iterator[Document]:
+    # Only \n ends a line of JSON Lines: splitlines would also break at characters that JSON strings may hold.
+    for number, line in enumerate(text.split("\n")):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError:
+            exclusions["line is not JSON"] += 1
+            continue
+        content = value.get("text") if isinstance(value, dict) else None
+        if not isinstance(content, str):
+            exclusions["line has no field text"] += 1
+        elif not content.strip():
+            exclusions["empty"] += 1
+        else:
+            yield Document(key=f"{key}#{number:06d}", group=f"{key}#{number:06d}", text=content)
