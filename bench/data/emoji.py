@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 import zipfile
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ def drawn_emoji(font: Path, size: int) -> Drawn:
                 codes=tuple(stored["codes"].tolist()),
                 exclusions=json.loads(str(stored["exclusions"])),
             )
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile):
         pass  # absent, or damaged from outside: draw again
     drawn = draw_all(font, size)
     with atomic_path(target) as part, part.open("wb") as file:

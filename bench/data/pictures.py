@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import warnings
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 RESIZE = "pillow-lanczos-short-side-centre-crop-v1"
 """The resize protocol; goes into content hashes and cache keys, so a change of it must change this name."""
@@ -16,6 +17,10 @@ RESIZE = "pillow-lanczos-short-side-centre-crop-v1"
 WHITE = (255, 255, 255)
 MAX_PIXELS = 2**27
 """A larger picture is refused before it is decoded: half a gigabyte of RGBA is a bomb, not a training sample."""
+
+
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What is read as a picture; Pillow knows more, some of which (EPS) start other programs."""
 
 
 class PictureError(Exception):
@@ -32,9 +37,19 @@ def decode(source: bytes | Path, size: int) -> tuple[NDArray[np.uint8], tuple[st
     return fit(image, size), notes
 
 
-def verify(source: bytes | Path) -> None:
-    """Decode a picture in full and throw it away. Raises PictureError as `decode` does."""
-    _open(source)
+def inspect(data: bytes) -> tuple[str, ...]:
+    """The notes that `decode` would give, without the picture. Raises PictureError wherever `decode` would."""
+    return _open(data, preview=True)[1]
+
+
+def read(path: Path) -> bytes:
+    """A file's content; PictureError where it can't be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise PictureError("missing image file") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise PictureError("unreadable image file") from error
 
 
 def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -52,22 +67,20 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(ground, image).convert("RGB")
 
 
-def _open(source: bytes | Path) -> tuple[Image.Image, tuple[str, ...]]:
-    """The whole picture, upright, as RGB."""
+def _open(source: bytes | Path, *, preview: bool = False) -> tuple[Image.Image, tuple[str, ...]]:
+    """The whole picture, upright, as RGB. A preview reads every byte of the file but may give fewer pixels: JPEG's
+    decoder shrinks on the way."""
+    data = source if isinstance(source, bytes) else read(source)
+    if not data:
+        raise PictureError("empty image file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of broken metadata that does not concern the pixels
         try:
-            data = source if isinstance(source, bytes) else source.read_bytes()
-        except FileNotFoundError as error:
-            raise PictureError("missing image file") from error
-        except OSError as error:
-            raise PictureError("unreadable image file") from error
-        if not data:
-            raise PictureError("empty image file")
-        try:
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=_formats()) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise PictureError("image too large")
+                if preview:
+                    image.draft(None, (1, 1))
                 image.load()
                 return _to_rgb(image)
         except PictureError:
@@ -78,19 +91,27 @@ def _open(source: bytes | Path) -> tuple[Image.Image, tuple[str, ...]]:
             raise PictureError("corrupt image") from error
 
 
+@lru_cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this build of Pillow reads."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     """A loaded image as upright RGB, and what that took."""
     notes = []
-    if image.getexif().get(0x0112, 1) not in (0, 1):
+    if image.getexif().get(ExifTags.Base.Orientation) in range(2, 9):
         image = ImageOps.exif_transpose(image)
         notes.append("EXIF rotation applied")
     mode = image.mode
     if mode == "RGB" and "transparency" not in image.info:
         return image, tuple(notes)
     if mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
-        # Mode "I" is what Pillow makes of some 16-bit files; its values fill 0..65535 as well.
-        deep = np.asarray(image).astype(np.float64)
-        grey = np.rint(np.clip(deep, 0, 65535) / 257).astype(np.uint8)
+        deep = np.asarray(image).astype(np.int64)
+        if deep.min() < 0 or deep.max() > 65535:  # mode "I" holds 16 bits in most files, and more in some
+            raise PictureError("32-bit image")
+        grey = np.rint(deep / 257).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB"), (*notes, "16-bit grey scaled to 8 bits")
     if mode == "F":
         raise PictureError("floating-point image")

@@ -1,0 +1,75 @@
+"""The registry of datasets, and the one way to open one. Judging a config imports no torch and no dataset."""
+
+from __future__ import annotations
+
+import importlib.util
+import typing
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from bench.config import DataConfig, Range
+from bench.data import sources
+from bench.data.fonts import NO_FONT, choose_font, find_font
+from bench.errors import UserError, nearest
+from bench.registry import Registry
+
+if TYPE_CHECKING:
+    from bench.data.dataset import Dataset
+
+NO_DATASETS = "the package datasets is missing: pip install 'draw-bench[data]' (in a clone: pip install '.[data]')"
+
+DATASETS = Registry("dataset")
+DATASETS.add("shapes", "bench.data.shapes:Shapes", "procedural world of up to four shapes, with captions and scenes")
+DATASETS.add(
+    "emoji", "bench.data.emoji:Emoji", "emoji of the machine's colour font, with their Unicode names",
+    obstacle=lambda: "" if find_font() else NO_FONT,
+)  # fmt: skip
+DATASETS.add("folder", "bench.data.folder:Folder", "pictures in a folder, captions in metadata.jsonl or metadata.csv")
+DATASETS.add("webdataset", "bench.data.webdataset:WebDataset", "tar shards of pictures and captions, streamed")
+DATASETS.add(
+    "hub", "bench.data.hub:Hub", "a Hugging Face dataset, by id or from a folder",
+    obstacle=lambda: "" if importlib.util.find_spec("datasets") else NO_DATASETS,
+)  # fmt: skip
+
+
+def _no_path(path: str | None) -> None:
+    if path is not None:
+        raise UserError(f"--data.path {path}: dataset 'shapes' is generated and reads no path")
+
+
+PATHS: dict[str, Callable[[str | None], Any]] = {
+    "shapes": _no_path,
+    "emoji": choose_font,
+    "folder": sources.metadata_files,
+    "webdataset": sources.shards,
+    "hub": sources.hub_source,
+}
+"""What each dataset asks of --data.path; raises UserError."""
+
+
+def check_data(config: DataConfig) -> None:
+    """Judge a config's dataset without torch. UserError on an unknown name, a size or count out of bounds, a missing
+    path, font or package."""
+    entry = DATASETS[config.name]
+    hints = typing.get_type_hints(DataConfig, include_extras=True)
+    for name, hint in hints.items():
+        bounds = next((each for each in typing.get_args(hint) if isinstance(each, Range)), None)
+        value = getattr(config, name)
+        if bounds and not (bounds.low <= value <= bounds.high and value % bounds.multiple == 0):
+            step = f" in steps of {bounds.multiple}" if bounds.multiple > 1 else ""
+            raise UserError(f"data.{name} is {value}, expected {bounds.low} to {bounds.high}{step}")
+    # A font that the user names stands in for the machine's.
+    if (obstacle := entry.obstacle()) and not (config.name == "emoji" and config.path):
+        raise UserError(f"dataset '{config.name}' can't run here: {obstacle}")
+    if judge := PATHS.get(config.name):
+        judge(config.path)
+
+
+def open_dataset(config: DataConfig, split: str) -> Dataset:
+    """A dataset's split. UserError as `check_data`, on an unknown split, or where nothing usable is in the source."""
+    check_data(config)
+    dataset: Any = DATASETS[config.name].load()
+    if split not in dataset.splits:
+        raise UserError(f"dataset '{config.name}' has no split '{split}': {nearest(split, dataset.splits)}")
+    opened: Dataset = dataset.build(config, split)
+    return opened

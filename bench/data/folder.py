@@ -1,0 +1,147 @@
+"""An image folder by the Hugging Face convention: pictures, and metadata.jsonl or metadata.csv that names them.
+
+Columns: file_name, and text or caption (one text, or in JSON a list). Splits: sub-folders train, validation and test,
+either with a metadata file each, or as the first part of file_name. Where the source lacks splits, see `assign`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import posixpath
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from bench.config import DataConfig
+from bench.data.listed import Candidate, Listed, clean_captions
+from bench.data.pictures import read
+from bench.data.sources import metadata_files
+from bench.data.splits import ALIASES, assign, rank_of
+from bench.errors import UserError
+
+CAPTION_COLUMNS = ("text", "caption", "captions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A picture in a file of its own."""
+
+    path: Path
+
+    def read(self) -> bytes:
+        """See Source."""
+        return read(self.path)
+
+    def stamp(self) -> tuple[str, int]:
+        """See Source: path, size and time of the last change."""
+        try:
+            status = self.path.stat()
+        except (OSError, ValueError):
+            return "", 0
+        return f"{self.path.absolute()}/{status.st_size}/{status.st_mtime_ns}", status.st_mtime_ns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One picture that the metadata names: its path, its name within the dataset, the split it is told to be in."""
+
+    path: Path
+    name: str
+    told: str | None
+    captions: tuple[str, ...]
+
+
+class Folder(Listed):
+    """See the module's text. Rows that can't be used are counted, by reason, in `exclusions`."""
+
+    name = "folder"
+
+    @classmethod
+    def build(cls, config: DataConfig, split: str) -> Folder:
+        """The split that a config asks for. UserError where there is no metadata, or no usable picture."""
+        exclusions: Counter[str] = Counter()
+        rows = _rows(config.path, exclusions)
+        present = {row.told for row in rows if row.told is not None}
+        chosen = [row for row in rows if assign(row.name, row.told, present, seed=config.seed) == split]
+        chosen.sort(key=lambda row: rank_of(row.name, seed=config.seed))
+        return cls(
+            split=split,
+            size=config.size,
+            candidates=_with_captions(chosen, exclusions),
+            bound=config.train_items if split == "train" else config.eval_items,
+            exclusions=exclusions,
+            origin=str(config.path),
+        )
+
+
+def _rows(path: str | None, exclusions: Counter[str]) -> list[Row]:
+    """Every row that names a file within the folder; rows that name the same file are one row with more captions."""
+    rows: dict[str, Row] = {}
+    for metadata, told in metadata_files(path):
+        prefix = "" if told is None else metadata.parent.name
+        for values in _read(metadata, exclusions):
+            name = _inside(values.get("file_name"))
+            if not name:
+                exclusions["path outside the folder" if name is None else "no file_name"] += 1
+                continue
+            full = posixpath.join(prefix, name)
+            texts = clean_captions(next((values[each] for each in CAPTION_COLUMNS if values.get(each)), None))
+            first = PurePosixPath(full).parts[0].lower()
+            if full in rows:
+                exclusions["file_name repeated: captions joined"] += 1
+                texts = tuple(dict.fromkeys((*rows[full].captions, *texts)))
+            inherent = ALIASES.get(first) if "/" in full else None
+            rows[full] = Row(path=metadata.parent / name, name=full, told=told or inherent, captions=texts)
+    return list(rows.values())
+
+
+def _with_captions(rows: list[Row], exclusions: Counter[str]) -> Iterator[Candidate]:
+    for row in rows:
+        if row.captions:
+            yield Candidate(key=row.name, captions=row.captions, source=File(path=row.path))
+        else:
+            exclusions["empty caption"] += 1
+
+
+def _inside(value: object) -> str | None:
+    """A file name made plain; "" where there is none, None where it leads out of the folder."""
+    if not isinstance(value, str) or not value.strip():
+        return ""
+    plain = posixpath.normpath(value)
+    steps = PureWindowsPath(plain).parts  # knows both separators
+    return None if not steps or ".." in steps or plain.startswith("/") or Path(plain).is_absolute() else plain
+
+
+def _read(metadata: Path, exclusions: Counter[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a metadata file. UserError where it is no text, or lacks the columns."""
+    try:
+        text = metadata.read_text(encoding="utf-8-sig")
+        rows = list(_csv(text) if metadata.suffix == ".csv" else _jsonl(text, exclusions))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{metadata} can't be read: {error}") from error
+    columns = {name for row in rows for name in row}
+    if "file_name" not in columns or not columns.intersection(CAPTION_COLUMNS):
+        listing = ", ".join(sorted(columns)) or "none"
+        raise UserError(f"{metadata} needs the columns file_name and text, and has: {listing}")
+    yield from rows
+
+
+def _csv(text: str) -> Iterator[dict[str, Any]]:
+    for row in csv.DictReader(text.splitlines(keepends=True)):
+        yield {name: value for name, value in row.items() if name is not None}
+
+
+def _jsonl(text: str, exclusions: Counter[str]) -> Iterator[dict[str, Any]]:
+    for line in text.split("\n"):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            yield row
+        else:
+            exclusions["malformed metadata line"] += 1

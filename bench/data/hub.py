@@ -1,0 +1,177 @@
+"""Hugging Face datasets: a hub id, a folder that `save_to_disk` wrote, or a folder that `load_dataset` reads.
+
+The picture column is found by its feature type, the caption column by its name or, where only one can be meant, by
+its type. Splits that the source lacks are carved out of its training data; see `assign`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.config import DataConfig
+from bench.data.folder import File
+from bench.data.listed import Candidate, Listed, clean_captions
+from bench.data.pictures import PictureError, read
+from bench.data.sources import hub_source
+from bench.data.splits import ALIASES, assign, rank_of
+from bench.errors import UserError
+
+CAPTION_COLUMNS = (
+    "text", "caption", "captions", "prompt", "description", "sentence", "sentences", "sentences_raw", "en_text",
+    "caption_0", "title", "label_text",
+)  # fmt: skip
+"""In order of preference."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One row's picture in a datasets.Dataset whose picture column is not decoded."""
+
+    table: Any
+    column: str
+    row: int
+
+    def read(self) -> bytes:
+        """See Source."""
+        data, path = self._value()
+        return data if data else read(path) if path else b""
+
+    def stamp(self) -> tuple[str, int]:
+        """See Source: the table's fingerprint and the row, or the file that the row points to."""
+        try:
+            data, path = self._value()
+        except PictureError:
+            return "", 0
+        if data:
+            return f"{self.table._fingerprint}/{self.row}", 0
+        return File(path=path).stamp() if path else ("", 0)
+
+    def _value(self) -> tuple[bytes, Path | None]:
+        try:
+            value = self.table[self.row][self.column]
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            raise PictureError("unreadable row") from error
+        if not value or not (value["bytes"] or value["path"]):
+            raise PictureError("missing image")
+        return bytes(value["bytes"] or b""), Path(value["path"]) if value["path"] else None
+
+
+class Hub(Listed):
+    """See the module's text. Rows that can't be used are counted, by reason, in `exclusions`."""
+
+    name = "hub"
+
+    @classmethod
+    def build(cls, config: DataConfig, split: str) -> Hub:
+        """The split that a config asks for. UserError where the package, the hub, the columns or usable rows lack."""
+        tables = _open(hub_source(config.path))
+        told = {name: ALIASES.get(name.lower()) for name in tables}
+        present = {each for each in told.values() if each is not None}
+        exclusions: Counter[str] = Counter()
+        rows = [
+            (rank_of(f"{name}/{row}", seed=config.seed), name, row)
+            for name, table in tables.items()
+            for row in range(len(table))
+            if assign(f"{name}/{row}", told[name], present, seed=config.seed) == split
+        ]
+        return cls(
+            split=split,
+            size=config.size,
+            candidates=_candidates(tables, sorted(rows), exclusions, str(config.path)),
+            bound=config.train_items if split == "train" else config.eval_items,
+            exclusions=exclusions,
+            origin=str(config.path),
+        )
+
+
+def _candidates(
+    tables: dict[str, Any], rows: list[tuple[int, str, int]], exclusions: Counter[str], origin: str
+) -> Iterator[Candidate]:
+    """The rows, in order, that have captions."""
+    import datasets
+
+    picture, caption = _columns(next(iter(tables.values())).features, origin)
+    texts = {name: table.select_columns([caption]) for name, table in tables.items()}
+    cells = {
+        name: table.select_columns([picture]).cast_column(picture, datasets.Image(decode=False))
+        for name, table in tables.items()
+    }
+    for _, name, row in rows:
+        if captions := clean_captions(texts[name][row][caption]):
+            source = Cell(table=cells[name], column=picture, row=row)
+            yield Candidate(key=f"{name}/{row}", captions=captions, source=source)
+        else:
+            exclusions["empty caption"] += 1
+
+
+def _open(source: str) -> dict[str, Any]:
+    """Split name -> datasets.Dataset."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError("dataset 'hub' needs the package datasets: pip install '.[data]'") from error
+
+    folder = Path(source).expanduser()
+    try:
+        if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+            opened = datasets.load_from_disk(str(folder))
+        elif folder.is_dir():
+            opened = datasets.load_dataset(str(folder))
+        else:
+            name, _, configuration = source.partition(":")
+            with _offline_where_unreachable():
+                opened = datasets.load_dataset(name, configuration or None)
+    except Exception as error:  # whatever the loaders raise, it is about this source
+        causes = [each for each in (error, error.__cause__) if each is not None]
+        told = ": ".join((str(each).strip().splitlines() or [type(each).__name__])[0].rstrip(".") for each in causes)
+        raise UserError(f"--data.path {source} can't be loaded with datasets: {told}") from error
+    tables = dict(opened) if isinstance(opened, dict) else {"all": opened}
+    if not tables:
+        raise UserError(f"--data.path {source} holds no data")
+    return tables
+
+
+@contextmanager
+def _offline_where_unreachable() -> Iterator[None]:
+    """Where the hub does not answer, take what is in the local cache at once, instead of after five retries (23 s)."""
+    import datasets
+    import httpx
+    import huggingface_hub
+
+    before = huggingface_hub.constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    if not any(before):
+        try:
+            httpx.head(huggingface_hub.constants.ENDPOINT, timeout=5, follow_redirects=True)
+        except httpx.HTTPError:
+            huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
+def _columns(features: Any, origin: str) -> tuple[str, str]:
+    """The picture column and the caption column. UserError that lists the columns where they can't be told."""
+    import datasets
+
+    listing = ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
+    pictures = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    if not pictures:
+        raise UserError(f"--data.path {origin} has no image column; its columns are: {listing}")
+    texts = [name for name, feature in features.items() if _kind(feature) in ("text", "texts")]
+    named = [name for name in CAPTION_COLUMNS if name in texts]
+    if not named and len(texts) != 1:
+        raise UserError(f"--data.path {origin} has no column named text or caption; its columns are: {listing}")
+    return pictures[0], (named or texts)[0]
+
+
+def _kind(feature: Any) -> str:
+    """A feature in a word: "text", "texts" (a list of them), or what datasets calls it."""
+    inner = getattr(feature, "feature", None)
+    if getattr(inner, "dtype", None) in ("string", "large_string"):
+        return "texts"
+    return "text" if getattr(feature, "dtype", None) in ("string", "large_string") else type(feature).__name__

@@ -1,0 +1,114 @@
+"""Where a dataset's files lie, judged before anything heavy is imported. Standard library only."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.data.splits import ALIASES, named_split
+from bench.errors import UserError
+
+METADATA = ("metadata.jsonl", "metadata.csv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One tar file: its name within the dataset, and the split that its path speaks of."""
+
+    path: Path
+    name: str
+    told: str | None
+
+
+def require_path(path: str | None, name: str, expected: str) -> str:
+    """The path that the user gave; UserError where there is none."""
+    if not path:
+        raise UserError(f"dataset '{name}' needs --data.path: {expected}")
+    return path
+
+
+def metadata_files(path: str | None) -> list[tuple[Path, str | None]]:
+    """The metadata files of an image folder, each with the split that its sub-folder speaks of (None at the root).
+    UserError where there is no folder, or no metadata in it."""
+    given = require_path(path, "folder", "a folder of pictures with metadata.jsonl or metadata.csv")
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"--data.path {given}: {'not a folder' if folder.exists() else 'no such folder'}")
+    if found := _metadata(folder):
+        return [(found, None)]
+    pairs: list[tuple[Path, str | None]] = [
+        (found, ALIASES[child.name.lower()])
+        for child in sorted(folder.iterdir())
+        if child.name.lower() in ALIASES and (found := _metadata(child))
+    ]
+    if not pairs:
+        raise UserError(
+            f"{given} has no metadata: expected metadata.jsonl or metadata.csv with file_name and text in it, "
+            "or in its sub-folders train, validation, test"
+        )
+    return pairs
+
+
+def shards(path: str | None) -> list[Shard]:
+    """The tar shards that a folder, a pattern with {000..003} or {a,b}, or a glob names, in the order of their names.
+    UserError where it names none, or one that can't be read by position."""
+    given = require_path(path, "webdataset", "a folder of .tar shards, or a pattern such as shards-{000..003}.tar")
+    if "://" in given or given.startswith("pipe:"):
+        raise UserError(f"--data.path {given}: shards are read from disk; download them first and pass their folder")
+    root = Path(given).expanduser()
+    if root.is_dir():
+        files = sorted(file for file in root.rglob("*.tar") if file.is_file())
+    else:
+        patterns = braces(str(root))
+        files = sorted({Path(file) for pattern in patterns for file in glob.glob(pattern) if Path(file).is_file()})
+        missing = [pattern for pattern in patterns if not glob.has_magic(pattern) and not Path(pattern).is_file()]
+        if missing:
+            raise UserError(f"--data.path {given}: {len(missing)} of {len(patterns)} shards are missing: {missing[0]}")
+        root = Path(os.path.commonpath([file.parent for file in files])) if files else root
+    if not files:
+        raise UserError(f"--data.path {given}: no .tar shards there")
+    for file in files:
+        if file.suffix != ".tar":
+            raise UserError(f"{file} is not a plain .tar; shards are read by position, so decompress them first")
+    names = [file.relative_to(root).as_posix() for file in files]
+    return [Shard(path=file, name=name, told=named_split(name)) for file, name in zip(files, names, strict=True)]
+
+
+def braces(pattern: str) -> list[str]:
+    """Bash's {000..003} and {a,b}, expanded.
+
+    >>> braces("s-{08..10}.tar")
+    ['s-08.tar', 's-09.tar', 's-10.tar']
+    """
+    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if not match:
+        return [pattern]
+    low, high, words = match.groups()
+    if words is None:
+        width = max(len(low), len(high)) if low.startswith("0") or high.startswith("0") else 0
+        if int(high) - int(low) > 1_000_000:
+            raise UserError(f"the pattern {pattern} names more than a million shards")
+        choices = [f"{number:0{width}d}" for number in range(int(low), int(high) + 1)]
+    else:
+        choices = words.split(",")
+    head, tail = pattern[: match.start()], pattern[match.end() :]
+    return [head + choice + rest for choice in choices for rest in braces(tail)]
+
+
+def hub_source(path: str | None) -> str:
+    """A local folder, or a hub id ("owner/name", with ":configuration" behind it where it has several). UserError where
+    it can be neither."""
+    given = require_path(path, "hub", "a Hugging Face dataset id such as owner/name, or a dataset's folder")
+    if Path(given).expanduser().exists():
+        if not Path(given).expanduser().is_dir():
+            raise UserError(f"--data.path {given} is a file; expected a folder or a hub id such as owner/name")
+    elif given.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?", given):
+        raise UserError(f"--data.path {given}: no such folder, and no hub id such as owner/name")
+    return given
+
+
+def _metadata(folder: Path) -> Path | None:
+    return next((folder / name for name in METADATA if (folder / name).is_file()), None)
