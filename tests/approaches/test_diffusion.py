@@ -21,7 +21,8 @@ PREDICTIONS = list(SAMPLERS)
 
 
 def make(prediction: str = "flow", sampler: str | None = None, **fields: Any) -> Diffusion:
-    return Diffusion(prediction=prediction, sampler=sampler or SAMPLERS[prediction][0], **fields)
+    fields |= {"prediction": prediction, "sampler": sampler or SAMPLERS[prediction][0]}
+    return Diffusion(**fields)
 
 
 def pair(batch: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,8 @@ PAIRS = [(prediction, sampler) for prediction, fitting in SAMPLERS.items() for s
 
 
 def make(prediction: str = "flow", sampler: str | None = None, **fields: Any) -> Diffusion:
-    return Diffusion(prediction=prediction, sampler=sampler or SAMPLERS[prediction][0], **fields)
+    fields |= {"prediction": prediction, "sampler": sampler or SAMPLERS[prediction][0]}
+    return Diffusion(**fields)
 
 
 def pair(batch: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
