@@ -67,7 +67,7 @@ BACKENDS: tuple[Backend, ...] = (
     Backend(operation="cross_entropy", name="chunked", summary="some logits at a time, gradients in the same pass"),
     Backend(operation="cross_entropy", name="liger", summary="Liger's fused linear cross entropy", _obstacle=_liger),
     Backend(operation="norm", name="eager", summary="float32 statistics; the reference"),
-    Backend(operation="norm", name="fused", summary="torch's rms_norm"),
+    Backend(operation="norm", name="fused", summary="PyTorch's rms_norm; on the CPU a closed-form gradient"),
     Backend(operation="norm", name="liger", summary="Liger's RMS norm", _obstacle=_liger),
     Backend(operation="swiglu", name="eager", summary="silu(gate) * up; the reference"),
     Backend(operation="swiglu", name="compiled", summary="the reference through torch.compile", _obstacle=_compiled),
@@ -87,10 +87,10 @@ IMPLEMENTED = {
 }
 
 _CPU = {
-    "attention": (("sdpa", "the CPU's flash kernel; FlexAttention's backward raises there"),),
-    "cross_entropy": (("chunked", "as fast as all logits at once, at a fraction of the memory"),),
-    "norm": (("fused", "torch's own"),),
-    "swiglu": (("eager", "two passes over cached memory; compiling gains less than it costs"),),
+    "attention": (("sdpa", "0.5 to 0.85 of the reference's time, and FlexAttention's backward raises here"),),
+    "cross_entropy": (("chunked", "less memory, in 0.75 of the reference's time at 4,000 words, as long at 49,000"),),
+    "norm": (("fused", "a closed-form gradient: 0.6 to 0.8 of the reference's time"),),
+    "swiglu": (("eager", "two passes over memory; compiling gained nothing that could be measured"),),
 }
 _CUDA = {
     "attention": (("flex", "skips masked blocks"), ("sdpa", "flash and memory-efficient kernels")),

@@ -87,7 +87,7 @@ CROSS_ENTROPY: dict[str, Callable[[Tensor, Tensor, Tensor, int, int], Tensor]] =
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, ignore: int = -100, backend: str, chunk: int = 1024
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, ignore: int = -100, backend: str, chunk: int = 512
 ) -> tuple[Tensor, Tensor]:
     """The summed negative log-likelihood of `targets` under softmax(hidden weight^T), and how many targets it sums.
 
