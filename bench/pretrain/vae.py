@@ -1,0 +1,141 @@
+"""Pretraining the latent codec on shapes and emoji."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from approaches.shared.randomness import generator
+from approaches.shared.vae import LatentCodec, new_autoencoder, to_uint8, to_unit
+from bench.config import Config, VaePretrainConfig, fingerprint
+from bench.console import Console
+from bench.data.catalogue import open_dataset
+from bench.files import atomic_path, hash_bytes, write_json
+from bench.trainer import Fitted, adamw, fit
+
+MIX = ("shapes", "emoji")
+
+
+def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict[str, Any]:
+    """Train the VAE of a config, resumable in `work`, write it to `out` in diffusers' layout; its card's facts."""
+    recipe = config.pretrain.vae
+    images, hashes = _training_pictures(config, console)
+    held_out = {name: _pictures(config, name, "validation", 256) for name in MIX}
+    torch.manual_seed(config.seed)  # diffusers draws its initial weights from the global generator
+    model = new_autoencoder(
+        channels=recipe.channels, latent_channels=recipe.latent_channels, size=config.data.size
+    ).to(memory_format=torch.channels_last)
+    data_hash = hash_bytes(*hashes.values())
+
+    def loss(step: int) -> Tensor:
+        draw = generator(config.seed, "vae/batch", step)
+        batch = to_unit(_mixed(images, recipe, draw)).contiguous(memory_format=torch.channels_last)
+        return reconstruction_loss(model, batch, kl_weight=recipe.kl_weight, draw=draw)
+
+    fitted = fit(
+        model,
+        loss,
+        config=recipe.optimizer,
+        optimizers=[adamw(model, recipe.optimizer)],
+        evaluate=lambda: {f"psnr_{name}": psnr(model, pictures)[0] for name, pictures in held_out.items()},
+        evaluations=12,
+        path=work / "vae.safetensors",
+        key=hash_bytes(fingerprint(recipe), fingerprint(config.data), str(config.seed), data_hash),
+        console=console,
+        description="vae",
+    )
+    _write(model, fitted, images["shapes"], out)
+    return {"data": hashes, "recipe": fingerprint(recipe), "quality": quality(config, out), **_curve(fitted)}
+
+
+def reconstruction_loss(model: nn.Module, pictures: Tensor, *, kl_weight: float, draw: torch.Generator) -> Tensor:
+    """Mean over pictures of the root mean square error (what PSNR is the logarithm of), plus half the mean absolute
+    error, plus the weighted KL divergence a latent element (arXiv 1312.6114)."""
+    posterior = model.encode(pictures).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=draw)
+    difference = model.decode(posterior.mean + posterior.std * noise).sample - pictures
+    root = difference.square().mean(dim=(1, 2, 3)).add(1e-8).sqrt().mean()
+    divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+    return root + 0.5 * difference.abs().mean() + kl_weight * divergence
+
+
+@torch.no_grad()
+def psnr(model: nn.Module, images: NDArray[np.uint8]) -> tuple[float, float]:
+    """Peak signal-to-noise ratio in dB of the mean-latent reconstruction after rounding to uint8: the mean over
+    pictures, and its standard error. images: uint8 N H W 3."""
+    values: list[Tensor] = []
+    for start in range(0, len(images), 64):
+        pictures = to_unit(images[start : start + 64])
+        rebuilt = torch.as_tensor(to_uint8(model.decode(model.encode(pictures).latent_dist.mode()).sample))
+        error = (rebuilt.double() - torch.as_tensor(images[start : start + 64]).double()).square().mean(dim=(1, 2, 3))
+        values.append(10 * torch.log10(255**2 / error.clamp(min=1e-3)))
+    whole = torch.cat(values)
+    return float(whole.mean()), float(whole.std() / len(whole) ** 0.5)
+
+
+def quality(config: Config, folder: Path) -> dict[str, Any]:
+    """PSNR of the written weights on held-out pictures: of the test splits, and of pairs never trained on."""
+    codec = LatentCodec.load(str(folder))
+    found = {}
+    for name, split, count in (("shapes", "test", 1000), ("emoji", "test", 1000), ("shapes", "pairs", 500)):
+        pictures = _pictures(config, name, split, count)
+        mean, error = psnr(codec.model, pictures)
+        label = name if split == "test" else f"{name}_{split}"
+        found[f"psnr_{label}"] = {"value": round(mean, 3), "standard_error": round(error, 3), "n": len(pictures)}
+    return found
+
+
+def _pictures(config: Config, name: str, split: str, count: int) -> NDArray[np.uint8]:
+    dataset = open_dataset(replace(config.data, name=name, path=None), split)
+    return np.stack([sample.image for sample in dataset.first(count)])
+
+
+def _training_pictures(config: Config, console: Console) -> tuple[dict[str, NDArray[np.uint8]], dict[str, str]]:
+    images, hashes = {}, {}
+    for name in MIX:
+        dataset = open_dataset(replace(config.data, name=name, path=None), "train")
+        images[name] = np.stack([sample.image for sample in dataset.first(config.data.train_items)])
+        hashes[name] = dataset.content_hash()
+        console.info(f"vae: {len(images[name])} training pictures of {name}")
+    return images, hashes
+
+
+def _mixed(images: dict[str, NDArray[np.uint8]], recipe: VaePretrainConfig, draw: torch.Generator) -> Tensor:
+    """A batch with exactly the configured share of emoji, uint8 B H W 3; the emoji mirrored half of the time."""
+    count = round(recipe.optimizer.batch * recipe.emoji_share)
+    parts = []
+    for name, share in (("shapes", recipe.optimizer.batch - count), ("emoji", count)):
+        chosen = torch.randint(len(images[name]), (share,), generator=draw)
+        part = torch.as_tensor(images[name][chosen.numpy()])
+        if name == "emoji":
+            flip = torch.rand(share, generator=draw) < 0.5
+            part = torch.where(flip[:, None, None, None], part.flip(2), part)
+        parts.append(part)
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def _write(model: nn.Module, fitted: Fitted, images: NDArray[np.uint8], out: Path) -> None:
+    """The averaged weights as float16 and the config, with the scale and shift that give the latents of training
+    pictures mean 0 and standard deviation 1."""
+    model.load_state_dict(fitted.average)
+    model.eval().to(memory_format=torch.contiguous_format)
+    latents = torch.cat([model.encode(to_unit(part)).latent_dist.mode() for part in np.array_split(images[:2000], 32)])
+    state = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    config = dict(json.loads(model.to_json_string()))
+    config |= {"scaling_factor": float(1 / latents.std()), "shift_factor": float(latents.mean()), "_name_or_path": ""}
+    with atomic_path(out / "diffusion_pytorch_model.safetensors") as part:
+        save_file(state, part, {"format": "pt"})
+    write_json(out / "config.json", config)
+
+
+def _curve(fitted: Fitted) -> dict[str, Any]:
+    return {"curve": fitted.curve, "seconds": round(fitted.seconds)}
