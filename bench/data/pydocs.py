@@ -19,12 +19,12 @@ import sys
 import sysconfig
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.config import TextConfig
 from bench.data.dataset import SPLITS
-from bench.data.text import Document, LoadedCorpus
+from bench.data.text import Document, LoadedCorpus, Progress, silent
 from bench.files import atomic_path, cache_directory, hash_bytes
 
 EXTRACTION = "1"  # part of the cache's key: raise it whenever the rules below change
@@ -84,8 +84,6 @@ FOLDERS_SKIPPED = frozenset(
     {"__pycache__", "test", "tests", "conformance_tests", "_vendor", "_vendored", "vendor", "vendored", "site-packages"}
 )
 
-Progress = Callable[[str], None]
-
 
 class PyDocs(LoadedCorpus):
     """The corpus of this machine's Python and packages. A document is one source file's docstrings, or one topic.
@@ -95,15 +93,15 @@ class PyDocs(LoadedCorpus):
     """
 
     @classmethod
-    def build(cls, config: TextConfig, progress: Progress | None = None) -> PyDocs:
+    def build(cls, config: TextConfig, progress: Progress = silent) -> PyDocs:
         """From the cache, or by reading this Python's sources (a minute, once). UserError where a split is empty."""
         paths = [Path(entry) for entry in sys.path if entry]
         return cls.read(paths, Path(sysconfig.get_paths()["stdlib"]), progress)
 
     @classmethod
-    def read(cls, paths: Sequence[Path], stdlib: Path | None, progress: Progress | None = None) -> PyDocs:
+    def read(cls, paths: Sequence[Path], stdlib: Path | None, progress: Progress = silent) -> PyDocs:
         """From package folders searched in order, and a standard library's folder (None: neither it nor the topics)."""
-        splits, exclusions = _load(list(paths), stdlib, progress or _silent)
+        splits, exclusions = _load(list(paths), stdlib, progress)
         return cls("pydocs", splits, exclusions)
 
 
@@ -184,10 +182,6 @@ def _runs(paragraph: str) -> Iterator[str]:
     return (" ".join(words[start : start + RUN]) for start in range(len(words) - RUN + 1))
 
 
-def _silent(_: str) -> None:
-    return
-
-
 def _load(
     paths: list[Path], stdlib: Path | None, progress: Progress
 ) -> tuple[dict[str, list[Document]], Counter[str]]:
@@ -227,13 +221,18 @@ def _find(paths: list[Path]) -> tuple[list[tuple[str, str, Path]], list[str]]:
     """(distribution, version, its folder or module) of those installed, and the names of the others."""
     found, missing = [], []
     for name, target in DISTRIBUTIONS.items():
-        distribution = next(iter(importlib.metadata.distributions(name=name, path=[str(path) for path in paths])), None)
-        places = (place for path in paths for place in (path / target, path / f"{target}.py") if place.exists())
-        place = next(places, None)
-        if distribution is None or place is None:
-            missing.append(name)
+        # Looked for beside its metadata, never along the path: a folder 'datasets' in the working directory is
+        # not the package.
+        places = [
+            (installed.version, place)
+            for installed in importlib.metadata.distributions(name=name, path=[str(path) for path in paths])
+            for place in (Path(str(installed.locate_file(target))), Path(str(installed.locate_file(f"{target}.py"))))
+            if place.exists()
+        ]
+        if places:
+            found.append((name, *places[0]))
         else:
-            found.append((name, distribution.version, place))
+            missing.append(name)
     return found, missing
 
 

@@ -11,7 +11,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,12 @@ from bench.seeds import derive
 CHUNK = 4096  # characters, about; the documents that one long text is cut into
 HELD_OUT = 0.05  # share of the groups in validation, and in test
 SUFFIXES = (".txt", ".md", ".rst", ".jsonl")
+
+Progress = Callable[[str], None]
+
+
+def silent(_: str) -> None:
+    """The progress that says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +55,12 @@ class TextCorpus(ABC):
     name: str
     exclusions: Counter[str]
 
+    @classmethod
+    @abstractmethod
+    def build(cls, config: TextConfig, progress: Progress = silent) -> TextCorpus:
+        """The corpus that a config asks for; `progress` gets a line for every stage of long work. UserError where
+        the source is missing or can't fill the splits."""
+
     @abstractmethod
     def documents(self, split: str) -> list[Document]:
         """The documents of train, validation or test, in an order fixed by their keys; never empty."""
@@ -64,7 +76,7 @@ class LoadedCorpus(TextCorpus):
     def __init__(self, name: str, splits: dict[str, list[Document]], exclusions: Counter[str]) -> None:
         for split in SPLITS:
             if not splits.get(split):
-                raise UserError(f"text corpus {name} has no documents for {split}{_left_out(exclusions)}")
+                raise UserError(f"text corpus {name} has no documents for {split}{left_out(exclusions)}")
         self.name = name
         self.exclusions = exclusions
         self._splits = {split: sorted(splits[split], key=lambda item: item.key) for split in SPLITS}
@@ -80,12 +92,13 @@ class TextFile(LoadedCorpus):
     """One text file, cut at blank lines into documents of about CHUNK characters; a line of .jsonl is a document."""
 
     @classmethod
-    def build(cls, config: TextConfig) -> TextFile:
+    def build(cls, config: TextConfig, progress: Progress = silent) -> TextFile:
         """UserError where config.path is missing, or leaves fewer than three documents."""
-        path = _require_path(config)
+        path = require_path(config)
         if not path.is_file():
             raise UserError(f"text.path {path} is no file: use the corpus 'folder' for a folder")
         exclusions: Counter[str] = Counter()
+        progress(f"reading {path}")
         documents = list(_read_file(path, path.name, exclusions, chunked=True))
         return cls(f"file {path.name}", split_by_group(documents, config.seed, str(path), exclusions), exclusions)
 
@@ -97,9 +110,9 @@ class TextFolder(LoadedCorpus):
     """
 
     @classmethod
-    def build(cls, config: TextConfig) -> TextFolder:
+    def build(cls, config: TextConfig, progress: Progress = silent) -> TextFolder:
         """UserError where config.path is no folder, or leaves fewer than three documents."""
-        folder = _require_path(config)
+        folder = require_path(config)
         if not folder.is_dir():
             raise UserError(f"text.path {folder} is a file: use the corpus 'file'")
         exclusions: Counter[str] = Counter()
@@ -107,6 +120,7 @@ class TextFolder(LoadedCorpus):
         texts = [(key, path) for key, path in found if path.suffix.lower() in SUFFIXES]
         if len(texts) < len(found):
             exclusions[f"not one of {' '.join(SUFFIXES)}"] += len(found) - len(texts)
+        progress(f"reading {len(texts)} files of {folder}")
         documents = [
             item for key, path in texts for item in _read_file(path, key, exclusions, chunked=len(texts) == 1)
         ]
@@ -134,12 +148,12 @@ TEXTS.add(
 )
 
 
-def open_text(config: TextConfig) -> TextCorpus:
+def open_text(config: TextConfig, progress: Progress = silent) -> TextCorpus:
     """The corpus that a config names. UserError on an unknown name, a bad path, or what it lacks on this machine."""
     entry = TEXTS[config.name]
     if obstacle := entry.obstacle():
         raise UserError(f"text corpus '{config.name}' can't be read here: {obstacle}")
-    corpus: TextCorpus = entry.load().build(config)
+    corpus: TextCorpus = entry.load().build(config, progress)
     return corpus
 
 
@@ -163,7 +177,7 @@ def split_by_group(
     if len(groups) < len(SPLITS):
         raise UserError(
             f"{source} has {len(groups)} separate texts and needs at least {len(SPLITS)}, one for each of "
-            f"{', '.join(SPLITS)}{_left_out(exclusions)}"
+            f"{', '.join(SPLITS)}{left_out(exclusions)}"
         )
     ranked = sorted(groups, key=lambda group: (derive(seed, f"text split/{group}"), group))
     share = max(1, round(HELD_OUT * len(ranked)))
@@ -204,7 +218,8 @@ def _cut(paragraph: str, size: int) -> Iterator[str]:
     yield "\n".join(lines)
 
 
-def _require_path(config: TextConfig) -> Path:
+def require_path(config: TextConfig) -> Path:
+    """config.path, which must exist; UserError otherwise."""
     if not config.path:
         raise UserError(f"text corpus '{config.name}' needs text.path")
     path = Path(config.path).expanduser()
@@ -213,7 +228,8 @@ def _require_path(config: TextConfig) -> Path:
     return path
 
 
-def _left_out(exclusions: Counter[str]) -> str:
+def left_out(exclusions: Counter[str]) -> str:
+    """A closing clause for a message: what was left out of a corpus and why; "" for nothing."""
     if not exclusions:
         return ""
     return " (left out: " + ", ".join(f"{count} {reason}" for reason, count in sorted(exclusions.items())) + ")"

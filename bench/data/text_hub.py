@@ -1,0 +1,117 @@
+"""Text from Hugging Face datasets: by hub id, from a folder that `save_to_disk` wrote, or from one of data files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.config import TextConfig
+from bench.data.dataset import SPLITS
+from bench.data.text import Document, LoadedCorpus, Progress, chunk, silent, split_by_group
+from bench.errors import UserError
+
+LIMIT = 200_000_000  # characters of one split, since a corpus is held in memory
+ALIASES = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
+_KNOWN = frozenset(name for names in ALIASES.values() for name in names)
+_STRINGS = ("string", "large_string")
+
+
+class HubText(LoadedCorpus):
+    """A dataset with a column of text, in its own splits as far as it has them; the others are cut from its training
+    split, and a dataset without a training split is split as a whole.
+
+    Rows are documents. Where more than a tenth of a split's rows are blank, as in WikiText, they are the lines of
+    running text instead, and are joined and cut into documents of about CHUNK characters.
+    """
+
+    @classmethod
+    def build(cls, config: TextConfig, progress: Progress = silent) -> HubText:
+        """UserError where the dataset can't be found or reached, or has no one column of text."""
+        if not config.path:
+            raise UserError("text corpus 'hub' needs text.path, for example Salesforce/wikitext/wikitext-2-raw-v1")
+        progress(f"loading {config.path}")
+        loaded = _load(config.path)
+        exclusions: Counter[str] = Counter()
+        column = _text_column(config.path, next(iter(loaded.values())))
+        # A dataset's further splits (unsupervised, extra) are used only where it has no training split.
+        used = [name for name in sorted(loaded) if "train" not in loaded or name in _KNOWN]
+        own = {name: list(_documents(name, loaded[name], column, exclusions)) for name in used}
+        return cls(f"hub {config.path}", _arrange(own, config, exclusions), exclusions)
+
+
+def _load(path: str) -> dict[str, Any]:
+    """Split name -> datasets.Dataset."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(f"text corpus 'hub' needs the package datasets, which can't be imported: {error}") from error
+    local = Path(path).expanduser()
+    attempts = [(str(local), None)] if local.exists() else _readings(path)
+    saved = local.is_dir() and any((local / name).exists() for name in ("dataset_dict.json", "state.json"))
+    failures = []
+    for name, configuration in attempts:
+        try:
+            loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, configuration)
+        except Exception as error:  # the loader's failures (network, hub, parsing, arrow) have no base in common
+            failures.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".rstrip(" .:"))
+            continue
+        return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+    raise UserError(
+        f"text.path {path} is neither a local dataset nor one that the hub gives us now ({'; '.join(failures)}); "
+        "check the name and the network, or pass a folder that datasets saved with save_to_disk"
+    )
+
+
+def _readings(path: str) -> list[tuple[str, str | None]]:
+    """What a hub path can mean, as (name, configuration): only the hub can tell owner/name from name/configuration."""
+    name, _, configuration = path.rpartition("/")
+    if not name:
+        return [(path, None)]
+    return [(name, configuration)] if "/" in name else [(path, None), (name, configuration)]
+
+
+def _text_column(path: str, rows: Any) -> str:
+    columns: list[str] = [name for name, kind in rows.features.items() if getattr(kind, "dtype", "") in _STRINGS]
+    if "text" in columns:
+        return "text"
+    if len(columns) != 1:
+        found = ", ".join(columns) or "none"
+        raise UserError(f"dataset {path} needs a column text, or a single column of strings (it has: {found})")
+    return columns[0]
+
+
+def _documents(split: str, rows: Any, column: str, exclusions: Counter[str]) -> Iterator[Document]:
+    texts: list[str] = []
+    length = 0
+    for value in rows[column]:
+        if length > LIMIT:
+            exclusions["row over the size bound"] += len(rows) - len(texts)
+            break
+        texts.append(value or "")
+        length += len(texts[-1])
+    blank = sum(not text.strip() for text in texts)
+    if blank * 10 > len(texts):
+        pieces = list(chunk("\n".join(text.rstrip("\n") for text in texts)))
+    else:
+        pieces = [text for text in texts if text.strip()]
+        if blank:
+            exclusions["empty"] += blank
+    for index, text in enumerate(pieces):
+        yield Document(key=f"{split}/{index:09d}", group=f"{split}/{index:09d}", text=text)
+
+
+def _arrange(
+    own: dict[str, list[Document]], config: TextConfig, exclusions: Counter[str]
+) -> dict[str, list[Document]]:
+    named = {split: items for split in SPLITS for name in ALIASES[split] if (items := own.get(name))}
+    absent = [split for split in SPLITS if split not in named]
+    if "train" in absent:
+        everything = [item for items in own.values() for item in items]
+        return split_by_group(everything, config.seed, str(config.path), exclusions)
+    if absent:
+        parts = split_by_group(named["train"], config.seed, str(config.path), exclusions)
+        named |= {split: parts.pop(split) for split in absent}
+        named["train"] = [item for items in parts.values() for item in items]
+    return named
