@@ -96,7 +96,7 @@ def drawn_emoji(font: Path, size: int) -> Drawn:
     key = hash_bytes(DRAWING, RESIZE, hash_file(font), unicodedata.unidata_version, str(size))
     target = cache_directory() / "emoji" / f"{key}.npz"
     try:
-        with np.load(target, allow_pickle=False) as stored:
+        with target.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return Drawn(
                 images=stored["images"],
                 codes=tuple(stored["codes"].tolist()),

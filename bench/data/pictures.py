@@ -54,11 +54,11 @@ def read(path: Path) -> bytes:
 
 def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """An RGB image as uint8 size x size x 3: the shorter side brought to `size` with an antialiased Lanczos filter,
-    then the centre cut out. Only the square that survives is resampled."""
+    the longer side's middle kept. The square is cut out first, so that what is cut off does not bleed in."""
     side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    square = (left, top, left + side, top + side)
-    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=square), dtype=np.uint8)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS), dtype=np.uint8)
 
 
 def on_white(image: Image.Image) -> Image.Image:
