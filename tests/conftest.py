@@ -1,0 +1,82 @@
+"""What all tests share: no network, a cache of their own, and the ledger of skips."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; a test never asks a hub
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+import hypothesis
+import pytest
+
+import bench.torchvision_guard  # noqa: F401  before any test imports timm, transformers or open_clip
+
+pytest_plugins = ["pytester"]
+SKIPS = Path(__file__).parent / "skips.txt"
+
+# The same examples every time: a new counterexample belongs to a person's session, not to somebody else's CI.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("repeatable")
+
+
+class SkipLedger:
+    """Fails a run in which a test skipped for a reason that is not on the list.
+
+    allowed: exact reasons or their beginnings. A skip is work not done; this keeps it from passing as success.
+    """
+
+    def __init__(self, allowed: tuple[str, ...]) -> None:
+        self.allowed = allowed
+        self.foreign: list[str] = []
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if not report.skipped or hasattr(report, "wasxfail"):
+            return
+        text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reason = text.removeprefix("Skipped: ").strip()
+        if not any(reason.startswith(beginning) for beginning in self.allowed):
+            self.foreign.append(f"{report.nodeid}: {reason}")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Pytest's hook: one phase of one test."""
+        self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Pytest's hook: one module, which may skip as a whole."""
+        self._note(report)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Pytest's hook: turn success into failure."""
+        if self.foreign and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Pytest's hook: say which."""
+        if self.foreign:
+            terminalreporter.section("skips that tests/skips.txt doesn't allow", red=True)
+            for line in self.foreign:
+                terminalreporter.line(line)
+
+
+def allowed_skips(path: Path) -> tuple[str, ...]:
+    """The lines of a skip list, without comments."""
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return tuple(line for line in lines if line and not line.startswith("#"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the ledger."""
+    config.pluginmanager.register(SkipLedger(allowed_skips(SKIPS)), "skip-ledger")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Derived files of the tests go to a folder of their own, not to the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("BENCH_CACHE", str(folder))
+        yield folder
