@@ -1,0 +1,183 @@
+"""An image folder with everything wrong in it gives its good pictures, and counts the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.config import DataConfig
+from bench.data import listed
+from bench.data.folder import Folder
+from bench.data.splits import assign, named_split
+from bench.errors import UserError
+
+LONG_AGO = 1_000_000_000 * 10**9  # ns; verdicts on files changed just now are not kept
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def paint(path, seed, mode="RGB", size=(20, 24)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+    os.utime(path, ns=(LONG_AGO, LONG_AGO))
+    return path
+
+
+def describe(folder, rows, column="text"):
+    lines = [row if isinstance(row, str) else json.dumps({"file_name": row[0], column: row[1]}) for row in rows]
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def build(folder, split="train", **options):
+    return Folder.build(DataConfig(name="folder", path=str(folder), size=8, **options), split)
+
+
+def keys(data):
+    return sorted(item.key for item in data.first(10_000))
+
+
+@pytest.fixture
+def messy(tmp_path):
+    """One good picture in each split's folder, and every kind of bad row under train/."""
+    for split in ("train", "validation", "test"):
+        paint(tmp_path / split / "good.png", 1)
+    for name, mode in {"grey": "L", "alpha": "RGBA", "flat": "P"}.items():
+        paint(tmp_path / "train" / f"{name}.png", 2, mode)
+    paint(tmp_path / "train/long.png", 3)
+    paint(tmp_path / "train/mute.png", 4)
+    paint(tmp_path.parent / "outside.png", 5)
+    (tmp_path / "train/torn.png").write_bytes((tmp_path / "train/good.png").read_bytes()[:300])
+    (tmp_path / "train/text.png").write_text("no picture")
+    rows = [(f"{split}/good.png", "good") for split in ("train", "validation", "test")]
+    rows += [(f"train/{name}.png", name) for name in ("grey", "alpha", "flat", "torn", "text", "absent")]
+    rows += [
+        ("train/long.png", "x" * 2000), ("train/mute.png", " \n "), ("train/mute.png", None), ("train/mute.png", 3),
+        ("../outside.png", "out"), ("train/../../outside.png", "out"), (str(tmp_path.parent / "outside.png"), "out"),
+        ("..\\outside.png", "out"), (None, "nameless"), ("train/nul\0.png", "nul"), "{broken", "[]",
+        ("train/good.png", "good again"),
+    ]  # fmt: skip
+    describe(tmp_path, rows)
+    return tmp_path
+
+
+def test_bad_rows_are_counted_and_left_out(messy):
+    data = build(messy)
+    assert keys(data) == [f"train/{name}.png" for name in ("alpha", "flat", "good", "grey", "long")]
+    assert data.exclusions == {
+        "missing image file": 1,
+        "unreadable image file": 1,
+        "corrupt image": 2,
+        "empty caption": 1,
+        "path outside the folder": 4,
+        "no file_name": 1,
+        "malformed metadata line": 2,
+        "file_name repeated: captions joined": 3,
+        "caption over 1000 characters (kept)": 1,
+        "grey converted to RGB": 1,
+        "transparency put on white": 1,
+        "palette converted to RGB": 1,
+    }
+    captions = {sample.key: sample.captions for sample in data.first(99)}
+    assert captions["train/good.png"] == ("good", "good again")
+    assert captions["train/long.png"] == ("x" * 2000,)
+    assert keys(build(messy, "validation")) == ["validation/good.png"]
+
+
+def test_csv_sub_folders_and_the_caption_column(tmp_path):
+    for split in ("train", "val", "test"):
+        paint(tmp_path / split / "a b.png", 1)
+        (tmp_path / split / "metadata.csv").write_text('\ufefffile_name,caption\na b.png,"a cat, asleep"\n', "utf-8")
+    found = {split: build(tmp_path, split).first(9) for split in Folder.splits}
+    assert {split: [sample.key for sample in each] for split, each in found.items()} == {
+        "train": ["train/a b.png"], "validation": ["val/a b.png"], "test": ["test/a b.png"]
+    }  # fmt: skip
+    assert all(each[0].caption == "a cat, asleep" for each in found.values())
+
+
+def test_splits_that_the_source_lacks_are_carved_out_of_training():
+    names = [f"{i}.png" for i in range(2000)]
+    unsplit = {name: assign(name, None, (), seed=0) for name in names}
+    with_test = {name: assign(name, "train", {"train", "test"}, seed=0) for name in names}
+    counts = {split: list(unsplit.values()).count(split) for split in ("train", "validation", "test")}
+    assert counts == pytest.approx({"train": 1800, "validation": 100, "test": 100}, abs=40)
+    assert set(with_test.values()) == {"train", "validation"}
+    assert all(with_test[name] == unsplit[name] for name in names if unsplit[name] != "test")
+    assert assign("x", "test", {"train", "test"}, seed=0) == "test"
+    assert all(assign(name, "train", {"train", "test", "validation"}, seed=0) == "train" for name in names)
+
+
+def test_words_that_name_a_split():
+    named = {"cc-val-003.tar": "validation", "train/000.tar": "train", "contest-1.tar": None, "TEST_0": "test"}
+    assert {name: named_split(name) for name in named} == named
+
+
+def test_adding_pictures_moves_none_to_another_split(tmp_path):
+    rows = [(f"{i}.png", f"number {i}") for i in range(60)]
+    for name, _ in rows:
+        paint(tmp_path / name, 1, size=(8, 8))
+    describe(tmp_path, rows[:40])
+    before = {split: keys(build(tmp_path, split)) for split in ("train",)}
+    describe(tmp_path, rows)
+    assert set(before["train"]) == set(keys(build(tmp_path))) & {name for name, _ in rows[:40]}
+
+
+def test_a_picture_that_vanishes_is_replaced_and_counted_once(tmp_path):
+    for split in ("train", "validation", "test"):
+        for i in range(3):
+            paint(tmp_path / split / f"{i}.png", i)
+    describe(tmp_path, [(f"{split}/{i}.png", str(i)) for split in ("train", "validation", "test") for i in range(3)])
+    data = build(tmp_path)
+    order = [sample.key for sample in data.first(3)]
+    (tmp_path / order[1]).unlink()
+    assert [sample.key for sample in data.first(3)] == [order[0], order[2], order[2]]
+    assert data[1].key == order[2]
+    reason = "broke during the run, replaced by the next sample: missing image file"
+    assert data.exclusions == {reason: 1}
+    for key in (order[0], order[2]):
+        (tmp_path / key).unlink()
+    with pytest.raises(UserError, match="every picture of .* has become unreadable"):
+        data[0]
+
+
+def test_verdicts_are_kept_until_the_file_changes(tmp_path, monkeypatch):
+    for split in ("train", "validation", "test"):
+        paint(tmp_path / split / "a.png", 1)
+    describe(tmp_path, [(f"{split}/a.png", "a") for split in ("train", "validation", "test")])
+    looked = []
+    judge = listed.inspect
+    monkeypatch.setattr(listed, "inspect", lambda data: looked.append(1) or judge(data))
+    before = build(tmp_path).content_hash()
+    assert build(tmp_path).content_hash() == before and len(looked) == 1
+    paint(tmp_path / "train/a.png", 2)
+    os.utime(tmp_path / "train/a.png", ns=(LONG_AGO + 1, LONG_AGO + 1))
+    assert build(tmp_path).content_hash() != before and len(looked) == 2
+    os.utime(tmp_path / "train/a.png")  # changed just now: may change again unseen
+    assert [build(tmp_path).content_hash() for _ in range(2)] and len(looked) == 4
+    for stored in (listed.cache_directory() / "verdicts").iterdir():
+        stored.write_text('{"torn": ')
+    build(tmp_path)
+
+
+def test_refusals_say_what_is_expected(tmp_path):
+    for path, message in [
+        (None, "needs --data.path"), (tmp_path / "absent", "no such folder"), (tmp_path, "expected metadata.jsonl")
+    ]:  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            Folder.build(DataConfig(name="folder", path=path and str(path)), "train")
+    (tmp_path / "metadata.jsonl").write_text('{"image": "a.png", "text": "a"}\n')
+    with pytest.raises(UserError, match="needs the columns file_name and text, and has: image, text"):
+        build(tmp_path)
+    (tmp_path / "metadata.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="can't be read"):
+        build(tmp_path)
+    describe(tmp_path, [(f"{i}.png", "absent") for i in range(50)])
+    with pytest.raises(UserError, match=r"no usable picture for split 'train' .*missing image file: \d+"):
+        build(tmp_path)

@@ -1,0 +1,205 @@
+"""Tar shards: whole samples are used whatever is broken around them; ranks share shards; a resumed stream goes on."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from itertools import islice
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.config import DataConfig
+from bench.data import webdataset
+from bench.data.sources import braces
+from bench.data.webdataset import WebDataset
+from bench.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def picture(seed, kind="PNG"):
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 10, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def shard(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def samples(count, base=0):
+    for i in range(base, base + count):
+        yield f"{i:06d}.png", picture(i)
+        yield f"{i:06d}.txt", f"number {i}".encode()
+
+
+def build(path, split="train", **options):
+    return WebDataset.build(DataConfig(name="webdataset", path=str(path), size=8, **options), split)
+
+
+def keys(data):
+    return [sample.key for sample in data.first(10_000)]
+
+
+@pytest.fixture
+def uneven(tmp_path):
+    """Four training shards of 3, 5, 2 and 6 samples, and a shard for each other split."""
+    base = 0
+    for i, count in enumerate((3, 5, 2, 6)):
+        shard(tmp_path / f"train-{i:03d}.tar", samples(count, base))
+        base += count
+    shard(tmp_path / "val-000.tar", samples(2, 100))
+    shard(tmp_path / "test-000.tar", samples(2, 200))
+    return tmp_path
+
+
+def test_braces():
+    assert braces("s-{000..002}.tar") == ["s-000.tar", "s-001.tar", "s-002.tar"]
+    assert braces("{a,b}-{9..10}") == ["a-9", "a-10", "b-9", "b-10"]
+    assert braces("plain.tar") == ["plain.tar"]
+    with pytest.raises(UserError, match="million"):
+        braces("{0..99999999}")
+
+
+def test_patterns_globs_and_folders_name_the_same_shards(uneven):
+    expected = keys(build(uneven))
+    assert len(expected) == 16
+    assert keys(build(uneven / "train-{000..003}.tar", train_items=16))[:1] == expected[:1]
+    assert set(keys(build(uneven / "train-*.tar"))) <= set(expected)
+    assert keys(build(uneven, "validation")) == ["val-000.tar/000100", "val-000.tar/000101"]
+
+
+def test_bad_samples_are_counted(tmp_path):
+    members = [
+        *samples(1),
+        ("lonely.png", picture(1)),
+        ("silent.txt", b"no picture"),
+        ("torn.jpg", picture(2, "JPEG")[:200]), ("torn.txt", b"torn"),
+        ("mute.png", picture(3)), ("mute.txt", b"  "),
+        ("latin.png", picture(4)), ("latin.txt", b"\xff\xfe"),
+        ("list.png", picture(5)), ("list.json", b"[1]"),
+        ("broken.png", picture(6)), ("broken.json", b"{"),
+        ("./dir/a.JPG", picture(7, "JPEG")), ("./dir/a.json", json.dumps({"caption": "an a", "text": "b"}).encode()),
+        ("two.webp", picture(8, "WEBP")), ("two.json", json.dumps({"captions": ["one", "two"]}).encode()),
+        ("odd.cls", b"7"), (".hidden.png", picture(9)),
+    ]  # fmt: skip
+    shard(tmp_path / "train.tar", members)
+    shard(tmp_path / "val.tar", samples(1, 50))
+    shard(tmp_path / "test.tar", samples(1, 60))
+    data = build(tmp_path)
+    assert {sample.key: sample.captions for sample in data.first(9)} == {
+        "train.tar/000000": ("number 0",), "train.tar/dir/a": ("an a",), "train.tar/two": ("one", "two")
+    }  # fmt: skip
+    assert data.exclusions == {
+        "sample without a caption file": 1, "sample without a picture": 1, "corrupt image": 1, "empty caption": 4
+    }  # fmt: skip
+
+
+def test_a_tar_cut_anywhere_gives_the_whole_samples_before_the_cut(tmp_path):
+    shard(tmp_path / "val.tar", samples(1, 50))
+    shard(tmp_path / "test.tar", samples(1, 60))
+    path = shard(tmp_path / "train.tar", samples(4))
+    whole = path.read_bytes()
+    expected = build(tmp_path).first(9)
+    with tarfile.open(path) as tar:
+        ends = [member.offset_data + member.size for member in tar if member.name.endswith(".txt")]
+        last = tar.offset
+    for cut in sorted({*range(600, last, 389), *ends, *(end - 1 for end in ends), last, last + 100}):
+        path.write_bytes(whole[:cut])
+        complete = sum(end <= cut for end in ends)
+        if not complete:
+            with pytest.raises(UserError, match="truncated or damaged tar: 1"):
+                build(tmp_path)
+            continue
+        data = build(tmp_path)
+        found = data.first(9)
+        assert [each.key for each in found] == [each.key for each in expected[:complete]]
+        assert all(np.array_equal(a.image, b.image) for a, b in zip(found, expected, strict=False))
+        assert data.exclusions["truncated or damaged tar"] == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 5000, bytes(100)], ids=["empty", "text", "zeros"])
+def test_a_file_that_is_no_tar_is_counted(uneven, content):
+    (uneven / "train-009.tar").write_bytes(content)
+    data = build(uneven)
+    assert len(data) == 16 and data.exclusions == {"truncated or damaged tar": 1}
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_an_epoch_visits_every_sample_once_and_a_shard_stays_on_one_rank(uneven, world, monkeypatch):
+    monkeypatch.setattr(webdataset, "BUFFER", 4)
+    data = build(uneven)
+    epoch_lengths, visited, homes = [], [], {}
+    for rank in range(world):
+        order = data.order(seed=3, rank=rank, world=world)
+        groups = np.random.default_rng(webdataset.derive(3, "shards", 0)).permutation(4)[rank::world]
+        length = sum(len(data._groups()[group]) for group in groups)
+        epoch_lengths.append(length)
+        for index in islice(order, length):
+            visited.append(index)
+            homes.setdefault(data[index].key.split("/")[0], set()).add(rank)
+    assert sorted(visited) == list(range(16))
+    assert all(len(ranks) == 1 for ranks in homes.values()) and len(homes) == 4
+
+
+def test_epochs_differ_and_a_stream_can_be_taken_up_anywhere(uneven, monkeypatch):
+    monkeypatch.setattr(webdataset, "BUFFER", 4)
+    data = build(uneven)
+    stream = [sample.key for sample in islice(data.stream(seed=0), 40)]
+    assert sorted(stream[:16]) == sorted(stream[16:32]) == sorted(keys(data))
+    assert stream[:16] != stream[16:32]
+    assert stream[:16] != [sample.key for sample in islice(data.stream(seed=1), 16)]
+    for start in range(35):
+        assert [sample.key for sample in islice(data.stream(seed=0, start=start), 5)] == stream[start : start + 5]
+
+
+def test_skipped_samples_are_not_decoded(uneven, monkeypatch):
+    data = build(uneven)
+    monkeypatch.setattr("bench.data.listed.decode", lambda *a: pytest.fail("decoded"))
+    data.stream(seed=0, start=100_000)
+    with pytest.raises(BaseException, match="decoded"):
+        next(data.stream(seed=0, start=1000))
+
+
+def test_fewer_shards_than_ranks(uneven):
+    with pytest.raises(UserError, match="4 shards can't be shared by 5 ranks"):
+        next(build(uneven).stream(seed=0, world=5))
+
+
+def test_a_shard_that_vanishes_is_replaced(uneven):
+    data = build(uneven)
+    (uneven / "train-001.tar").unlink()
+    found = list(islice(data.stream(seed=0), 16))
+    assert len(found) == 16 and not any("train-001" in sample.key for sample in found)
+    assert data.exclusions == {"broke during the run, replaced by the next sample: unreadable shard": 5}
+
+
+def test_without_named_splits_the_key_decides(tmp_path):
+    shard(tmp_path / "0.tar", ((f"{i}.{kind}", data) for i in range(120) for kind, data in
+                               (("png", picture(0)), ("txt", b"x"))))  # fmt: skip
+    found = {split: set(keys(build(tmp_path, split))) for split in WebDataset.splits}
+    assert all(found.values()) and sum(map(len, found.values())) == 120 == len(set.union(*found.values()))
+
+
+def test_refusals(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "s-0.tar.gz").write_bytes(b"")
+    for path, message in [
+        (tmp_path / "empty", "no .tar shards"), (tmp_path / "s-{0..3}.tar", "4 of 4 shards are missing"),
+        (tmp_path / "s-*.tar.gz", "not a plain .tar"), ("https://x/s.tar", "download them first"),
+    ]:  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            build(path)
