@@ -131,7 +131,7 @@ class VaePretrainConfig:
     kl_weight: Annotated[float, Range(0, 1000)] = 1e-6
     emoji_share: Share = 0.3
     """Share of emoji in every batch; the rest is shapes."""
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(steps=9000, batch=16, lr=2e-3, warmup=200))
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(steps=5000, batch=16, lr=2e-3, warmup=200))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ class LmPretrainConfig:
     world_share: Share = 0.2
     """Share of training tokens that describe the world of shapes; the rest is the text corpus."""
     optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(steps=3000, batch=16, lr=2e-3, warmup=100, weight_decay=0.1, ema=0.0)
+        default_factory=lambda: OptimizerConfig(steps=2000, batch=16, lr=3e-3, warmup=100, weight_decay=0.1, ema=0.0)
     )
 
 
@@ -207,7 +207,13 @@ def from_json(kind: type[T], text: str) -> T:
         values = json.loads(text)
     except ValueError as error:
         raise UserError(f"the config is not JSON: {error}") from error
-    return _build(kind, values, "")
+    return from_values(kind, values)
+
+
+def from_values(kind: type[T], values: Any) -> T:
+    """The same from parsed JSON. A tuple may be a list or a tuple."""
+    built: T = _build(kind, values, "")
+    return built
 
 
 def fingerprint(config: Any) -> str:
@@ -229,10 +235,10 @@ def _build(kind: Any, value: Any, path: str) -> Any:
             return None
         return _build(next(a for a in arguments if a is not type(None)), value, path)
     if origin is tuple:
-        if not isinstance(value, list):
+        if not isinstance(value, list | tuple):
             raise UserError(f"{path} is {value!r}, expected a list")
         return tuple(_build(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 2**53:
         return float(value)
     if type(value) is not kind:
         raise UserError(f"{path} is {value!r}, expected {kind.__name__}")

@@ -1,0 +1,232 @@
+"""The pretrained language model: weights and tokenizer from any Llama-family checkpoint that transformers loads, run
+by our own transformer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import bench.torchvision_guard  # noqa: F401  (before transformers, which imports torchvision)
+from approaches.shared.kernels import Kernels, choose
+from approaches.shared.sources import Source, check_folder, resolve
+from approaches.shared.transformer import KeyValueCache, RopeScaling, Transformer, TransformerConfig
+from bench.errors import UserError
+from bench.files import atomic_path, hash_bytes, hash_file, write_json
+
+FAMILIES = ("llama", "qwen2", "mistral")
+
+# Hugging Face's name of each tensor of a layer, and ours.
+_LAYER_NAMES = {
+    "input_layernorm": "attention_norm",
+    "self_attn.q_proj": "q",
+    "self_attn.k_proj": "k",
+    "self_attn.v_proj": "v",
+    "self_attn.o_proj": "o",
+    "post_attention_layernorm": "mlp_norm",
+    "mlp.gate_proj": "gate",
+    "mlp.up_proj": "up",
+    "mlp.down_proj": "down",
+}
+
+
+class LanguageModel(nn.Module):
+    """A decoder with its tokenizer. weights_hash: of the files it came from."""
+
+    def __init__(self, transformer: Transformer, tokenizer: Any, *, weights_hash: str = "") -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.tokenizer = tokenizer
+        self.weights_hash = weights_hash
+
+    @classmethod
+    def load(cls, text: str, *, kernels: Kernels | None = None) -> LanguageModel:
+        """From `shipped:NAME`, `package:smollm2`, a folder, a GGUF file, or a hub id, in float32. UserError where it
+        can't be had or is of no family that we run."""
+        source = resolve(text, field="model.lm")
+        gguf = source.path is not None and source.path.suffix == ".gguf"
+        weights_hash = hash_file(source.path) if gguf and source.path is not None else check_folder(source)
+        model, tokenizer = _from_transformers(source, gguf=gguf)
+        transformer = Transformer(config_of(model), kernels or choose("cpu"))
+        transformer.load_state_dict(our_names(model.state_dict(), tied=transformer.config.tied))
+        return cls(transformer, tokenizer, weights_hash=weights_hash)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids, special tokens left out."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    @property
+    def start_id(self) -> int:
+        """The token that a text starts after: beginning of text, else end of text."""
+        start = self.tokenizer.bos_token_id
+        return int(self.end_id if start is None else start)
+
+    @property
+    def end_id(self) -> int:
+        """The end-of-text token."""
+        return int(self.tokenizer.eos_token_id)
+
+    @torch.no_grad()
+    def continue_text(self, text: str, *, tokens: int, temperature: float = 0.0, seed: int = 0) -> str:
+        """The text's continuation by at most `tokens` tokens, up to the end-of-text token; greedy at temperature 0."""
+        from approaches.shared.randomness import generator
+
+        ids = torch.tensor([[self.start_id, *self.encode(text)]])
+        cache = KeyValueCache(self.transformer.config.layers, ids.shape[1] + tokens)
+        draw = generator(seed, "continue")
+        found: list[int] = []
+        for _ in range(tokens):
+            logits = self.transformer.logits(self.transformer(ids, cache=cache)[:, -1]).float()
+            if temperature == 0:
+                ids = logits.argmax(-1, keepdim=True)
+            else:
+                ids = torch.multinomial((logits / temperature).softmax(-1), 1, generator=draw)
+            if int(ids) == self.end_id:
+                break
+            found.append(int(ids))
+        return self.decode(found)
+
+
+def tensors_hash(module: nn.Module) -> str:
+    """16 hex digits of every parameter's and buffer's name and bytes: equal exactly where the weights are."""
+    parts: list[bytes | str] = []
+    for name, value in sorted(module.state_dict().items()):
+        parts += [name, str(value.dtype), value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()]
+    return hash_bytes(*parts)
+
+
+def config_of(model: Any) -> TransformerConfig:
+    """Our config of a transformers model. UserError where it has a part that our transformer lacks."""
+    config = model.config
+    if config.model_type not in FAMILIES:
+        raise UserError(f"model.lm is a {config.model_type} model, expected one of: {', '.join(FAMILIES)}")
+    if config.hidden_act != "silu":
+        raise UserError(f"model.lm's activation is {config.hidden_act}, expected silu")
+    window = getattr(config, "sliding_window", None)
+    if window is not None and getattr(config, "use_sliding_window", True):
+        raise UserError(f"model.lm uses a sliding attention window ({window}), which is not supported")
+    names = model.state_dict()
+    rope: dict[str, Any] = dict(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {})
+    return TransformerConfig(
+        vocabulary=model.get_input_embeddings().weight.shape[0],
+        width=config.hidden_size,
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_width=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        hidden=config.intermediate_size,
+        context=config.max_position_embeddings,
+        rope_theta=float(rope.get("rope_theta") or getattr(config, "rope_theta", 10_000.0)),
+        rope_scaling=_rope_scaling(rope),
+        norm_eps=config.rms_norm_eps,
+        tied=bool(config.tie_word_embeddings),
+        qkv_bias="model.layers.0.self_attn.q_proj.bias" in names,
+        output_bias="model.layers.0.self_attn.o_proj.bias" in names,
+        mlp_bias="model.layers.0.mlp.gate_proj.bias" in names,
+    )
+
+
+def our_names(state: dict[str, Tensor], *, tied: bool) -> dict[str, Tensor]:
+    """Hugging Face's Llama-family state dict under our names."""
+    renamed = {"embed.weight": state["model.embed_tokens.weight"], "norm.weight": state["model.norm.weight"]}
+    if not tied:
+        renamed["head.weight"] = state["lm_head.weight"]
+    for name, value in state.items():
+        if name.startswith("model.layers."):
+            layer, _, rest = name.removeprefix("model.layers.").partition(".")
+            part, _, kind = rest.rpartition(".")
+            if part in _LAYER_NAMES:
+                renamed[f"blocks.{layer}.{_LAYER_NAMES[part]}.{kind}"] = value
+    return renamed
+
+
+def their_names(transformer: Transformer) -> dict[str, Tensor]:
+    """Our weights under Hugging Face's names."""
+    ours = transformer.state_dict()
+    back = {our: their for their, our in _LAYER_NAMES.items()}
+    renamed = {"model.embed_tokens.weight": ours["embed.weight"], "model.norm.weight": ours["norm.weight"]}
+    if not transformer.config.tied:
+        renamed["lm_head.weight"] = ours["head.weight"]
+    for name, value in ours.items():
+        if name.startswith("blocks."):
+            _, layer, part, kind = name.split(".")
+            renamed[f"model.layers.{layer}.{back[part]}.{kind}"] = value
+    return renamed
+
+
+def save_pretrained(transformer: Transformer, folder: Path, *, dtype: torch.dtype, start_id: int, end_id: int) -> None:
+    """Write weights and config in the layout of transformers' LlamaForCausalLM."""
+    config = transformer.config
+    if config.qkv_bias or config.output_bias or config.mlp_bias or config.rope_scaling is not None:
+        raise ValueError("only plain Llama shapes are written")
+    write_json(
+        folder / "config.json",
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "vocab_size": config.vocabulary,
+            "hidden_size": config.width,
+            "intermediate_size": config.hidden,
+            "num_hidden_layers": config.layers,
+            "num_attention_heads": config.heads,
+            "num_key_value_heads": config.kv_heads,
+            "head_dim": config.head_width,
+            "hidden_act": "silu",
+            "max_position_embeddings": config.context,
+            "rms_norm_eps": config.norm_eps,
+            "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+            "rope_theta": config.rope_theta,
+            "tie_word_embeddings": config.tied,
+            "bos_token_id": start_id,
+            "eos_token_id": end_id,
+            "dtype": str(dtype).removeprefix("torch."),
+        },
+    )
+    tensors = {name: value.detach().to(dtype).contiguous() for name, value in their_names(transformer).items()}
+    with atomic_path(folder / "model.safetensors") as part:
+        save_file(tensors, part, {"format": "pt"})
+
+
+def _rope_scaling(rope: dict[str, Any]) -> RopeScaling | None:
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind == "default":
+        return None
+    if kind != "llama3":
+        raise UserError(f"model.lm scales its rotary positions by '{kind}', expected default or llama3")
+    return RopeScaling(
+        factor=float(rope["factor"]),
+        low_frequency_factor=float(rope["low_freq_factor"]),
+        high_frequency_factor=float(rope["high_freq_factor"]),
+        original_context=int(rope["original_max_position_embeddings"]),
+    )
+
+
+def _from_transformers(source: Source, *, gguf: bool) -> tuple[Any, Any]:
+    """The model and tokenizer as transformers loads them."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    location, options = source.location, {}
+    if gguf and source.path is not None:
+        location, options = str(source.path.parent), {"gguf_file": source.path.name}
+    local: dict[str, Any] = {"local_files_only": source.path is not None, **options}
+    if not gguf:
+        local["use_safetensors"] = True
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, **{k: v for k, v in local.items() if k != "use_safetensors"})
+        model = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, **local)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the language model '{source.text}' can't be loaded: {reason}") from error
+    return model.eval(), tokenizer

@@ -1,0 +1,242 @@
+"""Pretraining the tiny language model on a text corpus and on what can be said about the world of shapes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import bench.torchvision_guard  # noqa: F401  (before transformers)
+from approaches.shared.kernels import choose
+from approaches.shared.language_model import LanguageModel, save_pretrained
+from approaches.shared.randomness import generator
+from approaches.shared.transformer import Transformer, TransformerConfig
+from bench.config import Config, LmPretrainConfig, fingerprint
+from bench.console import Console
+from bench.data.text import TextCorpus, open_text
+from bench.data.world_text import world_documents
+from bench.files import hash_bytes
+from bench.ngram import TrigramModel
+from bench.seeds import derive
+from bench.trainer import adamw, fit
+
+PAD, END = "<|pad|>", "<|endoftext|>"
+WORLD_DOCUMENTS = 40_000
+TOKENIZER_BYTES = 6_000_000  # of the corpus; the vocabulary hardly changes with more
+Ids = NDArray[np.int64]
+
+
+def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict[str, Any]:
+    """Train tokenizer and language model of a config, resumable in `work`, and write both to `out` in Hugging Face's
+    layout; its card's facts."""
+    recipe = config.pretrain.lm
+    corpus = open_text(config.text, console.info)
+    world = list(islice(world_documents(config.data.seed, "train"), WORLD_DOCUMENTS))
+    train = [document.text for document in corpus.documents("train")]
+    tokenizer = train_tokenizer(train, world, vocabulary=recipe.vocabulary)
+    tokenizer.save_pretrained(out)
+    streams = {"text": _stream(tokenizer, train), "world": _stream(tokenizer, world)}
+    words = ", ".join(f"{len(ids):,} tokens of {name}" for name, ids in streams.items())
+    console.info(f"lm: {words}")
+    held_out = {
+        "text": _windows(_stream(tokenizer, [d.text for d in corpus.documents("validation")]), recipe.context, 48),
+        "world": _windows(
+            _stream(tokenizer, islice(world_documents(config.data.seed, "validation"), 400)), recipe.context, 16
+        ),
+    }
+    model = Transformer(shape(recipe), choose("cpu"))
+    model.initialise(generator(config.seed, "lm/weights"))
+    data_hash = hash_bytes(*(ids.tobytes() for ids in streams.values()))
+    fitted = fit(
+        model,
+        lambda step: _mean(model.loss(_batch(streams, recipe, config.seed, step))),
+        config=recipe.optimizer,
+        optimizers=[adamw(model, recipe.optimizer, betas=(0.9, 0.95))],
+        evaluate=lambda: {f"perplexity_{name}": math.exp(_nll(model, ids)) for name, ids in held_out.items()},
+        evaluations=20,
+        path=work / "lm.safetensors",
+        key=hash_bytes(fingerprint(recipe), str(config.seed), data_hash),
+        console=console,
+        description="lm",
+    )
+    model.load_state_dict(fitted.average)
+    model.eval()
+    end = int(tokenizer.eos_token_id)
+    save_pretrained(model, out, dtype=torch.float16, start_id=end, end_id=end)
+    return {
+        "data": {"text": corpus.content_hash("train"), "tokens": data_hash},
+        "recipe": fingerprint(recipe),
+        "quality": quality(config, out, corpus, streams["text"]),
+        "flattened": flattened([row["perplexity_text"] for row in fitted.curve]),
+        "curve": fitted.curve,
+        "seconds": round(fitted.seconds),
+    }
+
+
+def shape(recipe: LmPretrainConfig) -> TransformerConfig:
+    """The transformer that a recipe describes."""
+    return TransformerConfig(
+        vocabulary=recipe.vocabulary,
+        width=recipe.width,
+        layers=recipe.layers,
+        heads=recipe.heads,
+        kv_heads=recipe.kv_heads,
+        head_width=recipe.width // recipe.heads,
+        hidden=recipe.hidden,
+        context=recipe.context,
+    )
+
+
+def train_tokenizer(text: list[str], world: list[str], *, vocabulary: int) -> Any:
+    """A byte-level BPE tokenizer of exactly `vocabulary` tokens, PAD the first and END the last, as a transformers fast
+    tokenizer. END is last because CLIP's text tower pools at the largest id."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    sample, size = [], 0
+    for document in text:
+        sample.append(document)
+        size += len(document)
+        if size > TOKENIZER_BYTES:
+            break
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - 1,
+        special_tokens=[PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*sample, *world[:4000]], trainer)
+    missing = vocabulary - 1 - tokenizer.get_vocab_size()
+    tokenizer.add_tokens([f"<|unused{i}|>" for i in range(missing)])  # only where the text is too short to fill it
+    tokenizer.add_special_tokens([AddedToken(END, special=True)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=PAD)
+
+
+@torch.no_grad()
+def rolling_nll(model: Transformer, ids: Ids, *, start: int, context: int) -> NDArray[np.float64]:
+    """-log p in nats of each token, in disjoint windows of `context` predictions, each window after the one token
+    before it (`start` for the first): lm-evaluation-harness' rolling windows at context length 1."""
+    whole = np.concatenate([[start], ids])
+    values = []
+    full = (len(ids) // context) * context
+    windows = [whole[i : i + context + 1] for i in range(0, full, context)]
+    groups = [np.stack(windows[i : i + 32]) for i in range(0, len(windows), 32)]
+    if full < len(ids):
+        groups.append(whole[full:][None])
+    for group in groups:
+        rows = torch.as_tensor(group)
+        logits = model.logits(model(rows[:, :-1])).float()
+        picked = logits.log_softmax(-1).gather(-1, rows[:, 1:, None])
+        values.append(-picked.double().flatten().numpy())
+    return np.concatenate(values) if values else np.zeros(0)
+
+
+def quality(config: Config, folder: Path, corpus: TextCorpus, train: Ids) -> dict[str, Any]:
+    """Perplexity and bits per byte of the written weights on the corpus' test split, beside a Kneser-Ney trigram model
+    of the same tokens, trained on the whole training split; how many greedy plans parse and are right."""
+    model = LanguageModel.load(str(folder))
+    documents = [document.text for document in corpus.documents("test")]
+    encoded = [np.array(model.encode(text), dtype=np.int64) for text in documents]
+    context = config.pretrain.lm.context
+    nats = sum(rolling_nll(model.transformer, ids, start=model.start_id, context=context).sum() for ids in encoded)
+    trigram = TrigramModel.fit(train, config.pretrain.lm.vocabulary)
+    trigram_nats = -sum(
+        trigram.log_probabilities(np.concatenate([[model.start_id], ids]))[1:].sum() for ids in encoded if len(ids)
+    )
+    tokens, size = sum(map(len, encoded)), sum(len(text.encode()) for text in documents)
+    found: dict[str, Any] = {"test_tokens": tokens, "test_bytes": size, "windows": context}
+    for name, total in (("lm", nats), ("trigram", trigram_nats)):
+        found[name] = {
+            "perplexity": round(math.exp(total / tokens), 3),
+            "bits_per_byte": round(total / math.log(2) / size, 4),
+        }
+    return found | {"plans": plan_quality(config, model)}
+
+
+def plan_quality(config: Config, model: LanguageModel, count: int = 100) -> dict[str, float]:
+    """Greedy plans for held-out captions: the share that parses, and the share that fulfils its caption."""
+    from bench.config import DataConfig
+    from bench.data.scene import parse_plan, satisfied
+    from bench.data.shapes import Shapes
+    from bench.data.world_text import PLAN_PROMPT
+
+    dataset = Shapes.build(DataConfig(seed=config.data.seed, eval_items=count), "validation")
+    parsed = right = 0
+    for sample in dataset.first(count):
+        assert sample.scene is not None
+        said = model.continue_text(PLAN_PROMPT.format(caption=sample.caption), tokens=60)
+        plan = parse_plan(said.split("\n")[0])
+        if plan is not None:
+            parsed += 1
+            right += satisfied(plan[0], sample.scene.demands, sample.scene.relation)
+    return {"parsed": parsed / count, "right": right / count, "n": count}
+
+
+def flattened(curve: list[float], *, share: float = 0.25, tolerance: float = 0.02) -> dict[str, Any]:
+    """Whether the last `share` of a curve fell by less than `tolerance` of its value: its fall, and the verdict."""
+    before = curve[max(0, math.ceil(len(curve) * (1 - share)) - 1)]
+    fall = (before - curve[-1]) / before
+    return {"fall_in_last_quarter": round(fall, 4), "flat": fall < tolerance}
+
+
+def _stream(tokenizer: Any, documents: Iterable[str]) -> Ids:
+    """Documents as one row of ids, each after an END."""
+    end = int(tokenizer.eos_token_id)
+    parts: list[int] = []
+    for encoding in tokenizer.backend_tokenizer.encode_batch_fast(list(documents), add_special_tokens=False):
+        parts.append(end)
+        parts.extend(encoding.ids)
+    return np.array(parts, dtype=np.int64)
+
+
+def _windows(ids: Ids, context: int, count: int) -> Tensor:
+    """`count` windows of context + 1 ids, evenly spread over the stream."""
+    starts = np.linspace(0, len(ids) - context - 1, count).astype(int)
+    return torch.as_tensor(np.stack([ids[start : start + context + 1] for start in starts]))
+
+
+def _batch(streams: dict[str, Ids], recipe: LmPretrainConfig, seed: int, step: int) -> Tensor:
+    """The ids of a step: whole windows of each stream in an order shuffled anew each epoch, shares as configured."""
+    batch = recipe.optimizer.batch
+    world = round(batch * recipe.world_share)
+    rows = []
+    for name, count in (("text", batch - world), ("world", world)):
+        ids = streams[name]
+        windows = (len(ids) - 1) // recipe.context
+        for number in range(step * count, (step + 1) * count):
+            epoch, place = divmod(number, windows)
+            window = _order(seed, name, epoch, windows)[place]
+            rows.append(ids[window * recipe.context : (window + 1) * recipe.context + 1])
+    return torch.as_tensor(np.stack(rows))
+
+
+_orders: dict[tuple[int, str, int, int], Ids] = {}
+
+
+def _order(seed: int, name: str, epoch: int, windows: int) -> Ids:
+    key = (seed, name, epoch, windows)
+    if key not in _orders:
+        _orders[key] = np.random.default_rng(derive(seed, f"lm/order/{name}", epoch)).permutation(windows)
+    return _orders[key]
+
+
+def _mean(summed: tuple[Tensor, Tensor]) -> Tensor:
+    return summed[0] / summed[1]
+
+
+def _nll(model: Transformer, windows: Tensor) -> float:
+    """Mean nats a token."""
+    sums, counts = zip(*(model.loss(rows) for rows in windows.split(16)), strict=True)
+    return float(sum(sums)) / float(sum(counts))
