@@ -105,9 +105,9 @@ def drawn_emoji(font: Path, size: int) -> Drawn:
     except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile):
         pass  # absent, or damaged from outside: draw again
     drawn = draw_all(font, size)
-    with atomic_path(target) as part, part.open("wb") as file:
+    with atomic_path(target) as part, part.open("wb") as sink:
         np.savez_compressed(
-            file, images=drawn.images, codes=np.array(drawn.codes), exclusions=json.dumps(drawn.exclusions)
+            sink, images=drawn.images, codes=np.array(drawn.codes), exclusions=json.dumps(drawn.exclusions)
         )
     return drawn
 

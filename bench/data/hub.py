@@ -122,9 +122,9 @@ def _open(source: str) -> dict[str, Any]:
         elif folder.is_dir():
             opened = datasets.load_dataset(str(folder))
         else:
-            name, _, configuration = source.partition(":")
-            with _offline_where_unreachable():
-                opened = datasets.load_dataset(name, configuration or None)
+            opened = _download(source)
+    except UserError:
+        raise
     except Exception as error:  # whatever the loaders raise, it is about this source
         causes = [each for each in (error, error.__cause__) if each is not None]
         told = ": ".join((str(each).strip().splitlines() or [type(each).__name__])[0].rstrip(".") for each in causes)
@@ -135,21 +135,36 @@ def _open(source: str) -> dict[str, Any]:
     return tables
 
 
-@contextmanager
-def _offline_where_unreachable() -> Iterator[None]:
-    """Where the hub does not answer, take what is in the local cache at once, instead of after five retries (23 s)."""
+def _download(source: str) -> Any:
+    """A dataset from the hub, or from the local cache where the hub does not answer. UserError where neither has it."""
     import datasets
-    import httpx
+
+    name, _, configuration = source.partition(":")
+    with _offline_where_unreachable() as reachable:
+        try:
+            return datasets.load_dataset(name, configuration or None)
+        except ConnectionError as error:
+            why = "" if reachable else ": the hub does not answer, and the dataset is not in the local cache"
+            raise UserError(f"--data.path {source} can't be reached on the Hugging Face hub{why}") from error
+
+
+@contextmanager
+def _offline_where_unreachable() -> Iterator[bool]:
+    """Whether the hub answers. Where it does not, loaders look into the local cache at once, not after five retries
+    (23 s)."""
+    import datasets
     import huggingface_hub
 
+    reachable = True
     before = huggingface_hub.constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
     if not any(before):
         try:
-            httpx.head(huggingface_hub.constants.ENDPOINT, timeout=5, follow_redirects=True)
-        except httpx.HTTPError:
+            huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
+        except Exception:  # of whichever HTTP client this version uses; an answer of any status is none
+            reachable = False
             huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     try:
-        yield
+        yield reachable
     finally:
         huggingface_hub.constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 

@@ -12,8 +12,10 @@ from PIL import Image
 from bench.config import DataConfig
 from bench.data import listed
 from bench.data.folder import Folder
+from bench.data.pictures import inspect
 from bench.data.splits import assign, named_split
 from bench.errors import UserError
+from bench.files import cache_directory
 
 LONG_AGO = 1_000_000_000 * 10**9  # ns; verdicts on files changed just now are not kept
 
@@ -56,7 +58,7 @@ def messy(tmp_path):
     paint(tmp_path.parent / "outside.png", 5)
     (tmp_path / "train/torn.png").write_bytes((tmp_path / "train/good.png").read_bytes()[:300])
     (tmp_path / "train/text.png").write_text("no picture")
-    rows = [(f"{split}/good.png", "good") for split in ("train", "validation", "test")]
+    rows: list[object] = [(f"{split}/good.png", "good") for split in ("train", "validation", "test")]
     rows += [(f"train/{name}.png", name) for name in ("grey", "alpha", "flat", "torn", "text", "absent")]
     rows += [
         ("train/long.png", "x" * 2000), ("train/mute.png", " \n "), ("train/mute.png", None), ("train/mute.png", 3),
@@ -151,9 +153,13 @@ def test_verdicts_are_kept_until_the_file_changes(tmp_path, monkeypatch):
     for split in ("train", "validation", "test"):
         paint(tmp_path / split / "a.png", 1)
     describe(tmp_path, [(f"{split}/a.png", "a") for split in ("train", "validation", "test")])
-    looked = []
-    judge = listed.inspect
-    monkeypatch.setattr(listed, "inspect", lambda data: looked.append(1) or judge(data))
+    looked: list[int] = []
+
+    def counted(data):
+        looked.append(len(data))
+        return inspect(data)
+
+    monkeypatch.setattr(listed, "inspect", counted)
     before = build(tmp_path).content_hash()
     assert build(tmp_path).content_hash() == before and len(looked) == 1
     paint(tmp_path / "train/a.png", 2)
@@ -161,7 +167,7 @@ def test_verdicts_are_kept_until_the_file_changes(tmp_path, monkeypatch):
     assert build(tmp_path).content_hash() != before and len(looked) == 2
     os.utime(tmp_path / "train/a.png")  # changed just now: may change again unseen
     assert [build(tmp_path).content_hash() for _ in range(2)] and len(looked) == 4
-    for stored in (listed.cache_directory() / "verdicts").iterdir():
+    for stored in (cache_directory() / "verdicts").iterdir():
         stored.write_text('{"torn": ')
     build(tmp_path)
 

@@ -16,6 +16,7 @@ from bench.data import webdataset
 from bench.data.sources import braces
 from bench.data.webdataset import WebDataset
 from bench.errors import UserError
+from bench.seeds import derive
 
 
 @pytest.fixture(autouse=True)
@@ -142,12 +143,12 @@ def test_a_file_that_is_no_tar_is_counted(uneven, content):
 def test_an_epoch_visits_every_sample_once_and_a_shard_stays_on_one_rank(uneven, world, monkeypatch):
     monkeypatch.setattr(webdataset, "BUFFER", 4)
     data = build(uneven)
-    epoch_lengths, visited, homes = [], [], {}
+    visited: list[int] = []
+    homes: dict[str, set[int]] = {}
     for rank in range(world):
         order = data.order(seed=3, rank=rank, world=world)
-        groups = np.random.default_rng(webdataset.derive(3, "shards", 0)).permutation(4)[rank::world]
+        groups = np.random.default_rng(derive(3, "shards", 0)).permutation(4)[rank::world]
         length = sum(len(data._groups()[group]) for group in groups)
-        epoch_lengths.append(length)
         for index in islice(order, length):
             visited.append(index)
             homes.setdefault(data[index].key.split("/")[0], set()).add(rank)

@@ -1,0 +1,144 @@
+"""Hugging Face datasets from disk, and one-sentence refusals where the package, the hub or the columns lack."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.config import DataConfig
+from bench.data import catalogue, hub
+from bench.data.hub import Hub
+from bench.errors import UserError
+
+datasets = pytest.importorskip("datasets", reason="the package datasets is missing")
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("BENCH_CACHE", str(folder))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "hf"))
+    datasets.disable_progress_bars()
+
+
+def encode(seed, mode="RGB", kind="PNG"):
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 10, 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(buffer, kind)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def table(captions, pictures=None, column="text", kind=None, **more):
+    pictures = pictures or [encode(i) for i in range(len(captions))]
+    features = datasets.Features(
+        {"id": datasets.Value("int64"), "photo": datasets.Image(), column: kind or datasets.Value("string")}
+        | {name: datasets.Value("string") for name in more}
+    )
+    columns = {"id": list(range(len(captions))), "photo": pictures, column: captions, **more}
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def saved(tmp_path, **tables):
+    datasets.DatasetDict(tables).save_to_disk(str(tmp_path / "saved"))
+    return tmp_path / "saved"
+
+
+def build(path, split="train", **options):
+    return Hub.build(DataConfig(name="hub", path=str(path), size=8, **options), split)
+
+
+def test_bad_rows_are_counted(tmp_path, monkeypatch):
+    pictures = [
+        encode(0), encode(1, "L"), encode(2, "RGBA"), {"bytes": b"torn", "path": None}, None, encode(5), encode(6),
+        {"bytes": None, "path": str(tmp_path / "absent.png")},
+    ]  # fmt: skip
+    captions = ["zero", "one", "two", "torn", "none", "", None, "absent"]
+    (tmp_path / "absent.png").write_bytes(encode(7)["bytes"])
+    opened = {"train": table(captions, pictures), "validation": table(["v"]), "test": table(["t"])}
+    (tmp_path / "absent.png").unlink()
+    monkeypatch.setattr(hub, "_open", lambda source: opened)
+    path = tmp_path
+    data = build(path)
+    assert {sample.key: sample.captions for sample in data.first(9)} == {
+        "train/0": ("zero",), "train/1": ("one",), "train/2": ("two",)
+    }  # fmt: skip
+    assert data.exclusions == {
+        "corrupt image": 1, "missing image": 1, "empty caption": 2, "missing image file": 1,
+        "grey converted to RGB": 1, "transparency put on white": 1,
+    }  # fmt: skip
+    assert build(path).content_hash() == data.content_hash()
+    assert [sample.caption for sample in build(path, "test").first(9)] == ["t"]
+
+
+def test_a_single_table_is_split_by_row(tmp_path):
+    table([str(i) for i in range(60)], [encode(0)] * 60).save_to_disk(str(tmp_path / "one"))
+    found = {split: {each.key for each in build(tmp_path / "one", split).first(99)} for split in Hub.splits}
+    assert sum(map(len, found.values())) == 60 == len(set.union(*found.values()))
+    assert len(found["train"]) > 45
+
+
+def test_a_local_folder_is_read_as_load_dataset_reads_it(tmp_path):
+    for split in ("train", "validation", "test"):
+        folder = tmp_path / "local" / split
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_bytes(encode(3)["bytes"])
+        (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "an a"}\n')
+    (sample,) = build(tmp_path / "local").first(2)
+    assert sample.caption == "an a"
+    assert sample.image.shape == (8, 8, 3)
+
+
+def test_the_caption_column_is_found(tmp_path):
+    listed = table([["a", "b", "a"], ["c"]], column="sentences_raw", kind=datasets.List(datasets.Value("string")))
+    data = build(saved(tmp_path / "listed", train=listed, validation=listed, test=listed))
+    assert {sample.captions for sample in data.first(9)} == {("a", "b"), ("c",)}
+    named = table(["right"], column="caption", url=["wrong"])
+    assert build(saved(tmp_path / "named", train=named, test=named, validation=named)).first(1)[0].caption == "right"
+    only = table(["right"], column="beschreibung")
+    assert build(saved(tmp_path / "only", train=only, test=only, validation=only)).first(1)[0].caption == "right"
+
+
+def test_columns_that_cannot_be_told_are_listed(tmp_path):
+    with pytest.raises(UserError, match=r"no column named text or caption.*photo \(Image\), url \(text\), licence"):
+        build(saved(tmp_path / "two", train=table(["a"], column="url", licence=["b"])))
+    plain = datasets.Dataset.from_dict({"text": ["a"]})
+    with pytest.raises(UserError, match=r"no image column; its columns are: text \(text\)"):
+        build(saved(tmp_path / "plain", train=plain))
+
+
+def test_an_unreachable_hub_is_said_in_one_sentence_and_at_once(monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+
+    class NoRoute:
+        def head(self, *arguments, **options):
+            raise OSError("unreachable")
+
+    monkeypatch.setattr(huggingface_hub, "get_session", NoRoute)
+    with pytest.raises(UserError, match="nobody/nothing can't be reached .*: the hub does not answer") as caught:
+        build("nobody/nothing")
+    assert "\n" not in str(caught.value)
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE and not datasets.config.HF_HUB_OFFLINE
+
+
+def test_a_missing_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"pip install '\.\[data\]'"):
+        build("owner/name")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "datasets" else find(name))
+    with pytest.raises(UserError, match=r"can't run here: .*pip install"):
+        catalogue.check_data(DataConfig(name="hub", path="owner/name"))
+
+
+@pytest.mark.parametrize("path", ["./absent", "/absent", "a/b/c", "has space", "~nobody/x", "owner/name:"])
+def test_what_can_be_no_hub_id(path):
+    with pytest.raises(UserError, match="no such folder, and no hub id"):
+        build(path)
