@@ -1,0 +1,170 @@
+"""The verbs of `python -m bench`: parses, judges, calls. No logic, and no torch import before it is needed.
+
+Exit codes: 0 done; 1 a gate found a regression; 2 the user's mistake; 3 ours; 130 interrupted; 141 the reader of our
+output went away.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench import __version__
+from bench.errors import UserError, nearest
+
+PROGRAM = "python -m bench"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One line of the table of verbs; every path is "module:attribute", imported when the verb is called.
+
+    target: called with (arguments, config, console), returns an exit code.
+    arguments: the dataclass of the verb's own options; its module imports no torch.
+    configured: whether it takes a config: a preset or a file, and every field.
+    check: called with (arguments, config) before the target is imported; raises UserError, imports no torch.
+    """
+
+    summary: str
+    target: str
+    arguments: str
+    configured: bool = False
+    check: str = ""
+
+
+VERBS = {
+    "list": Verb(
+        summary="what there is to choose from, and whether it can run here",
+        target="bench.listing:main",
+        arguments="bench.listing:ListArguments",
+    ),
+    "doctor": Verb(
+        summary="what this machine has, what that allows, and what to do about the rest",
+        target="bench.doctor:main",
+        arguments="bench.doctor:DoctorArguments",
+    ),
+    "pretrain": Verb(
+        summary="make the tiny weights that every approach starts from",
+        target="bench.pretrain:main",
+        arguments="bench.pretrain.arguments:PretrainArguments",
+        configured=True,
+        check="bench.pretrain.arguments:check",
+    ),
+    "preview": Verb(
+        summary="save contact sheets of datasets and of the VAE's reconstructions",
+        target="bench.preview:main",
+        arguments="bench.preview_arguments:PreviewArguments",
+        configured=True,
+        check="bench.preview_arguments:check",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code. Nothing escapes but what Python itself can't catch."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit, which would raise again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except SystemExit as exit_:  # --help
+        return exit_.code if isinstance(exit_.code, int) else 0
+    except Exception as error:
+        print(f"internal error: {type(error).__name__}: {_first_line(error)}; {_report(words, debug)}", file=sys.stderr)
+        return 3
+
+
+def usage() -> str:
+    """The help of the whole program."""
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            f"usage: {PROGRAM} VERB [options]",
+            "",
+            "Four ways to make a language model draw, behind one interface and one budget.",
+            "",
+            "verbs:",
+            *lines,
+            "",
+            f"'{PROGRAM} VERB --help' lists a verb's options; any field of a config is one: --data.size 64",
+        ]
+    )
+
+
+def load(path: str) -> Any:
+    """The attribute that "module:attribute" names."""
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words:
+        print(usage(), file=sys.stderr)
+        return 2
+    name, rest = words[0], words[1:]
+    if name in ("--help", "-h", "help"):
+        print(usage())
+        return 0
+    if name == "--version":
+        print(f"bench {__version__}")
+        return 0
+    if name.startswith("-"):
+        raise UserError(f"'{name}' comes before a verb, expected {PROGRAM} VERB [options]; verbs: {', '.join(VERBS)}")
+    if name not in VERBS:
+        raise UserError(f"unknown verb '{name}': {nearest(name, VERBS)}")
+    return _call(name, VERBS[name], rest)
+
+
+def _call(name: str, verb: Verb, words: list[str]) -> int:
+    from bench.console import Console
+    from bench.parsing import parse
+    from bench.validation import check_bounds, check_names, validate
+
+    kind: type[Any] = load(verb.arguments)
+    parsed = parse(kind, words, verb=name, program=PROGRAM, configured=verb.configured)
+    check_bounds(parsed.arguments)
+    if verb.configured:
+        validate(parsed.config)
+        check_names(parsed.config)
+    if verb.check:
+        load(verb.check)(parsed.arguments, parsed.config)
+    target: Callable[..., int] = load(verb.target)
+    return target(parsed.arguments, parsed.config, Console(as_json=getattr(parsed.arguments, "json", False)))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or ["no message"])[0]
+
+
+def _report(words: list[str], debug: bool) -> str:
+    """Where the traceback of the exception at hand can be read."""
+    text = traceback.format_exc()
+    if debug:
+        print(text, file=sys.stderr)
+        return "the traceback is above"
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="bench-error-", suffix=".txt", delete=False) as file:
+            file.write(f"bench {__version__}, Python {sys.version}\narguments: {words!r}\n\n{text}")
+        return f"the traceback is in {file.name}"
+    except OSError:
+        return "--debug shows the traceback"

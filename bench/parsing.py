@@ -1,0 +1,208 @@
+"""From words on the command line to arguments and a config, by tyro; its boxes become one sentence. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+from bench.config import Config
+from bench.errors import UserError, nearest
+from bench.presets import load_config, preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every verb takes."""
+
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfiguredCommon(Common):
+    """What every verb with a config takes."""
+
+    config: Path | None = None
+    """A config as JSON, to start from in place of a preset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parsed:
+    """One command line: the verb's own arguments, the config (the default one where the verb takes none), debug."""
+
+    arguments: Any
+    config: Config
+    debug: bool
+
+
+def parse(kind: type[Any], words: Sequence[str], *, verb: str, program: str, configured: bool) -> Parsed:
+    """The verb's arguments, an instance of `kind`, and its config: the preset or file that the words name, with every
+    field that they set. UserError, one sentence, on the first mistake. `--help` prints and raises SystemExit(0)."""
+    import tyro
+
+    base = _base(words) if configured else Config()
+    common = ConfiguredCommon if configured else Common
+    parts: list[tuple[str, Any, Any]] = [("arguments", kind, kind()), ("common", common, common())]
+    if configured:
+        parts.append(("config", Config, base))
+    unprefixed = tyro.conf.arg(name="")
+    fields = [(name, Annotated[part, unprefixed], field(default=value)) for name, part, value in parts]
+    whole = dataclasses.make_dataclass("Whole", fields, kw_only=True, frozen=True)
+    flags = {flag: hint for _, part, _ in parts for flag, hint in flags_of(part)}
+    with _one_sentence(words, flags, verb, f"{program} {verb} --help"):
+        parsed: Any = tyro.cli(
+            whole,
+            args=list(words),
+            prog=f"{program} {verb}",
+            description=kind.__doc__,
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
+        )
+    config = parsed.config if configured else base
+    return Parsed(arguments=parsed.arguments, config=config, debug=parsed.common.debug)
+
+
+def flags_of(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every flag that tyro makes of a dataclass, with its annotation: `--data.train-items`, int."""
+    hints = typing.get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        hint = hints[item.name]
+        if dataclasses.is_dataclass(hint):
+            yield from flags_of(hint, f"{prefix}{item.name}.")
+        else:
+            negated = "no-" if hint is bool and item.default is True else ""
+            yield f"--{prefix}{negated}{item.name}".replace("_", "-"), hint
+
+
+def _base(words: Sequence[str]) -> Config:
+    """The config that a command line starts from, before its own fields are set."""
+    name, file = _last(words, "--preset"), _last(words, "--config")
+    if name and file:
+        raise UserError("--preset and --config both name a config to start from, expected one of them")
+    if file:
+        return load_config(Path(file[-1]))
+    return preset(name[-1] if name else "tiny")
+
+
+def _last(words: Sequence[str], flag: str) -> list[str]:
+    """The values of a flag's last appearance; none where it is absent or bare."""
+    values: list[str] = []
+    for index, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if not word.startswith("--") or name.replace("_", "-") != flag:
+            continue
+        if equals:
+            values = [value]
+        else:
+            end = index + 1
+            while end < len(words) and not words[end].startswith("--"):
+                end += 1
+            values = list(words[index + 1 : end])
+    return values
+
+
+@contextlib.contextmanager
+def _one_sentence(words: Sequence[str], flags: dict[str, Any], verb: str, help_words: str) -> Iterator[None]:
+    """Turn tyro's refusal into a UserError. tyro 1.0's hook on parse errors is private; where another version lacks it,
+    or knows an error that we don't, its own text is reduced."""
+
+    def refuse(event: Any) -> None:
+        if sentence := _sentence(event, words, flags, verb, help_words):
+            raise UserError(sentence)
+
+    said = io.StringIO()
+    with contextlib.ExitStack() as stack:
+        try:
+            from tyro import _errors
+
+            stack.enter_context(_errors.on_parse_error(refuse))
+        except (ImportError, AttributeError):
+            pass
+        try:
+            with contextlib.redirect_stderr(said):
+                yield
+        except SystemExit as exit_:
+            if exit_.code in (0, None):
+                raise
+            _refuse_with(said.getvalue(), help_words)
+
+
+def _refuse_with(text: str, help_words: str) -> NoReturn:
+    """tyro's box as one sentence: its title and text up to the first rule, without the frame."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    title, *lines = [line.strip("─━│╭╮╰╯┃┏┓┗┛| -") for line in plain.splitlines() if line.strip()] or ["bad arguments"]
+    body: list[str] = []
+    for line in lines:
+        if not line.strip():
+            break
+        body.append(line.strip())
+    raise UserError(f"{' '.join([title.strip().lower() + ':', *body])} (see '{help_words}')")
+
+
+def _sentence(event: Any, words: Sequence[str], flags: dict[str, Any], verb: str, help_words: str) -> str:
+    """What was wrong, what was expected, the nearest valid choice; "" for an event unknown here."""
+    kind = type(event).__name__
+    if kind == "UnrecognizedArgs":
+        return _unrecognized(event.tokens[0], words, flags, verb, help_words)
+    if kind == "MissingArgs":
+        missing = ", ".join(item.arg.lowered.name_or_flags[0] for item in event.missing_arguments)
+        return f"'{verb}' needs {missing}"
+    argument = getattr(event, "argument", None)
+    if argument is None:
+        return ""
+    flag = argument.lowered.name_or_flags[0]
+    if kind == "InvalidChoice":
+        return f"{flag} is '{event.value}': {nearest(event.value, event.choices)}"
+    expected = type_name(flags.get(flag, str))
+    given = " ".join(_last(words, flag))
+    if kind == "BadValue" or (kind == "InstantiationFailure" and not given):
+        return f"{flag} has no value, expected {expected}"
+    if kind == "InstantiationFailure":
+        return f"{flag} is '{given}', expected {expected}"
+    return ""
+
+
+def _unrecognized(token: str, words: Sequence[str], flags: dict[str, Any], verb: str, help_words: str) -> str:
+    if not token.startswith("-"):
+        attached = next((word for word in words if word.partition("=")[::2] == (word.split("=")[0], token)), "")
+        if "=" in attached:
+            return f"{attached.split('=')[0]} takes no value, got '{token}'"
+        return f"'{verb}' can't place '{token}', expected options only (see '{help_words}')"
+    name = "--" + token.split("=")[0].lstrip("-").replace("_", "-")
+    if groups := sorted(flag for flag in flags if flag.startswith(f"{name}.")):
+        return f"{name} is a group of options, expected one of its fields, such as {groups[0]}"
+    last = name.removeprefix("--").split(".")[-1]
+    same_end = [flag for flag in flags if flag.removeprefix("--").split(".")[-1] == last]
+    close = same_end or difflib.get_close_matches(name, flags, n=1)
+    hint = f"did you mean {_either(close)}?" if close else f"see '{help_words}'"
+    return f"'{verb}' has no option {token.split('=')[0]}: {hint}"
+
+
+def _either(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def type_name(hint: Any) -> str:
+    """An annotation in a reader's words.
+
+    >>> type_name(tuple[int, ...]), type_name(str | None)
+    ('a list of int', 'str or None')
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return type_name(arguments[0])
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is tuple:
+        return f"a list of {type_name(arguments[0])}"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("None" if item is type(None) else type_name(item) for item in arguments)
+    return {"Path": "a path"}.get(getattr(hint, "__name__", ""), getattr(hint, "__name__", str(hint)))

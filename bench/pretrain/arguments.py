@@ -1,0 +1,40 @@
+"""What the command line of `pretrain` takes besides a config. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bench.config import Config
+from bench.errors import UserError
+
+MODELS: tuple[Literal["lm", "vae", "clip"], ...] = ("lm", "vae", "clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainArguments:
+    """Make the tiny weights that every approach starts from."""
+
+    only: tuple[Literal["lm", "vae", "clip"], ...] = MODELS
+    """Which models to make."""
+    out: Path = Path("weights")
+    """Folder that receives one folder a model; a run that was cut off there goes on where it stopped."""
+
+
+def check(arguments: PretrainArguments, config: Config) -> None:
+    """UserError where the pretraining can't run here: nothing to make, no corpus, no font, an unwritable folder."""
+    from bench.data.text import TEXTS
+
+    if not arguments.only:
+        raise UserError(f"--only names nothing to make, expected one or more of: {', '.join(MODELS)}")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise UserError(f"--out {arguments.out} is a file, expected a folder")
+    shares = {"vae": config.pretrain.vae.emoji_share, "clip": config.pretrain.clip.emoji_share}
+    if any(shares.get(model, 0.0) > 0 for model in arguments.only):
+        from bench.data.fonts import NO_FONT, find_font
+
+        if find_font() is None:
+            raise UserError(f"{NO_FONT}, or train without: --pretrain.vae.emoji-share 0 --pretrain.clip.emoji-share 0")
+    if "lm" in arguments.only and (obstacle := TEXTS[config.text.name].obstacle()):
+        raise UserError(f"text corpus '{config.text.name}' can't be read here: {obstacle}")

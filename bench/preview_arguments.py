@@ -1,0 +1,43 @@
+"""What the command line of `preview` takes besides a config. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from bench.config import Config, Range
+from bench.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewArguments:
+    """Save contact sheets: pictures of datasets with their captions, and the VAE's reconstructions of them."""
+
+    datasets: tuple[str, ...] = ("shapes", "emoji")
+    """Which datasets to show."""
+    out: Path = Path("preview")
+    """Folder that receives one sheet a dataset."""
+    count: Annotated[int, Range(1, 1024)] = 36
+    """Pictures a sheet."""
+    vae: bool = False
+    """Beside every picture, its reconstruction by model.vae."""
+
+
+def check(arguments: PreviewArguments, config: Config) -> None:
+    """UserError where a sheet can't be made here."""
+    from dataclasses import replace
+
+    from bench.data.catalogue import check_data
+
+    if not arguments.datasets:
+        raise UserError("--datasets names none, expected one or more")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise UserError(f"--out {arguments.out} is a file, expected a folder")
+    for name in arguments.datasets:
+        # The world of shapes reads no path; a path in the config is another dataset's.
+        check_data(replace(config.data, name=name, path=None if name == "shapes" else config.data.path))
+    if arguments.vae:
+        from approaches.shared.sources import resolve
+
+        resolve(config.model.vae, field="model.vae")

@@ -1,0 +1,128 @@
+"""Judges a whole config before anything heavy is imported: bounds of every number, what fields ask of each other, and
+the names of datasets, corpora, presets and models. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from bench.config import Config, DiffusionConfig, LmPretrainConfig, ModelConfig, Range
+from bench.errors import UserError, nearest
+
+SAMPLERS = {"flow": ("euler", "heun"), "epsilon": ("ddim", "dpmpp"), "v_prediction": ("ddim", "dpmpp")}
+"""The samplers that can follow each prediction target."""
+
+
+def numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float, Range | None]]:
+    """Every number in a dataclass, at any depth: its dotted path, its value and its bounds, None where it has none.
+
+    A tuple of numbers gives each under `path[i]`; a field that is None now gives nothing.
+    """
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        path, value = f"{prefix}{field.name}", getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from numbers(value, f"{path}.")
+        elif isinstance(value, tuple):
+            yield from ((f"{path}[{i}]", item, _range(hints[field.name])) for i, item in enumerate(value) if _number(item))
+        elif _number(value):
+            yield path, value, _range(hints[field.name])
+
+
+def check_bounds(config: Any) -> None:
+    """UserError that names the first field outside its bounds, its value and the bounds. NaN is outside every bound."""
+    for path, value, bounds in numbers(config):
+        if bounds is None:
+            continue
+        # Written so that NaN, which compares false with everything, is refused.
+        inside = bounds.low <= value <= bounds.high and not (bounds.above and value == bounds.low)
+        if not inside or (bounds.multiple > 1 and value % bounds.multiple):
+            raise UserError(f"{path} is {value}, expected {describe(bounds)}")
+
+
+def describe(bounds: Range) -> str:
+    """The bounds in words.
+
+    >>> describe(Range(8, 1024, multiple=4))
+    'a multiple of 4 from 8 to 1024'
+    """
+    kind = f"a multiple of {bounds.multiple}" if bounds.multiple > 1 else "a value"
+    low = f"above {bounds.low:g} and" if bounds.above else f"from {_plain(bounds.low)}"
+    return f"{kind} {low} {'up ' if bounds.above else ''}to {_plain(bounds.high)}"
+
+
+def validate(config: Config) -> None:
+    """UserError on the first number out of bounds, or pair of fields that don't fit each other."""
+    check_bounds(config)
+    _check_sampler(config.diffusion)
+    _check_language_model(config.pretrain.lm)
+    vae, clip = config.pretrain.vae, config.pretrain.clip
+    if not vae.channels:
+        raise UserError("pretrain.vae.channels is empty, expected one width a resolution, such as 32 64 80")
+    factor = 2 ** (len(vae.channels) - 1)
+    if config.data.size % factor:
+        raise UserError(
+            f"data.size is {config.data.size}, expected a multiple of {factor}, by which a VAE with "
+            f"{len(vae.channels)} pretrain.vae.channels shrinks pictures"
+        )
+    if config.data.size % clip.patch:
+        raise UserError(f"pretrain.clip.patch is {clip.patch}, expected a divisor of data.size, {config.data.size}")
+
+
+def check_names(config: Config) -> None:
+    """UserError on a dataset, corpus or model that is unknown or can't be what it says. A model left at its default is not
+    judged here: what needs it says so when it looks for it."""
+    from approaches.shared.sources import resolve
+    from bench.data.catalogue import DATASETS
+    from bench.data.text import TEXTS
+
+    for registry, section in ((DATASETS, config.data), (TEXTS, config.text)):
+        registry[section.name]
+    default = ModelConfig()
+    for field in dataclasses.fields(ModelConfig):
+        if (text := getattr(config.model, field.name)) != getattr(default, field.name):
+            resolve(text, field=f"model.{field.name}")
+
+
+def _check_sampler(diffusion: DiffusionConfig) -> None:
+    fitting = SAMPLERS[diffusion.prediction]
+    if diffusion.sampler not in fitting:
+        raise UserError(
+            f"diffusion.sampler is '{diffusion.sampler}', which can't follow diffusion.prediction "
+            f"'{diffusion.prediction}': {nearest(diffusion.sampler, fitting)}"
+        )
+    if diffusion.prediction != "flow" and diffusion.nfe > diffusion.train_times:
+        raise UserError(
+            f"diffusion.nfe is {diffusion.nfe}, expected at most diffusion.train_times, {diffusion.train_times}"
+        )
+
+
+def _check_language_model(lm: LmPretrainConfig) -> None:
+    if lm.width % lm.heads:
+        raise UserError(f"pretrain.lm.width is {lm.width}, expected a multiple of pretrain.lm.heads, {lm.heads}")
+    if lm.width // lm.heads % 2:
+        raise UserError(
+            f"pretrain.lm.width / pretrain.lm.heads is {lm.width // lm.heads}, expected an even number: rotary positions "
+            "turn pairs"
+        )
+    if lm.heads % lm.kv_heads:
+        raise UserError(f"pretrain.lm.kv_heads is {lm.kv_heads}, expected a divisor of pretrain.lm.heads, {lm.heads}")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _range(hint: Any) -> Range | None:
+    """The Range in an annotation, at any depth of it: `Annotated[int, Range(...)] | None`, `tuple[Width, ...]`."""
+    for item in getattr(hint, "__metadata__", ()):
+        if isinstance(item, Range):
+            return item
+    found = (_range(argument) for argument in typing.get_args(hint) if argument is not hint)
+    return next((item for item in found if item is not None), None)
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else f"{number:g}"
