@@ -131,7 +131,9 @@ class VaePretrainConfig:
     kl_weight: Annotated[float, Range(0, 1000)] = 1e-6
     emoji_share: Share = 0.3
     """Share of emoji in every batch; the rest is shapes."""
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(steps=5000, batch=16, lr=2e-3, warmup=200))
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(steps=5000, batch=16, lr=2e-3, warmup=200)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +167,9 @@ class ClipPretrainConfig:
     context: Annotated[int, Range(4, 100_000)] = 32
     emoji_share: Share = 0.15
     optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(steps=3000, batch=128, lr=1e-3, warmup=200, weight_decay=0.05, ema=0.999)
+        default_factory=lambda: OptimizerConfig(
+            steps=3000, batch=128, lr=1e-3, warmup=200, weight_decay=0.05, ema=0.999
+        )
     )
 
 

@@ -1,5 +1,5 @@
-"""What people read while something runs: progress bars and tables on a terminal, plain lines otherwise. rich is imported
-only when a terminal is there to draw on."""
+"""What people read while something runs: progress bars and tables on a terminal, plain lines otherwise.
+rich is imported only when a terminal is there to draw on."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class Console:
 
     @contextmanager
     def progress(self, total: int, description: str, *, done: int = 0) -> Iterator[Progress]:
-        """Count work up to `total`, from `done` on (a resumed run's): a bar on a terminal, otherwise a line at most every
-        `interval` seconds with the share, the rate and the time left, and one at the end."""
+        """Count work up to `total`, from `done` on (a resumed run's): a bar on a terminal, otherwise a line at most
+        every `interval` seconds with the share, the rate and the time left, and one at the end."""
         if sys.stderr.isatty():
             with _bar(total, description, done) as bar:
                 yield bar

@@ -56,7 +56,7 @@ def main(arguments: ListArguments, config: Config, console: Console) -> int:
         console.emit(value)
         return 0
     for heading, items in sections.items():
-        rows = [(item.name, item.summary, f"can't run here: {item.obstacle}" if item.obstacle else "ok") for item in items]
+        rows = [(i.name, i.summary, f"can't run here: {i.obstacle}" if i.obstacle else "ok") for i in items]
         console.table(heading, rows)
         console.info()
     return 0

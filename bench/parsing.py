@@ -1,4 +1,4 @@
-"""From words on the command line to arguments and a config, by tyro; its boxes become one sentence. Imports no torch."""
+"""From words on the command line to arguments and a config, by tyro, whose boxes become one sentence. No torch."""
 
 from __future__ import annotations
 

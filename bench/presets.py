@@ -46,7 +46,7 @@ def tiny() -> Config:
     return Config(preset="tiny")
 
 
-PRESETS.add("smoke", "bench.presets:smoke", "few steps of everything, to see that it works: two cores, under two minutes")
+PRESETS.add("smoke", "bench.presets:smoke", "few steps of everything, to see it work: two cores, under two minutes")
 PRESETS.add("tiny", "bench.presets:tiny", "32 px, the shipped weights' recipe: two cores, up to 45 minutes a model")
 
 

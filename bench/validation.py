@@ -26,7 +26,8 @@ def numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float, Range |
         if dataclasses.is_dataclass(value):
             yield from numbers(value, f"{path}.")
         elif isinstance(value, tuple):
-            yield from ((f"{path}[{i}]", item, _range(hints[field.name])) for i, item in enumerate(value) if _number(item))
+            bounds = _range(hints[field.name])
+            yield from ((f"{path}[{i}]", item, bounds) for i, item in enumerate(value) if _number(item))
         elif _number(value):
             yield path, value, _range(hints[field.name])
 
@@ -72,8 +73,8 @@ def validate(config: Config) -> None:
 
 
 def check_names(config: Config) -> None:
-    """UserError on a dataset, corpus or model that is unknown or can't be what it says. A model left at its default is not
-    judged here: what needs it says so when it looks for it."""
+    """UserError on a dataset, corpus or model that is unknown or can't be what it says. A model left at its default is
+    not judged here: what needs it says so when it looks for it."""
     from approaches.shared.sources import resolve
     from bench.data.catalogue import DATASETS
     from bench.data.text import TEXTS
@@ -104,8 +105,8 @@ def _check_language_model(lm: LmPretrainConfig) -> None:
         raise UserError(f"pretrain.lm.width is {lm.width}, expected a multiple of pretrain.lm.heads, {lm.heads}")
     if lm.width // lm.heads % 2:
         raise UserError(
-            f"pretrain.lm.width / pretrain.lm.heads is {lm.width // lm.heads}, expected an even number: rotary positions "
-            "turn pairs"
+            f"pretrain.lm.width / pretrain.lm.heads is {lm.width // lm.heads}, expected an even number: "
+            "rotary positions turn pairs"
         )
     if lm.heads % lm.kv_heads:
         raise UserError(f"pretrain.lm.kv_heads is {lm.kv_heads}, expected a divisor of pretrain.lm.heads, {lm.heads}")
