@@ -28,16 +28,25 @@ class AttentionMask:
     rule: see `Rule`; tensors that it closes over live on `device`.
     batch: number of different masks, or None where one serves the whole batch.
     queries, keys: T and S.
+    may_be_empty: False promises that every query may attend to something, and spares the looking.
     """
 
     def __init__(
-        self, rule: Rule, *, batch: int | None, queries: int, keys: int, device: torch.device | str = "cpu"
+        self,
+        rule: Rule,
+        *,
+        batch: int | None,
+        queries: int,
+        keys: int,
+        device: torch.device | str = "cpu",
+        may_be_empty: bool = True,
     ) -> None:
         self.rule = rule
         self.batch = batch
         self.queries = queries
         self.keys = keys
         self.device = torch.device(device)
+        self.may_be_empty = may_be_empty
 
     @classmethod
     def from_dense(cls, mask: Tensor) -> AttentionMask:
@@ -78,9 +87,12 @@ class AttentionMask:
 
     @cached_property
     def empty(self) -> Tensor | None:
-        """(batch or 1) 1 T 1, True for the queries that may attend to nothing; None where there is no such query."""
+        """(batch or 1) 1 T 1, True for the queries that may attend to nothing; None where no query is known to be so.
+        On the CPU it is None if there are none; elsewhere looking at the values would wait for the device."""
+        if not self.may_be_empty:
+            return None
         empty = ~self.dense.any(-1, keepdim=True)
-        return empty if bool(empty.any()) else None
+        return empty if self.device.type != "cpu" or bool(empty.any()) else None
 
     @cached_property
     def safe(self) -> Tensor:
@@ -96,7 +108,11 @@ class AttentionMask:
 def causal_mask(queries: int, keys: int, device: torch.device) -> AttentionMask:
     """T queries that are the last T of S positions, each seeing itself and what comes before."""
     offset = keys - queries
-    return AttentionMask(lambda b, h, q, k: k <= q + offset, batch=None, queries=queries, keys=keys, device=device)
+
+    def rule(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return k <= q + offset
+
+    return AttentionMask(rule, batch=None, queries=queries, keys=keys, device=device, may_be_empty=False)
 
 
 def _eager(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None, causal: bool) -> Tensor:
@@ -191,4 +207,6 @@ def attention(
     if mask is not None and ((mask.queries, mask.keys) != (queries, keys) or mask.batch not in (None, q.shape[0])):
         got = (mask.batch, mask.queries, mask.keys)
         raise ValueError(f"a mask of (batch, T, S) {got} for {(q.shape[0], queries, keys)}")
+    if keys == 0:
+        return torch.zeros_like(q)
     return ATTENTION[_forced or backend](q, k, v, mask, causal)
