@@ -22,12 +22,38 @@ LEAVES = frozenset(
 )
 COMMON = ("approaches.base", "approaches.registry", "approaches.shared")
 TORCH = frozenset(
-    "torch torchvision transformers diffusers accelerate open_clip timm torchmetrics torch_fidelity liger_kernel".split()
+    [
+        "torch",
+        "torchvision",
+        "transformers",
+        "diffusers",
+        "accelerate",
+        "open_clip",
+        "timm",
+        "torchmetrics",
+        "torch_fidelity",
+        "liger_kernel",
+    ]
 )
 # Loaded before torch may be: for the command line's answers, and by readers of records.
 TORCH_FREE = frozenset(
-    "bench bench.__main__ bench.cli bench.config bench.presets bench.registry bench.listing bench.errors bench.files "
-    "bench.seeds approaches approaches.registry metrics metrics.registry metrics.statistics".split()
+    [
+        "bench",
+        "bench.__main__",
+        "bench.cli",
+        "bench.config",
+        "bench.presets",
+        "bench.registry",
+        "bench.listing",
+        "bench.errors",
+        "bench.files",
+        "bench.seeds",
+        "approaches",
+        "approaches.registry",
+        "metrics",
+        "metrics.registry",
+        "metrics.statistics",
+    ]
 )
 TORCH_FREE_TREES = ("bench.data", "reports")
 LONGEST_FILE, LONGEST_FUNCTION = 350, 60
@@ -182,7 +208,7 @@ GOOD = {
     "bench/torchvision_guard.py": "import torch",
     "bench/config.py": "from bench.errors import UserError",
     "bench/cli.py": "def main():\n    from bench import runner",
-    "bench/runner.py": "import torch\nfrom approaches import base, registry\nfrom metrics import fidelity\nimport reports.html",
+    "bench/runner.py": "import torch\nfrom approaches import registry\nimport metrics.fidelity\nimport reports.html",
     "bench/data/__init__.py": "",
     "bench/data/scene.py": "import re",
     "bench/data/shapes.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch",
