@@ -53,7 +53,7 @@ class AttentionMask:
         """From a bool tensor (T S), (B T S) or (B 1 T S), True = may attend; a leading 1 serves any batch."""
         if mask.dtype != torch.bool or mask.ndim not in (2, 3, 4) or (mask.ndim == 4 and mask.shape[1] != 1):
             raise ValueError(f"a dense mask is bool (T S), (B T S) or (B 1 T S), not {mask.dtype} {tuple(mask.shape)}")
-        mask = mask.reshape(-1, 1, mask.shape[-2], mask.shape[-1])
+        mask = mask.reshape(mask.shape[0] if mask.ndim > 2 else 1, 1, mask.shape[-2], mask.shape[-1])
         one_for_all = mask.shape[0] == 1
 
         def rule(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
