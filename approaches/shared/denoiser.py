@@ -95,8 +95,7 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.kernels = kernels
-        # All masks here are paddings: they close no whole blocks that FlexAttention could skip.
-        self.backend = "sdpa" if kernels.attention == "flex" else kernels.attention
+        self.backend = _attention_backend(kernels)
         self.table = nn.Parameter(torch.zeros(6, width))
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -246,11 +245,12 @@ class Denoiser(nn.Module):
         images = x.shape[1]
         if condition.tokens is not None:
             x = torch.cat((x, condition.tokens), 1)
-        cross_mask = _padding_mask(condition.mask, x.shape[1])
+        backend = _attention_backend(self.kernels)
+        cross_mask = _padding_mask(condition.mask, x.shape[1]).build(backend)
         self_mask = None
         if condition.tokens_mask is not None:
             real = condition.tokens_mask.new_ones(x.shape[0], images)
-            self_mask = _padding_mask(torch.cat((real, condition.tokens_mask), 1), x.shape[1])
+            self_mask = _padding_mask(torch.cat((real, condition.tokens_mask), 1), x.shape[1]).build(backend)
         time = self.modulation(F.silu(self.time(t))).unflatten(-1, (8, -1))
         for block, keys, values in zip(self.blocks(), condition.keys, condition.values, strict=True):
             x = block(x, time[:, :6], keys, values, cross_mask, self_mask)
@@ -262,6 +262,11 @@ def mlp_width(width: int) -> int:
     """Hidden width of the SwiGLU: 8/3 of the width, so that its three matrices hold what a plain MLP's two of 4 x width
     do (arXiv 2002.05202), rounded up to a multiple of 16."""
     return -(-8 * width // 48) * 16
+
+
+def _attention_backend(kernels: Kernels) -> str:
+    """All masks here are paddings: they close no whole blocks that FlexAttention could skip."""
+    return "sdpa" if kernels.attention == "flex" else kernels.attention
 
 
 def _padding_mask(valid: Tensor, queries: int) -> AttentionMask:

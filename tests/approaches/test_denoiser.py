@@ -139,6 +139,20 @@ def test_kernels_for_this_machine_agree_with_the_reference() -> None:
         torch.testing.assert_close(mine, reference, atol=1e-5, rtol=1e-3)
 
 
+def test_blocks_compile_without_a_graph_break() -> None:
+    every = inputs()
+    model, compiled = make(choose("cpu")), make(choose("cpu"))
+    for block in compiled.blocks():
+        block.compile(backend="aot_eager", fullgraph=True)
+    outs = [m(*every) for m in (model, compiled)]
+    close(outs[1], outs[0])
+    for out in outs:
+        out.square().mean().backward()
+    for mine, reference in zip(compiled.parameters(), model.parameters(), strict=True):
+        assert mine.grad is not None and reference.grad is not None
+        torch.testing.assert_close(mine.grad, reference.grad, atol=1e-5, rtol=1e-3)
+
+
 def test_gradients_reach_every_parameter_by_the_third_step() -> None:
     model = make(alive=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -47,6 +47,10 @@ class AttentionMask:
         self.keys = keys
         self.device = torch.device(device)
         self.may_be_empty = may_be_empty
+        # Plain attributes, not cached_property: its lock breaks torch.compile's graphs.
+        self._dense: Tensor | None = None
+        self._block: Any = None
+        self._open: tuple[Tensor, Tensor | None] | None = None
 
     @classmethod
     def from_dense(cls, mask: Tensor) -> AttentionMask:
@@ -62,10 +66,10 @@ class AttentionMask:
 
         batch = None if one_for_all else mask.shape[0]
         made = cls(rule, batch=batch, queries=mask.shape[2], keys=mask.shape[3], device=mask.device)
-        made.__dict__["dense"] = mask  # what the cached property would compute
+        made._dense = mask
         return made
 
-    @cached_property
+    @property
     def dense(self) -> Tensor:
         """(batch or 1) 1 T S, bool, True = may attend."""
 
@@ -74,30 +78,37 @@ class AttentionMask:
             shape[dim] = size
             return torch.arange(size, device=self.device).view(shape)
 
-        batch = self.batch or 1
-        allowed = self.rule(axis(batch, 0), axis(1, 1), axis(self.queries, 2), axis(self.keys, 3))
-        return allowed.expand(batch, 1, self.queries, self.keys).contiguous()
+        if self._dense is None:
+            batch = self.batch or 1
+            allowed = self.rule(axis(batch, 0), axis(1, 1), axis(self.queries, 2), axis(self.keys, 3))
+            self._dense = allowed.expand(batch, 1, self.queries, self.keys).contiguous()
+        return self._dense
 
-    @cached_property
+    @property
     def block(self) -> Any:
         """The same as torch's BlockMask for FlexAttention."""
-        from torch.nn.attention.flex_attention import create_block_mask
+        if self._block is None:
+            from torch.nn.attention.flex_attention import create_block_mask
 
-        return create_block_mask(self.rule, self.batch, None, self.queries, self.keys, device=str(self.device))
+            self._block = create_block_mask(self.rule, self.batch, None, self.queries, self.keys, str(self.device))
+        return self._block
 
-    @cached_property
-    def empty(self) -> Tensor | None:
-        """(batch or 1) 1 T 1, True for the queries that may attend to nothing; None where no query is known to be so.
-        On the CPU it is None if there are none; elsewhere looking at the values would wait for the device."""
-        if not self.may_be_empty:
-            return None
-        empty = ~self.dense.any(-1, keepdim=True)
-        return empty if self.device.type != "cpu" or bool(empty.any()) else None
+    @property
+    def open(self) -> tuple[Tensor, Tensor | None]:
+        """`dense` with its empty rows opened, so that no softmax is over nothing, and (batch or 1) 1 T 1, True for the
+        rows that were empty, whose output is to be set to zero. On the CPU the second is None if there are none;
+        elsewhere looking at the values would wait for the device."""
+        if self._open is None:
+            empty = ~self.dense.any(-1, keepdim=True) if self.may_be_empty else None
+            if empty is not None and self.device.type == "cpu" and not bool(empty.any()):
+                empty = None
+            self._open = (self.dense if empty is None else self.dense | empty, empty)
+        return self._open
 
-    @cached_property
-    def safe(self) -> Tensor:
-        """`dense` with the empty rows opened, so that no softmax is over nothing; their output is set to zero after."""
-        return self.dense if self.empty is None else self.dense | self.empty
+    def build(self, backend: str) -> AttentionMask:
+        """Make, now, the form that a backend reads, and return self: compiled layers then only read it."""
+        _ = self.block if backend == "flex" else self.open
+        return self
 
     def to(self, device: torch.device | str) -> AttentionMask:
         """The same mask on another device. It travels dense, for a rule's own tensors can't be reached."""
@@ -127,8 +138,8 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None, causal: 
     if mask is not None:
         scores = scores.masked_fill(~mask.dense, torch.finfo(scores.dtype).min)
     share = scores.softmax(-1)
-    if mask is not None and mask.empty is not None:
-        share = share.masked_fill(mask.empty, 0.0)
+    if mask is not None and (empty := mask.open[1]) is not None:
+        share = share.masked_fill(empty, 0.0)
     mixed = share.to(v.dtype).view(batch, groups, heads // groups * queries, keys) @ v
     return mixed.view(batch, heads, queries, v.shape[-1])
 
@@ -144,9 +155,9 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None, causal: b
         # CUDA's kernel that takes a mask knows no groups; left to enable_gqa, torch falls back to its slow path.
         repeats = q.shape[1] // k.shape[1]
         k, v, grouped = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1), False
-    allowed = None if mask is None else mask.safe
+    allowed, empty = (None, None) if mask is None else mask.open
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=causal, enable_gqa=grouped)
-    return out if mask is None or mask.empty is None else out.masked_fill(mask.empty, 0.0)
+    return out if empty is None else out.masked_fill(empty, 0.0)
 
 
 @lru_cache(maxsize=1)

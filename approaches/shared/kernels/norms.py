@@ -16,7 +16,7 @@ def _rms_eager(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """The reference, as Llama does: statistics in float32, rounded to x's type before the weight."""
     exact = x.to(torch.promote_types(x.dtype, torch.float32))
     scaled = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + eps)
-    return weight * scaled.to(x.dtype)
+    return weight.to(x.dtype) * scaled.to(x.dtype)
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -46,7 +46,8 @@ class _RmsNorm(torch.autograd.Function):
 
 def _rms_fused(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """PyTorch's rms_norm, one kernel on CUDA; on the CPU, where it is five, the function above."""
-    if x.is_cuda or x.dtype not in (torch.float32, torch.float64) or weight.dtype != x.dtype:
+    weight = weight.to(x.dtype)
+    if x.is_cuda or x.dtype not in (torch.float32, torch.float64):
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
     normal: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return normal
@@ -56,7 +57,7 @@ def _rms_liger(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Liger's Triton kernel, in its Llama rounding. Not in place: the incoming gradient may be a residual's too."""
     from liger_kernel.transformers.functional import liger_rms_norm
 
-    out: Tensor = liger_rms_norm(x, weight, eps, 0.0, "llama", False)
+    out: Tensor = liger_rms_norm(x, weight.to(x.dtype), eps, 0.0, "llama", False)
     return out
 
 
