@@ -164,11 +164,12 @@ class ClipPretrainConfig:
     text_width: Width = 128
     text_layers: Depth = 3
     embedding: Width = 128
-    context: Annotated[int, Range(4, 100_000)] = 32
+    context: Annotated[int, Range(4, 100_000)] = 28
+    vocabulary: Annotated[int, Range(300, 1_000_000)] = 1024
     emoji_share: Share = 0.15
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(
-            steps=3000, batch=128, lr=1e-3, warmup=200, weight_decay=0.05, ema=0.999
+            steps=2600, batch=128, lr=1e-3, warmup=200, weight_decay=0.05, ema=0.998
         )
     )
 

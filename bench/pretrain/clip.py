@@ -1,0 +1,287 @@
+"""Pretraining the tiny CLIP on shapes and emoji: an open_clip model, in open_clip's layout.
+
+The world is procedural, so a picture is drawn anew for every step, every shapes picture comes with an almost right
+caption as a further negative, and a caption that happens to be true of another picture of the batch is no negative.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import bench.torchvision_guard  # noqa: F401  (before open_clip)
+from bench.config import ClipPretrainConfig, Config, DataConfig, fingerprint
+from bench.console import Console
+from bench.data.catalogue import open_dataset
+from bench.data.dataset import Sample
+from bench.data.negatives import HARD, KINDS, false_caption
+from bench.data.scene import Demand, Scene, satisfied
+from bench.data.shapes import Shapes
+from bench.files import atomic_path, hash_bytes, write_json
+from bench.seeds import derive
+from bench.trainer import adamw, fit
+from metrics.alignment import Clip
+
+MEAN, DEVIATION = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+PAD, END = "<|pad|>", "<|endoftext|>"
+WORLD = 1 << 40  # more pictures than any training asks for
+CAPTION, DESCRIPTION = 0, 1  # places in a shapes sample's captions
+DESCRIBED = 0.4  # share of training texts that are full descriptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """pictures: uint8 B H W 3. texts: B true captions. negatives: an almost right caption each, "" for none.
+    true: bool B B, whether text j is true of picture i."""
+
+    pictures: NDArray[np.uint8]
+    texts: list[str]
+    negatives: list[str]
+    true: NDArray[np.bool_]
+
+
+def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict[str, Any]:
+    """Train the CLIP of a config, resumable in `work`, and write it to `out`; its card's facts."""
+    import open_clip
+
+    recipe = config.pretrain.clip
+    world = Shapes(split="train", size=config.data.size, seed=config.data.seed, items=WORLD)
+    emoji_data = open_dataset(replace(config.data, name="emoji", path=None), "train")
+    emoji = emoji_data.first(config.data.train_items)
+    probe = Shapes.build(config.data, "train")
+    tokenizer = _tokenizer(recipe, [world[i] for i in range(3000)], emoji)
+    tokenizer.save_pretrained(out)
+    write_json(out / "open_clip_config.json", open_clip_config(config))
+    encode = open_clip.get_tokenizer(f"local-dir:{out}")
+    torch.manual_seed(config.seed)  # open_clip draws its initial weights from the global generator
+    model = open_clip.create_model(f"local-dir:{out}", load_weights=False)
+    data_hash = hash_bytes(probe.content_hash(), emoji_data.content_hash())
+    held_out = distinct(Shapes.build(config.data, "validation").first(400), 100, DESCRIPTION)
+
+    def loss(step: int) -> Tensor:
+        return contrastive_loss(model, encode, _batch(recipe, world, emoji, config.seed, step))
+
+    def evaluate() -> dict[str, float]:
+        pictures, texts = np.stack([s.image for s in held_out]), [s.captions[DESCRIPTION] for s in held_out]
+        return {"retrieval": retrieval(_embed(model, pictures), _texts(model, encode, texts))}
+
+    fitted = fit(
+        model,
+        loss,
+        config=recipe.optimizer,
+        optimizers=[adamw(model, recipe.optimizer, betas=(0.9, 0.98))],
+        evaluate=evaluate,
+        evaluations=20,
+        path=work / "clip.safetensors",
+        key=hash_bytes(fingerprint(recipe), str(config.seed), data_hash),
+        console=console,
+        description="clip",
+    )
+    model.load_state_dict(fitted.average)
+    tensors = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    with atomic_path(out / "open_clip_model.safetensors") as part:
+        save_file(tensors, part, {"format": "pt"})
+    return {
+        "data": {"shapes": probe.content_hash(), "emoji": emoji_data.content_hash()},
+        "recipe": fingerprint(recipe),
+        "quality": quality(config, out),
+        "curve": fitted.curve,
+        "seconds": round(fitted.seconds),
+    }
+
+
+def contrastive_loss(model: Any, encode: Any, batch: Batch) -> Tensor:
+    """CLIP's symmetric loss (arXiv 2103.00020), where each picture has its almost right caption among the texts too
+    (arXiv 2210.01936), and texts that are true of a picture by chance are left out of its negatives."""
+    count = len(batch.texts)
+    wrong = [i for i, text in enumerate(batch.negatives) if text]
+    images = nn.functional.normalize(model.encode_image(_unit(batch.pictures)), dim=-1)
+    tokens = encode([*batch.texts, *(batch.negatives[i] for i in wrong)])
+    texts = nn.functional.normalize(model.encode_text(tokens), dim=-1)
+    scale = model.logit_scale.exp().clamp(max=100)
+    logits = scale * images @ texts[:count].T
+    chance = torch.as_tensor(batch.true) & ~torch.eye(count, dtype=torch.bool)
+    logits = logits.masked_fill(chance, -math.inf)
+    hard = logits.new_full((count, 1), -math.inf)
+    hard[wrong, 0] = scale * (images[wrong] * texts[count:]).sum(-1)
+    target = torch.arange(count)
+    to_text = nn.functional.cross_entropy(torch.cat([logits, hard], dim=1), target)
+    return (to_text + nn.functional.cross_entropy(logits.T, target)) / 2
+
+
+def open_clip_config(config: Config) -> dict[str, Any]:
+    """open_clip's own description of the model, its preprocessing and its tokenizer."""
+    recipe = config.pretrain.clip
+    return {
+        "model_cfg": {
+            "embed_dim": recipe.embedding,
+            "vision_cfg": {
+                "image_size": config.data.size,
+                "layers": recipe.layers,
+                "width": recipe.width,
+                "head_width": 32,
+                "patch_size": recipe.patch,
+                "pool_type": "avg",
+            },
+            "text_cfg": {
+                "context_length": recipe.context,
+                "vocab_size": recipe.vocabulary,
+                "hf_tokenizer_name": "clip-tiny",
+                "width": recipe.text_width,
+                "heads": recipe.text_width // 32,
+                "layers": recipe.text_layers,
+            },
+        },
+        "preprocess_cfg": {"mean": list(MEAN), "std": list(DEVIATION), "interpolation": "bicubic"},
+    }
+
+
+def distinct(samples: list[Sample], count: int, text: int) -> list[Sample]:
+    """The first `count` samples whose captions[text] differ from one another."""
+    chosen = {sample.captions[text]: sample for sample in reversed(samples)}
+    return [sample for sample in samples if chosen[sample.captions[text]] is sample][:count]
+
+
+def fits(picture: Sample, caption: Sample) -> bool:
+    """Whether a sample's first caption is true of another's picture."""
+    if picture.scene is None or caption.scene is None:
+        return picture.caption == caption.caption
+    if "background" in caption.caption or "backdrop" in caption.caption:
+        if picture.scene.background != caption.scene.background:
+            return False
+    return satisfied(picture.scene.things, caption.scene.demands, caption.scene.relation)
+
+
+def retrieval(images: Tensor, texts: Tensor) -> float:
+    """Share of pictures whose own caption is the nearest of all. images, texts: N E, unit length."""
+    nearest = (images @ texts.T).argmax(dim=1)
+    return float((nearest == torch.arange(len(images))).float().mean())
+
+
+def quality(config: Config, folder: Path) -> dict[str, Any]:
+    """Of the written weights, on held-out pictures and on pairs and sentence forms never trained on:
+
+    retrieval: share of pictures whose full description is the nearest among 100 distinct ones (chance 1%);
+    retrieval_captions: share of pictures whose nearest among 100 distinct task captions is true of them (chance is
+    above 1%, for a vague caption is true of many, and printed beside it);
+    hard_negatives: share where the true caption beats its almost right twin, by kind (chance 50%)."""
+    clip = Clip(str(folder))
+    found: dict[str, Any] = {}
+    for split in ("test", "pairs", "forms"):
+        samples = Shapes.build(config.data, split).first(600)
+        scores: dict[str, Any] = {}
+        described = distinct(samples, 100, DESCRIPTION)
+        images = clip.embed_images(np.stack([sample.image for sample in described]))
+        texts = clip.embed_texts([sample.captions[DESCRIPTION] for sample in described])
+        scores["retrieval"] = {"value": round(retrieval(images, texts), 4), "n": len(described)}
+        captioned = distinct(samples, 100, CAPTION)
+        images = clip.embed_images(np.stack([sample.image for sample in captioned]))
+        best = (images @ clip.embed_texts([sample.caption for sample in captioned]).T).argmax(dim=1)
+        true = np.array([[fits(picture, caption) for caption in captioned] for picture in captioned])
+        scores["retrieval_captions"] = {
+            "value": round(float(true[np.arange(len(captioned)), best.numpy()].mean()), 4),
+            "chance": round(float(true.mean()), 4),
+            "n": len(captioned),
+        }
+        scores["hard_negatives"] = _against_negatives(clip, samples, held_out=split == "forms")
+        found[split] = scores
+    emoji = open_dataset(replace(config.data, name="emoji", path=None), "test").first(100)
+    texts = clip.embed_texts([sample.caption for sample in emoji])
+    images = clip.embed_images(np.stack([sample.image for sample in emoji]))
+    return found | {"emoji_test": {"value": round(retrieval(images, texts), 4), "n": len(emoji)}}
+
+
+def _against_negatives(clip: Clip, samples: list[Sample], *, held_out: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    rights = []
+    for kind in HARD:
+        rows = []
+        for number, sample in enumerate(samples):
+            assert sample.scene is not None
+            pair = false_caption(sample.scene, kind, derive(0, f"negative/{kind}", number), held_out=held_out)
+            if pair is not None:
+                rows.append((sample.image, *pair))
+        if not rows:
+            continue
+        images = clip.embed_images(np.stack([row[0] for row in rows]))
+        true, false = clip.embed_texts([row[1] for row in rows]), clip.embed_texts([row[2] for row in rows])
+        right = ((images * true).sum(-1) > (images * false).sum(-1)).float()
+        found[kind] = {"accuracy": round(float(right.mean()), 4), "n": len(rows)}
+        rights.append(right)
+    return found | {"mean": round(float(torch.cat(rights).mean()), 4)}
+
+
+def _batch(recipe: ClipPretrainConfig, world: Shapes, emoji: list[Sample], seed: int, step: int) -> Batch:
+    size = recipe.optimizer.batch
+    of_emoji = min(len(emoji), round(size * recipe.emoji_share))
+    of_world = size - of_emoji
+    samples = [world[step * of_world + i] for i in range(of_world)]
+    generator = np.random.default_rng(derive(seed, "clip/batch", step))
+    texts, negatives = [sample.caption for sample in samples], [""] * size
+    for i, sample in enumerate(samples):
+        assert sample.scene is not None
+        if generator.random() < DESCRIBED:  # the full description, so that every attribute counts
+            whole = replace(sample.scene, demands=_all_demands(sample.scene), relation=None)
+            samples[i] = replace(sample, captions=(sample.captions[1],), scene=whole)
+            texts[i] = sample.captions[1]
+            continue
+        for kind in generator.permutation(len(KINDS)):
+            pair = false_caption(sample.scene, KINDS[kind], derive(seed, "clip/negative", step, i))
+            if pair is not None:
+                texts[i], negatives[i] = pair
+                samples[i] = replace(sample, captions=(pair[0],))
+                break
+    for i in generator.choice(len(emoji), size=of_emoji, replace=False):
+        samples.append(emoji[i])
+        texts.append(emoji[i].captions[int(generator.integers(len(emoji[i].captions)))])
+    true = np.array([[fits(picture, caption) for caption in samples] for picture in samples])
+    return Batch(pictures=np.stack([sample.image for sample in samples]), texts=texts, negatives=negatives, true=true)
+
+
+def _all_demands(scene: Scene) -> tuple[Demand, ...]:
+    return tuple(Demand(shape=thing.shape, colour=thing.colour, size=thing.size) for thing in scene.things)
+
+
+def _tokenizer(recipe: ClipPretrainConfig, samples: list[Sample], emoji: list[Sample]) -> Any:
+    """Byte-level BPE of at most `vocabulary` tokens; adds END (the largest id, where open_clip pools) to each text."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocabulary - 1,
+        special_tokens=[PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [text for sample in [*samples, *emoji] for text in sample.captions]
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens([AddedToken(END, special=True)])
+    end = tokenizer.token_to_id(END)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, end)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, model_max_length=recipe.context
+    )
+
+
+def _unit(images: NDArray[np.uint8]) -> Tensor:
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _embed(model: Any, images: NDArray[np.uint8]) -> Tensor:
+    return nn.functional.normalize(model.encode_image(_unit(images)), dim=-1)
+
+
+def _texts(model: Any, encode: Any, texts: list[str]) -> Tensor:
+    return nn.functional.normalize(model.encode_text(encode(texts)), dim=-1)
