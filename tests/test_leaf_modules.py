@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from approaches.shared.randomness import generator
-from bench import files, torchvision_guard
+from bench import torchvision_guard
 from bench.errors import UserError, nearest
 from bench.files import atomic_path, cache_directory, hash_bytes, hash_file, read_json, require_space, write_json
 from bench.registry import Registry
@@ -134,7 +134,7 @@ def test_a_disk_that_fills_at_the_flush_is_the_users_error(tmp_path: Path, monke
 
     target = tmp_path / "a.json"
     write_json(target, "old")
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
         write_json(target, "new")
     assert read_json(target) == "old"

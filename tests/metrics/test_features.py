@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -57,7 +58,7 @@ def test_it_calls_grace_hopper_a_military_uniform() -> None:
 def test_the_fused_network_equals_timms_own(extractor: FeatureExtractor) -> None:
     import timm
 
-    reference = timm.create_model("tf_efficientnet_lite0")
+    reference: Any = timm.create_model("tf_efficientnet_lite0")
     state = torch.load(lite0_path(), weights_only=True)
     reference.load_state_dict(dict(zip(reference.state_dict(), state.values(), strict=True)))
     pixels = torch.from_numpy(noise(2, 64)).permute(0, 3, 1, 2).float()
