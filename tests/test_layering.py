@@ -41,6 +41,8 @@ TORCH_FREE = frozenset(
         "bench",
         "bench.__main__",
         "bench.cli",
+        "bench.console",
+        "bench.parsing",
         "bench.config",
         "bench.presets",
         "bench.registry",
