@@ -73,8 +73,10 @@ class Console:
                 yield bar
             return
         lines = _Lines(total, description, done, self.interval)
-        yield lines
-        lines.end()
+        try:
+            yield lines
+        finally:  # the line that an interrupted run ends with says how far it came
+            lines.end()
 
 
 class _Lines(Progress):

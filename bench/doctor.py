@@ -131,7 +131,7 @@ def _cuda(torch: Any) -> Iterator[Finding]:
 
 def packages() -> Iterator[Finding]:
     """Installed versions against the tested set, where constraints.txt lies beside the sources."""
-    tested = tested_versions(ROOT / "constraints.txt")
+    tested = read_constraints(ROOT / "constraints.txt")
     installed = versions(PACKAGES)
     for name in PACKAGES:
         want, have = tested.get(_canonical(name)), installed.get(name)
@@ -150,7 +150,7 @@ def packages() -> Iterator[Finding]:
             )
 
 
-def tested_versions(path: Path) -> dict[str, str]:
+def read_constraints(path: Path) -> dict[str, str]:
     """Canonical package name -> version, of a constraints file; empty where there is none."""
     if not path.is_file():
         return {}

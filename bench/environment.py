@@ -163,13 +163,13 @@ def _git(folder: Path, *arguments: str) -> str | Exception:
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True, env=surroundings)
-        text: str = done.stdout
-        return text.strip()
+        return str(done.stdout).strip()
     except (OSError, subprocess.SubprocessError) as error:
         return error
 
 
 def _why(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
-        return (error.stderr.strip().splitlines() or [f"git ended with {error.returncode}"])[0]
+        said: str = error.stderr or f"git ended with {error.returncode}"
+        return said.strip().splitlines()[0]
     return str(error)

@@ -136,15 +136,14 @@ def _one_sentence(words: Sequence[str], flags: dict[str, Any], verb: str, help_w
 
 
 def _refuse_with(text: str, help_words: str) -> NoReturn:
-    """tyro's box as one sentence: its title and text up to the first rule, without the frame."""
+    """tyro's box as one sentence: its title and its text up to the rule after it, without the frame."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    title, *lines = [line.strip("─━│╭╮╰╯┃┏┓┗┛| -") for line in plain.splitlines() if line.strip()] or ["bad arguments"]
-    body: list[str] = []
-    for line in lines:
-        if not line.strip():
-            break
-        body.append(line.strip())
-    raise UserError(f"{' '.join([title.strip().lower() + ':', *body])} (see '{help_words}')")
+    title, *lines = [line.strip().strip("│┃|").strip() for line in plain.splitlines() if line.strip()] or ["refused"]
+    is_text = [bool(line.strip("─━╭╮╰╯┏┓┗┛+-")) for line in lines]
+    first = is_text.index(True) if True in is_text else len(lines)  # without UTF-8 a rule follows the title
+    last = is_text.index(False, first) if False in is_text[first:] else len(lines)
+    body = " ".join(lines[first:last])
+    raise UserError(f"{title.strip('─━╭╮┏┓+- ').lower()}: {body} (see '{help_words}')")
 
 
 def _sentence(event: Any, words: Sequence[str], flags: dict[str, Any], verb: str, help_words: str) -> str:

@@ -1,0 +1,166 @@
+"""Whatever a person mistypes ends in one sentence on stderr, nothing on stdout, and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import cli
+from bench.data import fonts
+from bench.errors import UserError
+from bench.parsing import _refuse_with, flags_of, type_name
+
+MISTAKES = [
+    ("lisst", "unknown verb 'lisst': did you mean 'list'?"),
+    ("zzz", "unknown verb 'zzz': expected one of: "),
+    ("--jsn list", "'--jsn' comes before a verb"),
+    ("list --jsn", "'list' has no option --jsn: did you mean --json?"),
+    ("list stray", "'list' can't place 'stray'"),
+    ("list --json=3", "--json takes no value, got '3'"),
+    ("list --data.size 64", "'list' has no option --data.size"),
+    ("doctor --onlin", "'doctor' has no option --onlin: did you mean --online?"),
+    ("pretrain --data.sise 64", "'pretrain' has no option --data.sise: did you mean --data.size?"),
+    ("pretrain --data_sise=64", "'pretrain' has no option --data_sise: did you mean --data.size?"),
+    ("pretrain --data 64", "--data is a group of options, expected one of its fields, such as --data."),
+    ("pretrain --size 64", "did you mean --data.size?"),
+    ("pretrain --steps 64", "did you mean --pretrain.vae.optimizer.steps, "),
+    ("pretrain --qqqqqq 64", "'pretrain' has no option --qqqqqq: see 'python -m bench pretrain --help'"),
+    ("pretrain -x", "'pretrain' has no option -x"),
+    ("pretrain --pretrain.vae.optimizer.steps abc", "--pretrain.vae.optimizer.steps is 'abc', expected int"),
+    ("pretrain --pretrain.vae.optimizer.steps=1e3", "--pretrain.vae.optimizer.steps is '1e3', expected int"),
+    ("pretrain --pretrain.lm.optimizer.lr fast", "--pretrain.lm.optimizer.lr is 'fast', expected float"),
+    ("pretrain --pretrain.vae.channels 8 x", "--pretrain.vae.channels is '8 x', expected a list of int"),
+    ("pretrain --data.size", "--data.size has no value, expected int"),
+    ("pretrain --data.size --seed 3", "--data.size has no value, expected int"),
+    ("pretrain --data.size=", "--data.size has no value, expected int"),
+    ("pretrain --data.size 30", "data.size is 30, expected a multiple of 4 from 8 to 1024"),
+    ("pretrain --data.size 4096", "data.size is 4096, expected a multiple of 4 from 8 to 1024"),
+    ("pretrain --data.size -32", "data.size is -32, expected a multiple of 4 from 8 to 1024"),
+    ("pretrain --pretrain.lm.optimizer.lr nan", "pretrain.lm.optimizer.lr is nan, expected a value above 0"),
+    ("pretrain --pretrain.lm.optimizer.lr -inf", "pretrain.lm.optimizer.lr is -inf"),
+    ("pretrain --pretrain.lm.optimizer.lr 0", "pretrain.lm.optimizer.lr is 0.0, expected a value above 0"),
+    ("pretrain --diffusion.sampler heum", "--diffusion.sampler is 'heum': did you mean 'heun'?"),
+    (
+        "pretrain --diffusion.sampler ddim",
+        "diffusion.sampler is 'ddim', which can't follow diffusion.prediction 'flow'",
+    ),
+    ("pretrain --pretrain.lm.kv-heads 4", "pretrain.lm.kv_heads is 4, expected a divisor"),
+    ("pretrain --only vea", "--only is 'vea': did you mean 'vae'?"),
+    ("pretrain --only", "--only names nothing to make"),
+    ("pretrain --preset smok", "unknown preset 'smok': did you mean 'smoke'?"),
+    ("pretrain --preset=smok", "unknown preset 'smok': did you mean 'smoke'?"),
+    ("pretrain --preset", "--preset has no value, expected str"),
+    ("pretrain --preset smoke --config x.json", "--preset and --config both name a config"),
+    ("pretrain --config no/such.json", "no such file: no/such.json"),
+    ("pretrain --config .", ". is not readable as JSON"),
+    ("pretrain --data.name shaps", "unknown dataset 'shaps': did you mean 'shapes'?"),
+    ("pretrain --text.name pydoc", "unknown text corpus 'pydoc': did you mean 'pydocs'?"),
+    ("pretrain --model.vae ./no/such/folder", "model.vae is './no/such/folder', which is no existing path"),
+    ("pretrain --model.lm package:smolm2", "model.lm is 'package:smolm2': did you mean 'smollm2'?"),
+    ("pretrain --model.lm shipped:lm-tny", "model.lm is 'shipped:lm-tny', which is not shipped"),
+    ("preview --datasets shaps", "unknown dataset 'shaps': did you mean 'shapes'?"),
+    ("preview --datasets", "--datasets names none"),
+    ("preview --count 0", "count is 0, expected a value from 1 to 1024"),
+    ("preview --datasets folder --data.path no/such", "no/such"),
+]
+
+
+def refused(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
+    """The sentence that a command line is refused with."""
+    assert cli.main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, captured.err
+    assert captured.err.startswith("error: ")
+    return captured.err.removeprefix("error: ").rstrip("\n")
+
+
+@pytest.mark.parametrize(("line", "sentence"), MISTAKES, ids=[line for line, _ in MISTAKES])
+def test_a_mistake_gets_one_sentence(capsys: pytest.CaptureFixture[str], line: str, sentence: str):
+    assert sentence in refused(capsys, line.split())
+
+
+def test_a_file_in_the_way_of_the_output_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    (tmp_path / "taken").touch()
+    for verb in ("pretrain", "preview"):
+        assert "is a file, expected a folder" in refused(capsys, [verb, "--out", str(tmp_path / "taken")])
+
+
+def test_a_missing_font_says_what_to_install_or_pass(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fonts, "find_font", lambda: None)
+    assert "fonts-noto-color-emoji" in refused(capsys, ["pretrain", "--only", "vae"])
+    assert "--data.path" in refused(capsys, ["preview", "--datasets", "emoji"])
+
+
+def test_a_missing_package_says_what_to_install(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install" in refused(capsys, ["preview", "--datasets", "hub", "--data.path", "some/set"])
+
+
+def test_another_tyro_still_gives_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    from tyro import _errors
+
+    monkeypatch.delattr(_errors, "on_parse_error")
+    for line, word in (
+        ("pretrain --data.size abc", "abc"),
+        ("pretrain --qqq 3", "--qqq"),
+        ("pretrain --diffusion.sampler heum", "heum"),
+        ("pretrain --data.size", "--data.size"),
+    ):
+        sentence = refused(capsys, line.split())
+        assert word in sentence
+        assert not set(sentence) & set("│─╭╮╰╯\x1b")
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        "╭─ Value error ─╮\n│ Error parsing │\n│ --x: bad one  │\n│ ───────────── │\n│ more text     │\n",
+        " Value error     \n --------------- \n  Error parsing  \n  --x: bad one   \n  -------------  \n  more text\n",
+    ],
+    ids=["UTF-8", "ASCII"],
+)
+def test_a_box_becomes_a_sentence(box: str):
+    with pytest.raises(UserError, match=r"^value error: Error parsing --x: bad one \(see 'bench --help'\)$"):
+        _refuse_with(box, "bench --help")
+
+
+def test_flags_are_those_that_tyro_makes(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["pretrain", "--help"]) == 0
+    out = capsys.readouterr().out
+    from bench.config import Config
+
+    words = set(out.replace(",", " ").split())
+    assert {flag for flag, _ in flags_of(Config)} <= words
+
+
+def test_types_in_words():
+    assert type_name(Path) == "a path"
+    assert type_name(tuple[int, ...]) == "a list of int"
+    assert type_name(str | None) == "str or None"
+
+
+@pytest.mark.parametrize("line", ["pretrain --preset smok", "pretrain --data.size abc", "lst"])
+def test_a_mistake_is_judged_within_a_second_and_before_torch(line: str):
+    code = (
+        "import sys; from bench.cli import main; code = main(sys.argv[1:]);"
+        "sys.exit(99 if {'torch', 'transformers', 'diffusers'} & set(sys.modules) else code)"
+    )
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code, *line.split()], capture_output=True, text=True)
+        taken.append(time.perf_counter() - start)
+        assert done.returncode == 2, done.stderr
+        assert done.stdout == ""
+        assert done.stderr.count("\n") == 1
+        if taken[-1] < 1.0:
+            return
+    pytest.fail(f"took {taken} seconds")
