@@ -1,4 +1,4 @@
-"""Lets torchvision import beside a CPU build of torch. A leaf module: import it before anything that imports torchvision.
+"""Lets torchvision import beside a CPU build of torch. A leaf module: import it before what imports torchvision.
 
 torchvision's wheel from the package index is built against CUDA. Beside a CPU torch its compiled half does not load,
 and then `import torchvision` dies with "operator torchvision::nms does not exist", because its Python half registers

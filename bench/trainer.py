@@ -87,8 +87,7 @@ def fit(
 
     every = max(1, config.steps // evaluations)
     saved = time.perf_counter()
-    with console.progress(config.steps, description) as progress:
-        progress.advance(meta["step"])
+    with console.progress(config.steps, description, done=meta["step"]) as progress:
         try:
             for step in range(meta["step"], config.steps):
                 value = _step(model, loss, step, config, optimizers, rates)
@@ -113,6 +112,17 @@ def fit(
     return Fitted(curve=meta["curve"], seconds=meta["seconds"], average=average or dict(model.state_dict()))
 
 
+def told(fitted: Fitted, number: str, *, tolerance: float = 0.02) -> dict[str, Any]:
+    """What a card says of a training: its curve, its seconds, and whether `number` had stopped moving: by less than
+    `tolerance` of its value over the last quarter of the steps."""
+    rows = fitted.curve
+    before = next(row for row in rows if row["step"] >= 0.75 * rows[-1]["step"])
+    moved = abs(rows[-1][number] - before[number]) / max(abs(before[number]), 1e-12)
+    verdict = "flat" if moved < tolerance else "not flat: more steps would still help"
+    said = f"{number.replace('_', ' ')} moved by {100 * moved:.1f}% over the last quarter of the steps: {verdict}"
+    return {"converged": said, "curve": rows, "seconds": round(fitted.seconds)}
+
+
 def _step(
     model: nn.Module,
     loss: Callable[[int], Tensor],
@@ -129,7 +139,7 @@ def _step(
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * share
     value = loss(step)
-    value.backward()  # type: ignore[no-untyped-call]
+    value.backward()
     number = float(value.detach())
     if math.isfinite(number):
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

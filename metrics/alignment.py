@@ -39,13 +39,13 @@ class Clip:
         except Exception as error:  # open_clip raises plain Exceptions, RuntimeErrors and hub errors alike
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"the CLIP model '{location}' can't be loaded: {reason}") from error
-        self.model: nn.Module = model.eval()
+        self.model: Any = model.eval()
         self.preprocess: Any = preprocess
         self.tokenizer: Any = tokenizer
 
     @torch.no_grad()
     def embed_images(self, images: NDArray[np.uint8], *, batch: int = 128) -> Tensor:
-        """uint8 N H W 3 -> N E, unit length. Floats are refused, because CLIP's preprocessing rescales them silently."""
+        """uint8 N H W 3 -> N E, unit length. Floats are refused: CLIP's preprocessing rescales them silently."""
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise UserError(f"CLIP takes uint8 pictures, N H W 3; these are {images.dtype} of shape {images.shape}")
         parts = []

@@ -125,7 +125,7 @@ def config_of(model: Any) -> TransformerConfig:
         head_width=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         hidden=config.intermediate_size,
         context=config.max_position_embeddings,
-        rope_theta=float(rope.get("rope_theta") or getattr(config, "rope_theta", 10_000.0)),
+        rope_theta=float(rope["rope_theta"] if "rope_theta" in rope else getattr(config, "rope_theta", 10_000.0)),
         rope_scaling=_rope_scaling(rope),
         norm_eps=config.rms_norm_eps,
         tied=bool(config.tie_word_embeddings),
@@ -224,7 +224,9 @@ def _from_transformers(source: Source, *, gguf: bool) -> tuple[Any, Any]:
     if not gguf:
         local["use_safetensors"] = True
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location, **{k: v for k, v in local.items() if k != "use_safetensors"})
+        tokenizer = AutoTokenizer.from_pretrained(
+            location, **{k: v for k, v in local.items() if k != "use_safetensors"}
+        )
         model = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, **local)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]

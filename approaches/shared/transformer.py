@@ -166,7 +166,8 @@ class Block(nn.Module):
             k, v = cache.extend(layer, k, v)
         mixed = attention(q, k, v, mask=mask, causal=mask is None, backend=self.kernels.attention)
         x = x + self.output(mixed)
-        return x + self.mlp(x)
+        added: Tensor = x + self.mlp(x)
+        return added
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
         return x.unflatten(-1, (heads, self.head_width)).transpose(1, 2)
@@ -187,7 +188,8 @@ class Transformer(nn.Module):
     @property
     def head_weight(self) -> Tensor:
         """V D."""
-        return self.embed.weight if self.head is None else self.head.weight
+        weight: Tensor = self.embed.weight if self.head is None else self.head.weight
+        return weight
 
     def initialise(self, generator: torch.Generator) -> None:
         """Fresh weights: normal with standard deviation 0.02, the projections that add to the residual stream divided

@@ -43,7 +43,9 @@ class LatentCodec(nn.Module):
     channels: C. factor: H / h. scale, shift: latent = (raw - shift) * scale. weights_hash: of the weight files.
     """
 
-    def __init__(self, model: nn.Module, *, weights_hash: str = "") -> None:
+    model: Any
+
+    def __init__(self, model: Any, *, weights_hash: str = "") -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         config: Any = model.config
@@ -125,7 +127,7 @@ def _read_cache(path: Path) -> Tensor | None:
 
 def _factor(config: Any) -> int:
     blocks = config.block_out_channels if "block_out_channels" in config else config.encoder_block_out_channels
-    return 2 ** (len(blocks) - 1)
+    return int(2 ** (len(blocks) - 1))
 
 
 def _load(source: Source) -> nn.Module:
@@ -152,11 +154,11 @@ def _load(source: Source) -> nn.Module:
     return model
 
 
-def new_autoencoder(*, channels: tuple[int, ...], latent_channels: int, size: int) -> nn.Module:
+def new_autoencoder(*, channels: tuple[int, ...], latent_channels: int, size: int) -> Any:
     """A fresh convolutional AutoencoderKL without attention: one residual block a level, factor 2^(levels - 1)."""
     from diffusers import AutoencoderKL
 
-    model: nn.Module = AutoencoderKL(
+    model: Any = AutoencoderKL(
         block_out_channels=channels,
         down_block_types=("DownEncoderBlock2D",) * len(channels),
         up_block_types=("UpDecoderBlock2D",) * len(channels),

@@ -43,8 +43,10 @@ def caption(scene: Scene, generator: np.random.Generator, *, held_out: bool) -> 
         body = _join([parts[i] for i in order])
     forms = HELD_OUT_FORMS if held_out else FORMS
     text = forms[generator.integers(len(forms))].format(body=body, background=scene.background)
-    return text.replace("there is two", "there are two").replace("there is three", "there are three").replace(
-        "there is four", "there are four"
+    return (
+        text.replace("there is two", "there are two")
+        .replace("there is three", "there are three")
+        .replace("there is four", "there are four")
     )
 
 

@@ -182,9 +182,7 @@ def _runs(paragraph: str) -> Iterator[str]:
     return (" ".join(words[start : start + RUN]) for start in range(len(words) - RUN + 1))
 
 
-def _load(
-    paths: list[Path], stdlib: Path | None, progress: Progress
-) -> tuple[dict[str, list[Document]], Counter[str]]:
+def _load(paths: list[Path], stdlib: Path | None, progress: Progress) -> tuple[dict[str, list[Document]], Counter[str]]:
     packages, missing = _find(paths)
     versions = sorted(f"{name} {version}" for name, version, _ in packages)
     python = platform.python_version() if stdlib else "none"

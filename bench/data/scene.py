@@ -1,7 +1,7 @@
 """The types of a known picture: what is in it, what a caption asks for, and the plan that describes it as text.
 Standard library only; a leaf module: anyone may import it.
 
-Coordinates are fractions of the picture's width and height, origin at the top left; a radius is a fraction of the width.
+Coordinates are fractions of the picture's width and height, origin at the top left; a radius is one of the width.
 """
 
 from __future__ import annotations
@@ -41,11 +41,7 @@ class Demand:
 
     def met_by(self, thing: Thing) -> bool:
         """Whether one object has every attribute named here."""
-        return (
-            thing.shape == self.shape
-            and self.colour in (None, thing.colour)
-            and self.size in (None, thing.size)
-        )
+        return thing.shape == self.shape and self.colour in (None, thing.colour) and self.size in (None, thing.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +93,7 @@ def plan_text(scene: Scene) -> str:
     """The scene as one line of plan, objects from left to right, then top to bottom:
     `plan: large red circle 2 4; small blue square 6 1; dark`."""
     ordered = sorted(scene.things, key=lambda thing: (thing.x, thing.y))
-    parts = [
-        f"{thing.size} {thing.colour} {thing.shape} {_cell(thing.x)} {_cell(thing.y)}" for thing in ordered
-    ]
+    parts = [f"{thing.size} {thing.colour} {thing.shape} {_cell(thing.x)} {_cell(thing.y)}" for thing in ordered]
     return "plan: " + "; ".join([*parts, scene.background])
 
 

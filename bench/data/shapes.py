@@ -88,7 +88,9 @@ class Shapes(IndexedDataset):
     def content_hash(self) -> str:
         """See Dataset. The world is code, so the hash covers what decides it, and a sample of what it gives."""
         probe = [self[index] for index in range(0, self.items, max(1, self.items // 16))]
-        content = [part for sample in probe for part in (sample.image.tobytes(), *sample.captions)]
+        content: list[bytes | str] = []
+        for sample in probe:
+            content += [sample.image.tobytes(), *sample.captions]
         return hash_bytes(f"{self.name}/{REVISION}/{self.split}/{self.size}/{self.seed}/{self.items}", *content)
 
 
@@ -199,9 +201,7 @@ def render(things: tuple[Thing, ...], background: str, size: int) -> NDArray[np.
     return np.round(image).astype(np.uint8)
 
 
-def _coverage(
-    shape: str, x: float, y: float, radius: float, size: int
-) -> tuple[slice, slice, NDArray[np.float64]]:
+def _coverage(shape: str, x: float, y: float, radius: float, size: int) -> tuple[slice, slice, NDArray[np.float64]]:
     """The pixels that a shape may touch, and how much of each it covers."""
     left, top = max(0, int(x - radius)), max(0, int(y - radius))
     right, bottom = min(size, int(x + radius) + 1), min(size, int(y + radius) + 1)

@@ -121,9 +121,7 @@ class TextFolder(LoadedCorpus):
         if len(texts) < len(found):
             exclusions[f"not one of {' '.join(SUFFIXES)}"] += len(found) - len(texts)
         progress(f"reading {len(texts)} files of {folder}")
-        documents = [
-            item for key, path in texts for item in _read_file(path, key, exclusions, chunked=len(texts) == 1)
-        ]
+        documents = [item for key, path in texts for item in _read_file(path, key, exclusions, chunked=len(texts) == 1)]
         return cls(f"folder {folder.name}", split_by_group(documents, config.seed, str(folder), exclusions), exclusions)
 
 

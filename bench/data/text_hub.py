@@ -102,9 +102,7 @@ def _documents(split: str, rows: Any, column: str, exclusions: Counter[str]) -> 
         yield Document(key=f"{split}/{index:09d}", group=f"{split}/{index:09d}", text=text)
 
 
-def _arrange(
-    own: dict[str, list[Document]], config: TextConfig, exclusions: Counter[str]
-) -> dict[str, list[Document]]:
+def _arrange(own: dict[str, list[Document]], config: TextConfig, exclusions: Counter[str]) -> dict[str, list[Document]]:
     named = {split: items for split in SPLITS for name in ALIASES[split] if (items := own.get(name))}
     absent = [split for split in SPLITS if split not in named]
     if "train" in absent:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import bench.torchvision_guard  # noqa: F401  (before open_clip)
-from bench.config import ClipPretrainConfig, Config, DataConfig, fingerprint
+from bench.config import ClipPretrainConfig, Config, fingerprint
 from bench.console import Console
 from bench.data.catalogue import open_dataset
 from bench.data.dataset import Sample
@@ -27,7 +27,7 @@ from bench.data.scene import Demand, Scene, satisfied
 from bench.data.shapes import Shapes
 from bench.files import atomic_path, hash_bytes, write_json
 from bench.seeds import derive
-from bench.trainer import adamw, fit
+from bench.trainer import adamw, fit, told
 from metrics.alignment import Clip
 
 MEAN, DEVIATION = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -54,16 +54,18 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
 
     recipe = config.pretrain.clip
     world = Shapes(split="train", size=config.data.size, seed=config.data.seed, items=WORLD)
-    emoji_data = open_dataset(replace(config.data, name="emoji", path=None), "train")
-    emoji = emoji_data.first(config.data.train_items)
-    probe = Shapes.build(config.data, "train")
+    hashes = {"shapes": Shapes.build(config.data, "train").content_hash()}
+    emoji: list[Sample] = []
+    if recipe.emoji_share:
+        emoji_data = open_dataset(replace(config.data, name="emoji", path=None), "train")
+        emoji, hashes["emoji"] = emoji_data.first(config.data.train_items), emoji_data.content_hash()
     tokenizer = _tokenizer(recipe, [world[i] for i in range(3000)], emoji)
     tokenizer.save_pretrained(out)
     write_json(out / "open_clip_config.json", open_clip_config(config))
     encode = open_clip.get_tokenizer(f"local-dir:{out}")
     torch.manual_seed(config.seed)  # open_clip draws its initial weights from the global generator
     model = open_clip.create_model(f"local-dir:{out}", load_weights=False)
-    data_hash = hash_bytes(probe.content_hash(), emoji_data.content_hash())
+    data_hash = hash_bytes(*hashes.values())
     held_out = distinct(Shapes.build(config.data, "validation").first(400), 100, DESCRIPTION)
 
     def loss(step: int) -> Tensor:
@@ -90,11 +92,9 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
     with atomic_path(out / "open_clip_model.safetensors") as part:
         save_file(tensors, part, {"format": "pt"})
     return {
-        "data": {"shapes": probe.content_hash(), "emoji": emoji_data.content_hash()},
-        "recipe": fingerprint(recipe),
+        "data": hashes,
         "quality": quality(config, out),
-        "curve": fitted.curve,
-        "seconds": round(fitted.seconds),
+        **told(fitted, "retrieval"),
     }
 
 
@@ -154,9 +154,9 @@ def fits(picture: Sample, caption: Sample) -> bool:
     """Whether a sample's first caption is true of another's picture."""
     if picture.scene is None or caption.scene is None:
         return picture.caption == caption.caption
-    if "background" in caption.caption or "backdrop" in caption.caption:
-        if picture.scene.background != caption.scene.background:
-            return False
+    says_background = "background" in caption.caption or "backdrop" in caption.caption
+    if says_background and picture.scene.background != caption.scene.background:
+        return False
     return satisfied(picture.scene.things, caption.scene.demands, caption.scene.relation)
 
 
@@ -167,7 +167,7 @@ def retrieval(images: Tensor, texts: Tensor) -> float:
 
 
 def quality(config: Config, folder: Path) -> dict[str, Any]:
-    """Of the written weights, on held-out pictures and on pairs and sentence forms never trained on:
+    """Of the written weights, on held-out pictures and on pairs and sentence forms never trained on.
 
     retrieval: share of pictures whose full description is the nearest among 100 distinct ones (chance 1%);
     retrieval_captions: share of pictures whose nearest among 100 distinct task captions is true of them (chance is
@@ -193,6 +193,8 @@ def quality(config: Config, folder: Path) -> dict[str, Any]:
         }
         scores["hard_negatives"] = _against_negatives(clip, samples, held_out=split == "forms")
         found[split] = scores
+    if not config.pretrain.clip.emoji_share:
+        return found
     emoji = open_dataset(replace(config.data, name="emoji", path=None), "test").first(100)
     texts = clip.embed_texts([sample.caption for sample in emoji])
     images = clip.embed_images(np.stack([sample.image for sample in emoji]))
@@ -239,7 +241,7 @@ def _batch(recipe: ClipPretrainConfig, world: Shapes, emoji: list[Sample], seed:
                 texts[i], negatives[i] = pair
                 samples[i] = replace(sample, captions=(pair[0],))
                 break
-    for i in generator.choice(len(emoji), size=of_emoji, replace=False):
+    for i in generator.permutation(len(emoji))[:of_emoji]:
         samples.append(emoji[i])
         texts.append(emoji[i].captions[int(generator.integers(len(emoji[i].captions)))])
     true = np.array([[fits(picture, caption) for caption in samples] for picture in samples])

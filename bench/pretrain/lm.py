@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from approaches.shared.randomness import generator
 from approaches.shared.transformer import Transformer, TransformerConfig
 from bench.config import Config, LmPretrainConfig, fingerprint
 from bench.console import Console
+from bench.data.scene import parse_plan, satisfied
+from bench.data.shapes import Shapes
 from bench.data.text import TextCorpus, open_text
-from bench.data.world_text import world_documents
+from bench.data.world_text import PLAN_PROMPT, world_documents
 from bench.files import hash_bytes
 from bench.ngram import TrigramModel
 from bench.seeds import derive
-from bench.trainer import adamw, fit
+from bench.trainer import adamw, fit, told
 
 PAD, END = "<|pad|>", "<|endoftext|>"
 WORLD_DOCUMENTS = 40_000
@@ -72,11 +75,8 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
     save_pretrained(model, out, dtype=torch.float16, start_id=end, end_id=end)
     return {
         "data": {"text": corpus.content_hash("train"), "tokens": data_hash},
-        "recipe": fingerprint(recipe),
         "quality": quality(config, out, corpus, streams["text"]),
-        "flattened": flattened([row["perplexity_text"] for row in fitted.curve]),
-        "curve": fitted.curve,
-        "seconds": round(fitted.seconds),
+        **told(fitted, "perplexity_text"),
     }
 
 
@@ -167,12 +167,7 @@ def quality(config: Config, folder: Path, corpus: TextCorpus, train: Ids) -> dic
 
 def plan_quality(config: Config, model: LanguageModel, count: int = 100) -> dict[str, float]:
     """Greedy plans for held-out captions: the share that parses, and the share that fulfils its caption."""
-    from bench.config import DataConfig
-    from bench.data.scene import parse_plan, satisfied
-    from bench.data.shapes import Shapes
-    from bench.data.world_text import PLAN_PROMPT
-
-    dataset = Shapes.build(DataConfig(seed=config.data.seed, eval_items=count), "validation")
+    dataset = Shapes.build(replace(config.data, eval_items=count), "validation")
     parsed = right = 0
     for sample in dataset.first(count):
         assert sample.scene is not None
@@ -182,13 +177,6 @@ def plan_quality(config: Config, model: LanguageModel, count: int = 100) -> dict
             parsed += 1
             right += satisfied(plan[0], sample.scene.demands, sample.scene.relation)
     return {"parsed": parsed / count, "right": right / count, "n": count}
-
-
-def flattened(curve: list[float], *, share: float = 0.25, tolerance: float = 0.02) -> dict[str, Any]:
-    """Whether the last `share` of a curve fell by less than `tolerance` of its value: its fall, and the verdict."""
-    before = curve[max(0, math.ceil(len(curve) * (1 - share)) - 1)]
-    fall = (before - curve[-1]) / before
-    return {"fall_in_last_quarter": round(fall, 4), "flat": fall < tolerance}
 
 
 def _stream(tokenizer: Any, documents: Iterable[str]) -> Ids:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from approaches.shared.randomness import generator
 from approaches.shared.vae import LatentCodec, new_autoencoder, to_uint8, to_unit
@@ -19,20 +19,17 @@ from bench.config import Config, VaePretrainConfig, fingerprint
 from bench.console import Console
 from bench.data.catalogue import open_dataset
 from bench.files import atomic_path, hash_bytes, write_json
-from bench.trainer import Fitted, adamw, fit
-
-MIX = ("shapes", "emoji")
+from bench.trainer import Fitted, adamw, fit, told
 
 
 def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict[str, Any]:
     """Train the VAE of a config, resumable in `work`, write it to `out` in diffusers' layout; its card's facts."""
     recipe = config.pretrain.vae
     images, hashes = _training_pictures(config, console)
-    held_out = {name: _pictures(config, name, "validation", 256) for name in MIX}
+    held_out = {name: _pictures(config, name, "validation", 256) for name in images}
     torch.manual_seed(config.seed)  # diffusers draws its initial weights from the global generator
-    model = new_autoencoder(
-        channels=recipe.channels, latent_channels=recipe.latent_channels, size=config.data.size
-    ).to(memory_format=torch.channels_last)
+    model = new_autoencoder(channels=recipe.channels, latent_channels=recipe.latent_channels, size=config.data.size)
+    model.to(memory_format=torch.channels_last)
     data_hash = hash_bytes(*hashes.values())
 
     def loss(step: int) -> Tensor:
@@ -53,10 +50,10 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
         description="vae",
     )
     _write(model, fitted, images["shapes"], out)
-    return {"data": hashes, "recipe": fingerprint(recipe), "quality": quality(config, out), **_curve(fitted)}
+    return {"data": hashes, "quality": quality(config, out), **told(fitted, "psnr_shapes")}
 
 
-def reconstruction_loss(model: nn.Module, pictures: Tensor, *, kl_weight: float, draw: torch.Generator) -> Tensor:
+def reconstruction_loss(model: Any, pictures: Tensor, *, kl_weight: float, draw: torch.Generator) -> Tensor:
     """Mean over pictures of the root mean square error (what PSNR is the logarithm of), plus half the mean absolute
     error, plus the weighted KL divergence a latent element (arXiv 1312.6114)."""
     posterior = model.encode(pictures).latent_dist
@@ -64,11 +61,12 @@ def reconstruction_loss(model: nn.Module, pictures: Tensor, *, kl_weight: float,
     difference = model.decode(posterior.mean + posterior.std * noise).sample - pictures
     root = difference.square().mean(dim=(1, 2, 3)).add(1e-8).sqrt().mean()
     divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-    return root + 0.5 * difference.abs().mean() + kl_weight * divergence
+    loss: Tensor = root + 0.5 * difference.abs().mean() + kl_weight * divergence
+    return loss
 
 
 @torch.no_grad()
-def psnr(model: nn.Module, images: NDArray[np.uint8]) -> tuple[float, float]:
+def psnr(model: Any, images: NDArray[np.uint8]) -> tuple[float, float]:
     """Peak signal-to-noise ratio in dB of the mean-latent reconstruction after rounding to uint8: the mean over
     pictures, and its standard error. images: uint8 N H W 3."""
     values: list[Tensor] = []
@@ -85,7 +83,10 @@ def quality(config: Config, folder: Path) -> dict[str, Any]:
     """PSNR of the written weights on held-out pictures: of the test splits, and of pairs never trained on."""
     codec = LatentCodec.load(str(folder))
     found = {}
-    for name, split, count in (("shapes", "test", 1000), ("emoji", "test", 1000), ("shapes", "pairs", 500)):
+    measured = [("shapes", "test", 1000), ("shapes", "pairs", 500)]
+    if config.pretrain.vae.emoji_share:
+        measured.append(("emoji", "test", 1000))
+    for name, split, count in measured:
         pictures = _pictures(config, name, split, count)
         mean, error = psnr(codec.model, pictures)
         label = name if split == "test" else f"{name}_{split}"
@@ -100,7 +101,7 @@ def _pictures(config: Config, name: str, split: str, count: int) -> NDArray[np.u
 
 def _training_pictures(config: Config, console: Console) -> tuple[dict[str, NDArray[np.uint8]], dict[str, str]]:
     images, hashes = {}, {}
-    for name in MIX:
+    for name in ("shapes", "emoji") if config.pretrain.vae.emoji_share else ("shapes",):
         dataset = open_dataset(replace(config.data, name=name, path=None), "train")
         images[name] = np.stack([sample.image for sample in dataset.first(config.data.train_items)])
         hashes[name] = dataset.content_hash()
@@ -113,6 +114,8 @@ def _mixed(images: dict[str, NDArray[np.uint8]], recipe: VaePretrainConfig, draw
     count = round(recipe.optimizer.batch * recipe.emoji_share)
     parts = []
     for name, share in (("shapes", recipe.optimizer.batch - count), ("emoji", count)):
+        if not share:
+            continue
         chosen = torch.randint(len(images[name]), (share,), generator=draw)
         part = torch.as_tensor(images[name][chosen.numpy()])
         if name == "emoji":
@@ -123,7 +126,7 @@ def _mixed(images: dict[str, NDArray[np.uint8]], recipe: VaePretrainConfig, draw
 
 
 @torch.no_grad()
-def _write(model: nn.Module, fitted: Fitted, images: NDArray[np.uint8], out: Path) -> None:
+def _write(model: Any, fitted: Fitted, images: NDArray[np.uint8], out: Path) -> None:
     """The averaged weights as float16 and the config, with the scale and shift that give the latents of training
     pictures mean 0 and standard deviation 1."""
     model.load_state_dict(fitted.average)
@@ -135,7 +138,3 @@ def _write(model: nn.Module, fitted: Fitted, images: NDArray[np.uint8], out: Pat
     with atomic_path(out / "diffusion_pytorch_model.safetensors") as part:
         save_file(state, part, {"format": "pt"})
     write_json(out / "config.json", config)
-
-
-def _curve(fitted: Fitted) -> dict[str, Any]:
-    return {"curve": fitted.curve, "seconds": round(fitted.seconds)}
