@@ -166,11 +166,11 @@ class Block(nn.Module):
             k, v = cache.extend(layer, k, v)
         mixed = attention(q, k, v, mask=mask, causal=mask is None, backend=self.kernels.attention)
         x = x + self.output(mixed)
-        added: Tensor = x + self.mlp(x)
-        return added
+        return x + self.mlp(x)
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
-        return x.unflatten(-1, (heads, self.head_width)).transpose(1, 2)
+        split: Tensor = x.unflatten(-1, (heads, self.head_width))
+        return split.transpose(1, 2)
 
 
 class Transformer(nn.Module):
