@@ -19,7 +19,7 @@ from bench.files import cache_directory, read_json
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"
-PRETRAIN = "python -m bench pretrain --preset tiny"
+PRETRAIN = "python -m bench pretrain --preset tiny --out approaches/shared/weights"
 
 
 @dataclass(frozen=True, kw_only=True)
