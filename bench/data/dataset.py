@@ -78,8 +78,9 @@ class IndexedDataset(Dataset):
         return [self[index] for index in range(min(count, len(self)))]
 
     def stream(self, *, seed: int, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[Sample]:
-        """See Dataset. Each epoch's shuffled order is cut to a multiple of `world`, so that ranks stay in step."""
-        return islice(map(self.__getitem__, self.order(seed=seed, rank=rank, world=world)), start, None)
+        """See Dataset. Each epoch's shuffled order is cut to a multiple of `world`, so that ranks stay in step.
+        Skipped samples are not made."""
+        return map(self.__getitem__, islice(self.order(seed=seed, rank=rank, world=world), start, None))
 
     def order(self, *, seed: int, rank: int = 0, world: int = 1) -> Iterator[int]:
         """The indices that `stream` visits, without end."""

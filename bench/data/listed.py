@@ -130,10 +130,6 @@ class Listed(IndexedDataset):
         """See Dataset: the files' contents as they were judged, the captions, the size and the resize protocol."""
         return self._hash
 
-    def stream(self, *, seed: int, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[Sample]:
-        """See Dataset. Skipped samples are not decoded."""
-        return map(self.__getitem__, islice(self.order(seed=seed, rank=rank, world=world), start, None))
-
 
 class VerdictCache:
     """Verdicts of earlier runs, by the pictures' stamps; one small file a source and split."""

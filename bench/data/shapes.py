@@ -95,7 +95,8 @@ class Shapes(IndexedDataset):
 
 
 def draw_scene(generator: np.random.Generator, *, held_out: bool) -> Scene:
-    """A scene of a task drawn evenly from TASKS. held_out: with at least one of HELD_OUT_PAIRS; otherwise with none."""
+    """A scene of a task proposed evenly from TASKS; scenes that don't do are turned down, which leaves `position` about
+    half of an even share. held_out: with at least one of HELD_OUT_PAIRS; otherwise with none."""
     while True:
         task = TASKS[generator.integers(len(TASKS))]
         kinds = _kinds(task, generator)
