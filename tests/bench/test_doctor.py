@@ -62,7 +62,7 @@ def test_it_prints_every_finding_and_each_way_out_once(capsys: pytest.CaptureFix
 
 def test_shipped_weights_are_held_to_their_cards(shipped: Path):
     assert named(weights(), "shipped:vae-tiny").state == "ok"
-    assert named(weights(), "shipped:lm-tiny").advice.endswith("--preset tiny --only lm")
+    assert named(weights(), "shipped:lm-tiny").advice.endswith("--out approaches/shared/weights --only lm")
     card = shipped / "card.json"
     card.write_text('{"weights": "0"}')
     assert named(weights(), "shipped:vae-tiny").state == "differs"
