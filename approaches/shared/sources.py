@@ -48,7 +48,7 @@ def resolve(text: str, *, field: str = "model") -> Source:
     if scheme == "package":
         return Source(text=text, path=_package_file(name, field))
     path = Path(text).expanduser()
-    if path.exists():
+    if text and path.exists():  # the path of an empty text is the working directory
         return Source(text=text, path=path)
     if text.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(text):
         raise UserError(
@@ -85,13 +85,14 @@ def check_safetensors(path: Path) -> dict[str, Any]:
             if size < 8 or not 2 <= length <= min(size - 8, 100_000_000):
                 raise UserError(f"{path} is no safetensors file, or was cut short: its header does not fit its size")
             header: dict[str, Any] = json.loads(file.read(length))
-        end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
+        ends = [int(entry["data_offsets"][1]) for key, entry in header.items() if key != "__metadata__"]
     except FileNotFoundError as error:
         raise UserError(f"no weights at {path}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{path} is no safetensors file: its header does not parse") from error
-    if 8 + length + end != size:
-        raise UserError(f"{path} was cut short or padded: its header promises {8 + length + end} bytes, it has {size}")
+    promised = 8 + length + max(ends, default=0)
+    if promised != size:
+        raise UserError(f"{path} was cut short or padded: its header promises {promised} bytes, it has {size}")
     return header
 
 
