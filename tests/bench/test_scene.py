@@ -123,7 +123,9 @@ def test_a_plan_comes_back_up_to_the_raster(scene):
 @given(scenes)
 def test_a_parsed_plan_is_a_fixed_point(scene):
     def again(text):
-        things, background = parse_plan(text)
+        parsed = parse_plan(text)
+        assert parsed is not None
+        things, background = parsed
         return plan_text(Scene(things=things, background=background, task="one object", demands=()))
 
     # Two objects of one column may change places once, when their places are rounded; never again.
