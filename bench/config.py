@@ -172,6 +172,10 @@ class ClipPretrainConfig:
             steps=2600, batch=128, lr=1e-3, warmup=200, weight_decay=0.05, ema=0.998
         )
     )
+    binding: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(steps=1000, batch=96, lr=5e-4, warmup=50, weight_decay=0.05, ema=0.99)
+    )
+    """The second stage: pictures whose captions have an almost right twin, which the loss weighs on its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

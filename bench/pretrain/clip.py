@@ -7,7 +7,10 @@ caption as a further negative, and a caption that happens to be true of another 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from bench.data.scene import Demand, Scene, satisfied
 from bench.data.shapes import Shapes
 from bench.files import atomic_path, hash_bytes, write_json
 from bench.seeds import derive
-from bench.trainer import adamw, fit, told
+from bench.trainer import Fitted, adamw, fit, told
 from metrics.alignment import Clip
 
 MEAN, DEVIATION = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -40,12 +43,13 @@ DESCRIBED = 0.4  # share of training texts that are full descriptions
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """pictures: uint8 B H W 3. texts: B true captions. negatives: an almost right caption each, "" for none.
-    true: bool B B, whether text j is true of picture i."""
+    true: bool B B, whether text j is true of picture i. binding: whether the twins weigh on their own."""
 
     pictures: NDArray[np.uint8]
     texts: list[str]
     negatives: list[str]
     true: NDArray[np.bool_]
+    binding: bool = False
 
 
 def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict[str, Any]:
@@ -66,28 +70,39 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
     torch.manual_seed(config.seed)  # open_clip draws its initial weights from the global generator
     model = open_clip.create_model(f"local-dir:{out}", load_weights=False)
     data_hash = hash_bytes(*hashes.values())
-    held_out = distinct(Shapes.build(config.data, "validation").first(400), 100, DESCRIPTION)
-
-    def loss(step: int) -> Tensor:
-        return contrastive_loss(model, encode, _batch(recipe, world, emoji, config.seed, step))
+    validation = Shapes.build(config.data, "validation").first(400)
+    held_out = distinct(validation, 100, DESCRIPTION)
+    twins = [twin for kind in HARD for twin in _twins(validation, kind, held_out=False)]
 
     def evaluate() -> dict[str, float]:
         pictures, texts = np.stack([s.image for s in held_out]), [s.captions[DESCRIPTION] for s in held_out]
-        return {"retrieval": retrieval(_embed(model, pictures), _texts(model, encode, texts))}
+        images = _embed(model, pictures)
+        return {
+            "retrieval": retrieval(images, _texts(model, encode, texts)),
+            "against_negatives": _chosen(model, encode, twins),
+        }
 
-    fitted = fit(
-        model,
-        loss,
-        config=recipe.optimizer,
-        optimizers=[adamw(model, recipe.optimizer, betas=(0.9, 0.98))],
-        evaluate=evaluate,
-        evaluations=20,
-        path=work / "clip.safetensors",
-        key=hash_bytes(fingerprint(recipe), str(config.seed), data_hash),
-        console=console,
-        description="clip",
-    )
-    model.load_state_dict(fitted.average)
+    curve: list[dict[str, float]] = []
+    seconds = 0.0
+    for stage, budget in (("matching", recipe.optimizer), ("binding", recipe.binding)):
+        draw = partial(_batch, recipe, world, emoji, config.seed, binding=stage == "binding")
+        fitted = fit(
+            model,
+            lambda step, draw=draw: contrastive_loss(model, encode, draw(step)),  # type: ignore[misc]
+            config=budget,
+            optimizers=[adamw(model, budget, betas=(0.9, 0.98))],
+            evaluate=evaluate,
+            evaluations=20,
+            path=work / f"clip-{stage}.safetensors",
+            key=hash_bytes(stage, fingerprint(recipe), str(config.seed), data_hash),
+            console=console,
+            description=f"clip, {stage}",
+        )
+        model.load_state_dict(fitted.average)
+        start = curve[-1]["step"] if curve else 0
+        curve += [{**row, "step": start + row["step"]} for row in fitted.curve]
+        seconds += fitted.seconds
+    fitted = Fitted(curve=curve, seconds=seconds, average=fitted.average)
     tensors = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     with atomic_path(out / "open_clip_model.safetensors") as part:
         save_file(tensors, part, {"format": "pt"})
@@ -101,20 +116,23 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
 def contrastive_loss(model: Any, encode: Any, batch: Batch) -> Tensor:
     """CLIP's symmetric loss (arXiv 2103.00020), where each picture has its almost right caption among the texts too
     (arXiv 2210.01936), and texts that are true of a picture by chance are left out of its negatives."""
-    count = len(batch.texts)
+    size = len(batch.texts)
     wrong = [i for i, text in enumerate(batch.negatives) if text]
     images = nn.functional.normalize(model.encode_image(_unit(batch.pictures)), dim=-1)
     tokens = encode([*batch.texts, *(batch.negatives[i] for i in wrong)])
     texts = nn.functional.normalize(model.encode_text(tokens), dim=-1)
     scale = model.logit_scale.exp().clamp(max=100)
-    logits = scale * images @ texts[:count].T
-    chance = torch.as_tensor(batch.true) & ~torch.eye(count, dtype=torch.bool)
+    logits = scale * images @ texts[:size].T
+    chance = torch.as_tensor(batch.true) & ~torch.eye(size, dtype=torch.bool)
     logits = logits.masked_fill(chance, -math.inf)
-    hard = logits.new_full((count, 1), -math.inf)
-    hard[wrong, 0] = scale * (images[wrong] * texts[count:]).sum(-1)
-    target = torch.arange(count)
+    hard = logits.new_full((size, 1), -math.inf)
+    hard[wrong, 0] = scale * (images[wrong] * texts[size:]).sum(-1)
+    target = torch.arange(size)
     to_text = nn.functional.cross_entropy(torch.cat([logits, hard], dim=1), target)
-    return (to_text + nn.functional.cross_entropy(logits.T, target)) / 2
+    loss = (to_text + nn.functional.cross_entropy(logits.T, target)) / 2
+    if batch.binding and wrong:
+        loss = loss + nn.functional.softplus(hard[wrong, 0] - logits.diagonal()[wrong]).mean()
+    return loss
 
 
 def open_clip_config(config: Config) -> dict[str, Any]:
@@ -144,10 +162,10 @@ def open_clip_config(config: Config) -> dict[str, Any]:
     }
 
 
-def distinct(samples: list[Sample], count: int, text: int) -> list[Sample]:
-    """The first `count` samples whose captions[text] differ from one another."""
+def distinct(samples: list[Sample], number: int, text: int) -> list[Sample]:
+    """The first `number` samples whose captions[text] differ from one another."""
     chosen = {sample.captions[text]: sample for sample in reversed(samples)}
-    return [sample for sample in samples if chosen[sample.captions[text]] is sample][:count]
+    return [sample for sample in samples if chosen[sample.captions[text]] is sample][:number]
 
 
 def fits(picture: Sample, caption: Sample) -> bool:
@@ -205,12 +223,7 @@ def _against_negatives(clip: Clip, samples: list[Sample], *, held_out: bool) -> 
     found: dict[str, Any] = {}
     rights = []
     for kind in HARD:
-        rows = []
-        for number, sample in enumerate(samples):
-            assert sample.scene is not None
-            pair = false_caption(sample.scene, kind, derive(0, f"negative/{kind}", number), held_out=held_out)
-            if pair is not None:
-                rows.append((sample.image, *pair))
+        rows = _twins(samples, kind, held_out=held_out)
         if not rows:
             continue
         images = clip.embed_images(np.stack([row[0] for row in rows]))
@@ -221,22 +234,47 @@ def _against_negatives(clip: Clip, samples: list[Sample], *, held_out: bool) -> 
     return found | {"mean": round(float(torch.cat(rights).mean()), 4)}
 
 
-def _batch(recipe: ClipPretrainConfig, world: Shapes, emoji: list[Sample], seed: int, step: int) -> Batch:
-    size = recipe.optimizer.batch
+def _twins(samples: list[Sample], kind: str, *, held_out: bool) -> list[tuple[NDArray[np.uint8], str, str]]:
+    """(picture, true caption, false caption) of the samples to which a kind of hard negative applies."""
+    rows = []
+    for number, sample in enumerate(samples):
+        assert sample.scene is not None
+        pair = false_caption(sample.scene, kind, derive(0, f"negative/{kind}", number), held_out=held_out)
+        if pair is not None:
+            rows.append((sample.image, *pair))
+    return rows
+
+
+def _chosen(model: Any, encode: Any, twins: list[tuple[NDArray[np.uint8], str, str]]) -> float:
+    """Share of pictures to which the true caption is nearer than the false one."""
+    images = _embed(model, np.stack([twin[0] for twin in twins]))
+    true, false = (_texts(model, encode, [twin[place] for twin in twins]) for place in (1, 2))
+    return float(((images * true).sum(-1) > (images * false).sum(-1)).float().mean())
+
+
+def _batch(
+    recipe: ClipPretrainConfig, world: Shapes, emoji: list[Sample], seed: int, step: int, *, binding: bool = False
+) -> Batch:
+    size = recipe.binding.batch if binding else recipe.optimizer.batch
     of_emoji = min(len(emoji), round(size * recipe.emoji_share))
     of_world = size - of_emoji
-    samples = [world[step * of_world + i] for i in range(of_world)]
+    if binding:
+        samples = list(islice(_with_twins(world, step * size * 16), of_world))
+        kinds, described = HARD, 0.1
+    else:
+        samples = [world[step * of_world + i] for i in range(of_world)]
+        kinds, described = KINDS, DESCRIBED
     generator = np.random.default_rng(derive(seed, "clip/batch", step))
     texts, negatives = [sample.caption for sample in samples], [""] * size
     for i, sample in enumerate(samples):
         assert sample.scene is not None
-        if generator.random() < DESCRIBED:  # the full description, so that every attribute counts
+        if generator.random() < described:  # the full description, so that every attribute counts
             whole = replace(sample.scene, demands=_all_demands(sample.scene), relation=None)
             samples[i] = replace(sample, captions=(sample.captions[1],), scene=whole)
             texts[i] = sample.captions[1]
             continue
-        for kind in generator.permutation(len(KINDS)):
-            pair = false_caption(sample.scene, KINDS[kind], derive(seed, "clip/negative", step, i))
+        for kind in generator.permutation(len(kinds)):
+            pair = false_caption(sample.scene, kinds[kind], derive(seed, "clip/negative", step, i))
             if pair is not None:
                 texts[i], negatives[i] = pair
                 samples[i] = replace(sample, captions=(pair[0],))
@@ -245,7 +283,17 @@ def _batch(recipe: ClipPretrainConfig, world: Shapes, emoji: list[Sample], seed:
         samples.append(emoji[i])
         texts.append(emoji[i].captions[int(generator.integers(len(emoji[i].captions)))])
     true = np.array([[fits(picture, caption) for caption in samples] for picture in samples])
-    return Batch(pictures=np.stack([sample.image for sample in samples]), texts=texts, negatives=negatives, true=true)
+    pictures = np.stack([sample.image for sample in samples])
+    return Batch(pictures=pictures, texts=texts, negatives=negatives, true=true, binding=binding)
+
+
+def _with_twins(world: Shapes, start: int) -> Iterator[Sample]:
+    """Pictures of the second half of the world, which the first stage never sees, whose captions have a hard twin."""
+    for index in count(WORLD // 2 + start):
+        sample = world[index]
+        assert sample.scene is not None
+        if any(false_caption(sample.scene, kind, index) for kind in HARD):
+            yield sample
 
 
 def _all_demands(scene: Scene) -> tuple[Demand, ...]:
