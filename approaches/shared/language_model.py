@@ -227,8 +227,12 @@ def _from_transformers(source: Source, *, gguf: bool) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(
             location, **{k: v for k, v in local.items() if k != "use_safetensors"}
         )
-        model = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, **local)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            location, dtype=torch.float32, output_loading_info=True, **local
+        )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"the language model '{source.text}' can't be loaded: {reason}") from error
+    if missing := sorted(info["missing_keys"]):  # transformers would leave them at random values
+        raise UserError(f"the language model '{source.text}' lacks {len(missing)} tensors, among them {missing[0]}")
     return model.eval(), tokenizer

