@@ -145,13 +145,20 @@ def _load(source: Source) -> nn.Module:
     elif "taesd" in source.text.lower():
         kind = AutoencoderTiny
     try:
-        model: nn.Module = kind.from_pretrained(
-            source.location, use_safetensors=True, torch_dtype=torch.float32, local_files_only=source.path is not None
+        model, info = kind.from_pretrained(
+            source.location,
+            use_safetensors=True,
+            torch_dtype=torch.float32,
+            local_files_only=source.path is not None,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"the VAE '{source.text}' can't be loaded: {reason}") from error
-    return model
+    if missing := sorted(info["missing_keys"]):  # diffusers would leave them at random values
+        raise UserError(f"the VAE '{source.text}' lacks {len(missing)} tensors, among them {missing[0]}")
+    loaded: nn.Module = model
+    return loaded
 
 
 def new_autoencoder(*, channels: tuple[int, ...], latent_channels: int, size: int) -> Any:
