@@ -93,9 +93,11 @@ def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _curve(curve: list[dict[str, float]]) -> list[str]:
-    columns = list(curve[-1])
+    columns = list(curve[-1])  # a second stage may measure more than the first
     lines = [f"| {' | '.join(column.replace('_', ' ') for column in columns)} |", "|" + "---|" * len(columns)]
-    return lines + [f"| {' | '.join(f'{row[column]:.5g}' for column in columns)} |" for row in curve]
+    return lines + [
+        f"| {' | '.join(f'{row[column]:.5g}' if column in row else '-' for column in columns)} |" for row in curve
+    ]
 
 
 def _threads(threads: dict[str, int]) -> str:

@@ -248,7 +248,8 @@ def _twins(samples: list[Sample], kind: str, *, held_out: bool) -> list[tuple[ND
 def _chosen(model: Any, encode: Any, twins: list[tuple[NDArray[np.uint8], str, str]]) -> float:
     """Share of pictures to which the true caption is nearer than the false one."""
     images = _embed(model, np.stack([twin[0] for twin in twins]))
-    true, false = (_texts(model, encode, [twin[place] for twin in twins]) for place in (1, 2))
+    true = _texts(model, encode, [twin[1] for twin in twins])
+    false = _texts(model, encode, [twin[2] for twin in twins])
     return float(((images * true).sum(-1) > (images * false).sum(-1)).float().mean())
 
 
@@ -258,6 +259,7 @@ def _batch(
     size = recipe.binding.batch if binding else recipe.optimizer.batch
     of_emoji = min(len(emoji), round(size * recipe.emoji_share))
     of_world = size - of_emoji
+    kinds: tuple[str, ...]
     if binding:
         samples = list(islice(_with_twins(world, step * size * 16), of_world))
         kinds, described = HARD, 0.1
