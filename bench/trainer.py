@@ -71,7 +71,8 @@ def fit(
 
     evaluate: numbers of the averaged weights, taken `evaluations` times, evenly, and at the end.
     key: of everything that decides the result; a checkpoint of another key is refused.
-    Raises NonFiniteLossError; on an interrupt the checkpoint is written before it goes on up.
+    Raises NonFiniteLossError. An interrupt or a kill loses what came after the last checkpoint, at most
+    `checkpoint_seconds` of work, never the checkpoint.
     """
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     average = {name: value.detach().clone() for name, value in model.state_dict().items()} if config.ema else {}
@@ -88,26 +89,21 @@ def fit(
     every = max(1, config.steps // evaluations)
     saved = time.perf_counter()
     with console.progress(config.steps, description, done=meta["step"]) as progress:
-        try:
-            for step in range(meta["step"], config.steps):
-                value = _step(model, loss, step, config, optimizers, rates)
-                if not math.isfinite(value):
-                    raise NonFiniteLossError(
-                        f"{description}: the loss is {value} at step {step}; last good checkpoint: {path}"
-                    )
-                _follow(average, model, config, step)
-                meta["step"] = step + 1
-                progress.advance(1)
-                if (step + 1) % every == 0 or step + 1 == config.steps:
-                    with averaged(model, average):
-                        meta["curve"].append({"step": step + 1, "train_loss": value, **evaluate()})
-                    console.info(f"{description}: {_words(meta['curve'][-1])}")
-                if time.perf_counter() - saved > checkpoint_seconds:
-                    save()
-                    saved = time.perf_counter()
-        except KeyboardInterrupt:
-            save()
-            raise
+        for step in range(meta["step"], config.steps):
+            value = _step(model, loss, step, config, optimizers, rates)
+            if not math.isfinite(value):
+                good = f"last good checkpoint: {path}" if path.exists() else "there is no checkpoint yet"
+                raise NonFiniteLossError(f"{description}: the loss is {value} at step {step}; {good}")
+            _follow(average, model, config, step)
+            meta["step"] = step + 1
+            progress.advance(1)
+            if (step + 1) % every == 0 or step + 1 == config.steps:
+                with averaged(model, average):
+                    meta["curve"].append({"step": step + 1, "train_loss": value, **evaluate()})
+                console.info(f"{description}: {_words(meta['curve'][-1])}")
+            if time.perf_counter() - saved > checkpoint_seconds:
+                save()
+                saved = time.perf_counter()
     save()
     return Fitted(curve=meta["curve"], seconds=meta["seconds"], average=average or dict(model.state_dict()))
 
