@@ -231,7 +231,7 @@ def _against_negatives(clip: Clip, samples: list[Sample], *, held_out: bool) -> 
         right = ((images * true).sum(-1) > (images * false).sum(-1)).float()
         found[kind] = {"accuracy": round(float(right.mean()), 4), "n": len(rows)}
         rights.append(right)
-    return found | {"mean": round(float(torch.cat(rights).mean()), 4)}
+    return found | {"mean": round(float(torch.cat(rights).mean()), 4)} if rights else found
 
 
 def _twins(samples: list[Sample], kind: str, *, held_out: bool) -> list[tuple[NDArray[np.uint8], str, str]]:
