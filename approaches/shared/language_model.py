@@ -227,9 +227,10 @@ def _from_transformers(source: Source, *, gguf: bool) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(
             location, **{k: v for k, v in local.items() if k != "use_safetensors"}
         )
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             location, dtype=torch.float32, output_loading_info=True, **local
         )
+        model, info = loaded
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"the language model '{source.text}' can't be loaded: {reason}") from error

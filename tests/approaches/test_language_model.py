@@ -53,7 +53,8 @@ def test_what_we_write_transformers_reads_as_the_same_function(config: Transform
     model = fresh(config)
     save_pretrained(model, tmp_path, dtype=torch.float32, start_id=1, end_id=2)
     byte_tokenizer().save_pretrained(tmp_path)
-    theirs, info = LlamaForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    loaded: Any = LlamaForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    theirs, info = loaded
     assert not any(info.values()), info  # nothing missing, left over, or of another shape
     assert (theirs.config.bos_token_id, theirs.config.eos_token_id) == (1, 2)
     tokens = torch.randint(300, (2, 50), generator=torch.Generator().manual_seed(0))

@@ -51,10 +51,10 @@ def test_a_step_takes_at_most_a_tenth_longer_than_transformers_own() -> None:
         num_key_value_heads=2,
         max_position_embeddings=256,
         tie_word_embeddings=True,
-        attn_implementation="sdpa",
     )
     torch.manual_seed(0)
     reference = LlamaForCausalLM(shape).train()
+    reference.set_attn_implementation("sdpa")
     model = Transformer(config_of(reference), choose("cpu", attention="sdpa"))
     model.load_state_dict(our_names(reference.state_dict(), tied=True))
     tokens = torch.randint(4096, (64, 32))
