@@ -1,0 +1,275 @@
+"""Making the shipped weights, with micro recipes: what is written loads, is described truthfully, and the measures that
+cards quote are what they say."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from approaches.shared.kernels import choose
+from approaches.shared.language_model import LanguageModel
+from approaches.shared.sources import Source, check_folder
+from approaches.shared.transformer import Transformer, TransformerConfig
+from approaches.shared.vae import LatentCodec
+from bench import pretrain
+from bench.config import Config, OptimizerConfig, TextConfig
+from bench.console import Console
+from bench.data import fonts
+from bench.data.shapes import Shapes
+from bench.data.text import open_text
+from bench.files import read_json
+from bench.presets import preset
+from bench.pretrain import lm
+from bench.pretrain.arguments import MODELS, PretrainArguments, check
+from bench.pretrain.clip import Batch, contrastive_loss
+from bench.pretrain.vae import _mixed, psnr
+from metrics.alignment import Clip
+from tests.approaches.checkpoints import drawn
+
+WORDS = "the of a model reads each line and writes what it found there, then another file is opened or closed".split()
+
+
+def text_folder(folder: Path) -> Path:
+    """Forty files of about a thousand characters of English words."""
+    folder.mkdir()
+    draw = random.Random(0)
+    for number in range(40):
+        (folder / f"{number}.txt").write_text(" ".join(draw.choices(WORDS, k=200)) + ".\n")
+    return folder
+
+
+def micro(texts: Path) -> Config:
+    """A config whose three trainings take seconds, without emoji."""
+    config = preset("smoke")
+    few = OptimizerConfig(steps=3, batch=4, lr=2e-3, warmup=1, ema=0.5)
+    recipes = config.pretrain
+    return replace(
+        config,
+        data=replace(config.data, train_items=64, eval_items=48),
+        text=TextConfig(name="folder", path=str(texts)),
+        pretrain=replace(
+            recipes,
+            vae=replace(recipes.vae, channels=(16, 16, 16), emoji_share=0.0, optimizer=few),
+            lm=replace(
+                recipes.lm, vocabulary=320, width=48, layers=2, heads=3, kv_heads=3, hidden=64, context=32,
+                optimizer=replace(few, ema=0.0),
+            ),
+            clip=replace(
+                recipes.clip, width=32, layers=1, text_width=32, text_layers=1, embedding=16, vocabulary=400,
+                emoji_share=0.0, optimizer=replace(few, batch=8), binding=replace(few, steps=2, batch=8),
+            ),
+        ),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished pretraining."""
+
+    config: Config
+    out: Path
+
+    def folder(self, kind: str) -> Path:
+        return self.out / f"{kind}-smoke"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    """All three models, made on a machine without a colour-emoji font."""
+    folder = tmp_path_factory.mktemp("pretrain")
+    config = micro(text_folder(folder / "texts"))
+    arguments = PretrainArguments(out=folder / "weights")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fonts, "find_font", lambda: None)
+        patch.setattr(lm, "WORLD_DOCUMENTS", 500)
+        check(arguments, config)
+        assert pretrain.main(arguments, config, Console(interval=1e9)) == 0
+    yield Made(config=config, out=arguments.out)
+
+
+# What is written
+
+
+def test_one_folder_a_model_and_nothing_else(made: Made) -> None:
+    assert {path.name for path in made.out.iterdir()} == {f"{kind}-smoke" for kind in MODELS}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_card_says_what_was_made_and_from_what(made: Made, kind: str) -> None:
+    folder = made.folder(kind)
+    card = read_json(folder / "card.json")
+    assert card["kind"] == kind and card["preset"] == "smoke" and card["seed"] == made.config.seed
+    assert card["weights"] == check_folder(Source(text=str(folder), path=folder))
+    assert set(card["provenance"]["commit"]) >= {"id", "dirty"}
+    corpus, world = open_text(made.config.text), Shapes.build(made.config.data, "train")
+    if kind == "lm":
+        assert card["data"]["text"] == corpus.content_hash("train")
+    else:
+        assert card["data"] == {"shapes": world.content_hash()}  # and no emoji: none were asked for
+    recipe = getattr(made.config.pretrain, kind)
+    assert card["recipe"]["optimizer"]["steps"] == recipe.optimizer.steps
+    steps = recipe.optimizer.steps + (recipe.binding.steps if kind == "clip" else 0)
+    assert card["curve"][-1]["step"] == steps
+    page = (folder / "README.md").read_text()
+    assert all(digest in page for digest in card["data"].values())
+
+
+def test_the_written_codec_centres_its_latents(made: Made) -> None:
+    codec = LatentCodec.load(str(made.folder("vae")))
+    images = np.stack([sample.image for sample in Shapes.build(made.config.data, "train").first(64)])
+    latents = codec.encode_images(images)
+    assert latents.shape == (64, made.config.pretrain.vae.latent_channels, 8, 8)
+    assert abs(float(latents.mean())) < 0.02 and abs(float(latents.std()) - 1) < 0.02  # float16 weights, float32 scale
+
+
+def test_the_written_language_model_has_the_vocabulary_of_its_recipe(made: Made) -> None:
+    model = LanguageModel.load(str(made.folder("lm")))
+    size = made.config.pretrain.lm.vocabulary
+    assert len(model.tokenizer) == size
+    assert model.tokenizer.convert_ids_to_tokens(size - 1) == lm.END
+    assert model.start_id == model.end_id == size - 1
+    text = "a large red circle, 42 à côté\n\tplan:"
+    assert model.decode(model.encode(text)) == text
+
+
+def test_the_written_clip_embeds_in_the_width_of_its_recipe(made: Made) -> None:
+    clip = Clip(str(made.folder("clip")))
+    images = np.stack([sample.image for sample in Shapes.build(made.config.data, "test").first(3)])
+    width = made.config.pretrain.clip.embedding
+    assert clip.embed_images(images).shape == clip.embed_texts(["a red circle"] * 3).shape == (3, width)
+    tokens = clip.tokenizer(["a red circle", "two crosses"])
+    assert (tokens.max(dim=1).values == len(clip.tokenizer.tokenizer) - 1).all()  # END, where open_clip pools
+
+
+def test_a_corpus_too_short_for_the_vocabulary_still_gives_exactly_as_many_tokens() -> None:
+    tokenizer = lm.train_tokenizer(["ab"], [], vocabulary=400)
+    assert len(tokenizer) == 400 and tokenizer.convert_tokens_to_ids(lm.END) == 399
+    assert tokenizer.convert_tokens_to_ids(lm.PAD) == 0
+
+
+# Measures
+
+
+@pytest.mark.parametrize("length", [0, 5, 8, 9, 24, 29])
+def test_rolling_nll_is_that_of_each_window_on_its_own(length: int) -> None:
+    config = TransformerConfig(
+        vocabulary=50, width=16, layers=2, heads=2, kv_heads=1, head_width=8, hidden=24, context=8
+    )
+    model: Transformer = drawn(Transformer(config, choose("cpu")))
+    ids = np.random.default_rng(length).integers(50, size=length)
+    expected = []
+    with torch.no_grad():
+        for begin in range(0, length, 8):
+            before = 49 if begin == 0 else int(ids[begin - 1])
+            seen = [before]
+            for token in ids[begin : begin + 8].tolist():
+                logits = model.logits(model(torch.tensor([seen])))[0, -1]
+                expected.append(float(logits.logsumexp(-1) - logits[token]))
+                seen.append(token)
+    np.testing.assert_allclose(lm.rolling_nll(model, ids, start=49, context=8), expected, atol=1e-5)
+
+
+class Brighter:
+    """An autoencoder that gives back its input, brighter by some of 255 levels."""
+
+    def __init__(self, levels: int) -> None:
+        self.levels = levels
+
+    def encode(self, pictures: Tensor) -> Any:
+        return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: pictures))
+
+    def decode(self, latents: Tensor) -> Any:
+        return SimpleNamespace(sample=latents + self.levels / 127.5)
+
+
+@pytest.mark.parametrize("levels", [1, 4, 40])
+def test_psnr_of_a_constant_error(levels: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256 - levels, size=(70, 8, 8, 3)).astype(np.uint8)
+    mean, error = psnr(Brighter(levels), images)
+    assert mean == pytest.approx(20 * math.log10(255 / levels), abs=1e-9)
+    assert error == pytest.approx(0, abs=1e-9)
+
+
+def test_psnr_rounds_and_clips_as_a_picture_does() -> None:
+    white = np.full((2, 8, 8, 3), 255, dtype=np.uint8)
+    assert psnr(Brighter(40), white)[0] == pytest.approx(10 * math.log10(255**2 / 1e-3))  # no error: the bound
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 1), (1.0, 4)])
+def test_a_batch_has_exactly_its_share_of_emoji(share: float, count: int) -> None:
+    images = {
+        name: np.full((5, 4, 4, 3), value, dtype=np.uint8)
+        for name, value in (("shapes", 10), ("emoji", 200))
+        if share or name == "shapes"
+    }
+    few = OptimizerConfig(steps=1, batch=4)
+    recipe = replace(preset("smoke").pretrain.vae, emoji_share=share, optimizer=few)
+    batch = _mixed(images, recipe, torch.Generator().manual_seed(0))
+    assert batch.shape == (4, 4, 4, 3) and int((batch[:, 0, 0, 0] == 200).sum()) == count
+
+
+# CLIP's loss: with pictures that are unit axes, the cosine of picture i and text j is the text's component i.
+
+
+class Axes:
+    """A CLIP whose pictures are the first axes and whose texts are given."""
+
+    def __init__(self, texts: Tensor) -> None:
+        self.texts = texts
+        self.logit_scale = torch.tensor(math.log(10.0))
+
+    def encode_image(self, pictures: Tensor) -> Tensor:
+        return torch.eye(len(pictures), self.texts.shape[1])
+
+    def encode_text(self, tokens: list[int]) -> Tensor:
+        return self.texts[tokens]
+
+
+def loss_of(texts: Tensor, *, chance: bool = False, negatives: bool = False, binding: bool = False) -> float:
+    """Of three pictures and texts, the first text true of the second picture by chance, or an almost right caption of
+    the last picture among the texts."""
+    true = np.eye(3, dtype=bool)
+    true[1, 0] = chance
+    batch = Batch(
+        pictures=np.zeros((3, 4, 4, 3), dtype=np.uint8),
+        texts=["0", "1", "2"],
+        negatives=["", "", "3" if negatives else ""],
+        true=true,
+        binding=binding,
+    )
+    return float(contrastive_loss(Axes(texts), lambda words: [int(word) for word in words], batch))
+
+
+def cosines() -> Tensor:
+    """Four unit texts of width 5."""
+    return torch.nn.functional.normalize(torch.randn(4, 5, generator=torch.Generator().manual_seed(1)), dim=-1)
+
+
+def test_a_text_true_by_chance_is_no_negative() -> None:
+    texts = cosines()
+    changed = texts.clone()
+    changed[0, [1, 4]] = texts[0, [4, 1]]  # moves the cosine of text 0 with picture 1 alone: no picture is axis 4
+    assert loss_of(changed, chance=True) == loss_of(texts, chance=True)
+    assert abs(loss_of(changed) - loss_of(texts)) > 1e-3
+
+
+@pytest.mark.parametrize("binding", [False, True])
+def test_the_loss_is_clips_with_one_more_text_for_a_picture_that_has_a_twin(binding: bool) -> None:
+    texts = cosines()
+    logits = 10 * texts[:, :3].double().numpy().T  # picture, text
+    rows = [list(logits[i, :3]) + ([logits[i, 3]] if i == 2 else []) for i in range(3)]
+    to_text = np.mean([math.log(sum(map(math.exp, row))) - row[i] for i, row in enumerate(rows)])
+    to_picture = np.mean([math.log(np.exp(logits[:, j]).sum()) - logits[j, j] for j in range(3)])
+    twin = math.log1p(math.exp(logits[2, 3] - logits[2, 2])) if binding else 0.0
+    expected = (to_text + to_picture) / 2 + twin
+    assert loss_of(texts, negatives=True, binding=binding) == pytest.approx(expected, rel=1e-5)
