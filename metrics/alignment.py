@@ -37,7 +37,7 @@ class Clip:
                 model, preprocess = open_clip.create_model_from_pretrained(name, pretrained=weights or None)
             tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:  # open_clip raises plain Exceptions, RuntimeErrors and hub errors alike
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"the CLIP model '{location}' can't be loaded: {reason}") from error
         self.model: Any = model.eval()
         self.preprocess: Any = preprocess
