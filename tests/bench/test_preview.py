@@ -1,0 +1,78 @@
+"""Contact sheets: every picture is on the sheet, pixel for pixel, whatever its caption is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench import preview
+from bench.console import Console
+from bench.data.shapes import Shapes
+from bench.presets import preset
+from bench.preview import LINE, LINES, MARGIN, TILE, sheet
+from bench.preview_arguments import PreviewArguments
+
+Picture = NDArray[np.uint8]
+
+
+def pictures(count: int, side: int) -> list[Picture]:
+    return list(np.random.default_rng(side).integers(0, 256, size=(count, side, side, 3), dtype=np.uint8))
+
+
+def enlarged(image: Picture) -> Picture:
+    """Each pixel as a square of equal pixels."""
+    times = max(1, TILE // len(image))
+    return np.repeat(np.repeat(image, times, axis=0), times, axis=1)
+
+
+def check_sheet(page: Image.Image, groups: list[list[Picture]]) -> None:
+    """Every picture at its place: groups in reading order, a group's pictures side by side."""
+    pixels = np.asarray(page)
+    side = len(enlarged(groups[0][0]))
+    width, height = side * len(groups[0]), side + LINES * LINE + 4
+    columns = (page.width - MARGIN) // (width + MARGIN)
+    assert page.width == columns * (width + MARGIN) + MARGIN
+    assert page.height == -(-len(groups) // columns) * (height + MARGIN) + MARGIN
+    for number, group in enumerate(groups):
+        top = MARGIN + number // columns * (height + MARGIN)
+        left = MARGIN + number % columns * (width + MARGIN)
+        for place, image in enumerate(group):
+            start = left + place * side
+            np.testing.assert_array_equal(pixels[top : top + side, start : start + side], enlarged(image))
+
+
+@pytest.mark.parametrize(("count", "together", "side"), [(1, 1, 32), (7, 1, 32), (12, 2, 64), (5, 6, 8), (3, 1, 256)])
+def test_every_picture_is_at_its_place(count: int, together: int, side: int) -> None:
+    drawn = pictures(count * together, side)
+    groups = [drawn[i : i + together] for i in range(0, len(drawn), together)]
+    check_sheet(sheet(groups, ["a red circle"] * count), groups)
+
+
+@pytest.mark.parametrize("caption", ["word " * 1000, "W" * 5000, "\n" * 5000, "😀圆" * 2500, ""])
+def test_no_caption_does_harm(caption: str) -> None:
+    groups = [[image] for image in pictures(6, 32)]
+    plain, harmed = sheet(groups, [""] * 6), sheet(groups, [caption] * 6)
+    assert plain.size == harmed.size
+    check_sheet(harmed, groups)
+
+
+def test_a_caption_is_written_below_its_picture() -> None:
+    groups = [[image] for image in pictures(1, 32)]
+    blank, said = (np.asarray(sheet(groups, [text])) for text in ("", "a red circle"))
+    rows = np.flatnonzero((blank != said).any(axis=(1, 2)))
+    assert rows.min() >= MARGIN + TILE and rows.max() < MARGIN + TILE + 2 + LINE
+
+
+def test_main_writes_the_validation_pictures(tmp_path: Path) -> None:
+    config = preset("smoke")
+    arguments = PreviewArguments(datasets=("shapes",), out=tmp_path / "new", count=5)
+    other = replace(config, data=replace(config.data, path="an/emoji/font.ttf"))  # not for the world of shapes
+    assert preview.main(arguments, other, Console(interval=1e9)) == 0
+    assert [path.name for path in arguments.out.iterdir()] == ["shapes.png"]
+    with Image.open(arguments.out / "shapes.png") as page:
+        check_sheet(page, [[sample.image] for sample in Shapes.build(config.data, "validation").first(5)])
