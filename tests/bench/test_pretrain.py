@@ -36,7 +36,7 @@ from bench.pretrain.vae import _mixed, psnr
 from metrics.alignment import Clip
 from tests.approaches.checkpoints import drawn
 
-WORDS = "the of a model reads each line and writes what it found there, then another file is opened or closed".split()
+ENGLISH = "the of a model reads each line and writes what it found there, then another file is opened or closed"
 
 
 def text_folder(folder: Path) -> Path:
@@ -44,7 +44,7 @@ def text_folder(folder: Path) -> Path:
     folder.mkdir()
     draw = random.Random(0)
     for number in range(40):
-        (folder / f"{number}.txt").write_text(" ".join(draw.choices(WORDS, k=200)) + ".\n")
+        (folder / f"{number}.txt").write_text(" ".join(draw.choices(ENGLISH.split(), k=200)) + ".\n")
     return folder
 
 
