@@ -35,7 +35,7 @@ def smoke() -> Config:
         pretrain=PretrainConfig(
             vae=VaePretrainConfig(optimizer=few),
             lm=LmPretrainConfig(vocabulary=512, context=128, optimizer=replace(few, ema=0.0)),
-            clip=ClipPretrainConfig(optimizer=replace(few, batch=16)),
+            clip=ClipPretrainConfig(optimizer=replace(few, batch=16), binding=replace(few, batch=16)),
         ),
     )
 
