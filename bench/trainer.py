@@ -32,7 +32,7 @@ class Fitted:
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss stopped being a number; the message names the step and the last good checkpoint."""
+    """The loss or its gradient stopped being a number; the message names the step and the last good checkpoint."""
 
 
 def schedule(step: int, config: OptimizerConfig) -> float:
@@ -93,7 +93,7 @@ def fit(
             value = _step(model, loss, step, config, optimizers, rates)
             if not math.isfinite(value):
                 good = f"last good checkpoint: {path}" if path.exists() else "there is no checkpoint yet"
-                raise NonFiniteLossError(f"{description}: the loss is {value} at step {step}; {good}")
+                raise NonFiniteLossError(f"{description}: the loss or its gradient is {value} at step {step}; {good}")
             _follow(average, model, config, step)
             meta["step"] = step + 1
             progress.advance(1)
@@ -127,7 +127,7 @@ def _step(
     optimizers: list[torch.optim.Optimizer],
     rates: list[list[float]],
 ) -> float:
-    """One optimiser step; the loss. A loss that is not finite leaves the weights alone."""
+    """One optimiser step; the loss. Where it or its gradient's norm is not finite, that, and the weights stay."""
     model.train()
     share = schedule(step, config)
     for optimizer, peaks in zip(optimizers, rates, strict=True):
@@ -138,7 +138,9 @@ def _step(
     value.backward()
     number = float(value.detach())
     if math.isfinite(number):
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norm = float(nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+        if not math.isfinite(norm):  # a finite loss can have an infinite slope, and one step along it ruins the weights
+            return norm
         for optimizer in optimizers:
             optimizer.step()
     return number
