@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 run: $(READY)
-	@echo "python -m bench pretrain --preset smoke: the shared models at their smallest, end to end, in about two minutes"
+	@echo "python -m bench pretrain --preset smoke: the shared models at their smallest, end to end, in a few minutes"
 	$(BIN)/python -m bench pretrain --preset smoke
 
 test: $(READY)

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import bench.torchvision_guard  # noqa: F401  (before open_clip)
+from approaches.shared.vae import to_unit
 from bench.config import ClipPretrainConfig, Config, fingerprint
 from bench.console import Console
 from bench.data.catalogue import open_dataset
@@ -118,7 +119,7 @@ def contrastive_loss(model: Any, encode: Any, batch: Batch) -> Tensor:
     (arXiv 2210.01936), and texts that are true of a picture by chance are left out of its negatives."""
     size = len(batch.texts)
     wrong = [i for i, text in enumerate(batch.negatives) if text]
-    images = nn.functional.normalize(model.encode_image(_unit(batch.pictures)), dim=-1)
+    images = nn.functional.normalize(model.encode_image(to_unit(batch.pictures)), dim=-1)
     tokens = encode([*batch.texts, *(batch.negatives[i] for i in wrong)])
     texts = nn.functional.normalize(model.encode_text(tokens), dim=-1)
     scale = model.logit_scale.exp().clamp(max=100)
@@ -327,12 +328,8 @@ def _tokenizer(recipe: ClipPretrainConfig, samples: list[Sample], emoji: list[Sa
     )
 
 
-def _unit(images: NDArray[np.uint8]) -> Tensor:
-    return torch.as_tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
 def _embed(model: Any, images: NDArray[np.uint8]) -> Tensor:
-    return nn.functional.normalize(model.encode_image(_unit(images)), dim=-1)
+    return nn.functional.normalize(model.encode_image(to_unit(images)), dim=-1)
 
 
 def _texts(model: Any, encode: Any, texts: list[str]) -> Tensor:
