@@ -14,27 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from bench.errors import UserError, nearest
 from bench.files import hash_bytes
-
-
-@dataclass(frozen=True)
-class Range:
-    """The bounds of a number, both allowed; `bench.validation` holds every config to them.
-
-    above: the lower bound itself is not allowed.
-    multiple: whole numbers must be a multiple of this.
-    """
-
-    low: float
-    high: float
-    above: bool = False
-    multiple: int = 1
-
-
-Seed = Annotated[int, Range(0, 2**63 - 1)]
-Count = Annotated[int, Range(1, 10**9)]
-Width = Annotated[int, Range(1, 65_536)]
-Depth = Annotated[int, Range(1, 1024)]
-Share = Annotated[float, Range(0, 1)]
+from bench.ranges import Count, Depth, Range, Seed, Share, Width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +87,63 @@ class KernelConfig:
     cross_entropy: Literal["auto", "liger", "chunked", "eager"] = "auto"
     norm: Literal["auto", "liger", "fused", "eager"] = "auto"
     swiglu: Literal["auto", "liger", "compiled", "eager"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The training that every approach gets; learning rates are in the approaches' own settings."""
+
+    budget: Literal["images", "steps", "flops", "seconds"] = "images"
+    """What is made equal: images seen, optimiser steps, floating-point operations, or seconds of training."""
+    amount: Annotated[float, Range(0, 1e24, above=True)] = 44_800
+    """How much of it."""
+    batch: Annotated[int, Range(3, 1_000_000)] = 64
+    """Captioned pictures a step, over all ranks and accumulated parts: some to draw, the rest to describe."""
+    describe_share: Share = 0.34
+    """Share of a batch's rows that are described (image to text); X-Fusion's 1 in 3."""
+    empty_share: Share = 0.1
+    """Share of drawn rows whose caption is left out, for classifier-free guidance."""
+    caption_tokens: Annotated[int, Range(4, 100_000)] = 40
+    """Longest caption in tokens, its start and end among them; longer ones are cut, and counted."""
+    replay_tokens: Annotated[int, Range(8, 1_000_000)] = 64
+    """Length of a window of text replay, for the approaches that replay text."""
+    patch: Annotated[int, Range(1, 64)] = 2
+    """Side of a patch of the latent: one image token."""
+    warmup: Annotated[int, Range(0, 10**9)] = 50
+    """Steps of linear warm-up; then half a cosine down to 1%."""
+    weight_decay: Annotated[float, Range(0, 100)] = 0.01
+    clip: Annotated[float, Range(0, 1e9, above=True)] = 1.0
+    """Largest norm of the gradient."""
+    ema: Annotated[float, Range(0, 1)] = 0.995
+    """Decay of the moving average of the trained weights, which is what is measured; 0 for none."""
+    accumulation: Annotated[int, Range(1, 100_000)] = 1
+    """Parts that a batch is worked through in, for less memory."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the forward pass; auto is bf16 on CUDA, fp32 elsewhere."""
+    compile: bool = False
+    """torch.compile on the approach's blocks."""
+    validations: Annotated[int, Range(1, 10_000)] = 5
+    """Times that the validation loss is taken during training, the end among them."""
+    checkpoint_seconds: Annotated[float, Range(0, 1e9)] = 60.0
+    """Least time between two checkpoints."""
+    tracker: str = ""
+    """A tracker that accelerate knows, such as tensorboard; none by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How much is measured after training."""
+
+    pictures: Annotated[int, Range(1, 10_000_000)] = 512
+    """Pictures drawn from held-out captions."""
+    captions: Annotated[int, Range(1, 10_000_000)] = 256
+    """Held-out pictures described."""
+    documents: Annotated[int, Range(1, 10_000_000)] = 96
+    """Held-out documents of the text corpus, for perplexity retention."""
+    triples: Annotated[int, Range(1, 10_000_000)] = 512
+    """Fixed (picture, time, noise) triples of the validation loss."""
+    batch: Annotated[int, Range(1, 100_000)] = 128
+    """Rows at a time while measuring."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +236,8 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     kernels: KernelConfig = field(default_factory=KernelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from bench.config import Config, Range
+from bench.config import Config
 from bench.errors import UserError
+from bench.ranges import Range
 
 
 @dataclass(frozen=True, kw_only=True)

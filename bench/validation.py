@@ -8,8 +8,9 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from bench.config import Config, DiffusionConfig, LmPretrainConfig, ModelConfig, Range
+from bench.config import Config, DiffusionConfig, LmPretrainConfig, ModelConfig
 from bench.errors import UserError, nearest
+from bench.ranges import Range
 
 SAMPLERS = {"flow": ("euler", "heun"), "epsilon": ("ddim", "dpmpp"), "v_prediction": ("ddim", "dpmpp")}
 """The samplers that can follow each prediction target."""

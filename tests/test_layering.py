@@ -18,9 +18,18 @@ ROOT = Path(__file__).parents[1]
 OURS = ("approaches", "bench", "metrics", "reports")
 GUARD = "bench.torchvision_guard"
 LEAVES = frozenset(
-    {"bench.errors", "bench.registry", "bench.files", "bench.seeds", "bench.data.scene", "metrics.statistics", GUARD}
+    {
+        "bench.errors",
+        "bench.ranges",
+        "bench.registry",
+        "bench.files",
+        "bench.seeds",
+        "bench.data.scene",
+        "metrics.statistics",
+        GUARD,
+    }
 )
-COMMON = ("approaches.base", "approaches.registry", "approaches.shared")
+COMMON = ("approaches.base", "approaches.registry", "approaches.settings", "approaches.shared")
 TORCH = frozenset(
     [
         "torch",
@@ -52,6 +61,7 @@ TORCH_FREE = frozenset(
         "bench.seeds",
         "approaches",
         "approaches.registry",
+        "approaches.settings",
         "metrics",
         "metrics.registry",
         "metrics.statistics",
@@ -129,12 +139,15 @@ def arrow_fault(module: str, target: str) -> str:
         return "" if within(target, "approaches.shared") else "approaches.shared imports itself only"
     if module == "approaches.registry":
         return "the registry names approaches, it doesn't import them"
+    if module == "approaches.settings":
+        return "settings import leaves only"
     if module == "approaches.base":
-        return "" if within(target, "approaches.shared") else "approaches.base imports approaches.shared only"
+        fits = within(target, "approaches.shared") or target == "approaches.settings"
+        return "" if fits else "approaches.base imports approaches.shared and approaches.settings only"
     own = ".".join(module.split(".")[:2])
     if any(within(target, tree) for tree in (*COMMON, own)):
         return ""
-    return "an approach imports approaches.base, .shared and .registry only"
+    return "an approach imports approaches.base, .settings, .shared and .registry only"
 
 
 def loaded(module: str, found: dict[str, list[Import]]) -> dict[str, str]:

@@ -7,10 +7,11 @@ import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bench.config import DataConfig, Range
+from bench.config import DataConfig
 from bench.data import sources
 from bench.data.fonts import NO_FONT, choose_font, find_font
 from bench.errors import UserError, nearest
+from bench.ranges import Range
 from bench.registry import Registry
 
 if TYPE_CHECKING:

@@ -15,6 +15,8 @@ SIZES = ("small", "large")
 BACKGROUNDS = ("light", "dark")
 RELATIONS = ("left of", "right of", "above", "below")
 TASKS = ("one object", "two objects", "counting", "colours", "position", "colour binding")  # GenEval, arXiv 2310.11513
+PLAN_PROMPT = "picture: {caption}\n"
+"""What a language model reads before it writes a plan; the line that follows starts with `plan:`."""
 GRID = 8  # a plan names places on a GRID x GRID raster
 
 

@@ -7,12 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from bench.data.captions import caption, description
-from bench.data.scene import plan_text
+from bench.data.scene import PLAN_PROMPT, plan_text
 from bench.data.shapes import draw_scene
 from bench.seeds import derive
-
-PLAN_PROMPT = "picture: {caption}\n"
-"""What the language model reads before it writes a plan; the line that follows starts with `plan:`."""
 
 
 def world_document(seed: int, split: str, index: int) -> str:

@@ -21,10 +21,10 @@ from approaches.shared.randomness import generator
 from approaches.shared.transformer import Transformer, TransformerConfig
 from bench.config import Config, LmPretrainConfig, fingerprint
 from bench.console import Console
-from bench.data.scene import parse_plan, satisfied
+from bench.data.scene import PLAN_PROMPT, parse_plan, satisfied
 from bench.data.shapes import Shapes
 from bench.data.text import TextCorpus, open_text
-from bench.data.world_text import PLAN_PROMPT, world_documents
+from bench.data.world_text import world_documents
 from bench.files import hash_bytes
 from bench.ngram import TrigramModel
 from bench.seeds import derive

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.config import Config, DiffusionConfig, Range, fingerprint, from_json, to_json
+from bench.config import Config, DiffusionConfig, fingerprint, from_json, to_json
 from bench.errors import UserError
 from bench.presets import PRESETS, explain, load_config, preset
 from bench.preview_arguments import PreviewArguments
+from bench.ranges import Range
 from bench.validation import SAMPLERS, check_bounds, describe, numbers, validate
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)

@@ -1,0 +1,295 @@
+"""What an approach is: one interface, so that trainer, sampler, metrics and reports never name one.
+
+Shapes, in every approach's file: B rows, L text tokens (padding on the right), V vocabulary, D width; C H W a latent,
+N image tokens; t in [0, 1], 0 clean, 1 noise. `mask` is bool, True for what counts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from approaches.settings import Settings
+from approaches.shared.diffusion import Diffusion, Sampled
+from approaches.shared.kernels import Kernels
+from approaches.shared.language_model import LanguageModel, tensors_hash
+from approaches.shared.patches import Patchify
+from approaches.shared.vae import LatentCodec
+from bench.data.scene import Scene
+from bench.seeds import derive
+
+Capability = Literal["denoise", "generate", "caption", "complete"]
+Generators = Callable[[str], torch.Generator]
+"""purpose -> the generator of this step for it; the same for every approach."""
+NoiseFor = Callable[[Sequence[int], int], Tensor]
+"""(indices of prompts, round) -> their noise, B C H W; a prompt's noise depends on its index and the round only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One request. segments: ordered (modality, content): ("text", str) or ("image", a clean latent, C H W).
+
+    scene: what the text describes, where that is known; only an oracle may look.
+    """
+
+    segments: tuple[tuple[str, Any], ...]
+    scene: Scene | None = None
+
+    @classmethod
+    def text(cls, text: str, scene: Scene | None = None) -> Prompt:
+        """Words alone."""
+        return cls(segments=(("text", text),), scene=scene)
+
+    @classmethod
+    def image(cls, latent: Tensor) -> Prompt:
+        """A picture to be described."""
+        return cls(segments=(("image", latent),))
+
+    @property
+    def words(self) -> str:
+        """The text segments, joined."""
+        return " ".join(content for modality, content in self.segments if modality == "text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captioned:
+    """Captioned pictures: rows of a batch.
+
+    latents: B C H W, clean. tokens: B L long, each row the start token, the caption, the end token, then padding.
+    mask: B L bool, True up to the end token. pictures: uint8 B H W 3 pixels, where somebody asked for them.
+    """
+
+    latents: Tensor
+    tokens: Tensor
+    mask: Tensor
+    captions: tuple[str, ...]
+    scenes: tuple[Scene | None, ...]
+    pictures: NDArray[np.uint8] | None = None
+
+    @property
+    def prompt(self) -> tuple[Tensor, Tensor]:
+        """Start token and caption without the end token, B L-1, and their mask: what a picture is drawn from, and what
+        a caption's next tokens are predicted from."""
+        return self.tokens[:, :-1], self.mask[:, 1:]
+
+    @property
+    def targets(self) -> Tensor:
+        """B L-1: the next token of each of `prompt`'s, -100 for padding."""
+        return self.tokens[:, 1:].masked_fill(~self.mask[:, 1:], -100)
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What every approach sees in one step, the same for all.
+
+    draw: rows to draw, at `times` (B) with `noise` (B C H W); `empty` (B bool) marks those whose caption is left out.
+    describe: rows to describe, from clean latents. text: R W windows of plain text, for those that replay.
+    """
+
+    step: int
+    draw: Captioned
+    times: Tensor
+    noise: Tensor
+    empty: Tensor
+    describe: Captioned
+    text: Tensor
+
+    def drawn_prompt(self) -> tuple[Tensor, Tensor]:
+        """`draw.prompt`, where rows marked empty keep their start token only."""
+        tokens, mask = self.draw.prompt
+        kept = torch.arange(mask.shape[1], device=mask.device) == 0
+        return tokens, mask & (kept | ~self.empty[:, None])
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One term: its sum over the `count` things that it is a mean of, and its weight in the whole. The whole is
+    sum over terms of weight * (all ranks' and parts' sums) / (all their counts)."""
+
+    sum: Tensor
+    count: Tensor | float
+    weight: float = 1.0
+
+
+class Condition(Protocol):
+    """Everything about prompts that depends on neither x_t nor t: computed once a prompt."""
+
+    def select(self, index: Tensor) -> Self:
+        """The rows at `index`, repeated where it repeats."""
+
+    @staticmethod
+    def cat(parts: Sequence[Any]) -> Any:
+        """One batch of several, padded and masked where they differ in length."""
+
+    def __len__(self) -> int: ...
+
+
+class Sampler(Protocol):
+    """The shared sampling loop: the same solver, evaluations and guidance for everyone."""
+
+    def __call__(self, approach: Approach, condition: Any, noise: Tensor) -> Sampled:
+        """Latents drawn from `noise` under a condition of as many rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """Pictures and what they cost. latents: B C H W. nfe: of each picture. tokens: written by a language model on the
+    way, in all. seconds: named shares of the time. trace: for each prompt, plain JSON that a reader may want."""
+
+    latents: Tensor
+    nfe: tuple[int, ...]
+    tokens: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    trace: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """Trained parameters with a learning rate of their own. ratio: of settings.learning_rate."""
+
+    name: str
+    parameters: tuple[nn.Parameter, ...]
+    ratio: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What all approaches reuse, built once a run.
+
+    codecs: by modality. latent_size: side of a latent. encoder: uint8 pictures B H W 3 -> features B E of a frozen
+    network, for alignment, where the config names one.
+    """
+
+    language_model: LanguageModel
+    codecs: Mapping[str, LatentCodec]
+    diffusion: Diffusion
+    kernels: Kernels
+    latent_size: int
+    patch: int
+    caption_tokens: int
+    seed: int
+    encoder: Callable[[NDArray[np.uint8]], Tensor] | None = None
+
+    @property
+    def patchify(self) -> Patchify:
+        """Latents to image tokens and back."""
+        return Patchify(self.codecs["image"].channels, self.latent_size, self.patch)
+
+    @contextmanager
+    def fresh(self, purpose: str) -> Iterator[None]:
+        """Inside, torch's global generator is the stream (seed, purpose): for layers that draw their own weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.seed, f"weights/{purpose}"))
+            yield
+
+    def tokenise(self, texts: Sequence[str], *, end: bool = False) -> tuple[Tensor, Tensor]:
+        """Start token, text (cut to `caption_tokens`), and the end token where asked for: ids and mask, B L, padded on
+        the right to the longest."""
+        model = self.language_model
+        room = self.caption_tokens - 1 - end
+        rows = [[model.start_id, *model.encode(text)[:room], *[model.end_id] * end] for text in texts]
+        return pad_rows(rows)
+
+
+def pad_rows(rows: Sequence[Sequence[int]], length: int | None = None) -> tuple[Tensor, Tensor]:
+    """Rows of ids as one long tensor and its mask, B L, zeros on the right up to the longest row or `length`."""
+    longest = max(map(len, rows)) if length is None else length
+    ids, mask = torch.zeros(len(rows), longest, dtype=torch.long), torch.zeros(len(rows), longest, dtype=torch.bool)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)], mask[place, : len(row)] = torch.tensor(row, dtype=torch.long), True
+    return ids, mask
+
+
+class Approach(nn.Module, ABC):
+    """A language model that also draws. Subclasses take (shared, settings) and override what they can do.
+
+    The language model lives in the module, as `language_model`; the codec does not: no approach changes it.
+    """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"denoise", "generate", "caption", "complete"})
+
+    def __init__(self, shared: Shared, settings: Settings) -> None:
+        super().__init__()
+        self.shared, self.settings = shared, settings
+        self.language_model = shared.language_model
+
+    @classmethod
+    def build(cls, shared: Shared, settings: Any) -> Self:
+        """The approach before training. UserError where settings and shared models don't fit each other."""
+        return cls(shared, settings)
+
+    # ------------------------------------------------------------------------------------------------ training
+
+    @abstractmethod
+    def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
+        """The terms of one step's loss. `diffusion` is a mean over drawn rows, others over what they predict."""
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Everything that is trained, each parameter once."""
+        trained = tuple(parameter for parameter in self.parameters() if parameter.requires_grad)
+        return [ParameterGroup(name="new", parameters=trained)]
+
+    @abstractmethod
+    def blocks(self) -> list[nn.Module]:
+        """The repeated layers: the units for compiling, sharding and checkpointing."""
+
+    def borrowed(self) -> dict[str, int]:
+        """What came already trained, and its number of parameters."""
+        return {
+            "language_model": sum(p.numel() for p in self.shared.language_model.parameters()),
+            "vae": sum(p.numel() for p in self.shared.codecs["image"].parameters()),
+        }
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The trained parameters by name: what a checkpoint holds; all else is built anew from its source."""
+        return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
+
+    def frozen_hash(self) -> str:
+        """Of every parameter that is not trained."""
+        frozen = nn.ParameterDict()
+        for name, value in self.named_parameters():
+            if not value.requires_grad:
+                frozen[name.replace(".", "/")] = value
+        return tensors_hash(frozen)
+
+    # ------------------------------------------------------------------------------------------ text to image
+
+    def condition(self, prompts: Sequence[Prompt]) -> Any:
+        """A Condition of as many rows as prompts; the prompt "" is guidance's."""
+        raise NotImplementedError(f"{type(self).__name__} has no condition")
+
+    def denoise(self, x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
+        """The scheduler's prediction, B C H W, for x_t (B C H W) at t (B)."""
+        raise NotImplementedError(f"{type(self).__name__} has no denoiser")
+
+    def generate(self, prompts: Sequence[Prompt], noise_for: NoiseFor, sampler: Sampler) -> Generation:
+        """Latents for prompts. By default the shared loop, once."""
+        sampled = sampler(self, self.condition(prompts), noise_for(range(len(prompts)), 0))
+        return Generation(latents=sampled.x_0, nfe=(sampled.nfe,) * len(prompts))
+
+    # ------------------------------------------------------------------------------- image to text, text to text
+
+    def text_start(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
+        """Read prompts, all with the same modalities: logits of the next text token, B V, and the state to go on from.
+        After an image segment the text begins with the start token."""
+        raise NotImplementedError(f"{type(self).__name__} writes no text")
+
+    def text_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Read further tokens, B T: logits of the token after each, B T V, and the new state."""
+        raise NotImplementedError(f"{type(self).__name__} writes no text")
+
+    def text_logits(self, tokens: Tensor) -> Tensor:
+        """Next-token logits over the base vocabulary for text-only rows of full length, B T -> B T V, through the whole
+        adapted model. A frozen approach gives the base model's, bit for bit."""
+        raise NotImplementedError(f"{type(self).__name__} reads no text")

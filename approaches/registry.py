@@ -1,0 +1,118 @@
+"""The approaches by name. A line names two things: a settings dataclass that needs no torch, and the class.
+
+Another package adds its own by an entry point, with no line here:
+
+    [project.entry-points."bench.approaches"]
+    my_way = "my_package.entry:APPROACH"
+
+where APPROACH is an `ApproachEntry`, in a module that imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bench.errors import UserError, nearest
+from bench.registry import Entry, Registry
+
+GROUP = "bench.approaches"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApproachEntry(Entry):
+    """target: the class, a subclass of approaches.base.Approach. settings: "package.module:Dataclass", torch-free."""
+
+    settings: str
+
+    def load_settings(self) -> Any:
+        """The settings dataclass."""
+        module, _, attribute = self.settings.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+class ApproachRegistry(Registry):
+    """Our lines, then the entry points of installed packages; a name that both have is ours to refuse."""
+
+    _entries: dict[str, Entry]
+
+    def add_approach(self, name: str, target: str, *, settings: str, summary: str) -> None:
+        """Register one name; ValueError where it is taken."""
+        if name in self._entries:
+            raise ValueError(f"{self.kind} '{name}' is registered twice: {self._entries[name].target} and {target}")
+        self._entries[name] = ApproachEntry(name=name, target=target, summary=summary, settings=settings)
+
+    def __getitem__(self, name: str) -> ApproachEntry:
+        points = _points()
+        if name not in self._entries and name in points:
+            return _foreign(points[name])
+        if name not in self._entries:
+            raise UserError(f"unknown {self.kind} '{name}': {nearest(name, list(self))}")
+        entry = self._entries[name]
+        assert isinstance(entry, ApproachEntry)
+        if name in points:
+            raise UserError(
+                f"{self.kind} '{name}' is ours, and {_package(points[name])} brings another: rename that one"
+            )
+        return entry
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries or name in _points()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._entries, *(name for name in sorted(_points()) if name not in self._entries)])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+APPROACHES = ApproachRegistry("approach")
+
+
+def _points() -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+
+
+def _package(point: importlib.metadata.EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value
+
+
+def _foreign(point: importlib.metadata.EntryPoint) -> ApproachEntry:
+    """UserError, naming the package, where its entry point can't be imported or is no ApproachEntry."""
+    whose = f"approach '{point.name}' of the package {_package(point)}"
+    try:
+        entry = point.load()
+    except Exception as error:  # whatever a stranger's module may raise
+        raise UserError(f"{whose} can't be loaded from {point.value}: {type(error).__name__}: {error}") from error
+    if not isinstance(entry, ApproachEntry):
+        raise UserError(f"{whose} is a {type(entry).__name__}, expected an approaches.registry.ApproachEntry")
+    return entry
+
+
+APPROACHES.add_approach(
+    "full_retraining",
+    "approaches.full_retraining:FullRetraining",
+    settings="approaches.settings:FullRetrainingSettings",
+    summary="Transfusion: one transformer, every weight trained on text and pictures",
+)
+APPROACHES.add_approach(
+    "dual_tower",
+    "approaches.dual_tower:DualTower",
+    settings="approaches.settings:DualTowerSettings",
+    summary="X-Fusion: a vision tower beside the frozen text tower, layer by layer",
+)
+APPROACHES.add_approach(
+    "projection",
+    "approaches.projection:Projection",
+    settings="approaches.settings:ProjectionSettings",
+    summary="BLIP-2 and MetaQuery: queries and connectors around the frozen language model",
+)
+APPROACHES.add_approach(
+    "modular",
+    "approaches.modular:Modular",
+    settings="approaches.settings:ModularSettings",
+    summary="plan in words, draw, check, redraw: experts beside the frozen language model",
+)

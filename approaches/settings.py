@@ -1,0 +1,104 @@
+"""The settings of every approach in this package, apart from the approaches, so that the command line can judge
+`--approach NAME --settings.FIELD VALUE` before torch is imported. Leaves and the standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+from bench.ranges import Count, Depth, Range, Rate, Share, Weight, Width
+
+Rank = Annotated[int, Range(1, 65_536)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every approach has. A subclass gives its own defaults, which are those of the preset `tiny`."""
+
+    learning_rate: Rate = 1e-3
+    """Peak learning rate of the new parameters."""
+    caption_weight: Weight = 0.2
+    """Weight of the captions' next-token loss (image to text)."""
+
+    @classmethod
+    def of_preset(cls, preset: str) -> Self:
+        """The settings that a preset means for this approach."""
+        return cls()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullRetrainingSettings(Settings):
+    """Transfusion (arXiv 2408.11039): one transformer, all of it trained."""
+
+    variant: Literal["transfusion", "lora"] = "transfusion"
+    """transfusion trains every weight; lora freezes the language model but for low-rank updates."""
+    start: Literal["language_model", "scratch"] = "language_model"
+    """Where the transformer's weights start."""
+    learning_rate: Rate = 2e-3
+    lm_learning_rate_ratio: Annotated[float, Range(0, 100)] = 0.5
+    """Learning rate of the language model's own weights as a share of the new parameters'."""
+    replay_share: Share = 0.25
+    """Windows of plain text a step, as a share of the batch's rows; 0 trains without text replay."""
+    replay_weight: Weight = 0.2
+    """Weight of the replayed text's next-token loss."""
+    prompt_weight: Weight = 0.0
+    """Weight of the next-token loss on the captions that pictures are drawn from."""
+    lora_rank: Rank = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualTowerSettings(Settings):
+    """X-Fusion (arXiv 2504.20996): a vision tower beside the frozen text tower, layer by layer."""
+
+    variant: Literal["dual_tower", "dual_projection", "gated"] = "dual_tower"
+    """The paper's block variants (its table 1)."""
+    learning_rate: Rate = 2e-3
+    start: Literal["language_model", "scratch"] = "language_model"
+    """Whether the vision tower starts as a copy of the text tower."""
+    hidden: Annotated[int, Range(0, 65_536)] = 0
+    """Hidden width of the vision tower's MLPs; 0 takes the text tower's. Another width starts from scratch there."""
+    fuse: bool = False
+    """X-Fuse: image tokens add a learned share of what the text tower makes of them."""
+    alignment: Weight = 0.0
+    """Weight of the alignment of the middle layer's image tokens to a frozen encoder's features; 0 for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectionSettings(Settings):
+    """BLIP-2 (arXiv 2301.12597) one way, MetaQuery (arXiv 2504.06256) the other."""
+
+    readout: Literal["learned_queries", "random_queries", "last_hidden"] = "learned_queries"
+    """What is read out of the language model: trained queries, queries left at random, or the prompt's own states."""
+    connector: Literal["qformer", "mlp", "linear"] = "qformer"
+    """From the language model's states to the denoiser's condition, and from visual features to soft prompts."""
+    connector_depth: Depth = 2
+    queries: Count = 16
+    """Queries read out for a picture, and soft prompts for a caption."""
+    width: Width = 192
+    layers: Depth = 6
+    heads: Depth = 6
+    """Of the denoiser and the connectors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModularSettings(Settings):
+    """Chain of thought with visual modules, after LLM-grounded diffusion (arXiv 2305.13655)."""
+
+    planner: Literal["lm", "rules", "oracle", "empty"] = "lm"
+    """Who writes the plan: the language model, a rule-based parser, the true scene, or nobody."""
+    redraws: Annotated[int, Range(0, 100)] = 2
+    """Rounds in which pictures that the checker turns down are drawn again."""
+    threshold: Share = 0.5
+    """Least probability at which the checker accepts a picture."""
+    width: Width = 192
+    layers: Depth = 6
+    heads: Depth = 6
+    """Of the layout-conditioned denoiser."""
+    captioner_width: Width = 128
+    captioner_layers: Depth = 3
+    checker_width: Width = 96
+    checker_layers: Depth = 3
+    plan_tokens: Annotated[int, Range(1, 100_000)] = 72
+    """Longest plan."""
+    layout_dropout: Share = 0.15
+    """Share of drawn rows trained without their layout, so that the fallback to plain text works."""
