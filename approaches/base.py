@@ -180,6 +180,7 @@ class Shared:
     caption_tokens: int
     seed: int
     encoder: Callable[[NDArray[np.uint8]], Tensor] | None = None
+    encoder_width: int = 0
 
     @property
     def patchify(self) -> Patchify:

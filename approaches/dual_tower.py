@@ -1,0 +1,210 @@
+"""Dual tower: X-Fusion (arXiv 2504.20996). A vision tower beside the frozen text tower, layer by layer.
+
+    text tokens  -> [ text tower, frozen ] -> next token
+                          | each tower sees the other's tokens through keys and values
+    image tokens -> [ vision tower, trained ] -> flow, noise or v
+
+Frozen: the whole language model. Trained: the vision tower (to begin with a copy of the text tower), image tokens in
+and out. Each token keeps its own tower's output. Block variants, after the paper's table 1:
+
+    dual_tower       each tower makes its own keys and values for all tokens, of both modalities
+    dual_projection  a token's keys and values come from its own tower only; attention is joint (LMFusion, 2412.15188)
+    gated            an image token runs through the frozen block too: H_text + gamma * H_gate, gamma from 0
+
+A tower computes queries, output and MLP for its own tokens only, and no gradient of a text weight: less than full
+retraining costs. Text that no image precedes never meets the vision tower: it gives the base model's logits, bit for
+bit.
+
+Shapes: B rows, L text tokens, D width, V vocabulary, C H W a latent, N image tokens, t in [0, 1].
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from approaches.base import Approach, Batch, Generators, Loss, Prompt, Shared
+from approaches.settings import DualTowerSettings
+from approaches.shared.interleaved import ImageTokens, Interleaved, Pair, Rope, block_layer, block_pair
+from approaches.shared.kernels import AttentionMask
+from approaches.shared.prefix import Prefix
+from approaches.shared.prompts import embedding_scale, last_logits, read_parts
+from approaches.shared.randomness import generator
+from approaches.shared.transformer import Block, Transformer
+from bench.errors import UserError
+
+
+class TwoTowers(Interleaved):
+    """Readers: "text" and "vision", what each tower sees of all tokens; "all" where both see the same.
+
+    gamma: one a layer, for `gated`. alpha, beta: one a layer, for X-Fuse: alpha * own output + beta * the text tower's.
+    """
+
+    def __init__(self, text: Transformer, vision: nn.ModuleList, image: ImageTokens, variant: str, fuse: bool) -> None:
+        super().__init__(text, image)
+        self.vision, self.variant = vision, variant
+        layers = len(vision)
+        self.gamma = nn.Parameter(torch.zeros(layers)) if variant == "gated" else None
+        self.alpha = nn.Parameter(torch.ones(layers)) if fuse else None
+        self.beta = nn.Parameter(torch.zeros(layers)) if fuse else None
+
+    def reader(self, modality: str) -> str:
+        """Whose keys and values tokens of a modality look at."""
+        if self.variant == "dual_projection":
+            return "all"
+        return "text" if modality == "text" else "vision"
+
+    def kept_for(self, modality: str) -> tuple[str, ...]:
+        """What must be kept of a prefix that tokens of a modality will read on from."""
+        both = modality == "image" and (self.variant == "gated" or self.beta is not None)
+        readers = (self.reader(modality), *((self.reader("text"),) if both else ()))
+        return tuple(dict.fromkeys(readers))
+
+    def layer(
+        self, index: int, modality: str, x: Tensor, rope: Rope, mask: AttentionMask | None, prefix: Prefix
+    ) -> tuple[Tensor, dict[str, Pair]]:
+        """See Interleaved."""
+        reader = self.reader(modality)
+        own = self.towers(modality)[index]
+        out, pair = block_layer(own, x, rope, mask, prefix.layer(reader, index))
+        pairs = {reader: pair}
+        if modality == "image" and (self.gamma is not None or self.beta is not None):
+            text_reader = self.reader("text")
+            earlier = prefix.layer(text_reader, index)
+            through_text, text_pair = block_layer(self.towers("text")[index], x, rope, mask, earlier)
+            pairs.setdefault(text_reader, text_pair)
+            if self.gamma is not None:
+                out = through_text + self.gamma[index] * out
+            else:
+                assert self.alpha is not None and self.beta is not None
+                out = self.alpha[index] * out + self.beta[index] * through_text
+        return out, pairs
+
+    def pair(self, index: int, reader: str, modality: str, x: Tensor, rope: Rope) -> Pair:
+        """See Interleaved."""
+        tower = modality if reader == "all" else "text" if reader == "text" else "image"
+        return block_pair(self.towers(tower)[index], x, rope)
+
+    def towers(self, modality: str) -> list[Block]:
+        """The blocks that own a modality's tokens."""
+        return cast(list[Block], list(self.text.blocks if modality == "text" else self.vision))
+
+
+class DualTower(Approach):
+    """See the module's text."""
+
+    settings: DualTowerSettings
+
+    def __init__(self, shared: Shared, settings: DualTowerSettings) -> None:
+        super().__init__(shared, settings)
+        if settings.alignment and shared.encoder is None:
+            raise UserError("settings.alignment needs a frozen encoder: name one by model.encoder")
+        if settings.fuse and settings.variant != "dual_tower":
+            raise UserError(f"settings.fuse mixes the outputs of variant dual_tower, not of {settings.variant}")
+        self.language_model.requires_grad_(False)
+        text = self.language_model.transformer
+        config, kernels = text.config, text.kernels
+        with shared.fresh("dual_tower"):
+            vision = vision_tower(text, settings, generator(shared.seed, "weights/dual_tower/vision"))
+            scale = embedding_scale(text)
+            image = ImageTokens(shared.patchify, config.width, eps=config.norm_eps, norm=kernels.norm, scale=scale)
+            self.towers = TwoTowers(text, vision, image, settings.variant, settings.fuse)
+            self.align = nn.Linear(config.width, shared.encoder_width) if settings.alignment else None
+
+    # ------------------------------------------------------------------------------------------------ training
+
+    def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
+        """Diffusion on drawn rows; next token on described rows' captions, through the frozen tower to the vision
+        tower's picture; and the alignment of the middle layer, where it is weighed."""
+        diffusion = self.shared.diffusion
+        tokens, mask = batch.drawn_prompt()
+        prefix = self._read_text(tokens, mask)
+        x_t = diffusion.add_noise(batch.draw.latents, batch.noise, batch.times)
+        target = diffusion.target(batch.draw.latents, batch.noise, batch.times)
+        middle = len(self.towers.vision) // 2
+        taps = {middle: x_t} if self.settings.alignment else None
+        error = diffusion.loss(self.towers.denoise(x_t, batch.times, prefix, taps), target)
+        terms = {"diffusion": Loss(error.sum(), len(error))}
+        if taps is not None:
+            distance = self._misaligned(taps[middle], batch)
+            terms["alignment"] = Loss(distance.sum(), len(distance), self.settings.alignment)
+        tokens, mask = batch.describe.prompt
+        nothing = Prefix.nothing(len(tokens), tokens.device)
+        image = self.towers.read_image(batch.describe.latents, nothing, keep=self.towers.kept_for("text"))
+        nats = self.towers.text_loss(tokens, batch.describe.targets, image, mask)
+        terms["caption"] = Loss(nats, mask.sum(), self.settings.caption_weight)
+        return terms
+
+    def _read_text(self, tokens: Tensor, mask: Tensor) -> Prefix:
+        """The frozen tower's reading of a caption, for image tokens; gradients reach the vision tower's keys and values
+        of it."""
+        nothing = Prefix.nothing(len(tokens), tokens.device)
+        return self.towers.read_text(tokens, nothing, mask, keep=self.towers.kept_for("image"), output=False)[1]
+
+    def _misaligned(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """1 - cosine of the middle layer's mean image token, projected, and the encoder's features of the clean picture
+        (REPA, arXiv 2410.06940, on pooled features), B."""
+        assert self.align is not None and self.shared.encoder is not None and batch.draw.pictures is not None
+        features = self.shared.encoder(batch.draw.pictures).to(hidden.device)
+        return 1 - F.cosine_similarity(self.align(hidden[:, 1:-1].mean(1)).float(), features.float())
+
+    def blocks(self) -> list[nn.Module]:
+        """Both towers', layer by layer."""
+        return [block for pair in zip(self.towers.text.blocks, self.towers.vision, strict=True) for block in pair]
+
+    # ------------------------------------------------------------------------------------------ text to image
+
+    def condition(self, prompts: Sequence[Prompt]) -> Prefix:
+        """What image tokens see of the prompts, computed once."""
+        return self.towers.segments(read_parts(self.shared, prompts), keep=self._keep(prompts, "image"))
+
+    def denoise(self, x_t: Tensor, t: Tensor, condition: Prefix) -> Tensor:
+        """Image tokens alone, through the vision tower, after what was read."""
+        return self.towers.denoise(x_t, t, condition)
+
+    def _keep(self, prompts: Sequence[Prompt], last: str) -> tuple[str, ...]:
+        """The readers of all segments but the first, and of `last`, which follows them."""
+        later = [modality for modality, _ in prompts[0].segments[1:]] + [last]
+        return tuple(dict.fromkeys(reader for modality in later for reader in self.towers.kept_for(modality)))
+
+    # ------------------------------------------------------------------------------- image to text, text to text
+
+    def text_start(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
+        """See Approach."""
+        *before, (_, (tokens, mask)) = read_parts(self.shared, prompts, text_last=True)
+        prefix = Prefix.nothing(len(tokens), tokens.device)
+        if before:
+            prefix = self.towers.segments(before, keep=self._keep(prompts, "text"))
+        hidden, state = self.towers.read_text(tokens, prefix, mask, keep=self.towers.kept_for("text"))
+        return last_logits(self.towers.text, hidden, mask), state
+
+    def text_step(self, tokens: Tensor, state: Prefix) -> tuple[Tensor, Any]:
+        """See Approach."""
+        hidden, state = self.towers.read_text(tokens, state, keep=self.towers.kept_for("text"))
+        return self.towers.text.logits(hidden), state
+
+    def text_logits(self, tokens: Tensor) -> Tensor:
+        """See Approach."""
+        hidden, _ = self.towers.read_text(tokens, Prefix.nothing(len(tokens), tokens.device))
+        return self.towers.text.logits(hidden)
+
+
+def vision_tower(text: Transformer, settings: DualTowerSettings, draw: torch.Generator) -> nn.ModuleList:
+    """The vision tower's blocks: a trained copy of the text tower's; fresh where settings say so, or, for the MLPs,
+    where their width differs. Attention has the text tower's shape, since both towers' tokens meet in it."""
+    hidden = settings.hidden or text.config.hidden
+    if settings.start == "language_model" and hidden == text.config.hidden:
+        return copy.deepcopy(text.blocks).requires_grad_(True)
+    fresh = Transformer(replace(text.config, hidden=hidden, vocabulary=1), text.kernels)
+    fresh.initialise(draw)
+    if settings.start == "language_model":
+        attention = {name: value for name, value in text.blocks.state_dict().items() if ".gate." not in name}
+        attention = {name: value for name, value in attention.items() if ".up." not in name and ".down." not in name}
+        fresh.blocks.load_state_dict(attention, strict=False)
+    return fresh.blocks.requires_grad_(True)

@@ -1,0 +1,148 @@
+"""Full retraining: Transfusion (arXiv 2408.11039). One transformer reads text and image tokens; all of it is trained.
+
+    caption -> [ the language model's blocks ] -> next token            (cross entropy)
+    noisy patches, time -> [ the same blocks ] -> flow, noise or v      (mean squared error)
+
+Frozen: nothing but the VAE (variant `lora`: the language model too, but for low-rank updates). The weights start as the
+language model's (or fresh), so what it knew can be lost; windows of plain text, replayed beside the pictures, hold it.
+Costs every token three passes' worth of FLOPs: one forward, two backward.
+
+Shapes: B rows, L text tokens, D width, V vocabulary, C H W a latent, t in [0, 1].
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from approaches.base import Approach, Batch, Generators, Loss, ParameterGroup, Prompt, Shared
+from approaches.settings import FullRetrainingSettings
+from approaches.shared.interleaved import ImageTokens, Interleaved, Pair, Rope, block_layer, block_pair
+from approaches.shared.kernels import AttentionMask
+from approaches.shared.low_rank import add_low_rank
+from approaches.shared.prefix import Prefix
+from approaches.shared.prompts import embedding_scale, last_logits, read_parts
+from approaches.shared.randomness import generator
+
+
+class OneTower(Interleaved):
+    """Every layer treats text and image tokens alike, and everybody reads the same keys and values."""
+
+    def layer(
+        self, index: int, modality: str, x: Tensor, rope: Rope, mask: AttentionMask | None, prefix: Prefix
+    ) -> tuple[Tensor, dict[str, Pair]]:
+        """See Interleaved."""
+        x, pair = block_layer(self.text.blocks[index], x, rope, mask, prefix.layer("all", index))  # type: ignore[arg-type]
+        return x, {"all": pair}
+
+    def pair(self, index: int, reader: str, modality: str, x: Tensor, rope: Rope) -> Pair:
+        """See Interleaved."""
+        return block_pair(self.text.blocks[index], x, rope)  # type: ignore[arg-type]
+
+
+class FullRetraining(Approach):
+    """See the module's text."""
+
+    settings: FullRetrainingSettings
+
+    def __init__(self, shared: Shared, settings: FullRetrainingSettings) -> None:
+        super().__init__(shared, settings)
+        self.language_model = copy.deepcopy(shared.language_model).requires_grad_(True)  # the base stays as it was
+        transformer = self.language_model.transformer
+        config, kernels = transformer.config, transformer.kernels
+        if settings.start == "scratch":
+            transformer.initialise(generator(shared.seed, "weights/full_retraining"))
+        with shared.fresh("full_retraining"):
+            if settings.variant == "lora":
+                transformer.requires_grad_(False)
+                add_low_rank(transformer.blocks, settings.lora_rank)
+            scale = embedding_scale(transformer)
+            image = ImageTokens(shared.patchify, config.width, eps=config.norm_eps, norm=kernels.norm, scale=scale)
+        self.tower = OneTower(transformer, image)
+
+    # ------------------------------------------------------------------------------------------------ training
+
+    def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
+        """Diffusion on drawn rows, next token on described rows' captions, on replayed text and, where weighed, on the
+        captions that pictures are drawn from."""
+        diffusion = self.shared.diffusion
+        tokens, mask = batch.drawn_prompt()
+        weighed = self.settings.prompt_weight > 0
+        hidden, prefix = self.tower.read_text(
+            tokens, Prefix.nothing(len(tokens), tokens.device), mask, keep=("all",), output=weighed
+        )
+        x_t = diffusion.add_noise(batch.draw.latents, batch.noise, batch.times)
+        target = diffusion.target(batch.draw.latents, batch.noise, batch.times)
+        error = diffusion.loss(self.denoise(x_t, batch.times, prefix), target)
+        terms = {"diffusion": Loss(error.sum(), len(error))}
+        if weighed:
+            targets = batch.draw.targets.masked_fill(batch.empty[:, None], -100)
+            terms["prompt"] = Loss(self._nats(hidden, targets), (targets != -100).sum(), self.settings.prompt_weight)
+        tokens, mask = batch.describe.prompt
+        image = self.tower.read_image(batch.describe.latents, Prefix.nothing(len(tokens), tokens.device), keep=("all",))
+        nats = self.tower.text_loss(tokens, batch.describe.targets, image, mask)
+        terms["caption"] = Loss(nats, mask.sum(), self.settings.caption_weight)
+        if rows := round(self.settings.replay_share * len(batch.text)):
+            text = batch.text[:rows]
+            nats = self.tower.text_loss(text[:, :-1], text[:, 1:], Prefix.nothing(rows, text.device))
+            terms["replay"] = Loss(nats, rows * (text.shape[1] - 1), self.settings.replay_weight)
+        return terms
+
+    def _nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        logits = self.tower.text.logits(hidden).float()
+        return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The language model's own weights learn more slowly than what is new."""
+        own = {id(p): p for p in self.language_model.parameters() if p.requires_grad}
+        new = tuple(p for p in self.parameters() if p.requires_grad and id(p) not in own)
+        if self.settings.variant == "lora" or self.settings.start == "scratch":  # then all of it is new
+            return [ParameterGroup(name="new", parameters=(*own.values(), *new))]
+        ratio = self.settings.lm_learning_rate_ratio
+        return [
+            ParameterGroup(name="language_model", parameters=tuple(own.values()), ratio=ratio),
+            ParameterGroup(name="new", parameters=new),
+        ]
+
+    def blocks(self) -> list[nn.Module]:
+        """The transformer's."""
+        return list(self.tower.text.blocks)
+
+    def borrowed(self) -> dict[str, int]:
+        """From scratch, the VAE alone."""
+        borrowed = super().borrowed()
+        if self.settings.start == "scratch":
+            del borrowed["language_model"]
+        return borrowed
+
+    # ------------------------------------------------------------------------------------------ text to image
+
+    def condition(self, prompts: Sequence[Prompt]) -> Prefix:
+        """The prompts' keys and values, read once."""
+        return self.tower.segments(read_parts(self.shared, prompts), keep=("all",))
+
+    def denoise(self, x_t: Tensor, t: Tensor, condition: Prefix) -> Tensor:
+        """Image tokens alone, after what was read."""
+        return self.tower.denoise(x_t, t, condition)
+
+    # ------------------------------------------------------------------------------- image to text, text to text
+
+    def text_start(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
+        """See Approach."""
+        *before, (_, (tokens, mask)) = read_parts(self.shared, prompts, text_last=True)
+        prefix = self.tower.segments(before, keep=("all",)) if before else Prefix.nothing(len(tokens), tokens.device)
+        hidden, state = self.tower.read_text(tokens, prefix, mask, keep=("all",))
+        return last_logits(self.tower.text, hidden, mask), state
+
+    def text_step(self, tokens: Tensor, state: Prefix) -> tuple[Tensor, Any]:
+        """See Approach."""
+        hidden, state = self.tower.read_text(tokens, state, keep=("all",))
+        return self.tower.text.logits(hidden), state
+
+    def text_logits(self, tokens: Tensor) -> Tensor:
+        """See Approach."""
+        hidden, _ = self.tower.read_text(tokens, Prefix.nothing(len(tokens), tokens.device))
+        return self.tower.text.logits(hidden)

@@ -1,0 +1,188 @@
+"""Text and pictures in one sequence, read segment after segment: causal over text, bidirectional inside an image.
+
+Shapes: B rows, T new tokens, D width, N image tokens, C H W a latent; a framed image takes N + 2 places.
+
+A segment sees all that was read before it and, of itself, what its modality allows. Whatever was read is never read
+again: its keys and values stay in a `Prefix`. So text before an image is computed once a prompt, a training step costs
+each token once, and training, sampling, captioning and completion are one code path.
+
+Who makes the keys and values differs between approaches. A tower that reads on is a *reader*; `layer` gives a segment's
+output and, for each reader asked for, the keys and values that this reader will see.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from approaches.shared.kernels import AttentionMask, attention, linear_cross_entropy
+from approaches.shared.patches import Patchify, TimeEmbedding, positions_2d
+from approaches.shared.prefix import Prefix, reading_mask
+from approaches.shared.transformer import Block, RMSNorm, Transformer
+
+Pair = tuple[Tensor, Tensor]
+Rope = tuple[Tensor, Tensor]
+
+
+class ImageTokens(nn.Module):
+    """Latents at time t to framed tokens, and a transformer's output on them to the scheduler's prediction.
+
+    scale: root mean square of the token embeddings beside which these will stand.
+    """
+
+    positions: Tensor
+
+    def __init__(self, patchify: Patchify, width: int, *, eps: float, norm: str, scale: float) -> None:
+        super().__init__()
+        self.patchify = patchify
+        self.into = nn.Linear(patchify.width, width)
+        self.time = TimeEmbedding(width)
+        self.place = nn.Parameter(positions_2d(width, patchify.side) * scale)
+        self.begin, self.end = nn.Parameter(torch.randn(width) * scale), nn.Parameter(torch.randn(width) * scale)
+        self.norm = RMSNorm(width, eps, norm)
+        self.modulate = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, patchify.width)
+        self.scale = scale
+        nn.init.normal_(self.into.weight, std=scale / math.sqrt(patchify.width))
+        for zero in (self.into.bias, self.modulate.weight, self.modulate.bias, self.out.weight, self.out.bias):
+            nn.init.zeros_(zero)
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """B C H W, B -> B N+2 D: begin of image, the picture, end of image; time enters these tokens only."""
+        tokens = self.into(self.patchify.split(x_t.to(self.into.weight.dtype))) + self.place
+        frame = [edge.expand(len(tokens), 1, -1) for edge in (self.begin, self.end)]
+        whole: Tensor = torch.cat([frame[0], tokens, frame[1]], 1) + self.scale * self.time(t)[:, None]
+        return whole
+
+    def predict(self, hidden: Tensor, t: Tensor) -> Tensor:
+        """B N+2 D -> B C H W; exactly 0 before training."""
+        shift, scale = self.modulate(F.silu(self.time(t)))[:, None].chunk(2, -1)
+        return self.patchify.join(self.out(torch.addcmul(shift, self.norm(hidden[:, 1:-1]), 1 + scale)))
+
+
+class Interleaved(nn.Module, ABC):
+    """A text transformer and image tokens, read in one sequence. Subclasses say what a layer does to a segment.
+
+    readers: the towers that read: for each modality, whose keys and values its tokens look at.
+    """
+
+    readers: dict[str, str]
+
+    def __init__(self, text: Transformer, image: ImageTokens) -> None:
+        super().__init__()
+        self.text, self.image = text, image
+
+    @abstractmethod
+    def layer(
+        self, index: int, modality: str, x: Tensor, rope: Rope, mask: AttentionMask | None, prefix: Prefix
+    ) -> tuple[Tensor, dict[str, Pair]]:
+        """One layer over a segment, B T D -> B T D; and for each reader that need not ask twice the keys and values
+        that were computed on the way."""
+
+    @abstractmethod
+    def pair(self, index: int, reader: str, modality: str, x: Tensor, rope: Rope) -> Pair:
+        """Keys and values, B G T K each, that `reader` sees of a segment that enters a layer."""
+
+    def read(
+        self,
+        x: Tensor,
+        modality: str,
+        prefix: Prefix,
+        mask: Tensor | None = None,
+        *,
+        keep: Sequence[str] = (),
+        output: bool = True,
+        taps: dict[int, Tensor] | None = None,
+    ) -> tuple[Tensor, Prefix]:
+        """A segment's tokens, B T D, after `prefix`: their hidden states before any final norm, and the longer prefix
+        for the readers in `keep`.
+
+        mask: B T, False for padding on the right. output: False where only the prefix is wanted; then the last layer
+        computes keys and values only. taps: layer -> filled with what it gave.
+        """
+        new = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
+        rope = self.text.rotary(prefix.positions(new), x.dtype)
+        seen = reading_mask(prefix, new, causal=modality == "text")
+        if seen is not None:
+            seen.build(self.text.kernels.attention)
+        kept: dict[str, list[Pair]] = {reader: [] for reader in keep}
+        last = len(self.text.blocks) - 1
+        for index in range(last + 1):
+            entering, pairs = x, dict[str, Pair]()
+            if output or index < last:
+                x, pairs = self.layer(index, modality, x, rope, seen, prefix)
+            for reader, layers in kept.items():
+                had = pairs.get(reader)
+                layers.append(self.pair(index, reader, modality, entering, rope) if had is None else had)
+            if taps is not None and index in taps:
+                taps[index] = x
+        return x, prefix.extended(kept, new) if keep else prefix
+
+    def read_text(
+        self,
+        tokens: Tensor,
+        prefix: Prefix,
+        mask: Tensor | None = None,
+        *,
+        keep: Sequence[str] = (),
+        output: bool = True,
+    ) -> tuple[Tensor, Prefix]:
+        """B T ids -> hidden states after the final norm, B T D, and the longer prefix."""
+        x, prefix = self.read(self.text.embed(tokens), "text", prefix, mask, keep=keep, output=output)
+        return self.text.norm(x), prefix
+
+    def read_image(self, latents: Tensor, prefix: Prefix, *, keep: Sequence[str] = ()) -> Prefix:
+        """A clean picture, B C H W, as something to be read on from."""
+        t = torch.zeros(len(latents), device=latents.device)
+        return self.read(self.image(latents, t), "image", prefix, keep=keep, output=False)[1]
+
+    def denoise(self, x_t: Tensor, t: Tensor, prefix: Prefix, taps: dict[int, Tensor] | None = None) -> Tensor:
+        """The scheduler's prediction, B C H W."""
+        hidden, _ = self.read(self.image(x_t, t), "image", prefix, taps=taps)
+        return self.image.predict(hidden, t)
+
+    def text_loss(self, tokens: Tensor, targets: Tensor, prefix: Prefix, mask: Tensor | None = None) -> Tensor:
+        """Sum of -log p in nats of `targets` (B T, -100 for none) after `tokens` (B T)."""
+        hidden, _ = self.read_text(tokens, prefix, mask)
+        backend = self.text.kernels.cross_entropy
+        return linear_cross_entropy(hidden.flatten(0, 1), self.text.head_weight, targets.flatten(), backend=backend)[0]
+
+    def segments(self, parts: Sequence[tuple[str, object]], keep: Sequence[str]) -> Prefix:
+        """Read whole segments in order: ("text", (tokens, mask)) or ("image", latents B C H W)."""
+        prefix: Prefix | None = None
+        for modality, content in parts:
+            if modality == "image":
+                assert isinstance(content, Tensor)
+                prefix = self.read_image(content, prefix or Prefix.nothing(len(content), content.device), keep=keep)
+                continue
+            assert isinstance(content, tuple)
+            tokens, mask = content
+            before = prefix or Prefix.nothing(len(tokens), tokens.device)
+            prefix = self.read_text(tokens, before, mask, keep=keep, output=False)[1]
+        if prefix is None:
+            raise ValueError("a prompt without a segment")
+        return prefix
+
+
+def block_layer(
+    block: Block, x: Tensor, rope: Rope, mask: AttentionMask | None, earlier: Pair | None
+) -> tuple[Tensor, Pair]:
+    """A transformer block over new tokens that also see earlier keys and values: its output, and the new tokens' own
+    keys and values. Without a mask attention is causal."""
+    normed = block.attention_norm(x)
+    q = block.queries(normed, rope)
+    k, v = own = block.keys_values(normed, rope)
+    if earlier is not None:
+        k, v = torch.cat([earlier[0], k], 2), torch.cat([earlier[1], v], 2)
+    x = x + block.output(attention(q, k, v, mask=mask, causal=mask is None, backend=block.kernels.attention))
+    return x + block.mlp(x), own
+
+
+def block_pair(block: Block, x: Tensor, rope: Rope) -> Pair:
+    """The keys and values that a block makes of tokens."""
+    return block.keys_values(block.attention_norm(x), rope)

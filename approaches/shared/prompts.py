@@ -1,0 +1,47 @@
+"""Prompts as what a sequence model reads: segments stacked into batches. Duck-typed over approaches.base's Prompt and
+Shared, which stand above this module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from approaches.shared.transformer import Transformer
+
+
+def read_parts(shared: Any, prompts: Sequence[Any], *, text_last: bool = False) -> list[tuple[str, Any]]:
+    """Prompts with the same modalities as ("text", (tokens B L, mask B L)) and ("image", latents B C H W), in order.
+
+    Each text begins with the start token. text_last: a start token follows where the last segment is an image.
+    Everything lands on the language model's device. ValueError where prompts' modalities differ or a prompt is empty.
+    """
+    device = next(shared.language_model.parameters()).device
+    orders = {tuple(modality for modality, _ in prompt.segments) for prompt in prompts}
+    if len(orders) != 1 or not (order := orders.pop()):
+        raise ValueError(f"prompts of one batch need the same segments, at least one; got {sorted(orders)}")
+    parts: list[tuple[str, Any]] = []
+    for place, modality in enumerate(order):
+        contents = [prompt.segments[place][1] for prompt in prompts]
+        if modality == "image":
+            parts.append((modality, torch.stack(contents).to(device)))
+        else:
+            tokens, mask = shared.tokenise(contents)
+            parts.append((modality, (tokens.to(device), mask.to(device))))
+    if text_last and order[-1] == "image":
+        tokens, mask = shared.tokenise([""] * len(prompts))
+        parts.append(("text", (tokens.to(device), mask.to(device))))
+    return parts
+
+
+def last_logits(transformer: Transformer, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Logits, B V, after each row's last token that counts. hidden: B T D, mask: B T, padding on the right."""
+    place = mask.sum(1) - 1
+    return transformer.logits(hidden[torch.arange(len(hidden), device=hidden.device), place])
+
+
+def embedding_scale(transformer: Transformer) -> float:
+    """Root mean square of the token embeddings."""
+    return float(transformer.embed.weight.detach().float().square().mean().sqrt())

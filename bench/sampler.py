@@ -1,0 +1,111 @@
+"""The only sampling loop: the same prompts, noise, solver, evaluations and guidance for every approach."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from approaches.base import Approach, Generation, NoiseFor, Prompt
+from approaches.shared.diffusion import Diffusion, Sampled, guided
+from approaches.shared.randomness import generator
+from bench.console import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """An approaches.base.Sampler. guidance: 1 is none; otherwise prompts and the empty prompt run as one batch of 2B.
+
+    keep: times at which the reverse process is to be kept.
+    """
+
+    diffusion: Diffusion
+    nfe: int
+    guidance: float
+    keep: Sequence[float] = ()
+
+    def __call__(self, approach: Approach, condition: Any, noise: Tensor) -> Sampled:
+        """Latents from noise (B C H W) under a condition of B rows."""
+        if len(condition) != len(noise):
+            raise ValueError(f"a condition of {len(condition)} rows for {len(noise)} rows of noise")
+        if self.guidance != 1.0:
+            empty = approach.condition([Prompt.text("")])
+            rows = torch.zeros(len(noise), dtype=torch.long, device=noise.device)
+            condition = type(condition).cat([condition, empty.select(rows)])
+        denoise = guided(lambda x_t, t: approach.denoise(x_t, t, condition), self.guidance)
+        return self.diffusion.sample(denoise, noise, nfe=self.nfe, keep=self.keep)
+
+
+@dataclass(kw_only=True)
+class Drawn:
+    """Pictures of many prompts, in their order. latents: N C H W on the CPU; first: before any redraw, where they
+    differ. seconds: wall time a batch with its number of pictures."""
+
+    latents: Tensor
+    first: Tensor | None
+    nfe: list[int]
+    tokens: int
+    seconds: list[tuple[float, int]]
+    parts: dict[str, float] = field(default_factory=dict)
+    trace: list[dict[str, Any]] = field(default_factory=list)
+
+
+def noise_source(shape: tuple[int, ...], seed: int, first: int, device: torch.device) -> NoiseFor:
+    """The noise of prompt `first` + index in a round: a function of (seed, prompt, round) alone, so neither batch size
+    nor approach changes it. shape: C H W."""
+
+    def noise_for(indices: Sequence[int], round_: int) -> Tensor:
+        rows = [torch.randn(shape, generator=generator(seed, "noise", first + i, round_)) for i in indices]
+        return torch.stack(rows).to(device)
+
+    return noise_for
+
+
+@torch.no_grad()
+def draw(
+    approach: Approach,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    *,
+    shape: tuple[int, ...],
+    seed: int,
+    batch: int,
+    progress: Progress | None = None,
+) -> Drawn:
+    """Pictures for prompts, `batch` at a time. shape: of a latent, C H W."""
+    device = next(approach.parameters()).device
+    approach.eval()
+    generations: list[Generation] = []
+    seconds = []
+    for start in range(0, len(prompts), batch):
+        chunk = prompts[start : start + batch]
+        begun = time.perf_counter()
+        generations.append(approach.generate(chunk, noise_source(shape, seed, start, device), sampling))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append((time.perf_counter() - begun, len(chunk)))
+        if progress is not None:
+            progress.advance(len(chunk))
+    return _joined(generations, seconds)
+
+
+def _joined(generations: Sequence[Generation], seconds: list[tuple[float, int]]) -> Drawn:
+    parts: dict[str, float] = {}
+    for generation in generations:
+        for name, value in generation.seconds.items():
+            parts[name] = parts.get(name, 0.0) + value
+    firsts = [g.latents if getattr(g, "first", None) is None else g.first for g in generations]
+    redrawn = any(getattr(g, "first", None) is not None for g in generations)
+    return Drawn(
+        latents=torch.cat([g.latents.float().cpu() for g in generations]),
+        first=torch.cat([f.float().cpu() for f in firsts if f is not None]) if redrawn else None,
+        nfe=[n for g in generations for n in g.nfe],
+        tokens=sum(g.tokens for g in generations),
+        seconds=seconds,
+        parts=parts,
+        trace=[dict(entry) for g in generations for entry in g.trace],
+    )

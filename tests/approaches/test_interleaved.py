@@ -1,0 +1,178 @@
+"""The sequence approaches against the naive form: every tower over every token of the whole sequence."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from approaches.base import Prompt
+from approaches.dual_tower import DualTower
+from approaches.full_retraining import FullRetraining
+from approaches.settings import DualTowerSettings, FullRetrainingSettings
+from approaches.shared.kernels.attention import attention
+from approaches.shared.prefix import Prefix
+from approaches.shared.sequence import Layout, attention_mask
+from tests.approaches.small import small_batch, small_shared
+
+VARIANTS = [
+    FullRetrainingSettings(),
+    FullRetrainingSettings(variant="lora", lora_rank=4),
+    DualTowerSettings(),
+    DualTowerSettings(variant="dual_projection"),
+    DualTowerSettings(variant="gated"),
+    DualTowerSettings(fuse=True),
+    DualTowerSettings(hidden=128),
+]
+
+
+@pytest.fixture(scope="module")
+def shared():
+    return small_shared()
+
+
+def build(shared, settings):
+    """The approach with every trained weight moved off its start, so that gates and zero-initialised parts count."""
+    kind = FullRetraining if isinstance(settings, FullRetrainingSettings) else DualTower
+    approach = kind.build(shared, settings).eval()
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in approach.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=draw))
+    return approach
+
+
+def naive(tower, layout, x, text_mask):
+    """Every tower over all tokens of the sequence; a token then keeps what its variant says. B T D -> B T D."""
+    dual = hasattr(tower, "vision")
+    mask = attention_mask(layout, text_mask)
+    rope = tower.text.rotary(layout.positions(text_mask), x.dtype)
+    is_text = torch.zeros(layout.length, dtype=torch.bool)
+    for span in layout.slices("text"):
+        is_text[span] = True
+    choose = is_text[None, :, None]
+
+    def block(own, x, k=None, v=None):
+        normed = own.attention_norm(x)
+        if k is None:
+            k, v = own.keys_values(normed, rope)
+        mixed = attention(own.queries(normed, rope), k, v, mask=mask, backend="eager")
+        h = x + own.output(mixed)
+        return h + own.mlp(h)
+
+    for index, text in enumerate(tower.text.blocks):
+        if not dual:
+            x = block(text, x)
+            continue
+        vision = tower.vision[index]
+        if tower.variant == "dual_projection":
+            pairs = [own.keys_values(own.attention_norm(x), rope) for own in (text, vision)]
+            per_head = is_text[None, None, :, None]
+            k, v = (torch.where(per_head, a, b) for a, b in zip(*pairs, strict=True))
+            by_text, by_vision = block(text, x, k, v), block(vision, x, k, v)
+        else:
+            by_text, by_vision = block(text, x), block(vision, x)
+        if tower.gamma is not None:
+            by_vision = by_text + tower.gamma[index] * by_vision
+        if tower.beta is not None:
+            by_vision = tower.alpha[index] * by_vision + tower.beta[index] * by_text
+        x = torch.where(choose, by_text, by_vision)
+    return x
+
+
+def tower_of(approach):
+    return approach.tower if isinstance(approach, FullRetraining) else approach.towers
+
+
+@pytest.mark.parametrize("settings", VARIANTS, ids=str)
+@torch.no_grad()
+def test_drawing_and_describing_equal_the_naive_form(shared, settings):
+    approach = build(shared, settings)
+    tower, batch = tower_of(approach), small_batch(shared, rows=6)
+    count = shared.patchify.tokens
+    # text first
+    tokens, mask = batch.drawn_prompt()
+    x_t = batch.noise
+    words = shared.tokenise(batch.draw.captions)
+    prompts = [Prompt.text(caption) for caption in batch.draw.captions]
+    given = approach.denoise(x_t, batch.times, approach.condition(prompts))
+    tokens, mask = words
+    layout = Layout.text_first(tokens.shape[1], count)
+    x = torch.cat([tower.text.embed(tokens), tower.image(x_t, batch.times)], 1)
+    hidden = naive(tower, layout, x, mask)
+    expected = tower.image.predict(hidden[:, layout.slices("image")[0]], batch.times)
+    torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-4)
+    assert float(given.abs().mean()) > 1e-3
+    # image first
+    tokens, mask = batch.describe.prompt
+    latents = batch.describe.latents
+    layout = Layout.image_first(count, tokens.shape[1])
+    x = torch.cat([tower.image(latents, torch.zeros(len(latents))), tower.text.embed(tokens)], 1)
+    hidden = tower.text.norm(naive(tower, layout, x, mask)[:, layout.slices("text")[0]])
+    logits = tower.text.logits(hidden)
+    start, state = approach.text_start([Prompt.image(latent) for latent in latents])
+    torch.testing.assert_close(start, logits[:, 0], atol=2e-4, rtol=1e-4)
+    rest, _ = approach.text_step(tokens[:, 1:], state)
+    real = mask[:, 1:]
+    torch.testing.assert_close(rest[real], logits[:, 1:][real], atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("settings", VARIANTS, ids=str)
+def test_the_training_loss_is_the_shared_path_s(shared, settings):
+    """losses() equals condition + denoise on the same triples, within 1e-5."""
+    approach, batch = build(shared, settings), small_batch(shared, rows=6)
+    batch = dataclasses.replace(batch, empty=torch.zeros_like(batch.empty))
+    terms = approach.losses(batch, lambda purpose: torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        x_t = shared.diffusion.add_noise(batch.draw.latents, batch.noise, batch.times)
+        given = approach.denoise(x_t, batch.times, approach.condition([Prompt.text(c) for c in batch.draw.captions]))
+        error = shared.diffusion.loss(given, shared.diffusion.target(batch.draw.latents, batch.noise, batch.times))
+    assert float(terms["diffusion"].sum.detach()) == pytest.approx(float(error.sum()), rel=1e-5)
+    assert terms["diffusion"].count == len(batch.draw)
+
+
+@pytest.mark.parametrize("settings", [s for s in VARIANTS if isinstance(s, DualTowerSettings)], ids=str)
+@torch.no_grad()
+def test_text_alone_gives_the_base_model_s_logits_bit_for_bit(shared, settings):
+    approach = build(shared, settings)
+    tokens = torch.randint(3, 4000, (3, 37), generator=torch.Generator().manual_seed(0))
+    base = shared.language_model.transformer
+    expected = base.logits(base(tokens))
+    assert torch.equal(approach.text_logits(tokens), expected)
+    weight = base.blocks[2].up.weight
+    kept = weight[0, 0].clone()
+    weight[0, 0] += 0.1
+    assert not torch.equal(approach.text_logits(tokens), expected)
+    weight[0, 0] = kept
+
+
+@torch.no_grad()
+def test_text_around_pictures_equals_text_alone_before_them(shared):
+    """Text before an image never sees it: a text, image, text prompt reads its first text as the base does."""
+    approach = build(shared, DualTowerSettings())
+    latent = small_batch(shared, rows=6).draw.latents[0]
+    prompt = Prompt(segments=(("text", "a red circle"), ("image", latent), ("text", "what is this")))
+    logits, state = approach.text_start([prompt, prompt])
+    assert logits.shape == (2, shared.language_model.transformer.config.vocabulary)
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-5, rtol=1e-5)
+    alone = Prefix.nothing(1)
+    tokens, mask = shared.tokenise(["a red circle"])
+    _, prefix = approach.towers.read_text(tokens, alone, mask, keep=("text",))
+    for (k, _), (other, _) in zip(state.readers["text"], prefix.readers["text"], strict=True):
+        torch.testing.assert_close(k[:1, :, : tokens.shape[1]], other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", VARIANTS[:4], ids=str)
+@torch.no_grad()
+def test_neither_batch_nor_padding_changes_a_row(shared, settings):
+    approach, batch = build(shared, settings), small_batch(shared, rows=6)
+    texts = ["a cross", "three large blue squares and a small red circle on a dark background", ""]
+    x_t, t = batch.noise[:3], batch.times[:3]
+    together = approach.denoise(x_t, t, approach.condition([Prompt.text(text) for text in texts]))
+    conditions = [approach.condition([Prompt.text(text)]) for text in texts]
+    for row, condition in enumerate(conditions):
+        alone = approach.denoise(x_t[row : row + 1], t[row : row + 1], condition)
+        torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-4)
+    joined = Prefix.cat(conditions).select(torch.tensor([2, 0, 1, 1]))
+    again = approach.denoise(x_t[[2, 0, 1, 1]], t[[2, 0, 1, 1]], joined)
+    torch.testing.assert_close(again, together[[2, 0, 1, 1]], atol=1e-5, rtol=1e-4)
