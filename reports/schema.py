@@ -1,0 +1,208 @@
+"""What a run leaves for its readers: one versioned record, as JSON. Standard library only.
+
+A record is strict: a field that is unknown or missing is refused by name, so that a reader never takes a guess for a
+number. A record of an older version is brought up to date one version at a time, by `UPGRADES`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.errors import UserError, nearest
+from bench.files import read_json, write_json
+from metrics.statistics import Estimate
+
+VERSION = 1
+FILE = "record.json"
+
+Status = Literal["done", "failed", "killed", "out of memory", "unfinished"]
+"""unfinished: started, and either still running or ended together with what watched it."""
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""version -> what makes a record of that version one of the next."""
+
+TIMED_UNITS = ("s", "1/s", "bytes", "J", "share of peak")
+"""Units of metrics that a clock or a machine's counter gave, which no repetition gives again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budgets:
+    """What was spent. parameters: how many there are in all, how many are trained, and how many one picture and its
+    caption pass through. borrowed: what came already trained, the pre-training debt. flops: of the whole training.
+    None where it is not known."""
+
+    total: int | None = None
+    trainable: int | None = None
+    active: int | None = None
+    borrowed: dict[str, int] = field(default_factory=dict)
+    flops: float | None = None
+    flops_per_step: float | None = None
+    steps: int | None = None
+    images: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identical:
+    """What a fair comparison asks to be the same for all contenders: hashes, and the plain settings behind them.
+
+    batches: digest over everything that the training's steps saw, noise and times among them. noise: hash of the noise
+    that the pictures were drawn from.
+    """
+
+    data: str = ""
+    text: str = ""
+    vae: str = ""
+    language_model: str = ""
+    batches: str = ""
+    noise: str = ""
+    diffusion: dict[str, Any] = field(default_factory=dict)
+    kernels: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One held-out picture and what the approach made of it. Paths are relative to the record; None where there is
+    nothing.
+
+    prompt: the true caption. true: the true picture. drawn: the picture made from the prompt; first: that before any
+    redraw. caption: what was written about the true picture. trace: how the picture came about.
+    """
+
+    key: str
+    prompt: str
+    true: str | None = None
+    drawn: str | None = None
+    first: str | None = None
+    caption: str | None = None
+    trace: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One run. curves: name -> rows, each with `step`. sheets: name -> a picture's path, relative to the record.
+    seconds: wall time by stage, over all the processes that it took. reason: why it is not done."""
+
+    schema: int = VERSION
+    key: str
+    name: str
+    approach: str
+    settings: dict[str, Any]
+    config: dict[str, Any]
+    status: Status
+    reason: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    budgets: Budgets = field(default_factory=Budgets)
+    identical: Identical = field(default_factory=Identical)
+    curves: dict[str, tuple[dict[str, float], ...]] = field(default_factory=dict)
+    metrics: dict[str, Estimate] = field(default_factory=dict)
+    samples: tuple[Sample, ...] = ()
+    sheets: dict[str, str] = field(default_factory=dict)
+    traces: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        """The config's."""
+        return int(self.config["seed"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values: what `from_json` reads."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
+        return values
+
+    def settled(self) -> dict[str, Any]:
+        """What a repetition of the run on the same machine must give again: all but provenance, seconds, and the
+        metrics that a clock or a counter of the machine gave."""
+        values = self.to_json()
+        for name in ("provenance", "seconds"):
+            del values[name]
+        values["metrics"] = {n: v for n, v in values["metrics"].items() if v["unit"] not in TIMED_UNITS}
+        return values
+
+
+def from_json(values: Any, whose: str) -> Record:
+    """The record in parsed JSON, of this version or an older one. UserError that begins with `whose`."""
+    if not isinstance(values, dict) or type(values.get("schema")) is not int:
+        raise UserError(f"{whose} is no record of a run: it has no schema version")
+    version: int = values["schema"]
+    if not 1 <= version <= VERSION:
+        raise UserError(f"{whose} is a record of schema version {version}, expected 1 to {VERSION}")
+    for older in range(version, VERSION):
+        values = {**UPGRADES[older](dict(values)), "schema": older + 1}
+    record: Record = _build(Record, values, "", whose)
+    return record
+
+
+def load(path: Path) -> Record:
+    """The record in a file, or in a run's folder. UserError, naming the file, where it is missing, damaged, foreign, or
+    has unknown or missing fields."""
+    file = path / FILE if path.is_dir() else path
+    return from_json(read_json(file), str(file))
+
+
+def save(record: Record, folder: Path) -> Path:
+    """Write the record into a run's folder, atomically; its path."""
+    write_json(folder / FILE, record.to_json())
+    return folder / FILE
+
+
+def _build(kind: Any, value: Any, path: str, whose: str) -> Any:
+    """`value`, plain JSON, as an instance of the annotation `kind`; every field must be there."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, value, path, whose)
+    if origin is Literal:
+        if value not in arguments:
+            raise UserError(f"{whose}: {path} is {value!r}: {nearest(str(value), map(str, arguments))}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _build(next(a for a in arguments if a is not type(None)), value, path, whose)
+    if origin is tuple:
+        items = _of(list, value, path, whose)
+        return tuple(_build(arguments[0], item, f"{path}[{i}]", whose) for i, item in enumerate(items))
+    if origin in (dict, Mapping):
+        pairs = _of(dict, value, path, whose)
+        return {name: _build(arguments[1], item, f"{path}.{name}", whose) for name, item in pairs.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    return _of(kind, value, path, whose)
+
+
+def _build_dataclass(kind: Any, value: Any, path: str, whose: str) -> Any:
+    values = _of(dict, value, path or "the record", whose)
+    hints = typing.get_type_hints(kind)
+    for name in values:
+        if name not in hints:
+            raise UserError(f"{whose}: unknown field {_joined(path, name)!r}: {nearest(name, hints)}")
+    for name in hints:
+        if name not in values:
+            raise UserError(f"{whose}: the field {_joined(path, name)!r} is missing")
+    built = {name: _build(hints[name], item, _joined(path, name), whose) for name, item in values.items()}
+    try:
+        return kind(**built)
+    except ValueError as error:  # an estimate that says neither a number nor why not
+        raise UserError(f"{whose}: {path}: {error}") from error
+
+
+def _of(kind: type[Any], value: Any, path: str, whose: str) -> Any:
+    if type(value) is not kind:
+        expected = {"dict": "an object", "list": "a list", "str": "text"}.get(kind.__name__, kind.__name__)
+        raise UserError(f"{whose}: {path} is {value!r:.60}, expected {expected}")
+    return value
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
