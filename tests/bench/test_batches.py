@@ -1,0 +1,269 @@
+"""Batches: a pure function of (seed, step), the same for everyone, whose parts add up to the whole."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import bench.batches
+from approaches.base import Batch, Captioned, Shared
+from approaches.shared.language_model import LanguageModel
+from approaches.shared.vae import LatentCodec
+from bench.batches import Batches, part
+from bench.collection import collect
+from bench.config import Config, DataConfig, TextConfig, TrainConfig
+from bench.console import Console
+from bench.data.catalogue import open_dataset
+from bench.data.dataset import Dataset, Sample
+from bench.data.shapes import Shapes
+from bench.data.text import TextFile
+from bench.errors import UserError
+from bench.seeds import derive
+from tests.approaches.small import small_shared
+
+CONFIG = Config(
+    data=DataConfig(train_items=50),
+    text=TextConfig(name="file"),
+    train=TrainConfig(batch=12, describe_share=0.34, empty_share=0.25, replay_tokens=8),
+)
+
+
+@lru_cache(maxsize=1)
+def models() -> tuple[Shared, LanguageModel, LatentCodec]:
+    shared = small_shared()
+    return shared, shared.language_model, shared.codecs["image"]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    paragraphs = (" ".join(f"word{derive(i, 'text', j) % 97}" for j in range(60)) for i in range(120))
+    path.write_text("\n\n".join(paragraphs), encoding="utf-8")
+    return path
+
+
+def build(text: Path, config: Config = CONFIG, *, with_pictures: bool = False) -> Batches:
+    _, language_model, codec = models()
+    corpus = TextFile.build(replace(config.text, path=str(text)))
+    dataset = open_dataset(config.data, "train")
+    return Batches(config, dataset, corpus, language_model, codec, Console(interval=1e9), with_pictures=with_pictures)
+
+
+def tensors(batch: Batch) -> list[Tensor]:
+    rows = [value for kind in (batch.draw, batch.describe) for value in (kind.latents, kind.tokens, kind.mask)]
+    return [*rows, batch.times, batch.noise, batch.empty, batch.text]
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
+
+
+def test_a_batch_is_a_function_of_seed_and_step_alone(text: Path) -> None:
+    first, second = build(text), build(text)
+    steps = [5, 0, 3, 3]  # any order, from fresh or used objects
+    assert all(same(first(step), second(step)) for step in steps)
+    assert same(build(text)(3), first(3)) and not same(first(3), first(4))
+    other = build(text, replace(CONFIG, seed=1))
+    assert not torch.equal(other(3).noise, first(3).noise) and not np.array_equal(other.indices(3), first.indices(3))
+
+
+def test_every_picture_comes_once_an_epoch_and_each_epoch_in_another_order(text: Path) -> None:
+    batches = build(text)
+    visited = np.concatenate([batches.indices(step) for step in range(25)])
+    epochs = visited[:300].reshape(6, 50)
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs.tolist())
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 6
+
+
+def test_rows_are_their_pictures(text: Path) -> None:
+    shared, language_model, codec = models()
+    batches = build(text, with_pictures=True)
+    batch, indices = batches(2), batches.indices(2)
+    assert (len(batch.draw), len(batch.describe), len(batch.text)) == (8, 4, 12)
+    dataset = Shapes.build(CONFIG.data, "train")
+    for rows, numbers in ((batch.draw, indices[:8]), (batch.describe, indices[8:])):
+        expected = [dataset[int(number)] for number in numbers]
+        assert rows.captions == tuple(sample.caption for sample in expected)
+        assert rows.scenes == tuple(sample.scene for sample in expected)
+        assert rows.pictures is not None
+        assert np.array_equal(rows.pictures, np.stack([sample.image for sample in expected]))
+        torch.testing.assert_close(rows.latents, codec.encode_images(rows.pictures), rtol=1e-4, atol=1e-5)
+        tokens, mask = shared.tokenise(rows.captions, end=True)
+        width = tokens.shape[1]
+        assert torch.equal(rows.tokens[:, :width], tokens) and torch.equal(rows.mask[:, :width], mask)
+        assert not bool(rows.mask[:, width:].any())
+    assert batches.tokens.shape[1] == batch.draw.tokens.shape[1] == int(batches.mask.sum(1).max())
+    assert batches(1).draw.tokens.shape == batch.draw.tokens.shape  # layouts are fixed
+    assert build(text)(2).draw.pictures is None
+
+
+def test_long_captions_are_cut_before_their_end_token_and_counted(text: Path) -> None:
+    _, language_model, _ = models()
+    config = replace(CONFIG, train=replace(CONFIG.train, caption_tokens=8))
+    batches = build(text, config)
+    lengths = [len(language_model.encode(caption)) for caption in batches.captions]
+    assert 0 < batches.cut == sum(length > 6 for length in lengths)
+    assert batches.tokens.shape[1] == 8
+    for row, mask, length in zip(batches.tokens, batches.mask, lengths, strict=True):
+        assert int(mask.sum()) == min(8, length + 2)
+        assert row[0] == language_model.start_id and row[int(mask.sum()) - 1] == language_model.end_id
+    assert batches.record()["captions"] == {"longest": 8, "cut": batches.cut}
+
+
+def test_the_text_is_the_corpus_in_windows_that_do_not_overlap(text: Path) -> None:
+    _, language_model, _ = models()
+    batches = build(text)
+    corpus = TextFile.build(replace(CONFIG.text, path=str(text)))
+    documents = [language_model.encode(item.text) for item in corpus.documents("train")]
+    expected = [token for document in documents for token in (language_model.start_id, *document)]
+    assert batches.text.tolist() == expected
+    steps = batches.windows // 12
+    starts = Counter(tuple(row) for step in range(steps) for row in batches(step).text.tolist())
+    windows = Counter(tuple(expected[i * 8 : i * 8 + 9]) for i in range(batches.windows))
+    assert batches(0).text.shape == (12, 9) and not starts - windows
+
+
+def test_times_noise_and_left_out_captions_have_their_distributions(text: Path) -> None:
+    batches = build(text, replace(CONFIG, train=replace(CONFIG.train, batch=300)))
+    drawn = [batches(step) for step in range(3)]
+    noise = torch.cat([batch.noise.flatten() for batch in drawn])
+    assert abs(float(noise.mean())) < 0.02 and abs(float(noise.std()) - 1) < 0.02
+    times, empty = torch.cat([batch.times for batch in drawn]), torch.cat([batch.empty for batch in drawn])
+    assert abs(float(torch.logit(times).std()) - 1) < 0.15 and abs(float(empty.float().mean()) - 0.25) < 0.08
+    prompt, mask = drawn[0].drawn_prompt()
+    assert torch.equal(mask.sum(1) == 1, drawn[0].empty | (drawn[0].draw.prompt[1].sum(1) == 1))
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 4])
+def test_parts_are_the_batch_in_order(text: Path, of: int) -> None:
+    batch = build(text, with_pictures=True)(1)
+    parts = [part(batch, index, of) for index in range(of)]
+    whole = zip(*map(tensors, parts), strict=True)
+    assert all(torch.equal(torch.cat(pieces), value) for pieces, value in zip(whole, tensors(batch), strict=True))
+    for kind in ("draw", "describe"):
+        rows: list[Captioned] = [getattr(piece, kind) for piece in parts]
+        expected: Captioned = getattr(batch, kind)
+        assert sum((piece.captions for piece in rows), ()) == expected.captions
+        assert sum((piece.scenes for piece in rows), ()) == expected.scenes
+        pictures = [piece.pictures for piece in rows if piece.pictures is not None]
+        assert expected.pictures is not None and np.array_equal(np.concatenate(pictures), expected.pictures)
+        assert all(len(piece) for piece in rows)
+
+
+def test_more_parts_than_rows_are_refused(text: Path) -> None:
+    with pytest.raises(UserError, match=r"4 to describe can't be worked through in 5 parts"):
+        part(build(text)(0), 0, 5)
+
+
+def test_parts_draw_what_the_whole_would_have_drawn(text: Path) -> None:
+    batches = build(text)
+    named = batches.generators(7)
+    parts = torch.cat([torch.rand(rows, generator=named("layout")) for rows in (3, 2, 3)])
+    assert torch.equal(parts, torch.rand(8, generator=batches.generators(7)("layout")))
+    assert not torch.equal(parts, torch.rand(8, generator=batches.generators(7)("another")))
+    assert not torch.equal(parts, torch.rand(8, generator=batches.generators(7, rank=1)("layout")))
+
+
+def test_the_digest_tells_any_difference_and_goes_on_after_a_stop(text: Path) -> None:
+    batches = build(text)
+
+    def run(made: Batches, steps: range, digest: str | None = None) -> str:
+        digest = made.start_digest if digest is None else digest
+        for step in steps:
+            digest = made.digest(digest, made(step))
+        return digest
+
+    whole = run(batches, range(6))
+    assert run(build(text), range(3, 6), run(build(text), range(3))) == whole
+    batch = batches(5)
+    before = run(batches, range(5))
+    assert batches.digest(before, batch) == whole
+    changed = {"times": batch.times + 1e-6, "noise": batch.noise.flip(0), "empty": ~batch.empty, "text": batch.text + 1}
+    for name, value in changed.items():
+        other = dataclasses.replace(batch, **{name: value})  # type: ignore[arg-type]
+        assert batches.digest(before, other) != whole, name
+    for config in (
+        replace(CONFIG, seed=1),
+        replace(CONFIG, data=replace(CONFIG.data, seed=1)),
+        replace(CONFIG, train=replace(CONFIG.train, empty_share=0.26)),
+    ):
+        changes = run(build(text, config), range(6)) != whole
+        assert changes or config.train.empty_share == 0.26  # a share may leave these few draws as they were
+    assert run(build(text, replace(CONFIG, preset="smoke")), range(6)) == whole
+
+
+def test_the_second_building_makes_and_encodes_nothing_anew(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, scenes = build(text)(0), [Shapes.build(CONFIG.data, "train")[index].scene for index in range(50)]
+
+    def never(*_: object, **__: object) -> Sample:
+        raise AssertionError("made again")
+
+    content = Shapes.build(CONFIG.data, "train").content_hash()
+    monkeypatch.setattr(Shapes, "content_hash", lambda self: content)
+    monkeypatch.setattr(Shapes, "__getitem__", never)
+    monkeypatch.setattr(models()[2], "encode", never)
+    encoded: list[str] = []
+    tokeniser = bench.batches._encoded
+
+    def noted(model: LanguageModel, texts: tuple[str, ...]) -> Iterator[list[int]]:
+        encoded.extend(texts)
+        return tokeniser(model, texts)
+
+    monkeypatch.setattr(bench.batches, "_encoded", noted)
+    again = build(text)
+    assert same(again(0), expected) and list(again.collection.scenes) == scenes
+    assert encoded == list(again.captions)  # and none of the text
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "gone"])
+def test_a_damaged_cache_is_made_again(text: Path, own_cache: Path, damage: str) -> None:
+    expected = build(text)(0)
+    files = [path for kind in ("pictures", "tokens") for path in (own_cache / kind).iterdir()]
+    assert {path.suffix for path in files} == {".npy", ".json"}
+    for path in files:
+        if damage == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2] if damage == "cut" else b"no array")
+    assert same(build(text)(0), expected)
+
+
+def test_a_text_without_a_window_and_a_split_without_a_picture_are_refused(text: Path) -> None:
+    with pytest.raises(UserError, match=r"fewer than a window's 1000001 \(train.replay_tokens\)"):
+        build(text, replace(CONFIG, train=replace(CONFIG.train, replay_tokens=1_000_000)))
+    dataset = Shapes(split="train", size=32, seed=0, items=0)
+    with pytest.raises(UserError, match="shapes has no pictures for train"):
+        collect(dataset, 10, models()[2], Console(interval=1e9))
+
+
+def test_a_dataset_that_only_streams_is_taken_from_its_beginning() -> None:
+    class Stream(Dataset):
+        """The first pictures of the world, without indices."""
+
+        name, split, size = "stream", "train", 32
+
+        def __init__(self) -> None:
+            self.exclusions: Counter[str] = Counter({"too small": 2})
+
+        def content_hash(self) -> str:
+            return "stream"
+
+        def first(self, count: int) -> list[Sample]:
+            return [replace(sample, scene=None) for sample in Shapes.build(CONFIG.data, "train").first(min(count, 5))]
+
+        def stream(self, *, seed: int, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[Sample]:
+            raise AssertionError("order is ours")
+
+    for _ in range(2):  # made, then read
+        found = collect(Stream(), 7, models()[2], Console(interval=1e9))
+        assert len(found) == 5 and found.scenes == (None,) * 5 and found.exclusions == {"too small": 2}
+        assert np.array_equal(found.pictures[4], Shapes.build(CONFIG.data, "train")[4].image)
