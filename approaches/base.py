@@ -145,13 +145,15 @@ class Sampler(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Generation:
     """Pictures and what they cost. latents: B C H W. nfe: of each picture. tokens: written by a language model on the
-    way, in all. seconds: named shares of the time. trace: for each prompt, plain JSON that a reader may want."""
+    way, in all. seconds: named shares of the time. trace: for each prompt, plain JSON that a reader may want. first:
+    the latents before any was drawn again, where that may happen."""
 
     latents: Tensor
     nfe: tuple[int, ...]
     tokens: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
     trace: tuple[Mapping[str, Any], ...] = ()
+    first: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,277 @@
+"""Modular: chain of thought with visual modules. Four experts, joined by nothing but a line of text.
+
+After LLM-grounded diffusion (arXiv 2305.13655), which plans, and SLD (arXiv 2311.16090), which checks and corrects.
+
+    caption -> [ language model, under a grammar ] -> plan: large red circle 2 4; small blue square 6 1; dark
+    caption, plan, noise -> [ denoiser ] -> latent -> [ checker ] <- plan
+                                 ^-------- again ---------'  while turned down, `redraws` times at most
+    picture -> [ captioner ] -> caption                      text -> [ language model ] -> text
+
+Frozen: the language model, which plans, encodes captions and continues text; so text logits are its own, bit for bit.
+Trained, each alone, from scratch: the drawing expert (the shared denoiser; it attends across to the language model's
+hidden states of the caption and, as tokens of its own, to the plan's layout), the captioner (a picture's patches as a
+soft prefix of a small decoder) and the checker (patches and layout; true pictures beside true and false plans). The
+checker shares nothing with any metric. No gradient passes from one expert to another.
+
+The drawing expert learns from true layouts, rounded as a written plan rounds them; without one where the scene is not
+known, for `layout_dropout` of rows, and where the caption is left out. A prompt then has an empty layout where its plan
+does not parse (a failure, which the trace tells), where it names nothing that a plan could hold, or where no layout was
+ever learned from; it is drawn from its words alone, and nothing can be checked.
+
+Costs: a picture's plan (some 10 to 40 tokens of the language model, once a prompt), its drawing times one plus its
+redraws, and a checker's pass each. All are in the Generation.
+
+Shapes: B rows, L text tokens, E planned objects, D width, V vocabulary, C H W a latent, t in [0, 1].
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from approaches.base import Approach, Batch, Captioned, Generation, Generators, Loss, NoiseFor, Prompt, Sampler, Shared
+from approaches.settings import ModularSettings
+from approaches.shared import captioner, checker
+from approaches.shared.captioner import Captioner
+from approaches.shared.checker import Checker, corrupted
+from approaches.shared.denoiser import Denoiser, Prepared
+from approaches.shared.layout import Layouts, LayoutTokens, scene_plan
+from approaches.shared.planner import Planned, Planner
+from approaches.shared.prefix import Prefix
+from approaches.shared.prompts import last_logits, read_parts
+from approaches.shared.randomness import generator
+from approaches.shared.reading import read
+from bench.errors import UserError
+
+LAYOUT_WIDTH = 64
+CHECKED_NOISE = 0.25  # the checker learns from latents up to this time, so that small faults of a drawing don't matter
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a writing expert has read."""
+
+    expert: str
+    prefix: Prefix
+
+
+class Modular(Approach):
+    """See the module's text."""
+
+    settings: ModularSettings
+
+    def __init__(self, shared: Shared, settings: ModularSettings) -> None:
+        super().__init__(shared, settings)
+        for name, width, heads in (
+            ("width", settings.width, 4),
+            ("width", settings.width, settings.heads),
+            ("captioner_width", settings.captioner_width, 2 * captioner.HEADS),
+            ("checker_width", settings.checker_width, 2 * checker.HEADS),
+        ):
+            if width % heads:
+                raise UserError(f"settings.{name} is {width}, expected a multiple of {heads}")
+        self.language_model.requires_grad_(False)
+        config, patchify = self.language_model.transformer.config, shared.patchify
+        self.planner = Planner(self.language_model, arm=settings.planner, tokens=settings.plan_tokens)
+        with shared.fresh("modular"):
+            self.layout = LayoutTokens(LAYOUT_WIDTH)
+            self.denoiser = Denoiser(
+                patchify.channels,
+                patchify.size,
+                patchify.patch,
+                settings.width,
+                settings.layers,
+                settings.heads,
+                config.width,
+                shared.kernels,
+                layout_width=LAYOUT_WIDTH,
+            )
+            self.checker = Checker(
+                patchify, width=settings.checker_width, layers=settings.checker_layers, kernels=shared.kernels
+            )
+        self.captioner = Captioner(
+            patchify,
+            width=settings.captioner_width,
+            layers=settings.captioner_layers,
+            vocabulary=config.vocabulary,
+            context=shared.caption_tokens,
+            kernels=shared.kernels,
+            generator=generator(shared.seed, "weights/modular/captioner"),
+        )
+
+    def blocks(self) -> list[nn.Module]:
+        """The layers of all trained experts."""
+        return [*self.denoiser.blocks(), *self.captioner.transformer.blocks, *self.checker.layers]
+
+    # ------------------------------------------------------------------------------------------------ training
+
+    def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
+        """Diffusion on drawn rows under their true layouts; next token on described rows; the checker on both."""
+        diffusion = self.shared.diffusion
+        latents = batch.draw.latents
+        layouts = Layouts.of([scene_plan(scene) for scene in batch.draw.scenes])
+        left_out = torch.rand(len(layouts), generator=generators("layout")) < self.settings.layout_dropout
+        layouts = layouts.without(left_out | batch.empty.cpu())
+        condition = self._prepare(*batch.drawn_prompt(), layouts)
+        x_t = diffusion.add_noise(latents, batch.noise, batch.times)
+        error = diffusion.loss(
+            self.denoise(x_t, batch.times, condition), diffusion.target(latents, batch.noise, batch.times)
+        )
+        tokens, mask = batch.describe.prompt
+        nats = self.captioner.loss(batch.describe.latents, tokens, mask, batch.describe.targets)
+        return {
+            "diffusion": Loss(error.sum(), len(error)),
+            "caption": Loss(nats, mask.sum(), self.settings.caption_weight),
+            "check": self._check_loss((batch.draw, batch.describe), generators("check")),
+        }
+
+    def _check_loss(self, parts: Sequence[Captioned], draw: torch.Generator) -> Loss:
+        """The checker's cross entropy on lightly noised pictures beside true and false plans, a mean over all rows; one
+        whose scene is not known gives 0."""
+        latents = torch.cat([part.latents for part in parts])
+        true = Layouts.of([scene_plan(scene) for part in parts for scene in part.scenes])
+        planned = corrupted(true, draw)
+        true = true.widened(planned.mask.shape[1])
+        times = (CHECKED_NOISE * torch.rand(len(latents), generator=draw)).to(latents.device)
+        noise = self.shared.diffusion.noise_like(latents, draw)
+        noised = self.shared.diffusion.add_noise(latents, noise, times)
+        device = latents.device
+        return Loss(self.checker.loss(noised, planned.to(device), true.to(device)), len(latents))
+
+    def _prepare(self, tokens: Tensor, mask: Tensor, layouts: Layouts) -> Prepared:
+        """What the drawing expert is told: captions, B L ids and mask, and layouts."""
+        with torch.no_grad():
+            hidden = self.language_model.transformer(tokens)
+        planned, planned_mask = self.layout(layouts.to(tokens.device))
+        return self.denoiser.prepare(hidden, mask, planned, planned_mask)
+
+    # ------------------------------------------------------------------------------------------ text to image
+
+    def plan(self, prompts: Sequence[Prompt]) -> list[Planned]:
+        """A plan for each prompt, or the reason why there is none. Only the oracle looks at scenes."""
+        if not self.layout.trained:
+            return [Planned(source=self.settings.planner, reason="no layout was learned from")] * len(prompts)
+        return self.planner.plan([prompt.words for prompt in prompts], [prompt.scene for prompt in prompts])
+
+    def condition(self, prompts: Sequence[Prompt]) -> Prepared:
+        """Plans made, words and layouts read."""
+        return self._condition(prompts, Layouts.of([planned.plan for planned in self.plan(prompts)]))
+
+    def _condition(self, prompts: Sequence[Prompt], layouts: Layouts) -> Prepared:
+        device = self.layout.mark.device
+        tokens, mask = self.shared.tokenise([prompt.words for prompt in prompts])
+        return self._prepare(tokens.to(device), mask.to(device), layouts)
+
+    def denoise(self, x_t: Tensor, t: Tensor, condition: Prepared) -> Tensor:
+        """The drawing expert."""
+        prediction: Tensor = self.denoiser(x_t, t, condition)
+        return prediction
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Prompt], noise_for: NoiseFor, sampler: Sampler) -> Generation:
+        """Plan, draw, check; then draw the pictures that are turned down again, from other noise, and keep of each
+        prompt the first that is accepted, else the one that the checker likes best.
+
+        trace, for each prompt: `plan` as written, `parsed`, `source`, `reason` for an empty layout, `verdicts`, the
+        probability of each drawing in turn, `rounds` of redrawing, `kept`, the drawing that stands, its `objects`'
+        probabilities, and `accepted` (None where there was no plan to check against). `first` holds round 0."""
+        planned = self.plan(prompts)
+        layouts = Layouts.of([one.plan for one in planned])
+        clock = _Clock(self.layout.mark.device)
+        condition = self._condition(prompts, layouts)
+        on_device = layouts.to(self.layout.mark.device)
+        sampled = sampler(self, condition, noise_for(range(len(prompts)), 0))
+        clock.stop("draw")
+        first, latents, nfe = sampled.x_0, sampled.x_0.clone(), [sampled.nfe] * len(prompts)
+        best, items = self.checker.probabilities(latents, on_device)
+        verdicts, kept = [[value] for value in best.tolist()], [0] * len(prompts)
+        clock.stop("check")
+        for turn in range(1, self.settings.redraws + 1):
+            rejected = torch.nonzero((best < self.settings.threshold) & on_device.known)[:, 0]
+            if not len(rejected):
+                break
+            rows = rejected.tolist()
+            sampled = sampler(self, condition.select(rejected), noise_for(rows, turn))
+            clock.stop("draw")
+            verdict, of_items = self.checker.probabilities(sampled.x_0, on_device.select(rejected))
+            better = verdict > best[rejected]
+            index = rejected[better]
+            latents[index], best[index], items[index] = sampled.x_0[better], verdict[better], of_items[better]
+            for row, value, wins in zip(rows, verdict.tolist(), better.tolist(), strict=True):
+                nfe[row] += sampled.nfe
+                verdicts[row].append(value)
+                kept[row] = turn if wins else kept[row]
+            clock.stop("check")
+        return Generation(
+            latents=latents,
+            first=first,
+            nfe=tuple(nfe),
+            tokens=sum(one.tokens for one in planned),
+            seconds={"plan": sum(one.seconds for one in planned), **clock.seconds},
+            trace=tuple(
+                self._told(one, *rest) for one, *rest in zip(planned, verdicts, kept, items.tolist(), strict=True)
+            ),
+        )
+
+    def _told(self, planned: Planned, verdicts: list[float], kept: int, items: list[float]) -> dict[str, Any]:
+        """A prompt's trace."""
+        told: dict[str, Any] = {"plan": planned.text, "parsed": planned.parsed, "source": planned.source}
+        if planned.plan is None:
+            nothing = {"verdicts": [], "rounds": 0, "kept": 0, "objects": [], "accepted": None}
+            return {**told, "reason": planned.reason, **nothing}
+        return {
+            **told,
+            "reason": "",
+            "verdicts": [round(value, 4) for value in verdicts],
+            "rounds": len(verdicts) - 1,
+            "kept": kept,
+            "objects": [round(value, 4) for value in items[: len(planned.plan[0])]],
+            "accepted": verdicts[kept] >= self.settings.threshold,
+        }
+
+    # ------------------------------------------------------------------------------- image to text, text to text
+
+    def text_start(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Reading]:
+        """Words alone go to the language model, anything with a picture to the captioner."""
+        parts = read_parts(self.shared, prompts, text_last=True)
+        pictured = any(modality == "image" for modality, _ in parts)
+        writer = self.captioner.transformer if pictured else self.language_model.transformer
+        prefix = Prefix.nothing(len(prompts), self.layout.mark.device)
+        logits = torch.empty(0)
+        for modality, content in parts:
+            if modality == "image":
+                prefix = self.captioner.look(content, prefix)
+                continue
+            hidden, prefix = read(writer, content[0], prefix, content[1])
+            logits = last_logits(writer, hidden, content[1])
+        return logits, Reading("captioner" if pictured else "language_model", prefix)
+
+    def text_step(self, tokens: Tensor, state: Reading) -> tuple[Tensor, Reading]:
+        """See Approach."""
+        expert = self.captioner if state.expert == "captioner" else self.language_model
+        hidden, prefix = read(expert.transformer, tokens, state.prefix)
+        return expert.transformer.logits(hidden), Reading(state.expert, prefix)
+
+    def text_logits(self, tokens: Tensor) -> Tensor:
+        """The language model's own."""
+        transformer = self.language_model.transformer
+        return transformer.logits(transformer(tokens))
+
+
+class _Clock:
+    """Shares of the time: each stop adds what has passed since the last to a name."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds, self.last = device, {"draw": 0.0, "check": 0.0}, time.perf_counter()
+
+    def stop(self, name: str) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self.seconds[name] += now - self.last
+        self.last = now

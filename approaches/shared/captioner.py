@@ -1,0 +1,68 @@
+"""A small captioner of its own: a picture's patches as a soft prefix, then its caption, next token by next token.
+
+Shapes: B rows, C H W a latent, N image tokens, T text tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from approaches.shared.kernels import Kernels, linear_cross_entropy
+from approaches.shared.patches import Patchify, positions_2d
+from approaches.shared.prefix import Prefix
+from approaches.shared.reading import read
+from approaches.shared.transformer import Transformer, TransformerConfig
+
+HEADS = 4
+DEVIATION = 0.02  # of fresh embeddings
+
+
+class Captioner(nn.Module):
+    """width: a multiple of 4 heads of even width. vocabulary, context: the tokenizer's that it writes with."""
+
+    def __init__(
+        self,
+        patchify: Patchify,
+        *,
+        width: int,
+        layers: int,
+        vocabulary: int,
+        context: int,
+        kernels: Kernels,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        config = TransformerConfig(
+            vocabulary=vocabulary,
+            width=width,
+            layers=layers,
+            heads=HEADS,
+            kv_heads=HEADS,
+            head_width=width // HEADS,
+            hidden=-(-8 * width // 48) * 16,
+            context=context + patchify.tokens,
+        )
+        self.patchify = patchify
+        self.transformer = Transformer(config, kernels)
+        self.transformer.initialise(generator)
+        self.into = nn.Linear(patchify.width, width)
+        nn.init.normal_(self.into.weight, std=DEVIATION, generator=generator)
+        nn.init.zeros_(self.into.bias)
+        self.place = nn.Parameter(positions_2d(width, patchify.side) * DEVIATION)
+
+    def look(self, latents: Tensor, prefix: Prefix | None = None) -> Prefix:
+        """A clean picture, B C H W, read both ways."""
+        tokens = self.into(self.patchify.split(latents.to(self.into.weight.dtype))) + self.place
+        return read(self.transformer, tokens, prefix or Prefix.nothing(len(tokens), tokens.device), causal=False)[1]
+
+    def read(self, tokens: Tensor, prefix: Prefix, mask: Tensor | None = None) -> tuple[Tensor, Prefix]:
+        """Text after a picture: hidden states, B T D, and what was read."""
+        return read(self.transformer, tokens, prefix, mask)
+
+    def loss(self, latents: Tensor, tokens: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
+        """Sum of -log p in nats of `targets` (B T, -100 for none), each after the picture and `tokens` (B T)."""
+        hidden, _ = self.read(tokens, self.look(latents), mask)
+        backend = self.transformer.kernels.cross_entropy
+        weight = self.transformer.head_weight
+        return linear_cross_entropy(hidden.flatten(0, 1), weight, targets.flatten(), backend=backend)[0]

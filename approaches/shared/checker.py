@@ -1,0 +1,139 @@
+"""The checker: does a picture show what a plan says? Trained on true pictures beside true and false plans.
+
+Shapes: B rows, C H W a latent, N image tokens, E planned objects, D width. Verdicts on E + 2 items a row: each object
+is there as planned; the background is; nothing more is in the picture, and nothing is planned twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from approaches.shared.kernels import AttentionMask, Kernels
+from approaches.shared.layout import KINDS, Layouts, LayoutTokens
+from approaches.shared.patches import Patchify, positions_2d
+from approaches.shared.transformer import Block, RMSNorm, Rotary, TransformerConfig
+from bench.data.scene import BACKGROUNDS, GRID
+
+HEADS = 4
+NEAR = 1  # cells, along each axis, by which an object may stand beside its planned place
+
+TRUE_SHARE = 0.4  # of rows whose plan is left true
+FALSE = ("size", "colour", "shape", "place", "background", "removed", "added", "other")
+JITTER = 0.3  # share of places that are moved to a neighbouring column or row, which leaves them true
+
+
+class Checker(nn.Module):
+    """A bidirectional transformer over the picture's patches, the layout's tokens and one token for the whole."""
+
+    def __init__(self, patchify: Patchify, *, width: int, layers: int, kernels: Kernels) -> None:
+        super().__init__()
+        # padding closes no whole blocks that FlexAttention could skip
+        kernels = replace(kernels, attention="sdpa") if kernels.attention == "flex" else kernels
+        config = TransformerConfig(
+            vocabulary=0,
+            width=width,
+            layers=layers,
+            heads=HEADS,
+            kv_heads=HEADS,
+            head_width=width // HEADS,
+            hidden=-(-8 * width // 48) * 16,
+            context=1,
+        )
+        self.patchify, self.kernels = patchify, kernels
+        self.into = nn.Linear(patchify.width, width)
+        self.place = nn.Parameter(positions_2d(width, patchify.side))
+        self.layout = LayoutTokens(width)
+        self.whole = nn.Parameter(torch.randn(width))
+        self.layers = nn.ModuleList(Block(config, kernels) for _ in range(layers))
+        self.norm = RMSNorm(width, config.norm_eps, kernels.norm)
+        self.rotary = Rotary(config)
+        self.out = nn.Linear(width, 1)
+
+    def forward(self, latents: Tensor, layouts: Layouts) -> tuple[Tensor, Tensor]:
+        """Logits of the items, B E+2, and which of them count, B E+2 bool; none does where there is no plan."""
+        image = self.into(self.patchify.split(latents.to(self.into.weight.dtype))) + self.place
+        planned, mask = self.layout(layouts)
+        x = torch.cat([image, planned, self.whole.expand(len(image), 1, -1)], 1)
+        items = torch.cat([mask, layouts.known[:, None]], 1)
+        seen = torch.cat([items.new_ones(image.shape[:2]), items], 1)
+        attends = AttentionMask.from_dense(seen[:, None, :].expand(-1, x.shape[1], -1))
+        attends.build(self.kernels.attention)
+        # an order of tokens would mean nothing here: all stand at position 0, which turns nothing
+        rope = self.rotary(torch.zeros(x.shape[1], dtype=torch.long, device=x.device), x.dtype)
+        for block in self.layers:
+            x = block(x, rope, attends)
+        logits: Tensor = self.out(self.norm(x[:, image.shape[1] :]))[..., 0]
+        return logits, items
+
+    def probabilities(self, latents: Tensor, layouts: Layouts) -> tuple[Tensor, Tensor]:
+        """Of each row the verdict, B: the least of its items' probabilities, 1 where there is no plan; and those of
+        each item, B E+2, NaN for those that don't count."""
+        logits, items = self(latents, layouts)
+        each = logits.float().sigmoid()
+        return each.masked_fill(~items, 1.0).amin(1), each.masked_fill(~items, torch.nan)
+
+    def loss(self, latents: Tensor, planned: Layouts, true: Layouts) -> Tensor:
+        """The sum over rows of the mean binary cross entropy of their items; rows without a plan give 0."""
+        logits, items = self(latents, planned)
+        truth = agreement(planned, true).float()
+        each = F.binary_cross_entropy_with_logits(logits.float(), truth, reduction="none") * items
+        total: Tensor = (each.sum(1) / items.sum(1).clamp(min=1)).sum()
+        return total
+
+
+def agreement(planned: Layouts, true: Layouts) -> Tensor:
+    """The truth about each item, B E+2 bool: a planned object is there where the scene has one of its size, colour and
+    shape at most NEAR cells away along each axis; nothing more is there where each of the scene's has such a
+    planned one, and they are equally many."""
+    alike = (planned.kinds[:, :, None] == true.kinds[:, None]).all(-1)
+    near = (planned.cells[:, :, None] - true.cells[:, None]).abs().amax(-1) <= NEAR
+    same = alike & near & planned.mask[:, :, None] & true.mask[:, None]
+    complete = (same.any(1) | ~true.mask).all(1) & (planned.mask.sum(1) == true.mask.sum(1))
+    background = planned.background == true.background
+    return torch.cat([same.any(2), background[:, None], complete[:, None]], 1)
+
+
+def corrupted(true: Layouts, generator: torch.Generator) -> Layouts:
+    """Plans beside which pictures of `true` are to be judged, on the CPU: TRUE_SHARE of rows are left as they are, each
+    other is false in one of FALSE's ways, evenly; places are unsteady everywhere. One object wider."""
+    rows, width = len(true), true.mask.shape[1] + 1
+    wide = true.widened(width)
+    kinds, cells, mask, background = wide.kinds.clone(), wide.cells.clone(), wide.mask.clone(), wide.background.clone()
+
+    def draw(below: int, *shape: int) -> Tensor:
+        return torch.randint(below, (rows, *shape), generator=generator)
+
+    step = torch.where(torch.rand(rows, width, 2, generator=generator) < JITTER, 2 * draw(2, width, 2) - 1, 0)
+    cells = (cells + step).clamp(0, GRID - 1)
+    way = torch.where(torch.rand(rows, generator=generator) < TRUE_SHARE, -1, draw(len(FALSE)))
+    at, row = (torch.rand(rows, width, generator=generator) * mask).argmax(1), torch.arange(rows)
+    chosen = torch.arange(width) == at[:, None]
+
+    def where(name: str) -> Tensor:
+        return (way == FALSE.index(name))[:, None] & chosen & wide.mask
+
+    for place, (name, names) in enumerate(zip(("size", "colour", "shape"), KINDS, strict=True)):
+        other = (kinds[:, :, place] + 1 + draw(len(names) - 1, width)) % len(names)
+        kinds[:, :, place] = torch.where(where(name), other, kinds[:, :, place])
+    cells = torch.where(where("place")[..., None], draw(GRID, width, 2), cells)
+    background = torch.where(way == FALSE.index("background"), len(BACKGROUNDS) - 1 - background, background)
+    mask &= ~where("removed")
+    # an object that is not there: half of them the likes of one that is, as when a count is wrong
+    new = torch.stack([draw(len(names)) for names in KINDS], -1)
+    new = torch.where((draw(2) == 0)[:, None], kinds[row, at], new)
+    slot = (torch.arange(width) == wide.mask.sum(1)[:, None]) & (way == FALSE.index("added"))[:, None]
+    kinds = torch.where(slot[..., None], new[:, None], kinds)
+    cells = torch.where(slot[..., None], draw(GRID, 1, 2), cells)
+    mask |= slot & wide.known[:, None]
+    swapped = (way == FALSE.index("other")) & wide.known.roll(1)
+    return Layouts(
+        kinds=torch.where(swapped[:, None, None], kinds.roll(1, 0), kinds),
+        cells=torch.where(swapped[:, None, None], cells.roll(1, 0), cells),
+        mask=torch.where(swapped[:, None], mask.roll(1, 0), mask) & wide.known[:, None],
+        background=torch.where(swapped, background.roll(1, 0), background),
+        known=wide.known,
+    )

@@ -1,0 +1,127 @@
+"""Plans as numbers: the objects and places of a layout, and the tokens that a network reads them as.
+
+Shapes: B rows, E objects a row (padded, masked), W width of a layout token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from approaches.shared.patches import sinusoids
+from bench.data.scene import BACKGROUNDS, COLOURS, GRID, SHAPES, SIZES, Scene, Thing, parse_plan, plan_text
+
+MOST = 4  # objects that the grammar lets a plan name
+KINDS = (SIZES, COLOURS, SHAPES)
+
+Plan = tuple[tuple[Thing, ...], str]
+"""Objects and background: what `bench.data.scene.parse_plan` gives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layouts:
+    """Layouts of B rows. kinds: B E 3 long, places in SIZES, COLOURS, SHAPES. cells: B E 2 long, column and row of the
+    GRID. mask: B E bool, True for objects. background: B long, a place in BACKGROUNDS. known: B bool; where False there
+    is no plan, and nothing of the row counts."""
+
+    kinds: Tensor
+    cells: Tensor
+    mask: Tensor
+    background: Tensor
+    known: Tensor
+
+    @classmethod
+    def of(cls, plans: Sequence[Plan | None]) -> Layouts:
+        """Of plans; None is no plan. At least MOST objects wide."""
+        rows, most = len(plans), max([MOST, *(len(plan[0]) for plan in plans if plan is not None)])
+        kinds, cells = torch.zeros(rows, most, 3, dtype=torch.long), torch.zeros(rows, most, 2, dtype=torch.long)
+        mask, background = torch.zeros(rows, most, dtype=torch.bool), torch.zeros(rows, dtype=torch.long)
+        for row, plan in enumerate(plans):
+            if plan is None:
+                continue
+            background[row] = BACKGROUNDS.index(plan[1])
+            for place, thing in enumerate(plan[0]):
+                words = (thing.size, thing.colour, thing.shape)
+                kinds[row, place] = torch.tensor([names.index(word) for names, word in zip(KINDS, words, strict=True)])
+                cells[row, place] = torch.tensor([int(thing.x * GRID), int(thing.y * GRID)])
+                mask[row, place] = True
+        known = torch.tensor([plan is not None for plan in plans], dtype=torch.bool)
+        return cls(kinds=kinds, cells=cells, mask=mask, background=background, known=known)
+
+    def plan(self, row: int) -> str | None:
+        """A row's line of plan; None where nothing is known."""
+        if not self.known[row]:
+            return None
+        parts = []
+        for kind, (column, line) in zip(self.kinds[row].tolist(), self.cells[row].tolist(), strict=True):
+            words = " ".join(names[place] for names, place in zip(KINDS, kind, strict=True))
+            parts.append(f"{words} {column} {line}")
+        kept = [part for part, counts in zip(parts, self.mask[row].tolist(), strict=True) if counts]
+        return "plan: " + "; ".join([*kept, BACKGROUNDS[int(self.background[row])]])
+
+    def without(self, dropped: Tensor) -> Layouts:
+        """Where `dropped` (B bool) is True, nothing is known."""
+        return Layouts(
+            kinds=self.kinds,
+            cells=self.cells,
+            mask=self.mask & ~dropped[:, None],
+            background=self.background,
+            known=self.known & ~dropped,
+        )
+
+    def select(self, index: Tensor) -> Layouts:
+        """The rows at `index`."""
+        return Layouts(**{name: value[index] for name, value in vars(self).items()})
+
+    def widened(self, objects: int) -> Layouts:
+        """With room for `objects` objects a row."""
+        more = objects - self.mask.shape[1]
+        return Layouts(
+            kinds=F.pad(self.kinds, (0, 0, 0, more)),
+            cells=F.pad(self.cells, (0, 0, 0, more)),
+            mask=F.pad(self.mask, (0, more)),
+            background=self.background,
+            known=self.known,
+        )
+
+    def to(self, device: torch.device | str) -> Layouts:
+        """The same on another device."""
+        return Layouts(**{name: value.to(device) for name, value in vars(self).items()})
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+
+def scene_plan(scene: Scene | None) -> Plan | None:
+    """The plan of a true scene, with its places rounded as a written plan rounds them."""
+    return None if scene is None else parse_plan(plan_text(scene))
+
+
+class LayoutTokens(nn.Module):
+    """One token for each object, the sum of what its size, colour and shape are embedded as and the sinusoids of its
+    column and row; and one for the background. All carry a common mark, from zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.size, self.colour, self.shape = (nn.Embedding(len(names), width) for names in KINDS)
+        self.background = nn.Embedding(len(BACKGROUNDS), width)
+        self.mark = nn.Parameter(torch.zeros(width))
+
+    @property
+    def trained(self) -> bool:
+        """Whether a layout was ever learned from: a mark whose gradient was never anything but zero stays zero, under
+        weight decay and averaging too."""
+        return bool(self.mark.detach().any())
+
+    def forward(self, layouts: Layouts) -> tuple[Tensor, Tensor]:
+        """B E+1 W tokens, the background's last, and their mask, B E+1."""
+        size, colour, shape = layouts.kinds.unbind(-1)
+        places = sinusoids(layouts.cells, self.width // 2, longest=2.0 * GRID).flatten(2)
+        objects = self.size(size) + self.colour(colour) + self.shape(shape) + places.to(self.mark.dtype)
+        tokens = torch.cat([objects, self.background(layouts.background)[:, None]], 1) + self.mark
+        return tokens, torch.cat([layouts.mask & layouts.known[:, None], layouts.known[:, None]], 1)

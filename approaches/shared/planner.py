@@ -1,0 +1,124 @@
+"""Who writes the plan: the language model under a grammar, rules, the true scene, or nobody. Once a prompt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from approaches.shared.decoding import decode
+from approaches.shared.grammar import PlanGrammar
+from approaches.shared.language_model import LanguageModel
+from approaches.shared.layout import Plan
+from approaches.shared.prefix import Prefix
+from approaches.shared.prompts import last_logits
+from approaches.shared.reading import read
+from approaches.shared.rules import names_shapes, rule_plan
+from bench.data.scene import PLAN_PROMPT, Scene, parse_plan, plan_text
+from bench.errors import UserError
+
+ROWS = 256  # plans decoded side by side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One prompt's plan. text: as written. plan: as parsed, None for an empty layout, and then `reason` says why.
+
+    parsed: None where nobody tried to write one. tokens, seconds: what writing took, whenever that was.
+    """
+
+    source: str
+    text: str = ""
+    plan: Plan | None = None
+    reason: str = ""
+    tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def parsed(self) -> bool | None:
+        """Whether what was written is a plan."""
+        return None if not self.text and self.reason != UNPARSED else self.plan is not None
+
+
+UNPARSED = "the plan does not parse"
+
+
+class Planner:
+    """Plans of prompts by one of four arms: lm, rules, oracle, empty. Not a module: it has no weights of its own."""
+
+    def __init__(self, language_model: LanguageModel, *, arm: str, tokens: int) -> None:
+        self.language_model, self.arm, self.tokens = language_model, arm, tokens
+        if arm == "lm" and tokens + 16 > language_model.transformer.config.context:
+            context = language_model.transformer.config.context
+            raise UserError(f"settings.plan_tokens is {tokens}: model.lm reads {context} tokens, caption and plan")
+        self._grammar: PlanGrammar | None = None
+        self._written: dict[str, Planned] = {}
+
+    def plan(self, words: Sequence[str], scenes: Sequence[Scene | None]) -> list[Planned]:
+        """A plan for each prompt: its words and, for the oracle alone, its scene."""
+        if self.arm == "lm":
+            self._write([text for text in words if names_shapes(text) and text not in self._written])
+        return [self._one(text, scene) for text, scene in zip(words, scenes, strict=True)]
+
+    def _one(self, words: str, scene: Scene | None) -> Planned:
+        if self.arm == "empty":
+            return Planned(source="empty", reason="nobody plans")
+        if self.arm == "oracle":
+            return self._read("oracle", plan_text(scene)) if scene else Planned(source="oracle", reason="unknown scene")
+        if not names_shapes(words):
+            return Planned(source=self.arm, reason="the prompt names nothing that a plan can hold")
+        return self._written[words] if self.arm == "lm" else self._read("rules", rule_plan(words) or "")
+
+    @staticmethod
+    def _read(source: str, text: str, *, tokens: int = 0, seconds: float = 0.0) -> Planned:
+        plan = parse_plan(text)
+        reason = "" if plan else UNPARSED
+        return Planned(source=source, text=text, plan=plan, reason=reason, tokens=tokens, seconds=seconds)
+
+    # ----------------------------------------------------------------------------------------- the language model's
+
+    def _write(self, words: Sequence[str]) -> None:
+        """Let the language model plan, most alike in length side by side."""
+        fresh = sorted(dict.fromkeys(words), key=lambda text: (len(text), text))
+        for first in range(0, len(fresh), ROWS):
+            rows, begun = fresh[first : first + ROWS], time.perf_counter()
+            written = self.write(rows)
+            seconds = (time.perf_counter() - begun) / len(rows)
+            for text, (plan, tokens) in zip(rows, written, strict=True):
+                self._written[text] = self._read("lm", plan, tokens=tokens, seconds=seconds)
+
+    @torch.no_grad()
+    def write(self, words: Sequence[str]) -> list[tuple[str, int]]:
+        """The language model's greedy plans under the grammar, and the tokens of each."""
+        model = self.language_model
+        if self._grammar is None:
+            self._grammar = PlanGrammar.of(model.tokenizer, model.transformer.config.vocabulary)
+        ids, mask = self._asked(words)
+        hidden, prefix = read(model.transformer, ids, Prefix.nothing(len(ids), ids.device), mask)
+        start = last_logits(model.transformer, hidden, mask), prefix
+        allowed = self._grammar.allowed()
+        found = decode(start, self._step, limit=self.tokens, end_id=model.end_id, allowed=allowed)
+        return [(self._grammar.text(tokens).strip(), len(tokens)) for tokens in found]
+
+    def _step(self, tokens: Tensor, prefix: Prefix) -> tuple[Tensor, Prefix]:
+        hidden, prefix = read(self.language_model.transformer, tokens, prefix)
+        return self.language_model.transformer.logits(hidden), prefix
+
+    def _asked(self, words: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """PLAN_PROMPT around each caption, cut so that the plan fits behind it: ids and mask, B L."""
+        model = self.language_model
+        device = model.transformer.embed.weight.device
+        room = model.transformer.config.context - self.tokens - len(model.encode(PLAN_PROMPT.format(caption=""))) - 2
+        rows = []
+        for text in words:
+            caption = " ".join(text.split())
+            kept = model.encode(caption)
+            caption = caption if len(kept) <= room else model.decode(kept[:room])
+            rows.append([model.start_id, *model.encode(PLAN_PROMPT.format(caption=caption))])
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
+        mask = torch.tensor([[place < len(row) for place in range(longest)] for row in rows], device=device)
+        return ids, mask

@@ -1,0 +1,37 @@
+"""A plain transformer that reads on from what it has read: text, or anything embedded, causal or not.
+
+Shapes: B rows, T new tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor
+
+from approaches.shared.interleaved import Pair, block_layer
+from approaches.shared.prefix import Prefix, reading_mask
+from approaches.shared.transformer import Block, Transformer
+
+READER = "all"  # everybody reads the same keys and values
+
+
+def read(
+    transformer: Transformer, inputs: Tensor, prefix: Prefix, mask: Tensor | None = None, *, causal: bool = True
+) -> tuple[Tensor, Prefix]:
+    """Hidden states after the final norm, B T D, of token ids (B T) or embeddings (B T D), and the longer prefix.
+
+    mask: B T, False for padding on the right. causal: False lets the new tokens see each other both ways. Causal and
+    after nothing, the same operations as `transformer(inputs)`.
+    """
+    x = inputs if inputs.is_floating_point() else transformer.embed(inputs)
+    new = mask if mask is not None else x.new_ones(x.shape[:2]).bool()
+    rope = transformer.rotary(prefix.positions(new), x.dtype)
+    seen = reading_mask(prefix, new, causal=causal)
+    if seen is not None:
+        seen.build(transformer.kernels.attention)
+    pairs: list[Pair] = []
+    for index, block in enumerate(transformer.blocks):
+        x, pair = block_layer(cast(Block, block), x, rope, seen, prefix.layer(READER, index))
+        pairs.append(pair)
+    return transformer.norm(x), prefix.extended({READER: pairs}, new)
