@@ -55,7 +55,8 @@ def load(
 ) -> dict[str, Any]:
     """Read a state that `save` wrote into the given objects and return its `meta`.
 
-    UserError where the file is damaged, or belongs to a training of another key."""
+    UserError, before anything is changed, where the file is damaged, belongs to a training of another key, or holds
+    tensors of other names or shapes than these objects."""
     check_safetensors(path)
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
@@ -66,6 +67,10 @@ def load(
             raise UserError(f"{path} belongs to another training (key {meta.get('key')}, this one is {key}); remove it")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     scalars = json.loads(metadata["scalars"])
+    _check_shapes(path, tensors, {f"model/{name}": value for name, value in model.state_dict().items()})
+    _check_shapes(path, tensors, {f"ema/{name}": value for name, value in average.items()})
+    if len(scalars) != len(optimizers):
+        raise UserError(f"{path} is of {len(scalars)} optimizers, this training has {len(optimizers)}; remove it")
     model.load_state_dict({n.removeprefix("model/"): v for n, v in tensors.items() if n.startswith("model/")})
     for name in average:
         average[name].copy_(tensors[f"ema/{name}"])
@@ -82,3 +87,14 @@ def load(
         whole = optimizer.state_dict()
         optimizer.load_state_dict({"state": slots, "param_groups": whole["param_groups"]})
     return meta
+
+
+def _check_shapes(path: Path, stored: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """UserError where the stored tensors with the same first part of the name differ in name or shape."""
+    parts = {name.split("/")[0] for name in expected}
+    found = {name: list(value.shape) for name, value in stored.items() if name.split("/")[0] in parts}
+    wanted = {name: list(value.shape) for name, value in expected.items()}
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            says = [f"of shape {shapes[name]}" if name in shapes else "absent" for shapes in (found, wanted)]
+            raise UserError(f"{path} is of another model: {name} is {says[0]}, this one's is {says[1]}; remove it")

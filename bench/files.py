@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,12 +29,15 @@ def cache_directory() -> Path:
 def atomic_path(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` that becomes it when the block ends well, and is removed when it does not.
 
-    The file is flushed to disk before the rename, so a kill leaves either the old file or the new one.
+    The file is flushed to disk before the rename, so a kill leaves either the old file or the new one; what a killed
+    process left of its temporary file goes when the next one writes the same target.
     UserError where the disk is full or the folder can't be written.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        _remove_stale(target)
+        prefix = f".{target.name}.{_machine()}-{os.getpid()}-"
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=".part")
     except OSError as error:
         raise UserError(f"can't write {target}: {error.strerror or error}") from error
     os.close(handle)
@@ -51,6 +56,31 @@ def atomic_path(target: Path) -> Iterator[Path]:
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    """8 hex digits of this machine's name: a process number means nothing on another that shares the disk."""
+    return hash_bytes(platform.node())[:8]
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove the temporary files for `target` of processes of this machine that are no more."""
+    if os.name != "posix":  # elsewhere signal 0 may end the process that it asks for
+        return
+    pattern = re.compile(re.escape(f".{target.name}.{_machine()}-") + r"(\d+)-[^.]*\.part")
+    for name in os.listdir(target.parent):
+        if (match := pattern.fullmatch(name)) and not _lives(int(match[1])):
+            (target.parent / name).unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        pass
+    return True
 
 
 def write_text(target: Path, text: str) -> None:

@@ -160,7 +160,8 @@ def _follow(average: dict[str, Tensor], model: nn.Module, config: OptimizerConfi
 
 @contextmanager
 def averaged(model: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
-    """The model in evaluation mode with the averaged weights in it; its own come back afterwards."""
+    """The model in evaluation mode with the averaged weights in it; its own weights and modes come back afterwards."""
+    modes = {module: module.training for module in model.modules()}
     own = {name: value.detach().clone() for name, value in model.state_dict().items()}
     model.eval()
     try:
@@ -170,7 +171,8 @@ def averaged(model: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
             yield
     finally:
         model.load_state_dict(own)
-        model.train()
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _words(row: dict[str, float]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -99,6 +100,24 @@ def test_a_kill_leaves_the_old_file(tmp_path: Path) -> None:
     assert child.wait(timeout=30) == -signal.SIGKILL
     child.stdout.close()
     assert target.read_text() == "old"
+    (left,) = parts_in(tmp_path)
+    with atomic_path(target) as part:
+        assert parts_in(tmp_path) == [part] != [left]  # what the dead process left is gone
+        with atomic_path(target) as other:  # and what a living one has is not
+            assert sorted(parts_in(tmp_path)) == sorted([part, other])
+            other.write_text("other")
+        part.write_text("new")
+    assert target.read_text() == "new" and parts_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", [".b.{0}-1.part", ".a.b.{0}-{1}-x.part", ".a.00000000-{1}-x.part", ".a.{0}-{1}-x.txt"])
+def test_only_parts_of_the_same_target_and_machine_are_cleared(tmp_path: Path, name: str) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait(timeout=30)
+    foreign = tmp_path / name.format(hash_bytes(platform.node())[:8], child.pid)
+    foreign.write_text("another's")
+    write_json(tmp_path / "a", 0)
+    assert foreign.read_text() == "another's"
 
 
 def test_readers_see_the_old_or_the_new_file_and_no_other(tmp_path: Path) -> None:

@@ -217,6 +217,39 @@ def test_a_checkpoint_of_another_key_is_refused_by_name_and_kept(tmp_path: Path)
     assert path.read_bytes() == before and differing(own, other.model.state_dict()) == []
 
 
+def widened(model: Tiny) -> None:
+    model.head = nn.Linear(4, 3)
+
+
+def extended(model: Tiny) -> None:
+    model.extra = nn.Linear(4, 2)
+
+
+@pytest.mark.parametrize(("change", "name"), [(widened, "model/head"), (extended, "model/extra")])
+@pytest.mark.parametrize("stored_changed", [False, True])
+def test_a_checkpoint_of_other_shapes_is_refused_with_its_path(
+    tmp_path: Path, change: Callable[[Tiny], None], name: str, stored_changed: bool
+) -> None:
+    path = tmp_path / "c.safetensors"
+    stored, other = Tiny(), Tiny()
+    change(stored if stored_changed else other)
+    checkpoint.save(path, model=stored, average={}, optimizers=[], meta={"key": "k1"})
+    own = copy(other)
+    with pytest.raises(UserError, match=f"{name}.*(shape|absent)") as caught:
+        checkpoint.load(path, model=other, average={}, optimizers=[], key="k1")
+    assert str(path) in str(caught.value) and differing(own, other.state_dict()) == []
+
+
+def test_a_checkpoint_of_another_number_of_optimizers_is_refused_with_its_path(tmp_path: Path) -> None:
+    path, training = tmp_path / "c.safetensors", Training()
+    training.run(path)
+    with pytest.raises(UserError, match="2 optimizers, this training has 1") as caught:
+        checkpoint.load(
+            path, model=training.model, average=copy(training.model), optimizers=training.optimizers[:1], key="k1"
+        )
+    assert str(path) in str(caught.value)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
 def test_a_truncated_checkpoint_is_refused_with_its_path(tmp_path: Path, share: float) -> None:
     path = tmp_path / "c.safetensors"
@@ -311,6 +344,7 @@ def test_weight_decay_shrinks_matrices_only() -> None:
 @pytest.mark.parametrize("fails", [False, True])
 def test_averaged_gives_the_weights_and_the_mode_back(fails: bool) -> None:
     model = Tiny().train()
+    model.body[1].eval()  # frozen, as a part of a model may be
     own, average = copy(model), {name: value + 1 for name, value in model.state_dict().items()}
     try:
         with averaged(model, average):
@@ -321,7 +355,8 @@ def test_averaged_gives_the_weights_and_the_mode_back(fails: bool) -> None:
     except KeyboardInterrupt:
         assert fails
     assert differing(own, model.state_dict()) == []
-    assert all(module.training for module in model.modules()) and torch.is_grad_enabled()
+    assert [module for module in model.modules() if not module.training] == [model.body[1]]
+    assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize(
