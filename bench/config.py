@@ -43,6 +43,8 @@ class TextConfig:
     """Corpus: see `python -m bench list`."""
     path: str | None = None
     """File, folder or hub id, for the corpora that read one."""
+    limit: Annotated[int, Range(0, 10**12)] = 0
+    """Most characters of each split, and pydocs reads no more than they take; 0 for no bound."""
     seed: Seed = 0
     """Seed of the split."""
 

@@ -15,6 +15,7 @@ from bench.config import (
     LmPretrainConfig,
     OptimizerConfig,
     PretrainConfig,
+    TextConfig,
     VaePretrainConfig,
     from_values,
 )
@@ -32,6 +33,7 @@ def smoke() -> Config:
     return Config(
         preset="smoke",
         data=DataConfig(train_items=512, eval_items=64),
+        text=TextConfig(limit=500_000),
         pretrain=PretrainConfig(
             vae=VaePretrainConfig(optimizer=few),
             lm=LmPretrainConfig(vocabulary=512, context=128, optimizer=replace(few, ema=0.0)),

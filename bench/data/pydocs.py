@@ -24,7 +24,7 @@ from pathlib import Path
 
 from bench.config import TextConfig
 from bench.data.dataset import SPLITS
-from bench.data.text import Document, LoadedCorpus, Progress, silent
+from bench.data.text import Document, LoadedCorpus, Progress, bounded, silent
 from bench.files import atomic_path, cache_directory, hash_bytes
 
 EXTRACTION = "1"  # part of the cache's key: raise it whenever the rules below change
@@ -96,13 +96,16 @@ class PyDocs(LoadedCorpus):
     def build(cls, config: TextConfig, progress: Progress = silent) -> PyDocs:
         """From the cache, or by reading this Python's sources (a minute, once). UserError where a split is empty."""
         paths = [Path(entry) for entry in sys.path if entry]
-        return cls.read(paths, Path(sysconfig.get_paths()["stdlib"]), progress)
+        return cls.read(paths, Path(sysconfig.get_paths()["stdlib"]), progress, limit=config.limit)
 
     @classmethod
-    def read(cls, paths: Sequence[Path], stdlib: Path | None, progress: Progress = silent) -> PyDocs:
-        """From package folders searched in order, and a standard library's folder (None: neither it nor the topics)."""
-        splits, exclusions = _load(list(paths), stdlib, progress)
-        return cls("pydocs", splits, exclusions)
+    def read(cls, paths: Sequence[Path], stdlib: Path | None, progress: Progress = silent, *, limit: int = 0) -> PyDocs:
+        """From package folders searched in order, and a standard library's folder (None: neither it nor the topics).
+
+        limit: see TextConfig. A split that has as many characters reads no further package; train begins with the
+        topics, then each split's packages follow by name."""
+        splits, exclusions = _load(list(paths), stdlib, progress, limit)
+        return cls("pydocs", splits, exclusions, limit=limit)
 
 
 def paragraphs(text: str) -> list[str]:
@@ -182,17 +185,20 @@ def _runs(paragraph: str) -> Iterator[str]:
     return (" ".join(words[start : start + RUN]) for start in range(len(words) - RUN + 1))
 
 
-def _load(paths: list[Path], stdlib: Path | None, progress: Progress) -> tuple[dict[str, list[Document]], Counter[str]]:
+def _load(
+    paths: list[Path], stdlib: Path | None, progress: Progress, limit: int
+) -> tuple[dict[str, list[Document]], Counter[str]]:
     packages, missing = _find(paths)
     versions = sorted(f"{name} {version}" for name, version, _ in packages)
     python = platform.python_version() if stdlib else "none"
     rules = repr((EXTRACTION, DISTRIBUTIONS, sorted(VALIDATION), sorted(TEST), GROUP_LIMIT, TRAIN_LIMIT))
-    cache = cache_directory() / "pydocs" / f"{hash_bytes(rules, python, *versions)}.jsonl"
+    bound = [f"limit {limit}"] if limit else []
+    cache = cache_directory() / "pydocs" / f"{hash_bytes(rules, python, *versions, *bound)}.jsonl"
     try:
         return _read_cache(cache)
     except (OSError, ValueError, KeyError, TypeError):
         pass  # absent, or not whole: made again below
-    splits, exclusions = _extract(packages, stdlib, progress)
+    splits, exclusions = _extract(packages, stdlib, progress, limit)
     exclusions.update({f"package {name} isn't installed": 1 for name in missing})
     with atomic_path(cache) as part, part.open("w", encoding="utf-8") as file:
         count = sum(map(len, splits.values()))
@@ -235,7 +241,7 @@ def _find(paths: list[Path]) -> tuple[list[tuple[str, str, Path]], list[str]]:
 
 
 def _extract(
-    packages: list[tuple[str, str, Path]], stdlib: Path | None, progress: Progress
+    packages: list[tuple[str, str, Path]], stdlib: Path | None, progress: Progress, limit: int
 ) -> tuple[dict[str, list[Document]], Counter[str]]:
     exclusions: Counter[str] = Counter()
     sources = [(place.stem, place) for _, _, place in packages]
@@ -246,15 +252,36 @@ def _extract(
     sources.sort(key=lambda source: (SPLITS[::-1].index(split_of(source[0])), source[0]))
     splits: dict[str, list[Document]] = {split: [] for split in SPLITS}
     seen: set[str] = set()
+    topics = _topics(exclusions) if stdlib else []
+    left = dict.fromkeys(SPLITS, limit or sys.maxsize)
+    left["train"] -= _length(topics) if limit else 0
     for number, (group, place) in enumerate(sources):
+        split = split_of(group)
+        if left[split] <= 0:
+            exclusions["package beyond the size bound"] += 1
+            continue
         progress(f"reading the docstrings of {group} ({number + 1} of {len(sources)})")
-        splits[split_of(group)] += _bounded(list(_documents(group, place, seen, exclusions)), GROUP_LIMIT, exclusions)
-    if stdlib:
-        splits["train"] += _topics(exclusions)
+        found = list(_until(_documents(group, place, seen, exclusions), left[split]))
+        splits[split] += bounded(found, GROUP_LIMIT, exclusions)
+        left[split] -= _length(found)
+    splits["train"] += topics
     progress("separating the splits")
     splits = separate(splits, exclusions)
-    splits["train"] = _bounded(splits["train"], TRAIN_LIMIT, exclusions)
+    splits["train"] = bounded(splits["train"], min(TRAIN_LIMIT, limit or TRAIN_LIMIT), exclusions)
     return splits, exclusions
+
+
+def _until(documents: Iterator[Document], limit: int) -> Iterator[Document]:
+    """Documents up to and with the one that reaches `limit` characters."""
+    for item in documents:
+        yield item
+        limit -= len(item.text)
+        if limit <= 0:
+            return
+
+
+def _length(documents: list[Document]) -> int:
+    return sum(len(item.text) for item in documents)
 
 
 def _documents(group: str, place: Path, seen: set[str], exclusions: Counter[str]) -> Iterator[Document]:
@@ -294,15 +321,3 @@ def _topics(exclusions: Counter[str]) -> list[Document]:
         for name, text in sorted(topics.items())
         if is_prose(text)
     ]
-
-
-def _bounded(documents: list[Document], limit: int, exclusions: Counter[str]) -> list[Document]:
-    """Documents of at most `limit` characters together: those whose hashed keys come first."""
-    kept, length = [], 0
-    for item in sorted(documents, key=lambda item: hash_bytes(item.key)):
-        if length + len(item.text) <= limit:
-            kept.append(item)
-            length += len(item.text)
-        else:
-            exclusions["document over the size bound"] += 1
-    return kept

@@ -12,7 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.config import TextConfig
@@ -71,15 +71,18 @@ class TextCorpus(ABC):
 
 
 class LoadedCorpus(TextCorpus):
-    """A corpus held in memory. UserError where a split is empty."""
+    """A corpus held in memory. limit: see TextConfig. UserError where a split is empty."""
 
-    def __init__(self, name: str, splits: dict[str, list[Document]], exclusions: Counter[str]) -> None:
+    def __init__(
+        self, name: str, splits: dict[str, list[Document]], exclusions: Counter[str], *, limit: int = 0
+    ) -> None:
         for split in SPLITS:
             if not splits.get(split):
                 raise UserError(f"text corpus {name} has no documents for {split}{left_out(exclusions)}")
         self.name = name
         self.exclusions = exclusions
-        self._splits = {split: sorted(splits[split], key=lambda item: item.key) for split in SPLITS}
+        kept = {split: bounded(splits[split], limit, exclusions) if limit else splits[split] for split in SPLITS}
+        self._splits = {split: sorted(kept[split], key=lambda item: item.key) for split in SPLITS}
 
     def documents(self, split: str) -> list[Document]:
         """See TextCorpus; UserError on an unknown split."""
@@ -100,7 +103,8 @@ class TextFile(LoadedCorpus):
         exclusions: Counter[str] = Counter()
         progress(f"reading {path}")
         documents = list(_read_file(path, path.name, exclusions, chunked=True))
-        return cls(f"file {path.name}", split_by_group(documents, config.seed, str(path), exclusions), exclusions)
+        splits = split_by_group(documents, config.seed, str(path), exclusions)
+        return cls(f"file {path.name}", splits, exclusions, limit=config.limit)
 
 
 class TextFolder(LoadedCorpus):
@@ -122,7 +126,8 @@ class TextFolder(LoadedCorpus):
             exclusions[f"not one of {' '.join(SUFFIXES)}"] += len(found) - len(texts)
         progress(f"reading {len(texts)} files of {folder}")
         documents = [item for key, path in texts for item in _read_file(path, key, exclusions, chunked=len(texts) == 1)]
-        return cls(f"folder {folder.name}", split_by_group(documents, config.seed, str(folder), exclusions), exclusions)
+        splits = split_by_group(documents, config.seed, str(folder), exclusions)
+        return cls(f"folder {folder.name}", splits, exclusions, limit=config.limit)
 
 
 def _datasets_obstacle() -> str:
@@ -214,6 +219,22 @@ def _cut(paragraph: str, size: int) -> Iterator[str]:
             lines.append(part)
             length += len(part) + 1
     yield "\n".join(lines)
+
+
+def bounded(documents: list[Document], limit: int, exclusions: Counter[str]) -> list[Document]:
+    """Documents of at most `limit` characters together: those whose hashed keys come first, where none is that short
+    the beginning of the shortest."""
+    kept, length = [], 0
+    for item in sorted(documents, key=lambda item: hash_bytes(item.key)):
+        if length + len(item.text) <= limit:
+            kept.append(item)
+            length += len(item.text)
+        else:
+            exclusions["document over the size bound"] += 1
+    if documents and not kept:
+        shortest = min(documents, key=lambda item: (len(item.text), item.key))
+        kept = [replace(shortest, text=shortest.text[:limit])]
+    return kept
 
 
 def require_path(config: TextConfig) -> Path:

@@ -38,7 +38,7 @@ class HubText(LoadedCorpus):
         # A dataset's further splits (unsupervised, extra) are used only where it has no training split.
         used = [name for name in sorted(loaded) if "train" not in loaded or name in _KNOWN]
         own = {name: list(_documents(name, loaded[name], column, exclusions)) for name in used}
-        return cls(f"hub {config.path}", _arrange(own, config, exclusions), exclusions)
+        return cls(f"hub {config.path}", _arrange(own, config, exclusions), exclusions, limit=config.limit)
 
 
 def _load(path: str) -> dict[str, Any]:

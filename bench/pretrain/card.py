@@ -42,6 +42,12 @@ def write(kind: str, config: Config, facts: dict[str, Any], folder: Path) -> Non
     write_text(folder / "README.md", page(folder.name, card))
 
 
+def evaluations(steps: int, most: int) -> int:
+    """How often a training of so many steps is evaluated: every ten steps, at most `most` times, and four times at
+    least, which is what it takes to say whether the last quarter still moved."""
+    return min(most, max(4, steps // 10))
+
+
 def page(name: str, card: dict[str, Any]) -> str:
     """The card as Markdown."""
     made = card["provenance"]

@@ -27,6 +27,7 @@ from bench.data.text import TextCorpus, open_text
 from bench.data.world_text import world_documents
 from bench.files import hash_bytes
 from bench.ngram import TrigramModel
+from bench.pretrain.card import evaluations
 from bench.seeds import derive
 from bench.trainer import adamw, fit, told
 
@@ -63,7 +64,7 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
         config=recipe.optimizer,
         optimizers=[adamw(model, recipe.optimizer, betas=(0.9, 0.95))],
         evaluate=lambda: {f"perplexity_{name}": math.exp(_nll(model, ids)) for name, ids in held_out.items()},
-        evaluations=20,
+        evaluations=evaluations(recipe.optimizer.steps, 20),
         path=work / "lm.safetensors",
         key=hash_bytes(fingerprint(recipe), str(config.seed), data_hash),
         console=console,

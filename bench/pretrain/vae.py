@@ -19,6 +19,7 @@ from bench.config import Config, VaePretrainConfig, fingerprint
 from bench.console import Console
 from bench.data.catalogue import open_dataset
 from bench.files import atomic_path, hash_bytes, write_json
+from bench.pretrain.card import evaluations
 from bench.trainer import Fitted, adamw, fit, told
 
 
@@ -43,7 +44,7 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
         config=recipe.optimizer,
         optimizers=[adamw(model, recipe.optimizer)],
         evaluate=lambda: {f"psnr_{name}": psnr(model, pictures)[0] for name, pictures in held_out.items()},
-        evaluations=12,
+        evaluations=evaluations(recipe.optimizer.steps, 12),
         path=work / "vae.safetensors",
         key=hash_bytes(fingerprint(recipe), fingerprint(config.data), str(config.seed), data_hash),
         console=console,

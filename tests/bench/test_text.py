@@ -159,6 +159,22 @@ def test_pydocs_cache_is_used_keyed_by_version_and_mended(tmp_path: Path) -> Non
     assert len(list(cache.parent.iterdir())) == 2
 
 
+def test_a_bound_on_pydocs_reads_no_more_packages_than_it_takes(tmp_path: Path) -> None:
+    site = install(tmp_path / "site", *THREE, ("torch", "torch"), ("networkx", "networkx"))
+    whole = PyDocs.read([site], stdlib=None)
+    lines: list[str] = []
+    some = PyDocs.read([site], stdlib=None, progress=lines.append, limit=330)
+    for split in SPLITS:
+        assert 0 < sum(len(item.text) for item in some.documents(split)) <= 330
+    read = {item.group for item in some.documents("train")}
+    assert read == {"networkx"} and not any("torch" in line for line in lines)  # by name, and numpy's turn is later
+    assert some.exclusions["package beyond the size bound"] == 2
+    again = PyDocs.read([site], stdlib=None, limit=330)
+    assert all_hashes(again) == all_hashes(some) and again.exclusions == some.exclusions
+    assert all_hashes(PyDocs.read([site], stdlib=None)) == all_hashes(whole) != all_hashes(some)
+    assert len(list((cache_directory() / "pydocs").iterdir())) == 2
+
+
 def test_pydocs_counts_files_that_python_cannot_parse(tmp_path: Path) -> None:
     site = install(tmp_path / "site", *THREE)
     for name, content in (("old", b"print 'two'"), ("latin", b'"""\xe9"""'), ("zero", b"a\0b"), ("deep", b"(" * 9_999)):
@@ -260,6 +276,19 @@ def test_one_file_becomes_split_documents(tmp_path: Path) -> None:
     copy.write_text(prose(400).replace("\n", "\r\n"), newline="")
     assert all_hashes(open_text(TextConfig(name="file", path=str(copy)))) == all_hashes(corpus)
     assert all_hashes(open_text(TextConfig(name="file", path=str(path), seed=1))) != all_hashes(corpus)
+
+
+def test_a_bound_holds_for_each_split_of_any_corpus(tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    path.write_text(prose(400))
+    whole = open_text(TextConfig(name="file", path=str(path)))
+    for limit in (100, 20_000):
+        some = open_text(TextConfig(name="file", path=str(path), limit=limit))
+        for split in SPLITS:
+            kept = some.documents(split)
+            assert 0 < sum(len(item.text) for item in kept) <= limit
+            assert all(any(full.text.startswith(item.text) for full in whole.documents(split)) for item in kept)
+    assert all_hashes(open_text(TextConfig(name="file", path=str(path), limit=10**9))) == all_hashes(whole)
 
 
 def write_folder(folder: Path, order: int) -> Path:
