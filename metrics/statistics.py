@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,3 +52,42 @@ class Estimate:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """What `to_json` gave; TypeError on an unknown field."""
         return cls(**values)
+
+
+def bootstrap(
+    statistic: Callable[[NDArray[np.int64]], float], n: int, *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float | None, float | None]:
+    """The 95% percentile interval of a statistic of n items, called with the indices of a resample. Seeded; only for
+    statistics of which a repeated item does no harm, such as means and ratios of sums. (None, None) where n < 2."""
+    if n < 2:
+        return None, None
+    generator = np.random.default_rng(seed)
+    values = [statistic(generator.integers(n, size=n)) for _ in range(resamples)]
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def mean_estimate(
+    values: NDArray[np.float64],
+    *,
+    better: Literal["higher", "lower", ""] = "",
+    unit: str = "",
+    details: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Estimate:
+    """The mean over items, with a seeded bootstrap over them. Missing where there is no item, or one is not finite."""
+    values = np.asarray(values, dtype=np.float64)
+    if not len(values) or not np.isfinite(values).all():
+        reason = "no items" if not len(values) else f"{int((~np.isfinite(values)).sum())} items are not finite"
+        return Estimate.missing(reason, unit=unit, better=better)
+    low, high = bootstrap(lambda index: float(values[index].mean()), len(values), seed=seed)
+    return Estimate(
+        value=float(values.mean()),
+        low=low,
+        high=high,
+        n=len(values),
+        unit=unit,
+        better=better,
+        reason="" if low is not None else "one item has no interval",
+        details=details or {},
+    )
