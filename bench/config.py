@@ -212,9 +212,9 @@ class ClipPretrainConfig:
         )
     )
     binding: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(steps=1000, batch=96, lr=5e-4, warmup=50, weight_decay=0.05, ema=0.99)
+        default_factory=lambda: OptimizerConfig(steps=1500, batch=96, lr=1e-3, warmup=50, weight_decay=0.05, ema=0.99)
     )
-    """The second stage: pictures whose captions have an almost right twin, which the loss weighs on its own."""
+    """The second stage: pictures beside their twins, of which each one's caption is almost right of the other."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 
 from bench.data.captions import caption
-from bench.data.scene import COLOURS, SHAPES, Demand, Scene, satisfied
+from bench.data.scene import COLOURS, SHAPES, Demand, Scene, Thing, satisfied
+from bench.data.shapes import GAP, HELD_OUT_PAIRS
 
 KINDS = ("colours swapped", "sides swapped", "count off by one", "colour changed", "shape changed")
 HARD = KINDS[:3]
@@ -24,14 +26,73 @@ def hard_negative(scene: Scene, kind: str, generator: np.random.Generator) -> Sc
     return altered
 
 
-def false_caption(scene: Scene, kind: str, seed: int, *, held_out: bool = False) -> tuple[str, str] | None:
-    """A true caption and its almost right twin, in the same sentence form; None where the kind does not apply."""
+def false_caption(
+    scene: Scene, kind: str, seed: int, *, held_out: bool = False, unseen_pairs: bool = True
+) -> tuple[str, str] | None:
+    """A true caption and its almost right twin, in the same sentence form; None where the kind does not apply.
+
+    unseen_pairs: whether the twin may name a pair of HELD_OUT_PAIRS."""
     altered = hard_negative(scene, kind, np.random.default_rng(seed))
     if altered is None:
         return None
-    true = caption(scene, np.random.default_rng(seed), held_out=held_out)
-    false = caption(altered, np.random.default_rng(seed), held_out=held_out)
-    return (true, false) if true != false else None
+    if not unseen_pairs and {(demand.shape, demand.colour) for demand in altered.demands} & HELD_OUT_PAIRS:
+        return None
+    return twin_captions(scene, altered, seed, held_out=held_out)
+
+
+def twin_captions(scene: Scene, twin: Scene, seed: int, *, held_out: bool = False) -> tuple[str, str] | None:
+    """The captions of two scenes in the same sentence form; None where they are the same."""
+    first = caption(scene, np.random.default_rng(seed), held_out=held_out)
+    second = caption(twin, np.random.default_rng(seed), held_out=held_out)
+    return (first, second) if first != second else None
+
+
+def twin_scene(scene: Scene, kind: str, generator: np.random.Generator) -> Scene | None:
+    """The scene's hard negative of a kind in HARD with the objects changed so that it is true of them, and the scene's
+    own demands are not; None where the kind does not apply, or the objects leave no room.
+
+    Sides are swapped by mirroring every place along the relation's axis, colours by exchanging them, a count changes by
+    an object that goes or comes."""
+    altered = hard_negative(scene, kind, generator)
+    if altered is None:
+        return None
+    things: tuple[Thing, ...] | None
+    if kind == "sides swapped":
+        across = scene.relation in ("left of", "right of")
+        things = tuple(replace(t, x=1 - t.x) if across else replace(t, y=1 - t.y) for t in scene.things)
+    elif kind == "colours swapped":
+        things = _recoloured_things(scene)
+    else:
+        things = _recounted_things(scene, altered, generator)
+    if things is None or not satisfied(things, altered.demands, altered.relation):
+        return None
+    return None if satisfied(things, scene.demands, scene.relation) else replace(altered, things=things)
+
+
+def _recoloured_things(scene: Scene) -> tuple[Thing, ...] | None:
+    """The objects with the colours of the first two demands exchanged."""
+    first, second = scene.demands[:2]
+    if first.colour is None or second.colour is None:
+        return None
+    new = {True: second.colour, False: first.colour}
+    return tuple(
+        replace(t, colour=new[first.met_by(t)]) if first.met_by(t) or second.met_by(t) else t for t in scene.things
+    )
+
+
+def _recounted_things(scene: Scene, altered: Scene, generator: np.random.Generator) -> tuple[Thing, ...] | None:
+    """The objects with one fewer or one more of the kind whose number differs; None where there is no room for it."""
+    old, new = next((a, b) for a, b in zip(scene.demands, altered.demands, strict=True) if a.count != b.count)
+    found = [thing for thing in scene.things if old.met_by(thing)]
+    chosen = found[int(generator.integers(len(found)))]
+    if new.count < old.count:
+        return tuple(thing for thing in scene.things if thing is not chosen)
+    edge = chosen.radius + GAP
+    for _ in range(60):
+        x, y = (float(value) for value in generator.uniform(edge, 1 - edge, size=2))
+        if all(math.dist((x, y), (t.x, t.y)) >= edge + t.radius for t in scene.things):
+            return (*scene.things, replace(chosen, x=x, y=y))
+    return None
 
 
 def _altered(scene: Scene, kind: str, generator: np.random.Generator) -> Scene | None:

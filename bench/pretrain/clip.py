@@ -1,16 +1,16 @@
 """Pretraining the tiny CLIP on shapes and emoji: an open_clip model, in open_clip's layout.
 
-The world is procedural, so a picture is drawn anew for every step, every shapes picture comes with an almost right
-caption as a further negative, and a caption that happens to be true of another picture of the batch is no negative.
+The world is procedural, so a picture is drawn anew for every step (see bench.pretrain.clip_batches). Stage one matches
+pictures and texts; stage two binds colours, counts and sides to things by pictures that stand beside their twins. A
+caption that happens to be true of another picture of the batch is no negative.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import count, islice
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +22,23 @@ from torch import Tensor, nn
 
 import bench.torchvision_guard  # noqa: F401  (before open_clip)
 from approaches.shared.vae import to_unit
-from bench.config import ClipPretrainConfig, Config, fingerprint
+from bench.config import ClipPretrainConfig, Config, OptimizerConfig
 from bench.console import Console
 from bench.data.catalogue import open_dataset
 from bench.data.dataset import Sample
-from bench.data.negatives import HARD, KINDS, false_caption
-from bench.data.scene import Demand, Scene, satisfied
+from bench.data.negatives import HARD, false_caption
 from bench.data.shapes import Shapes
 from bench.files import atomic_path, hash_bytes, write_json
+from bench.pretrain.card import evaluations
+from bench.pretrain.clip_batches import CAPTION, DESCRIPTION, SIDES, Batch, binding_batch, fits, matching_batch
 from bench.seeds import derive
 from bench.trainer import Fitted, adamw, fit, told
 from metrics.alignment import Clip
 
 MEAN, DEVIATION = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+SHARPNESS = 10.0  # of the sides read from an embedding of unit length
 PAD, END = "<|pad|>", "<|endoftext|>"
 WORLD = 1 << 40  # more pictures than any training asks for
-CAPTION, DESCRIPTION = 0, 1  # places in a shapes sample's captions
-DESCRIBED = 0.4  # share of training texts that are full descriptions
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """pictures: uint8 B H W 3. texts: B true captions. negatives: an almost right caption each, "" for none.
-    true: bool B B, whether text j is true of picture i. binding: whether the twins weigh on their own."""
-
-    pictures: NDArray[np.uint8]
-    texts: list[str]
-    negatives: list[str]
-    true: NDArray[np.bool_]
-    binding: bool = False
 
 
 def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict[str, Any]:
@@ -71,52 +59,81 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
     torch.manual_seed(config.seed)  # open_clip draws its initial weights from the global generator
     model = open_clip.create_model(f"local-dir:{out}", load_weights=False)
     data_hash = hash_bytes(*hashes.values())
-    validation = Shapes.build(config.data, "validation").first(400)
-    held_out = distinct(validation, 100, DESCRIPTION)
-    twins = [twin for kind in HARD for twin in _twins(validation, kind, held_out=False)]
+    places = nn.Linear(recipe.embedding, SIDES, bias=False)  # of the training alone: it is not written
+    evaluate = _evaluation(config, model, encode)
 
-    def evaluate() -> dict[str, float]:
-        pictures, texts = np.stack([s.image for s in held_out]), [s.captions[DESCRIPTION] for s in held_out]
-        images = _embed(model, pictures)
-        return {
-            "retrieval": retrieval(images, _texts(model, encode, texts)),
-            "against_negatives": _chosen(model, encode, twins),
-        }
-
-    curve: list[dict[str, float]] = []
-    seconds = 0.0
-    for stage, budget in (("matching", recipe.optimizer), ("binding", recipe.binding)):
-        draw = partial(_batch, recipe, world, emoji, config.seed, binding=stage == "binding")
+    def stage(name: str, trained: nn.Module, loss: Callable[[int], Tensor], budget: OptimizerConfig) -> Fitted:
         fitted = fit(
-            model,
-            lambda step, draw=draw: contrastive_loss(model, encode, draw(step)),  # type: ignore[misc]
+            trained,
+            loss,
             config=budget,
-            optimizers=[adamw(model, budget, betas=(0.9, 0.98))],
+            optimizers=[adamw(trained, budget, betas=(0.9, 0.98))],
             evaluate=evaluate,
-            evaluations=20,
-            path=work / f"clip-{stage}.safetensors",
-            key=hash_bytes(stage, fingerprint(recipe), str(config.seed), data_hash),
+            evaluations=evaluations(budget.steps, 20),
+            path=work / f"clip-{name}.safetensors",
+            key=stage_key(name, recipe, config.seed, data_hash),
             console=console,
-            description=f"clip, {stage}",
+            description=f"clip, {name}",
         )
-        model.load_state_dict(fitted.average)
-        start = curve[-1]["step"] if curve else 0
-        curve += [{**row, "step": start + row["step"]} for row in fitted.curve]
-        seconds += fitted.seconds
-    fitted = Fitted(curve=curve, seconds=seconds, average=fitted.average)
+        trained.load_state_dict(fitted.average)
+        return fitted
+
+    draw = (recipe, world, emoji, config.seed)
+    first = stage(
+        "matching", model, lambda n: contrastive_loss(model, encode, matching_batch(*draw, n)), recipe.optimizer
+    )
+    second = stage(
+        "binding",
+        nn.ModuleDict({"clip": model, "places": places}),
+        lambda n: contrastive_loss(model, encode, binding_batch(*draw, n), places),
+        recipe.binding,
+    )
     tensors = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     with atomic_path(out / "open_clip_model.safetensors") as part:
         save_file(tensors, part, {"format": "pt"})
     return {
         "data": hashes,
         "quality": quality(config, out),
-        **told(fitted, "retrieval"),
+        **told(_joined(first, second), "retrieval"),
     }
 
 
-def contrastive_loss(model: Any, encode: Any, batch: Batch) -> Tensor:
+def _evaluation(config: Config, model: Any, encode: Any) -> Callable[[], dict[str, float]]:
+    """What the curve holds, of the validation split."""
+    validation = Shapes.build(config.data, "validation").first(400)
+    held_out = distinct(validation, 100, DESCRIPTION)
+    pictures, texts = np.stack([s.image for s in held_out]), [s.captions[DESCRIPTION] for s in held_out]
+    twins = {kind: _twins(validation, kind, held_out=False) for kind in HARD}
+
+    def evaluate() -> dict[str, float]:
+        return {
+            "retrieval": retrieval(_embed(model, pictures), _texts(model, encode, texts)),
+            "against_negatives": _chosen(model, encode, [twin for rows in twins.values() for twin in rows]),
+            "sides": _chosen(model, encode, twins["sides swapped"]),
+        }
+
+    return evaluate
+
+
+def _joined(first: Fitted, second: Fitted) -> Fitted:
+    """Two trainings told as one."""
+    later = [{**row, "step": first.curve[-1]["step"] + row["step"]} for row in second.curve]
+    return Fitted(curve=first.curve + later, seconds=first.seconds + second.seconds, average=second.average)
+
+
+def stage_key(stage: str, recipe: ClipPretrainConfig, seed: int, data_hash: str) -> str:
+    """The key of a stage's checkpoint: of all that decides it, and for `matching` that is not what `binding` does."""
+    values = asdict(recipe)
+    if stage == "matching":
+        del values["binding"]
+    return hash_bytes(stage, json.dumps(values, sort_keys=True), str(seed), data_hash)
+
+
+def contrastive_loss(model: Any, encode: Any, batch: Batch, places: nn.Linear | None = None) -> Tensor:
     """CLIP's symmetric loss (arXiv 2103.00020), where each picture has its almost right caption among the texts too
-    (arXiv 2210.01936), and texts that are true of a picture by chance are left out of its negatives."""
+    (arXiv 2210.01936), and texts that are true of a picture by chance are left out of its negatives.
+
+    places: reads sides from an embedding, the same for pictures as for texts, so that both speak of them alike."""
     size = len(batch.texts)
     wrong = [i for i, text in enumerate(batch.negatives) if text]
     images = nn.functional.normalize(model.encode_image(to_unit(batch.pictures)), dim=-1)
@@ -133,7 +150,28 @@ def contrastive_loss(model: Any, encode: Any, batch: Batch) -> Tensor:
     loss = (to_text + nn.functional.cross_entropy(logits.T, target)) / 2
     if batch.binding and wrong:
         loss = loss + nn.functional.softplus(hard[wrong, 0] - logits.diagonal()[wrong]).mean()
+    if batch.binding and len(batch.twins):
+        loss = loss + twin_loss(logits, torch.as_tensor(batch.twins))
+    if places is not None and batch.reading:
+        said = torch.as_tensor(batch.sides)
+        loss = loss + batch.reading * (sides_loss(places(images), said) + sides_loss(places(texts[:size]), said))
     return loss
+
+
+def sides_loss(read: Tensor, said: Tensor) -> Tensor:
+    """Mean -log p of the sides that captions say, read from embeddings. read: B SIDES, logits over SHARPNESS. said: see
+    Batch."""
+    told_of = said != 0
+    return nn.functional.softplus(-SHARPNESS * read[told_of] * said[told_of]).sum() / told_of.sum().clamp(min=1)
+
+
+def twin_loss(logits: Tensor, twins: Tensor) -> Tensor:
+    """Each of two twins against the other alone, -log p of the right one of two: the mean over pictures that choose a
+    text plus the mean over texts that choose a picture. logits: picture, text. twins: P 2, places in both."""
+    place, other = twins.flatten(), twins.flip(1).flatten()
+    own = logits.diagonal()[place]
+    choose = nn.functional.softplus(logits[place, other] - own) + nn.functional.softplus(logits[other, place] - own)
+    return choose.mean()
 
 
 def open_clip_config(config: Config) -> dict[str, Any]:
@@ -167,16 +205,6 @@ def distinct(samples: list[Sample], number: int, text: int) -> list[Sample]:
     """The first `number` samples whose captions[text] differ from one another."""
     chosen = {sample.captions[text]: sample for sample in reversed(samples)}
     return [sample for sample in samples if chosen[sample.captions[text]] is sample][:number]
-
-
-def fits(picture: Sample, caption: Sample) -> bool:
-    """Whether a sample's first caption is true of another's picture."""
-    if picture.scene is None or caption.scene is None:
-        return picture.caption == caption.caption
-    says_background = "background" in caption.caption or "backdrop" in caption.caption
-    if says_background and picture.scene.background != caption.scene.background:
-        return False
-    return satisfied(picture.scene.things, caption.scene.demands, caption.scene.relation)
 
 
 def retrieval(images: Tensor, texts: Tensor) -> float:
@@ -252,55 +280,6 @@ def _chosen(model: Any, encode: Any, twins: list[tuple[NDArray[np.uint8], str, s
     true = _texts(model, encode, [twin[1] for twin in twins])
     false = _texts(model, encode, [twin[2] for twin in twins])
     return float(((images * true).sum(-1) > (images * false).sum(-1)).float().mean())
-
-
-def _batch(
-    recipe: ClipPretrainConfig, world: Shapes, emoji: list[Sample], seed: int, step: int, *, binding: bool = False
-) -> Batch:
-    size = recipe.binding.batch if binding else recipe.optimizer.batch
-    of_emoji = min(len(emoji), round(size * recipe.emoji_share))
-    of_world = size - of_emoji
-    kinds: tuple[str, ...]
-    if binding:
-        samples = list(islice(_with_twins(world, step * size * 16), of_world))
-        kinds, described = HARD, 0.1
-    else:
-        samples = [world[step * of_world + i] for i in range(of_world)]
-        kinds, described = KINDS, DESCRIBED
-    generator = np.random.default_rng(derive(seed, "clip/batch", step))
-    texts, negatives = [sample.caption for sample in samples], [""] * size
-    for i, sample in enumerate(samples):
-        assert sample.scene is not None
-        if generator.random() < described:  # the full description, so that every attribute counts
-            whole = replace(sample.scene, demands=_all_demands(sample.scene), relation=None)
-            samples[i] = replace(sample, captions=(sample.captions[1],), scene=whole)
-            texts[i] = sample.captions[1]
-            continue
-        for kind in generator.permutation(len(kinds)):
-            pair = false_caption(sample.scene, kinds[kind], derive(seed, "clip/negative", step, i))
-            if pair is not None:
-                texts[i], negatives[i] = pair
-                samples[i] = replace(sample, captions=(pair[0],))
-                break
-    for i in generator.permutation(len(emoji))[:of_emoji]:
-        samples.append(emoji[i])
-        texts.append(emoji[i].captions[int(generator.integers(len(emoji[i].captions)))])
-    true = np.array([[fits(picture, caption) for caption in samples] for picture in samples])
-    pictures = np.stack([sample.image for sample in samples])
-    return Batch(pictures=pictures, texts=texts, negatives=negatives, true=true, binding=binding)
-
-
-def _with_twins(world: Shapes, start: int) -> Iterator[Sample]:
-    """Pictures of the second half of the world, which the first stage never sees, whose captions have a hard twin."""
-    for index in count(WORLD // 2 + start):
-        sample = world[index]
-        assert sample.scene is not None
-        if any(false_caption(sample.scene, kind, index) for kind in HARD):
-            yield sample
-
-
-def _all_demands(scene: Scene) -> tuple[Demand, ...]:
-    return tuple(Demand(shape=thing.shape, colour=thing.colour, size=thing.size) for thing in scene.things)
 
 
 def _tokenizer(recipe: ClipPretrainConfig, samples: list[Sample], emoji: list[Sample]) -> Any:
