@@ -72,12 +72,16 @@ class ProjectionSettings(Settings):
     connector: Literal["qformer", "mlp", "linear"] = "qformer"
     """From the language model's states to the denoiser's condition, and from visual features to soft prompts."""
     connector_depth: Depth = 2
+    """Blocks of a qformer, hidden layers of an mlp; a linear connector has none."""
     queries: Count = 16
-    """Queries read out for a picture, and soft prompts for a caption."""
+    """Queries read out of the language model for a picture, and a qformer's own, which are the soft prompts for a
+    caption. linear and mlp give as many vectors as they read: one soft prompt a patch."""
     width: Width = 192
     layers: Depth = 6
     heads: Depth = 6
-    """Of the denoiser and the connectors."""
+    """Of the denoiser; connectors and encoder share its width and heads."""
+    encoder_layers: Depth = 2
+    """Of the encoder of clean latents, before the soft prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)

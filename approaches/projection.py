@@ -1,0 +1,232 @@
+"""Projection: connectors around a frozen language model, BLIP-2 (arXiv 2301.12597) one way and MetaQuery
+(arXiv 2504.06256) the other.
+
+    text to image   prompt, queries -> [ language model, frozen ] -> states at the queries
+                        -> connector -> condition of the denoiser: noise -> picture
+    image to text   clean latent -> latent encoder -> connector -> soft prompts
+                        soft prompts, start token, caption -> [ language model, frozen ] -> next token
+    text to text    the language model, as it came
+
+Frozen: the whole language model; gradients pass through it to what stands in its input, and reach none of its weights.
+Trained: the queries, both connectors, the latent encoder, the denoiser. Queries and soft prompts are vectors in the
+space of the token embeddings; the vocabulary doesn't grow, so text that no picture precedes gives the base model's
+logits, bit for bit.
+
+What is read out of the language model, `settings.readout`:
+
+    learned_queries  its states at trained queries after the prompt
+    random_queries   the same with queries left at random: what training them is worth
+    last_hidden      the prompt's own states, without queries
+
+A picture's tokens never enter the language model on the way to a picture: it runs once a prompt, not once a step.
+
+Shapes: B rows, L text tokens (padding on the right), D the language model's width, V vocabulary, Q queries, S vectors
+of the condition, C H W a latent, t in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from approaches.base import Approach, Batch, Generators, Loss, Prompt, Shared
+from approaches.settings import ProjectionSettings
+from approaches.shared.connectors import ConnectorShape, LatentEncoder, build_connector
+from approaches.shared.denoiser import Denoiser, Prepared
+from approaches.shared.interleaved import block_layer
+from approaches.shared.kernels import linear_cross_entropy
+from approaches.shared.prefix import Prefix, reading_mask
+from approaches.shared.prompts import embedding_scale, last_logits, read_parts
+from approaches.shared.transformer import Block, RMSNorm, Transformer
+from bench.errors import UserError
+
+
+class SoftPrompts(nn.Module):
+    """A clean picture, B C H W, as vectors among a language model's token embeddings, B S D: Q of a Q-Former, otherwise
+    one a patch. scale: root mean square of the embeddings, which is where the vectors' starts."""
+
+    def __init__(self, shared: Shared, settings: ProjectionSettings, scale: float) -> None:
+        super().__init__()
+        width, kernels = shared.language_model.transformer.config.width, shared.kernels
+        layers = settings.encoder_layers
+        self.encoder = LatentEncoder(shared.patchify, settings.width, layers, settings.heads, kernels)
+        self.connector = build_connector(connector_shape(settings), settings.width, width, kernels)
+        self.norm = RMSNorm(width, 1e-6, kernels.norm)
+        nn.init.constant_(self.norm.weight, scale)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """See the class."""
+        vectors, _ = self.connector(self.encoder(latents))
+        placed: Tensor = self.norm(vectors)
+        return placed
+
+
+class Projection(Approach):
+    """See the module's text."""
+
+    settings: ProjectionSettings
+
+    def __init__(self, shared: Shared, settings: ProjectionSettings) -> None:
+        super().__init__(shared, settings)
+        self.language_model.requires_grad_(False)
+        config, kernels, cut = self.transformer.config, shared.kernels, shared.patchify
+        _check(shared, settings)
+        with shared.fresh("projection"):
+            scale = embedding_scale(self.transformer)
+            self.queries: nn.Parameter | None = None
+            if settings.readout != "last_hidden":
+                drawn = torch.randn(settings.queries, config.width) * scale
+                self.queries = nn.Parameter(drawn, requires_grad=settings.readout == "learned_queries")
+            self.connector = build_connector(connector_shape(settings), config.width, settings.width, kernels)
+            self.denoiser = Denoiser(
+                cut.channels,
+                cut.size,
+                cut.patch,
+                settings.width,
+                settings.layers,
+                settings.heads,
+                settings.width,
+                kernels,
+            )
+            self.soft_prompts = SoftPrompts(shared, settings, scale)
+
+    @property
+    def transformer(self) -> Transformer:
+        """The frozen language model's."""
+        return self.language_model.transformer
+
+    # ------------------------------------------------------------------------------------------------ training
+
+    def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
+        """Diffusion on drawn rows; next token on described rows' captions, after their soft prompts."""
+        diffusion = self.shared.diffusion
+        x_t = diffusion.add_noise(batch.draw.latents, batch.noise, batch.times)
+        target = diffusion.target(batch.draw.latents, batch.noise, batch.times)
+        condition = self._condition([("text", batch.drawn_prompt())])
+        error = diffusion.loss(self.denoise(x_t, batch.times, condition), target)
+        nats, count = self._caption_loss(batch)
+        return {
+            "diffusion": Loss(error.sum(), len(error)),
+            "caption": Loss(nats, count, self.settings.caption_weight),
+        }
+
+    def _caption_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Sum of -log p in nats of the described rows' captions and end tokens, and how many tokens these are."""
+        tokens, mask = batch.describe.prompt
+        soft = self.soft_prompts(batch.describe.latents)
+        counts = torch.cat([mask.new_ones(soft.shape[:2]), mask], 1)
+        # Soft prompts have no padding, so one causal pass serves both.
+        hidden, _ = self._read(torch.cat([soft, self.transformer.embed(tokens)], 1), counts)
+        return linear_cross_entropy(
+            hidden[:, soft.shape[1] :].flatten(0, 1),
+            self.transformer.head_weight,
+            batch.describe.targets.flatten(),
+            backend=self.transformer.kernels.cross_entropy,
+        )
+
+    def blocks(self) -> list[nn.Module]:
+        """The frozen language model's, the encoder's, both Q-Formers' and the denoiser's."""
+        prompts = self.soft_prompts
+        trained = [prompts.encoder, prompts.connector, self.connector, self.denoiser]
+        return [*self.transformer.blocks, *(block for part in trained for block in part.blocks())]
+
+    # ------------------------------------------------------------------------------------- the frozen reader
+
+    def _read(self, x: Tensor, mask: Tensor, prefix: Prefix | None = None) -> tuple[Tensor, Prefix]:
+        """Embeddings, B T D (mask B T, padding on the right), read after `prefix`: hidden states after the final norm,
+        B T D, and the longer prefix. Positions count what counts, so padding moves nothing."""
+        prefix = Prefix.nothing(len(x), x.device) if prefix is None else prefix
+        rope = self.transformer.rotary(prefix.positions(mask), x.dtype)
+        seen = reading_mask(prefix, mask, causal=True)
+        if seen is not None:
+            seen.build(self.transformer.kernels.attention)
+        pairs = []
+        for index, block in enumerate(self.transformer.blocks):
+            x, pair = block_layer(cast(Block, block), x, rope, seen, prefix.layer("text", index))
+            pairs.append(pair)
+        return self.transformer.norm(x), prefix.extended({"text": pairs}, mask)
+
+    def _read_all(self, parts: Sequence[tuple[str, Any]]) -> tuple[Tensor, Prefix]:
+        """Segments as `read_parts` gives them: the hidden states of the last one, and the prefix of all. With text
+        alone nothing here is trained, so autograd keeps nothing of it."""
+        hidden, prefix = None, None
+        for modality, content in parts:
+            if modality == "image":
+                x = self.soft_prompts(content)
+                mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+            else:
+                tokens, mask = content
+                x = self.transformer.embed(tokens)
+            hidden, prefix = self._read(x, mask, prefix)
+        assert hidden is not None and prefix is not None
+        return hidden, prefix
+
+    # ------------------------------------------------------------------------------------------ text to image
+
+    def condition(self, prompts: Sequence[Prompt]) -> Prepared:
+        """What the denoiser looks at: the connector's vectors as keys and values of every layer."""
+        return self._condition(read_parts(self.shared, prompts))
+
+    def _condition(self, parts: Sequence[tuple[str, Any]]) -> Prepared:
+        """From segments as `read_parts` gives them."""
+        hidden, prefix = self._read_all(parts)
+        mask = prefix.mask[:, -hidden.shape[1] :]
+        if self.queries is not None:
+            x = self.queries.expand(len(prefix), -1, -1)
+            mask = prefix.mask.new_ones(x.shape[:2])
+            hidden, _ = self._read(x, mask, prefix)
+        return self.denoiser.prepare(*self.connector(hidden, mask))
+
+    def denoise(self, x_t: Tensor, t: Tensor, condition: Prepared) -> Tensor:
+        """See Approach."""
+        prediction: Tensor = self.denoiser(x_t, t, condition)
+        return prediction
+
+    # ------------------------------------------------------------------------------- image to text, text to text
+
+    def text_start(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Prefix]:
+        """See Approach. The state is what the language model keeps of all it has read."""
+        parts = read_parts(self.shared, prompts, text_last=True)
+        hidden, prefix = self._read_all(parts)
+        return last_logits(self.transformer, hidden, prefix.mask[:, -hidden.shape[1] :]), prefix
+
+    def text_step(self, tokens: Tensor, state: Prefix) -> tuple[Tensor, Prefix]:
+        """See Approach."""
+        hidden, state = self._read(self.transformer.embed(tokens), torch.ones_like(tokens, dtype=torch.bool), state)
+        return self.transformer.logits(hidden), state
+
+    def text_logits(self, tokens: Tensor) -> Tensor:
+        """See Approach."""
+        hidden, _ = self._read(self.transformer.embed(tokens), torch.ones_like(tokens, dtype=torch.bool))
+        return self.transformer.logits(hidden)
+
+
+def connector_shape(settings: ProjectionSettings) -> ConnectorShape:
+    """Both connectors have the same."""
+    return ConnectorShape(
+        kind=settings.connector,
+        width=settings.width,
+        depth=settings.connector_depth,
+        heads=settings.heads,
+        queries=settings.queries,
+    )
+
+
+def _check(shared: Shared, settings: ProjectionSettings) -> None:
+    """UserError where widths don't divide, or where prompt and queries don't fit into the language model's context."""
+    if settings.width % settings.heads or settings.width % 4:
+        raise UserError(
+            f"settings.width is {settings.width}, expected a multiple of 4 and of settings.heads, {settings.heads}"
+        )
+    context = shared.language_model.transformer.config.context
+    beside = shared.patchify.tokens if settings.connector != "qformer" else settings.queries
+    if settings.readout != "last_hidden":
+        beside = max(beside, settings.queries)
+    if shared.caption_tokens + beside > context:
+        raise UserError(
+            f"captions of {shared.caption_tokens} tokens and {beside} queries or soft prompts don't fit into "
+            f"the language model's context of {context} tokens: lower settings.queries"
+        )
