@@ -38,7 +38,7 @@ from approaches.base import Approach, Batch, Captioned, Generation, Generators, 
 from approaches.settings import ModularSettings
 from approaches.shared import captioner, checker
 from approaches.shared.captioner import Captioner
-from approaches.shared.checker import Checker, corrupted
+from approaches.shared.checker import Checker, corrupted, drawn_ways
 from approaches.shared.denoiser import Denoiser, Prepared
 from approaches.shared.layout import Layouts, LayoutTokens, scene_plan
 from approaches.shared.planner import Planned, Planner
@@ -135,7 +135,7 @@ class Modular(Approach):
         whose scene is not known gives 0."""
         latents = torch.cat([part.latents for part in parts])
         true = Layouts.of([scene_plan(scene) for part in parts for scene in part.scenes])
-        planned = corrupted(true, draw)
+        planned = corrupted(true, drawn_ways(len(true), draw), draw)
         true = true.widened(planned.mask.shape[1])
         times = (CHECKED_NOISE * torch.rand(len(latents), generator=draw)).to(latents.device)
         noise = self.shared.diffusion.noise_like(latents, draw)

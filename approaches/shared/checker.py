@@ -21,13 +21,19 @@ from bench.data.scene import BACKGROUNDS, GRID
 HEADS = 4
 NEAR = 1  # cells, along each axis, by which an object may stand beside its planned place
 
+WINDOW = 7  # cells a side that are looked at around a planned place: a large object, and the slack of its place
+REACH = 0.15  # of the picture's width: how far around its place an object is laid over the patches
+
 TRUE_SHARE = 0.4  # of rows whose plan is left true
 FALSE = ("size", "colour", "shape", "place", "background", "removed", "added", "other")
 JITTER = 0.3  # share of places that are moved to a neighbouring column or row, which leaves them true
 
 
 class Checker(nn.Module):
-    """A bidirectional transformer over the picture's patches, the layout's tokens and one token for the whole."""
+    """A bidirectional transformer over the picture's patches, the layout's tokens and one token for the whole.
+
+    Patches are told which objects are planned near them, and objects what is to be seen around their places: left to
+    find that by attention alone, it took many more steps to learn."""
 
     def __init__(self, patchify: Patchify, *, width: int, layers: int, kernels: Kernels) -> None:
         super().__init__()
@@ -45,6 +51,8 @@ class Checker(nn.Module):
         )
         self.patchify, self.kernels = patchify, kernels
         self.into = nn.Linear(patchify.width, width)
+        self.around = nn.Linear(patchify.channels * WINDOW**2, width)
+        self.covered = nn.Linear(width, width, bias=False)
         self.place = nn.Parameter(positions_2d(width, patchify.side))
         self.layout = LayoutTokens(width)
         self.whole = nn.Parameter(torch.randn(width))
@@ -55,8 +63,13 @@ class Checker(nn.Module):
 
     def forward(self, latents: Tensor, layouts: Layouts) -> tuple[Tensor, Tensor]:
         """Logits of the items, B E+2, and which of them count, B E+2 bool; none does where there is no plan."""
-        image = self.into(self.patchify.split(latents.to(self.into.weight.dtype))) + self.place
+        latents = latents.to(self.into.weight.dtype)
         planned, mask = self.layout(layouts)
+        objects = planned[:, :-1] * layouts.mask[..., None]
+        image = self.into(self.patchify.split(latents)) + self.place
+        image = image + self.covered(nearness(layouts.cells, self.patchify.side).to(objects.dtype) @ objects)
+        seen_there = self.around(windows(latents, layouts.cells))
+        planned = torch.cat([planned[:, :-1] + seen_there, planned[:, -1:]], 1)
         x = torch.cat([image, planned, self.whole.expand(len(image), 1, -1)], 1)
         items = torch.cat([mask, layouts.known[:, None]], 1)
         seen = torch.cat([items.new_ones(image.shape[:2]), items], 1)
@@ -85,6 +98,26 @@ class Checker(nn.Module):
         return total
 
 
+def windows(latents: Tensor, cells: Tensor) -> Tensor:
+    """What is to be seen around each planned place, as detectors look at a region (RoIAlign, arXiv 1703.06870): WINDOW
+    x WINDOW points a cell apart, zero outside the picture. latents: B C H W, cells: B E 2 -> B E C*WINDOW^2."""
+    offsets = torch.arange(WINDOW, device=cells.device) - WINDOW // 2
+    column, row = ((cells[..., axis, None] + offsets + 0.5) * (2 / GRID) - 1 for axis in (0, 1))
+    points = torch.stack(
+        [column[:, :, None, :].expand(-1, -1, WINDOW, -1), row[..., None].expand(-1, -1, -1, WINDOW)], -1
+    )
+    taken = F.grid_sample(latents, points.flatten(2, 3).to(latents.dtype), align_corners=False)
+    return taken.permute(0, 2, 1, 3).flatten(2)
+
+
+def nearness(cells: Tensor, side: int) -> Tensor:
+    """How near each of side x side patches is to each planned place, 1 down to 0: cells B E 2 -> B N E."""
+    line = (torch.arange(side, device=cells.device) + 0.5) / side
+    column, row = ((line - (cells[..., axis, None] + 0.5) / GRID).square() for axis in (0, 1))
+    squares = row[..., :, None] + column[..., None, :]
+    return torch.exp(-squares / (2 * REACH**2)).flatten(2).transpose(1, 2)
+
+
 def agreement(planned: Layouts, true: Layouts) -> Tensor:
     """The truth about each item, B E+2 bool: a planned object is there where the scene has one of its size, colour and
     shape at most NEAR cells away along each axis; nothing more is there where each of the scene's has such a
@@ -97,9 +130,15 @@ def agreement(planned: Layouts, true: Layouts) -> Tensor:
     return torch.cat([same.any(2), background[:, None], complete[:, None]], 1)
 
 
-def corrupted(true: Layouts, generator: torch.Generator) -> Layouts:
-    """Plans beside which pictures of `true` are to be judged, on the CPU: TRUE_SHARE of rows are left as they are, each
-    other is false in one of FALSE's ways, evenly; places are unsteady everywhere. One object wider."""
+def drawn_ways(rows: int, generator: torch.Generator) -> Tensor:
+    """How each row's plan is to be false, B long: a place in FALSE, evenly, or -1 for TRUE_SHARE of rows."""
+    ways = torch.randint(len(FALSE), (rows,), generator=generator)
+    return torch.where(torch.rand(rows, generator=generator) < TRUE_SHARE, -1, ways)
+
+
+def corrupted(true: Layouts, way: Tensor, generator: torch.Generator) -> Layouts:
+    """Plans beside which pictures of `true` are to be judged, on the CPU: false in each row's way (see `drawn_ways`),
+    with places unsteady everywhere. One object wider. Some are true after all, by chance: `agreement` says which."""
     rows, width = len(true), true.mask.shape[1] + 1
     wide = true.widened(width)
     kinds, cells, mask, background = wide.kinds.clone(), wide.cells.clone(), wide.mask.clone(), wide.background.clone()
@@ -109,7 +148,6 @@ def corrupted(true: Layouts, generator: torch.Generator) -> Layouts:
 
     step = torch.where(torch.rand(rows, width, 2, generator=generator) < JITTER, 2 * draw(2, width, 2) - 1, 0)
     cells = (cells + step).clamp(0, GRID - 1)
-    way = torch.where(torch.rand(rows, generator=generator) < TRUE_SHARE, -1, draw(len(FALSE)))
     at, row = (torch.rand(rows, width, generator=generator) * mask).argmax(1), torch.arange(rows)
     chosen = torch.arange(width) == at[:, None]
 

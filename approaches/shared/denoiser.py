@@ -34,6 +34,9 @@ class Prepared:
     tokens: Tensor | None = None
     tokens_mask: Tensor | None = None
 
+    def __len__(self) -> int:
+        return len(self.mask)
+
     def select(self, index: Tensor) -> Prepared:
         """The items at `index` (int64 or bool over B), in its order, repeated where it repeats."""
         tokens, tokens_mask = self.tokens, self.tokens_mask

@@ -1,0 +1,234 @@
+"""Plans: the grammar over tokenizers, the arms that write them, and layouts as numbers."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from approaches.shared.decoding import decode
+from approaches.shared.grammar import PlanGrammar, State, advance, token_texts
+from approaches.shared.layout import MOST, Layouts, LayoutTokens, scene_plan
+from approaches.shared.planner import UNPARSED, Planner
+from approaches.shared.rules import phrases, rule_plan
+from bench.data.scene import COLOURS, SHAPES, parse_plan, plan_text, satisfied
+from bench.data.shapes import Shapes
+from bench.errors import UserError
+from tests.approaches.checkpoints import byte_tokenizer
+from tests.approaches.small import small_shared
+
+OUTSIDE = ["", "a dog in the park", "  \n", "picture: plan: 1 2 3", "\N{SNOWMAN} and more"]
+
+
+def world(split: str, count: int) -> list:
+    return Shapes(split=split, size=8, seed=0, items=1000).first(count)
+
+
+@lru_cache(maxsize=1)
+def language_model():
+    return small_shared().language_model
+
+
+@lru_cache(maxsize=2)
+def grammar(kind: str) -> PlanGrammar:
+    if kind == "bytes":
+        return PlanGrammar.of(byte_tokenizer(), 300)
+    return PlanGrammar.of(language_model().tokenizer, language_model().transformer.config.vocabulary)
+
+
+# -------------------------------------------------------------------------------------------------------- grammar
+
+
+def test_every_plan_of_the_world_is_of_the_grammar_and_every_cut_one_goes_on() -> None:
+    for sample in world("train", 60):
+        line = plan_text(sample.scene) + "\n"
+        state = advance(State(), line)
+        assert state is not None and not grammar("lm").following(state)  # the end: nothing may follow
+        for cut in range(len(line)):
+            before = advance(State(), line[:cut])
+            assert before is not None and grammar("bytes").following(before)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "plan: dark\n",
+        "plan:  large red circle 2 4; dark\n",
+        "plan: red large circle 2 4; dark\n",
+        "plan: large red circle 2 8; dark\n",
+        "plan: large red circle 2 4, dark\n",
+        "plan: large red circle 2 4; dark;\n",
+        "plan: " + "large red circle 2 4; " * (MOST + 1) + "dark\n",
+        "plan: large red circle 2 4; dark\n\n",
+    ],
+)
+def test_what_is_no_plan_is_not_of_the_grammar(line: str) -> None:
+    assert advance(State(), line) is None
+
+
+@pytest.mark.parametrize("kind", ["bytes", "lm"])
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**32))
+def test_whatever_is_drawn_under_the_grammar_parses(kind: str, seed: int) -> None:
+    rules, generator = grammar(kind), torch.Generator().manual_seed(seed)
+    allowed, found = rules.allowed(), list[int]()
+    while (mask := allowed(0, found)) is not None and mask.any():
+        found.append(int(torch.multinomial(mask.float(), 1, generator=generator)))
+    plan = parse_plan(rules.text(found))
+    assert plan is not None and 1 <= len(plan[0]) <= MOST
+
+
+@pytest.mark.parametrize("kind", ["bytes", "lm"])
+def test_tokens_write_what_the_tokenizer_reads(kind: str) -> None:
+    tokenizer = byte_tokenizer() if kind == "bytes" else language_model().tokenizer
+    texts = token_texts(tokenizer, len(tokenizer) + 7)
+    line = "plan: large red circle 2 4; small blue square 6 1; dark\n"
+    assert "".join(texts[token] for token in tokenizer.encode(line, add_special_tokens=False)) == line
+    assert texts[-7:] == [""] * 7 and all(texts[token] == "" for token in tokenizer.all_special_ids)
+
+
+def test_masks_are_made_once_and_decoding_keeps_rows_apart() -> None:
+    rules = grammar("lm")
+    assert rules.mask(State()) is rules.mask(State())
+    logits = torch.randn(3, 4096, generator=torch.Generator().manual_seed(0))
+
+    def step(tokens, state):
+        return torch.stack([logits.roll(int(t), 1)[row] for row, t in enumerate(tokens[:, 0])])[:, None], state
+
+    together = decode((logits, None), step, limit=200, end_id=4095, allowed=rules.allowed())
+    for row in range(3):
+
+        def alone(tokens, state, row=row):
+            return logits[row].roll(int(tokens[0, 0]))[None, None], state
+
+        found = decode((logits[row : row + 1], None), alone, limit=200, end_id=4095, allowed=rules.allowed())
+        assert found == [together[row]]
+        assert parse_plan(rules.text(found[0])) is not None
+
+
+# ----------------------------------------------------------------------------------------------------------- arms
+
+
+def test_every_plan_of_the_shipped_language_model_parses_and_is_written_once() -> None:
+    planner = Planner(language_model(), arm="lm", tokens=72)
+    words = [sample.caption for sample in world("train", 24) + world("forms", 24)]
+    planned = planner.plan(words, [None] * len(words))
+    assert all(one.parsed and one.plan is not None and one.source == "lm" and one.tokens > 0 for one in planned)
+    begun = time.perf_counter()
+    again = planner.plan(words, [None] * len(words))
+    assert time.perf_counter() - begun < 0.1 and all(a is b for a, b in zip(planned, again, strict=True))
+    # a plan is the prompt's own, whatever stands beside it
+    alone = Planner(language_model(), arm="lm", tokens=72).plan(words[5:6], [None])
+    assert alone[0].text == planned[5].text
+
+
+def test_the_language_model_plans_a_third_or_more_of_captions_rightly() -> None:
+    samples = world("test", 48)
+    planned = Planner(language_model(), arm="lm", tokens=72).plan([s.caption for s in samples], [None] * 48)
+    right = sum(
+        one.plan is not None and satisfied(one.plan[0], sample.scene.demands, sample.scene.relation)
+        for one, sample in zip(planned, samples, strict=True)
+    )
+    assert right >= 16
+
+
+@pytest.mark.parametrize("arm", ["lm", "rules"])
+def test_prompts_outside_the_world_have_no_plan(arm: str) -> None:
+    for one in Planner(language_model(), arm=arm, tokens=72).plan(OUTSIDE, [None] * len(OUTSIDE)):
+        assert one.plan is None and one.parsed is None and one.reason and one.tokens == 0
+
+
+def test_a_plan_that_is_cut_off_is_a_failure() -> None:
+    (planned,) = Planner(language_model(), arm="lm", tokens=6).plan(["a red circle"], [None])
+    assert planned.parsed is False and planned.plan is None and planned.reason == UNPARSED and planned.text
+    (planned,) = Planner(language_model(), arm="rules", tokens=6).plan(["three circles and two squares"], [None])
+    assert planned.parsed is False and planned.plan is None and planned.reason == UNPARSED
+
+
+def test_a_long_prompt_leaves_room_for_its_plan() -> None:
+    words = "a red circle " + "and so on and so forth " * 200
+    (planned,) = Planner(language_model(), arm="lm", tokens=72).plan([words], [None])
+    assert planned.parsed
+    with pytest.raises(UserError, match="plan_tokens is 250"):
+        Planner(language_model(), arm="lm", tokens=250)
+
+
+def test_only_the_oracle_looks_at_scenes() -> None:
+    samples = world("test", 8)
+    words, scenes = [s.caption for s in samples], [s.scene for s in samples]
+    oracle = Planner(language_model(), arm="oracle", tokens=72)
+    assert [one.text for one in oracle.plan(words, scenes)] == [plan_text(scene) for scene in scenes]
+    assert oracle.plan(["a red circle"], [None])[0].plan is None
+    for arm in ("lm", "rules", "empty"):
+        planner = Planner(language_model(), arm=arm, tokens=72)
+        blind = [one.text for one in planner.plan(words, [None] * 8)]
+        assert blind == [one.text for one in Planner(language_model(), arm=arm, tokens=72).plan(words, scenes)]
+    assert all(one.plan is None for one in Planner(language_model(), arm="empty", tokens=72).plan(words, scenes))
+
+
+@pytest.mark.parametrize("split", ["train", "forms"])
+def test_rules_fulfil_what_captions_demand(split: str) -> None:
+    right = 0
+    for sample in world(split, 300):
+        plan = parse_plan(rule_plan(sample.caption) or "")
+        assert sample.scene is not None
+        right += plan is not None and satisfied(plan[0], sample.scene.demands, sample.scene.relation)
+        for background in ("light", "dark"):
+            if plan is not None and f"{background} background" in sample.caption:
+                assert plan[1] == background
+    assert right >= 0.95 * 300
+
+
+def test_rules_leave_room_between_objects() -> None:
+    for sample in world("train", 100):
+        plan = parse_plan(rule_plan(sample.caption) or "")
+        assert plan is not None
+        for i, a in enumerate(plan[0]):
+            for b in plan[0][:i]:
+                assert ((a.x - b.x) ** 2 + (a.y - b.y) ** 2) ** 0.5 >= a.radius + b.radius
+
+
+def test_phrases_of_a_caption() -> None:
+    found = phrases("Two small red Crosses, an orange circle and squares over the sea")
+    assert [tuple(one)[:4] for one in found] == [
+        (2, "small", "red", "cross"),
+        (1, None, "orange", "circle"),
+        (1, None, None, "square"),
+    ]
+    assert rule_plan("nothing of the kind") is None
+
+
+# -------------------------------------------------------------------------------------------------------- layouts
+
+
+def test_layouts_round_trip() -> None:
+    scenes = [sample.scene for sample in world("train", 60)]
+    layouts = Layouts.of([*(scene_plan(scene) for scene in scenes), None])
+    assert [layouts.plan(row) for row in range(60)] == [plan_text(scene) for scene in scenes]
+    assert layouts.plan(60) is None and not layouts.mask[60].any()
+    wider = layouts.widened(MOST + 3)
+    assert [wider.plan(row) for row in range(61)] == [layouts.plan(row) for row in range(61)]
+    order = torch.tensor([5, 5, 2])
+    assert [layouts.select(order).plan(row) for row in range(3)] == [plan_text(scenes[i]) for i in (5, 5, 2)]
+    dropped = layouts.without(torch.arange(61) < 2)
+    assert dropped.plan(0) is None and dropped.plan(2) == layouts.plan(2)
+
+
+def test_layout_tokens_tell_every_word_and_place_apart_and_keep_none_of_the_order() -> None:
+    torch.manual_seed(0)
+    tokens = LayoutTokens(16)
+    lines = [f"plan: large {c} {s} 2 4; dark" for c in COLOURS for s in SHAPES]
+    lines += ["plan: small red circle 2 4; dark", "plan: large red circle 2 4; light"]
+    lines += [f"plan: large red circle {column} {row}; dark" for column in range(8) for row in range(8)]
+    distinct = sorted(set(lines))
+    whole, mask = tokens(Layouts.of([parse_plan(line) for line in distinct]))
+    assert mask.sum(1).tolist() == [2] * len(distinct)
+    flat = whole[mask].reshape(len(distinct), -1)
+    assert torch.cdist(flat, flat).fill_diagonal_(1.0).min() > 1e-3
+    a, _ = tokens(Layouts.of([parse_plan("plan: large red circle 2 4; small blue square 6 1; dark")]))
+    b, _ = tokens(Layouts.of([parse_plan("plan: small blue square 6 1; large red circle 2 4; dark")]))
+    assert torch.equal(a[:, [1, 0]], b[:, :2]) and torch.equal(a[:, -1], b[:, -1])
