@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -98,9 +98,9 @@ def commit(folder: Path, witness: str = "bench/environment.py") -> Commit:
     return Commit(id=head, dirty=bool(status))
 
 
-def source_hash(root: Path = ROOT) -> str:
-    """16 hex digits over the path and content of every .py file of our four packages under `root`."""
-    files = sorted(path for package in SOURCES for path in (root / package).rglob("*.py"))
+def source_hash(root: Path = ROOT, packages: Sequence[str] = SOURCES) -> str:
+    """16 hex digits over the path and content of every .py file of these of our packages under `root`."""
+    files = sorted(path for package in packages for path in (root / package).rglob("*.py"))
     return hash_bytes(*(part for path in files for part in (path.relative_to(root).as_posix(), path.read_bytes())))
 
 

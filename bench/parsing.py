@@ -46,10 +46,13 @@ class Parsed:
 
 def parse(kind: type[Any], words: Sequence[str], *, verb: str, program: str, configured: bool) -> Parsed:
     """The verb's arguments, an instance of `kind`, and its config: the preset or file that the words name, with every
-    field that they set. UserError, one sentence, on the first mistake. `--help` prints and raises SystemExit(0)."""
+    field that they set. A `kind` with `of_words(words, config)` says by that what dataclass to parse in its place.
+    UserError, one sentence, on the first mistake. `--help` prints and raises SystemExit(0)."""
     import tyro
 
     base = _base(words) if configured else Config()
+    if hasattr(kind, "of_words"):
+        kind = kind.of_words(words, base)
     common = ConfiguredCommon if configured else Common
     parts: list[tuple[str, Any, Any]] = [("arguments", kind, kind()), ("common", common, common())]
     if configured:
@@ -75,6 +78,8 @@ def flags_of(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     hints = typing.get_type_hints(kind)
     for item in dataclasses.fields(kind):
         hint = hints[item.name]
+        if item.metadata.get("positional"):
+            continue
         if dataclasses.is_dataclass(hint):
             yield from flags_of(hint, f"{prefix}{item.name}.")
         else:
@@ -84,7 +89,7 @@ def flags_of(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _base(words: Sequence[str]) -> Config:
     """The config that a command line starts from, before its own fields are set."""
-    name, file = _last(words, "--preset"), _last(words, "--config")
+    name, file = last_values(words, "--preset"), last_values(words, "--config")
     if name and file:
         raise UserError("--preset and --config both name a config to start from, expected one of them")
     if file:
@@ -92,7 +97,7 @@ def _base(words: Sequence[str]) -> Config:
     return preset(name[-1] if name else "tiny")
 
 
-def _last(words: Sequence[str], flag: str) -> list[str]:
+def last_values(words: Sequence[str], flag: str) -> list[str]:
     """The values of a flag's last appearance; none where it is absent or bare."""
     values: list[str] = []
     for index, word in enumerate(words):
@@ -161,7 +166,7 @@ def _sentence(event: Any, words: Sequence[str], flags: dict[str, Any], verb: str
     if kind == "InvalidChoice":
         return f"{flag} is '{event.value}': {nearest(event.value, event.choices)}"
     expected = type_name(flags.get(flag, str))
-    given = " ".join(_last(words, flag))
+    given = " ".join(last_values(words, flag))
     if kind == "BadValue" or (kind == "InstantiationFailure" and not given):
         return f"{flag} has no value, expected {expected}"
     if kind == "InstantiationFailure":

@@ -72,15 +72,14 @@ class Sample:
     """One held-out picture and what the approach made of it. Paths are relative to the record; None where there is
     nothing.
 
-    prompt: the true caption. true: the true picture. drawn: the picture made from the prompt; first: that before any
-    redraw. caption: what was written about the true picture. trace: how the picture came about.
+    prompt: the true caption. true: the true picture. drawn: the picture made from the prompt. caption: what was written
+    about the true picture. trace: how the picture came about, such as its plan.
     """
 
     key: str
     prompt: str
     true: str | None = None
     drawn: str | None = None
-    first: str | None = None
     caption: str | None = None
     trace: dict[str, Any] = field(default_factory=dict)
 
@@ -105,7 +104,6 @@ class Record:
     metrics: dict[str, Estimate] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
     sheets: dict[str, str] = field(default_factory=dict)
-    traces: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 

@@ -57,7 +57,6 @@ def test_any_number_text_and_details_come_back(value: float, text: str, details:
     whole = record(
         metrics={text: Estimate(value=value, n=1, reason="counted", unit=text, details=details)},
         samples=(Sample(key=text, prompt=text, caption=text, trace=details),),
-        traces=(details,),
     )
     assert from_json(json.loads(json.dumps(whole.to_json())), "x") == whole
 
@@ -137,15 +136,15 @@ def test_older_records_go_through_every_version_between(monkeypatch: pytest.Monk
 
     def add(values: dict[str, Any]) -> dict[str, Any]:
         assert values["schema"] == 2 and "notes" in values
-        return {**values, "traces": [{"added": True}]}
+        return {**values, "sheets": {"added": "x.png"}}
 
     monkeypatch.setattr(schema, "VERSION", 3)
     monkeypatch.setattr(schema, "UPGRADES", {1: rename, 2: add})
     values = record().to_json()
-    del values["traces"]
+    del values["sheets"]
     values["remarks"] = values.pop("notes")
     read = from_json(values, "x")
-    assert (read.schema, read.notes, read.traces) == (3, ("one seed",), ({"added": True},))
+    assert (read.schema, read.notes, read.sheets) == (3, ("one seed",), {"added": "x.png"})
 
 
 def test_every_version_before_this_one_has_its_upgrade() -> None:

@@ -1,0 +1,97 @@
+"""What the command lines of `generate`, `caption` and `complete` take. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from bench import store
+from bench.config import Config
+from bench.errors import UserError
+from bench.ranges import Range, Seed
+
+PLACE: dict[str, Any] = {"positional": True}
+RUN = "an approach, a run's folder, or the beginning of its name or key"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnRun:
+    """What all three take."""
+
+    run: Positional[Annotated[str, arg(metavar="RUN")]] = field(default="", metadata=PLACE)
+    """A done run: its folder, the beginning of its name or key, or an approach's name for its latest."""
+    out: Path = Path("runs")
+    """Folder of the runs."""
+    seed: Seed = 0
+    """Of the noise, or of the words drawn."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateArguments(OnRun):
+    """Draw pictures from words with a trained run, and save them as one grid and one file each."""
+
+    prompts: Positional[Annotated[tuple[str, ...], arg(metavar="PROMPT...")]] = field(default=(), metadata=PLACE)
+    """What to draw."""
+    nfe: Annotated[int, Range(1, 10_000)] | None = None
+    """Network evaluations a picture; the run's own number by default."""
+    guidance: Annotated[float, Range(0, 1000)] | None = None
+    """Classifier-free guidance scale, 1 is none; the run's own by default."""
+    count: Annotated[int, Range(1, 10_000)] = 1
+    """Pictures a prompt, each from noise of its own."""
+    to: Path = Path("drawn")
+    """Folder that receives grid.png and the pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionArguments(OnRun):
+    """Describe pictures with a trained run. Any size and colour mode: a picture is brought to the run's own."""
+
+    pictures: Positional[Annotated[tuple[Path, ...], arg(metavar="PICTURE...")]] = field(default=(), metadata=PLACE)
+    """Picture files."""
+    temperature: Annotated[float, Range(0, 100)] = 0.0
+    """0 takes the likeliest word each time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompleteArguments(OnRun):
+    """Continue a text with a trained run."""
+
+    texts: Positional[Annotated[tuple[str, ...], arg(metavar="TEXT...")]] = field(default=(), metadata=PLACE)
+    """What to continue."""
+    tokens: Annotated[int, Range(1, 100_000)] = 32
+    """Most tokens to write."""
+    temperature: Annotated[float, Range(0, 100)] = 0.0
+    """0 takes the likeliest word each time."""
+
+
+def check_generate(arguments: GenerateArguments, config: Config) -> None:
+    """UserError where there is nothing to draw, or no such done run."""
+    _check_run(arguments, "generate", arguments.prompts, '"PROMPT"')
+    if arguments.to.exists() and not arguments.to.is_dir():
+        raise UserError(f"--to {arguments.to} is a file, expected a folder")
+
+
+def check_caption(arguments: CaptionArguments, config: Config) -> None:
+    """UserError where there is nothing to describe, a picture is not there, or no such done run."""
+    _check_run(arguments, "caption", arguments.pictures, "PICTURE")
+    for path in arguments.pictures:
+        if not path.is_file():
+            raise UserError(f"no such picture: {path}")
+
+
+def check_complete(arguments: CompleteArguments, config: Config) -> None:
+    """UserError where there is nothing to continue, or no such done run."""
+    _check_run(arguments, "complete", arguments.texts, '"TEXT"')
+
+
+def _check_run(arguments: OnRun, verb: str, things: tuple[Any, ...], words: str) -> None:
+    if not arguments.run:
+        raise UserError(f"'{verb}' needs RUN, {RUN}, and {words}")
+    store.find(arguments.run, arguments.out)
+    if not things:
+        raise UserError(f"'{verb}' needs {words} after the run")

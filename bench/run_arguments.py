@@ -1,0 +1,126 @@
+"""What the command line of `run` takes besides a config. Imports no torch.
+
+With one approach, its own settings are options too: `--approach dual_tower --settings.variant gated`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from approaches.registry import APPROACHES
+from bench.config import Config
+from bench.errors import UserError, nearest
+from bench.parsing import last_values
+from bench.ranges import Range
+
+ALL = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunArguments:
+    """Train approaches, draw, describe, measure, and keep a record of each: in a process of its own, resumed where it
+    was cut off. One approach's settings are options too: --approach dual_tower --settings.variant gated."""
+
+    approach: tuple[str, ...] = (ALL,)
+    """Which approaches: one, several, or all."""
+    out: Path = Path("runs")
+    """Folder that receives a folder a run."""
+    seeds: Annotated[int, Range(1, 10_000)] = 1
+    """How many seeds: the config's, the next, and so on."""
+    json: bool = False
+    """Print JSON: a list of runs with their state, metrics and pictures."""
+
+    @classmethod
+    def of_words(cls, words: Sequence[str], config: Config) -> type[RunArguments]:
+        """The arguments to parse: where the words name one approach, with a field `settings` that is that approach's.
+        UserError on a setting without the one approach that it is of, and on an approach that does not exist."""
+        names = chosen(last_values(words, "--approach") or (ALL,))
+        stray = [word for word in words if word.split("=")[0].startswith("--settings")]
+        if len(names) == 1:
+            return with_settings(cls, settings_of(names[0], config.preset))
+        if stray:
+            raise UserError(
+                f"{stray[0].split('=')[0]} is a setting of one approach, and {len(names)} are asked for: "
+                f"name one, such as --approach {names[0]}"
+            )
+        return cls
+
+    def settings_for(self, approach: str, config: Config) -> Any:
+        """The settings of one of the approaches asked for."""
+        own = getattr(self, "settings", None)
+        return settings_of(approach, config.preset) if own is None else own
+
+
+def with_settings(base: type[RunArguments], settings: Any) -> type[RunArguments]:
+    """The arguments with a field `settings`, whose default these are."""
+    field = ("settings", type(settings), dataclasses.field(default=settings))
+    made: type[RunArguments] = dataclasses.make_dataclass(
+        base.__name__, [field], bases=(base,), frozen=True, kw_only=True
+    )
+    made.__doc__ = base.__doc__
+    return made
+
+
+def chosen(approaches: Sequence[str]) -> tuple[str, ...]:
+    """The names asked for, each once, `all` spelt out. UserError on an unknown one."""
+    known = tuple(APPROACHES)
+    for name in approaches:
+        if name != ALL and name not in known:
+            raise UserError(f"unknown approach '{name}': {nearest(name, (*known, ALL))}")
+    if ALL in approaches:
+        return known
+    return tuple(dict.fromkeys(approaches))
+
+
+def settings_of(approach: str, preset: str) -> Any:
+    """The settings that a preset means for an approach."""
+    return APPROACHES[approach].load_settings().of_preset(preset)
+
+
+def check(arguments: RunArguments, config: Config) -> None:
+    """UserError where a run can't be done here: data, text or models that are missing, a picture that does not divide
+    into latents and patches, an unwritable folder."""
+    from bench.data.catalogue import check_data
+    from bench.data.text import TEXTS
+
+    chosen(arguments.approach)
+    if not arguments.approach:
+        raise UserError(f"--approach names none, expected one or more of: {', '.join((*APPROACHES, ALL))}")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise UserError(f"--out {arguments.out} is a file, expected a folder")
+    for name in chosen(arguments.approach):
+        if obstacle := APPROACHES[name].obstacle():
+            raise UserError(f"approach '{name}' can't run here: {obstacle}")
+    check_data(config.data)
+    if obstacle := TEXTS[config.text.name].obstacle():
+        raise UserError(f"text corpus '{config.text.name}' can't be read here: {obstacle}")
+    _check_shape(config)
+
+
+def _check_shape(config: Config) -> None:
+    from approaches.shared.sources import resolve
+
+    for name in ("lm", "vae"):
+        resolve(getattr(config.model, name), field=f"model.{name}")
+    source, size, patch = resolve(config.model.vae, field="model.vae"), config.data.size, config.train.patch
+    factor = _factor(source.path) if source.path is not None else None
+    if factor is None:
+        return  # judged when it is loaded
+    if size % (factor * patch):
+        raise UserError(
+            f"data.size is {size}, expected a multiple of {factor * patch}: '{config.model.vae}' shrinks pictures by "
+            f"{factor}, and an image token is {patch} latents wide (train.patch)"
+        )
+
+
+def _factor(folder: Path) -> int | None:
+    """How much an autoencoder shrinks pictures, as its config says; None where it does not say."""
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return int(2 ** (len(values.get("block_out_channels") or values["encoder_block_out_channels"]) - 1))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

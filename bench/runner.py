@@ -1,0 +1,252 @@
+"""`python -m bench run`: one process a run, one after another; what became of each, a table, and the pictures' places.
+Imports no torch: the work is done by bench.worker.
+
+A run that fails, or dies, takes no other down. Whatever is not done at the end is said, and is no success."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench import store
+from bench.config import Config
+from bench.console import Console, clock
+from bench.errors import UserError
+from bench.exits import BUSY, DONE, FAILED, INTERRUPTED, MISTAKE, NO_MEMORY
+from bench.run_arguments import RunArguments, chosen
+from metrics.statistics import Estimate
+from reports import schema
+from reports.schema import Record
+
+WORKER = (sys.executable, "-m", "bench.worker")
+PATIENCE = 20.0  # seconds that an interrupted worker may take to end by itself
+COLUMNS = 4  # runs side by side in a table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A run and what became of it."""
+
+    request: store.Request
+    folder: Path
+    state: store.State
+    record: Record | None
+    code: int
+
+
+def main(arguments: RunArguments, config: Config, console: Console) -> int:
+    """Do every run asked for that is not done yet; 0 where all are done in the end."""
+    requests = plan(arguments, config, console)
+    ended = [execute(request, arguments.out, console) for request in requests]
+    if arguments.json:
+        console.emit([summary(end) for end in ended])
+    else:
+        tell(ended, console)
+    return exit_code(ended)
+
+
+def plan(arguments: RunArguments, config: Config, console: Console) -> list[store.Request]:
+    """The runs asked for: every approach with every seed. UserError where data or weights can't be had."""
+    command = ("python", "-m", "bench", *sys.argv[1:])
+    found = store.contents(config, console.info)  # the same for every seed
+    planned = []
+    for seed in range(config.seed, config.seed + arguments.seeds):
+        own = replace(config, seed=seed)
+        for name in chosen(arguments.approach):
+            settings = arguments.settings_for(name, own)
+            planned.append(store.request(own, name, settings, found, command))
+    return planned
+
+
+def execute(request: store.Request, out: Path, console: Console) -> Ended:
+    """Do one run, or say that it is done. BusyError where another process is at it."""
+    folder = out / request.name
+    state = store.read_state(folder)
+    if state is not None and state.state == "running":
+        raise store.BusyError(
+            f"run {folder.name} is being worked on by process {state.process}: wait for it, or end it"
+        )
+    if state is not None and state.state == "done":
+        try:
+            record = schema.load(folder)
+            console.info(f"{folder.name}: done already")
+            return Ended(request=request, folder=folder, state=state, record=record, code=DONE)
+        except UserError as error:
+            console.warn(f"{error}; the run's last stage is done again")
+    if state is None and not (folder / store.REQUEST).exists():
+        _make(folder)
+        request.write(folder)
+    console.info(f"{folder.name}: {'begins' if state is None else f'was {state.state}, goes on'}")
+    code = _work(folder, console)
+    if code == BUSY:
+        raise store.busy(folder)
+    return _judge(request, folder, code, console)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"can't write {folder}: {error.strerror or error}") from error
+
+
+def _work(folder: Path, console: Console) -> int:
+    """Run the worker and wait for it; its exit code, below zero the signal that ended it."""
+    # The same modules as here, whatever put them on the path.
+    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    words = [*WORKER, str(folder), *(["--json"] if console.as_json else [])]
+    before = oom_kills()
+    # The worker ends when its standard input does: the system closes that with this process, however it dies.
+    with subprocess.Popen(words, stdin=subprocess.PIPE, env=surroundings) as worker:
+        try:
+            code = worker.wait()
+        except KeyboardInterrupt:  # the terminal has told the worker too, but a person may have told us alone
+            worker.send_signal(signal.SIGINT)
+            try:
+                worker.wait(PATIENCE)
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                worker.kill()
+            raise
+        except BaseException:
+            worker.kill()
+            raise
+    after = oom_kills()
+    if code == -getattr(signal, "SIGKILL", 9) and before is not None and after is not None and after > before:
+        return NO_MEMORY
+    return code
+
+
+def oom_kills() -> int | None:
+    """How many processes the system has killed for memory, here or in this machine's group; None where it won't say."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control", "/proc/vmstat"):
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return None
+
+
+def _judge(request: store.Request, folder: Path, code: int, console: Console) -> Ended:
+    """What became of a run whose worker has ended. A worker that could not say it itself has it said here."""
+    state, record = store.read_state(folder), None
+    if code == DONE:
+        record = schema.load(folder)
+    elif state is None or not state.ended:
+        state = _said_for(folder, code)
+    assert state is not None
+    if code != DONE:
+        console.warn(f"{folder.name}: {state.state}: {state.reason}")
+    return Ended(request=request, folder=folder, state=state, record=record, code=code)
+
+
+def _said_for(folder: Path, code: int) -> store.State:
+    if code == NO_MEMORY:
+        what: tuple[store.Unfinished, str] = ("out of memory", "the system ended it for its memory")
+    elif code < 0:
+        what = ("killed", f"signal {_signal(-code)}")
+    else:
+        what = ("failed", f"the process ended with {code} before it could say why")
+    with store.locked(folder):
+        store.end(folder, *what)
+    state = store.read_state(folder)
+    assert state is not None
+    return state
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+# --------------------------------------------------------------------------------------------------------- telling
+
+
+def exit_code(ended: Sequence[Ended]) -> int:
+    """0 where all are done; 130 where one was interrupted; 3 where one failed or died; 2 where only mistakes stood in
+    the way."""
+    codes = {end.code for end in ended} - {DONE}
+    if not codes:
+        return DONE
+    if INTERRUPTED in codes:
+        return INTERRUPTED
+    return MISTAKE if codes == {MISTAKE} else FAILED
+
+
+def summary(end: Ended) -> dict[str, Any]:
+    """A run as the plain values that --json prints."""
+    record = end.record
+    return {
+        "name": end.folder.name,
+        "folder": str(end.folder),
+        "approach": end.request.approach,
+        "seed": end.request.config.seed,
+        "settings": end.request.settings,
+        "state": end.state.state,
+        "reason": end.state.reason,
+        "metrics": {name: value.to_json() for name, value in record.metrics.items()} if record else {},
+        "budgets": dataclasses.asdict(record.budgets) if record else {},
+        "pictures": {name: str(end.folder / path) for name, path in record.sheets.items()} if record else {},
+    }
+
+
+def tell(ended: Sequence[Ended], console: Console) -> None:
+    """Tables of the done runs, metrics by runs; where their pictures are; what became of the others."""
+    done = [(end, end.record) for end in ended if end.record is not None]
+    for start in range(0, len(done), COLUMNS):
+        records = [record for _, record in done[start : start + COLUMNS]]
+        console.info()
+        console.table("results, with 95% intervals over what was measured", rows(records))
+    console.info()
+    for end, record in done:
+        for path in record.sheets.values():
+            console.info(f"{end.folder.name}: {end.folder / path}")
+    for end in ended:
+        if end.record is None:
+            console.info(f"{end.folder.name}: {end.state.state}: {end.state.reason}")
+
+
+def rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
+    """A table's rows: a heading, the budgets, then every metric that one of the records has."""
+    seeds = {record.seed for record in records}
+    heading = [f"{record.approach} {record.seed}" if len(seeds) > 1 else record.approach for record in records]
+    table = [("", *heading)]
+    for name, of in (
+        ("parameters", lambda r: _count(r.budgets.total)),
+        ("  trained", lambda r: _count(r.budgets.trainable)),
+        ("training FLOPs", lambda r: _count(r.budgets.flops)),
+        ("images seen", lambda r: _count(r.budgets.images)),
+        ("seconds", lambda r: clock(sum(r.seconds.values()))),
+    ):
+        table.append((name, *map(of, records)))
+    names = dict.fromkeys(name for record in records for name in record.metrics)
+    for name in names:
+        estimates = [record.metrics.get(name) for record in records]
+        better = next((e.better for e in estimates if e is not None and e.better), "")
+        unit = next((e.unit for e in estimates if e is not None and e.unit), "")
+        notes = ", ".join(word for word in (unit, f"{better} is better" if better else "") if word)
+        table.append((f"{name} ({notes})" if notes else name, *map(_cell, estimates)))
+    return table
+
+
+def _cell(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.value is None:
+        return "-"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.4g}"
+    return f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"
+
+
+def _count(number: float | None) -> str:
+    return "-" if number is None else f"{number:.3g}" if number >= 1e7 else f"{number:,.0f}"

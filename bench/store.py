@@ -1,0 +1,304 @@
+"""Run folders: what was asked, what decides it, who works on it, and what became of it. Imports no torch.
+
+A folder is `runs/APPROACH-PRESET-KEY/` and holds request.json (what was asked, and the parts of the key), status.json,
+lock (held by the one process that works there), record.json (the result, see reports.schema), weights.safetensors and
+samples/.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from bench.config import Config, from_values, to_json
+from bench.environment import ROOT, source_hash
+from bench.errors import UserError, nearest
+from bench.files import hash_bytes, read_json, write_json
+from reports import schema
+
+REQUEST, STATUS, LOCK = "request.json", "status.json", "lock"
+SAMPLES, WEIGHTS = "samples", "weights.safetensors"
+DECIDING = ("bench", "approaches", "metrics")
+"""Our packages whose sources are part of a run's key; reports only read what a run left."""
+NOT_DECIDING = {"": ("pretrain",), "train": ("tracker", "checkpoint_seconds")}
+"""Fields of a config that change no result, by section."""
+
+Unfinished = Literal["failed", "killed", "out of memory"]
+RunState = Literal["running", "done"] | Unfinished
+
+
+class BusyError(UserError):
+    """Another process works on this run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One run, as asked for. settings: the approach's own, as plain values. parts: what the key is a hash of, by name.
+    command: the words that asked for it first."""
+
+    approach: str
+    settings: dict[str, Any]
+    config: Config
+    key: str
+    parts: dict[str, str]
+    command: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The folder's."""
+        return f"{self.approach}-{self.config.preset}-{self.key[:8]}"
+
+    def write(self, folder: Path) -> None:
+        """Into the run's folder."""
+        values = {**dataclasses.asdict(self), "config": json.loads(to_json(self.config)), "command": list(self.command)}
+        write_json(folder / REQUEST, values)
+
+    @classmethod
+    def read(cls, folder: Path) -> Request:
+        """From a run's folder; UserError where it holds none, or one that this version can't read."""
+        values = read_json(folder / REQUEST)
+        try:
+            config = from_values(Config, values["config"])
+            known = {item.name: values[item.name] for item in dataclasses.fields(cls)}
+            return cls(**{**known, "config": config, "command": tuple(values["command"])})
+        except UserError as error:
+            raise UserError(f"{folder / REQUEST} is of another version of this program: {error}") from error
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{folder / REQUEST} is no request of a run: {type(error).__name__} {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What became of a run. process, born, machine: of its last worker. ended: when, in seconds since 1970."""
+
+    state: RunState
+    reason: str = ""
+    process: int = 0
+    born: float = 0.0
+    machine: str = ""
+    ended: float = 0.0
+
+
+# ------------------------------------------------------------------------------------------------------ the key
+
+
+def contents(config: Config, progress: Callable[[str], None]) -> dict[str, str]:
+    """Hashes of what a config only names: pictures, captions and text of every split, weights. UserError where one of
+    them can't be had."""
+    from approaches.shared.sources import check_folder, resolve
+    from bench.data.catalogue import open_dataset
+    from bench.data.dataset import SPLITS
+    from bench.data.text import TEXTS
+
+    corpus = TEXTS[config.text.name].load().build(config.text, progress)
+    # Each split is opened on its own, so that only one dataset is in memory.
+    pictures = hash_bytes(*(open_dataset(config.data, split).content_hash() for split in SPLITS))
+    return {
+        "data": pictures,
+        "text": hash_bytes(*(corpus.content_hash(split) for split in SPLITS)),
+        **{f"model.{name}": check_folder(resolve(text, field=f"model.{name}")) for name, text in _models(config)},
+    }
+
+
+def request(
+    config: Config, approach: str, settings: Any, found: Mapping[str, str], command: tuple[str, ...] = ()
+) -> Request:
+    """The run of an approach with these settings. found: what `contents` gave for this config."""
+    from approaches.registry import APPROACHES
+
+    values = json.loads(to_json(settings))
+    parts = {
+        **found,
+        "config": hash_bytes(json.dumps(_deciding(config), sort_keys=True)),
+        "approach": approach,
+        "settings": hash_bytes(json.dumps(values, sort_keys=True)),
+        "sources": source_hash(ROOT, DECIDING),
+        "foreign sources": _foreign_sources(APPROACHES[approach].target),
+    }
+    key = hash_bytes(json.dumps(parts, sort_keys=True))
+    return Request(approach=approach, settings=values, config=config, key=key, parts=parts, command=command)
+
+
+def _models(config: Config) -> Iterator[tuple[str, str]]:
+    for item in dataclasses.fields(config.model):
+        if text := getattr(config.model, item.name):
+            yield item.name, text
+
+
+def _deciding(config: Config) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(to_json(config))
+    for section, names in NOT_DECIDING.items():
+        for name in names:
+            del (values[section] if section else values)[name]
+    return values
+
+
+def _foreign_sources(target: str) -> str:
+    """Hash of the top-level package that an approach of somebody else's comes from; "" for ours."""
+    top = target.partition(":")[0].partition(".")[0]
+    if top in DECIDING:
+        return ""
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        raise UserError(f"the package {top} can't be found, expected it beside its entry point")
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))] or [Path(str(spec.origin))]
+    return hash_bytes(*(part for file in files for part in (file.name, file.read_bytes())))
+
+
+# ---------------------------------------------------------------------------------------------- state and lock
+
+
+def write_state(folder: Path, state: RunState, reason: str = "") -> None:
+    """Say what became of the run; "running" is said of this process."""
+    running = state == "running"
+    value = State(
+        state=state,
+        reason=reason,
+        process=os.getpid() if running else 0,
+        born=_born(os.getpid()) or 0.0 if running else 0.0,
+        machine=platform.node() if running else "",
+        ended=0.0 if running else time.time(),
+    )
+    write_json(folder / STATUS, dataclasses.asdict(value))
+
+
+def end(folder: Path, state: Unfinished, reason: str) -> None:
+    """Say, in status and record, why a run is not done."""
+    write_state(folder, state, reason)
+    if (folder / schema.FILE).exists():
+        record = schema.load(folder)
+        schema.save(dataclasses.replace(record, status=state, reason=reason), folder)
+
+
+def read_state(folder: Path) -> State | None:
+    """What became of the run in a folder; None where nobody has worked on it. A run whose process is gone without a
+    word is killed. UserError where the file is damaged."""
+    path = folder / STATUS
+    if not path.exists():
+        return None
+    values = read_json(path)
+    try:
+        state = State(**values)
+    except TypeError as error:
+        raise UserError(f"{path} is no status of a run: {error}") from error
+    if state.state == "running" and state.machine == platform.node():
+        born = _born(state.process)
+        if born is None or abs(born - state.born) > 5:  # the number is another process's by now
+            return State(state="killed", reason="its process is gone")
+    return state
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Inside, no other process works on this run; the system ends the hold when the process dies. BusyError where
+    another one does."""
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            _lock(file)
+        except OSError as error:
+            raise busy(folder) from error
+        yield
+
+
+def busy(folder: Path) -> BusyError:
+    """What to raise where another process works on a run."""
+    state = read_state(folder)
+    who = f"process {state.process}" if state is not None and state.process else "another process"
+    return BusyError(f"run {folder.name} is being worked on by {who}: wait for it, or end it")
+
+
+def _lock(file: IO[str]) -> None:
+    """Raises OSError where another process holds the file."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _born(process: int) -> float | None:
+    """When a process of this machine started, in seconds since 1970; None where there is none, or its body is left."""
+    import psutil
+
+    try:
+        found = psutil.Process(process)
+        return None if found.status() == psutil.STATUS_ZOMBIE else float(found.create_time())
+    except psutil.Error:
+        return None
+
+
+# ------------------------------------------------------------------------------------------------------- finding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A run's folder with what it says of itself."""
+
+    folder: Path
+    approach: str
+    key: str
+    state: State | None = field(default=None)
+
+
+def runs(out: Path) -> list[Found]:
+    """Every run under `out`, by name. What does not read as one is left out."""
+    found = []
+    for path in sorted(out.glob(f"*/{REQUEST}")):
+        try:
+            values = read_json(path)
+            state = read_state(path.parent)
+            found.append(Found(folder=path.parent, approach=values["approach"], key=values["key"], state=state))
+        except (UserError, KeyError, TypeError):
+            continue
+    return found
+
+
+def find(text: str, out: Path) -> Path:
+    """The folder of the done run that `text` means: a folder, the beginning of one run's name or key under `out`, or an
+    approach's name, for its latest. UserError that suggests the nearest, or says how to finish what is not done."""
+    folder = Path(text).expanduser()
+    if (folder / REQUEST).is_file():
+        return _done(folder, read_state(folder))
+    known = runs(out)
+    if not known:
+        raise UserError(f"no run in {out}: python -m bench run --out {out} makes some")
+    if of_approach := [run for run in known if run.approach == text]:
+        # Those that are done, and of these the latest, come first.
+        latest = max(of_approach, key=lambda run: (_is_done(run), run.state.ended if run.state else 0.0))
+        return _done(latest.folder, latest.state)
+    fitting = [run for run in known if run.folder.name.startswith(text) or run.key.startswith(text)]
+    exact = [run for run in fitting if run.folder.name == text]
+    if not fitting or not text:
+        choices = {run.folder.name for run in known} | {run.approach for run in known}
+        raise UserError(f"no run '{text}' in {out}: {nearest(text, choices)}")
+    if len(exact or fitting) > 1:
+        names = ", ".join(run.folder.name for run in fitting)
+        raise UserError(f"'{text}' begins {len(fitting)} runs, expected one of: {names}")
+    run = (exact or fitting)[0]
+    return _done(run.folder, run.state)
+
+
+def _is_done(run: Found) -> bool:
+    return run.state is not None and run.state.state == "done"
+
+
+def _done(folder: Path, state: State | None) -> Path:
+    if state is None or state.state != "done":
+        what = f"{state.state}" if state else "not begun"
+        raise UserError(f"run {folder.name} is {what}, expected a done one: `python -m bench run` goes on with it")
+    return folder

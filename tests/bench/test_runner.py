@@ -1,0 +1,252 @@
+"""`run`: each run in a process of its own, whose end is told for what it was; one that fails takes no other down; what
+is done is not done again; no worker outlives its parent. The worker here acts fates out (tests/bench/ways.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import runner, store, worker
+from bench.config import Config
+from bench.console import Console
+from bench.errors import UserError
+from bench.run_arguments import RunArguments
+from metrics.statistics import Estimate
+from reports import schema
+from tests.bench import ways
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    ways.install(tmp_path / "site")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setattr(runner, "WORKER", (sys.executable, ways.__file__))
+    monkeypatch.setattr(store, "source_hash", lambda *_: "sources")  # somebody may be editing them
+    return ways.micro(tmp_path)
+
+
+def run(tmp_path: Path, config: Config, *approaches: str, **more: Any) -> int:
+    arguments = RunArguments(approach=approaches, out=tmp_path / "runs", **more)
+    return runner.main(arguments, config, Console(as_json=arguments.json))
+
+
+def only(tmp_path: Path, approach: str) -> Path:
+    (folder,) = (tmp_path / "runs").glob(f"{approach}-*")
+    return folder
+
+
+def status(tmp_path: Path, approach: str) -> store.State:
+    state = store.read_state(only(tmp_path, approach))
+    assert state is not None
+    return state
+
+
+FATES = [
+    ("mistaken", "failed", "settings.depth is 3, expected what fits", 2),
+    ("broken", "failed", "ArithmeticError: the loss is nan at step 7; the traceback is in ", 3),
+    ("greedy", "out of memory", "9 PiB", 3),
+    ("killed", "killed", "signal SIGKILL", 3),
+    ("mute", "failed", "the process ended with 9 before it could say why", 3),
+]
+
+
+@pytest.mark.parametrize(("fate", "state", "reason", "code"), FATES, ids=[fate for fate, *_ in FATES])
+def test_every_end_is_told_for_what_it_was(
+    tmp_path: Path, config: Config, capsys: pytest.CaptureFixture[str], fate: str, state: str, reason: str, code: int
+):
+    assert run(tmp_path, config, fate) == code
+    found = status(tmp_path, fate)
+    assert found.state == state
+    assert found.reason.startswith(reason)
+    record = schema.load(only(tmp_path, fate))
+    assert (record.status, record.reason) == (state, found.reason)
+    captured = capsys.readouterr()
+    assert f"{state}: {reason}" in captured.err and f"{state}: {reason}" in captured.out
+    assert "skip" not in (captured.out + captured.err).lower() and "done" not in captured.out
+
+
+def test_a_failure_takes_no_other_run_down(tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str]):
+    assert run(tmp_path, config, "killed", "good", "broken") == 3
+    assert [status(tmp_path, name).state for name in ("killed", "good", "broken")] == ["killed", "done", "failed"]
+    out = capfd.readouterr().out
+    assert "good at work" in out
+    assert "0.25 [0.2, 0.3]" in out and "validation_loss (lower is better)" in out
+
+
+def test_the_systems_own_kill_for_memory_is_told_apart(tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch):
+    counts = iter([4, 5])
+    monkeypatch.setattr(runner, "oom_kills", lambda: next(counts))
+    assert run(tmp_path, config, "eaten") == 3
+    assert status(tmp_path, "eaten").state == "out of memory"
+
+
+def test_what_is_done_is_not_done_again_and_a_changed_config_is_another_run(
+    tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str]
+):
+    assert run(tmp_path, config, "good") == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.json")}
+    capfd.readouterr()
+    assert run(tmp_path, config, "good") == 0
+    out = capfd.readouterr().out
+    assert "done already" in out and "at work" not in out
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.json")}
+    assert run(tmp_path, replace(config, seed=5), "good") == 0
+    assert run(tmp_path, config, "good", seeds=3) == 0
+    assert len(list((tmp_path / "runs").iterdir())) == 4  # seeds 0, 5, 1, 2
+    (tmp_path / "words.jsonl").write_text((tmp_path / "words.jsonl").read_text() + '{"text": "one more document"}\n')
+    assert run(tmp_path, config, "good") == 0
+    assert len(list((tmp_path / "runs").iterdir())) == 5
+
+
+def test_a_done_run_whose_record_is_damaged_is_worked_on_again(tmp_path: Path, config: Config):
+    assert run(tmp_path, config, "good") == 0
+    (only(tmp_path, "good") / schema.FILE).write_text("{")
+    assert run(tmp_path, config, "good") == 0
+    assert schema.load(only(tmp_path, "good")).status == "done"
+
+
+def test_json_is_all_that_goes_to_stdout(tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str]):
+    assert run(tmp_path, config, "good", "broken", json=True) == 3
+    good, broken = json.loads(capfd.readouterr().out)
+    assert (good["state"], good["approach"], good["seed"]) == ("done", "good", 0)
+    assert good["metrics"]["validation_loss"]["value"] == 0.25
+    assert good["metrics"]["fid"] == Estimate.missing("no weights", better="lower").to_json()
+    assert (broken["state"], broken["metrics"]) == ("failed", {})
+
+
+def command(tmp_path: Path, approach: str) -> list[str]:
+    code = (
+        "import sys; from pathlib import Path; from bench import runner; from tests.bench import ways;"
+        "from bench.console import Console; from bench.run_arguments import RunArguments as A; from bench import store;"
+        "runner.WORKER = (sys.executable, ways.__file__); store.source_hash = lambda *_: 'sources';"
+        f"out = Path({str(tmp_path)!r});"
+        f"sys.exit(runner.main(A(approach=({approach!r},), out=out / 'runs'), ways.micro(out), Console()))"
+    )
+    return [sys.executable, "-c", code]
+
+
+def begun(tmp_path: Path, config: Config, approach: str = "slow") -> tuple[subprocess.Popen[str], int]:
+    """A `run` in a process of its own, whose worker has begun; and the worker's number."""
+    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, tmp_path / "site")))}
+    parent = subprocess.Popen(
+        command(tmp_path, approach), env=surroundings, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    for _ in range(1000):
+        if list((tmp_path / "runs").glob("*/begun")):
+            return parent, status(tmp_path, approach).process
+        time.sleep(0.01)
+    parent.kill()
+    pytest.fail(f"no worker began: {parent.communicate()}")
+
+
+def gone(process: int, seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while store._born(process) is not None:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_no_worker_outlives_its_parent_and_its_run_was_killed(tmp_path: Path, config: Config):
+    parent, process = begun(tmp_path, config)
+    assert status(tmp_path, "slow").state == "running"
+    parent.kill()
+    parent.communicate()
+    assert gone(process)
+    assert status(tmp_path, "slow").state == "killed"
+    assert schema.load(only(tmp_path, "slow")).status == "unfinished"
+
+
+def test_without_the_signal_the_pipe_alone_ends_the_worker(tmp_path: Path):
+    code = (
+        "import sys, time; from bench import worker; worker.sys = type('s', (), {'platform': 'other'});"
+        "worker.die_with_parent(); print('ready', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "ready\n"
+    assert child.stdin is not None and child.poll() is None
+    child.stdin.close()
+    assert child.wait(5) == 1
+    child.stdout.close()
+
+
+def test_a_second_starter_is_refused_and_disturbs_nothing(tmp_path: Path, config: Config):
+    parent, process = begun(tmp_path, config)
+    with pytest.raises(UserError, match=f"is being worked on by process {process}: wait for it, or end it"):
+        run(tmp_path, config, "slow")
+    # Both may have started before either said so: then the lock decides.
+    child = subprocess.run(
+        [sys.executable, ways.__file__, str(only(tmp_path, "slow"))], input="", capture_output=True, text=True
+    )
+    assert child.returncode in (worker.BUSY, 1)  # 1 where it saw its input end before it looked at the lock
+    assert status(tmp_path, "slow").process == process
+    parent.kill()
+    parent.communicate()
+    assert gone(process)
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_an_interrupt_ends_worker_and_run(tmp_path: Path, config: Config, whole_group: bool):
+    parent, process = begun(tmp_path, config)
+    if whole_group:  # as a terminal does
+        os.kill(process, signal.SIGINT)
+    parent.send_signal(signal.SIGINT)
+    _, said = parent.communicate(timeout=10)
+    assert parent.returncode not in (0, 2)
+    assert gone(process)
+    found = status(tmp_path, "slow")
+    assert (found.state, found.reason) == ("killed", "interrupted"), said
+    assert schema.load(only(tmp_path, "slow")).status == "killed"
+
+
+def test_exit_codes_of_several_runs(tmp_path: Path, config: Config):
+    request = runner.plan(RunArguments(approach=("good",)), config, Console())[0]
+    state = store.State(state="failed")
+
+    def code(*codes: int) -> int:
+        ends = [runner.Ended(request=request, folder=tmp_path, state=state, record=None, code=each) for each in codes]
+        return runner.exit_code(ends)
+
+    assert [code(0, 0), code(0, 2), code(2, 3), code(0, -9), code(2, 4), code(3, 130), code(1)] == [
+        0,
+        2,
+        3,
+        3,
+        3,
+        130,
+        3,
+    ]
+
+
+def test_memory_is_told_from_other_failures():
+    assert worker.lacks_memory(MemoryError())
+    assert worker.lacks_memory(type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"))
+    assert worker.lacks_memory(
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate")
+    )
+    assert not worker.lacks_memory(RuntimeError("shapes differ"))
+
+
+def test_a_table_has_every_metric_of_every_run(tmp_path: Path, config: Config):
+    assert run(tmp_path, config, "good", seeds=2) == 0
+    records = [schema.load(folder) for folder in sorted((tmp_path / "runs").iterdir())]
+    more = replace(records[0], metrics={**records[0].metrics, "x": Estimate.counted(7, unit="things")})
+    rows = runner.rows([more, records[1]])
+    assert len({len(row) for row in rows}) == 1
+    assert rows[0] == ("", f"good {more.seed}", f"good {records[1].seed}")
+    assert ("x (things)", "7", "-") in rows
+    assert ("fid (lower is better)", "-", "-") in rows
+    assert ("  trained", "5", "5") in rows and ("seconds", "1:01", "1:01") in rows

@@ -1,0 +1,240 @@
+"""Run folders: a key that holds all that decides a result and nothing else, states that tell the truth, one worker at a
+time, names that lead to one run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from approaches.settings import DualTowerSettings, FullRetrainingSettings
+from bench import store
+from bench.config import Config
+from bench.environment import source_hash
+from bench.errors import UserError
+from tests.bench import ways
+
+FOUND = {"data": "d", "text": "t", "model.lm": "l", "model.vae": "v"}
+
+
+def key(config: Config | None = None, approach: str = "dual_tower", settings: Any = None, **found: str) -> str:
+    parts = {**FOUND, **found}
+    return store.request(config or Config(), approach, settings or DualTowerSettings(), parts).key
+
+
+def changed(config: Any, path: str, value: Any) -> Any:
+    name, _, rest = path.partition(".")
+    return replace(config, **{name: changed(getattr(config, name), rest, value) if rest else value})
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("seed", 1), ("preset", "x"), ("data.size", 64), ("data.seed", 1), ("data.eval_items", 3), ("text.seed", 1),
+        ("model.lm", "package:smollm2"), ("diffusion.nfe", 3), ("kernels.norm", "eager"), ("train.amount", 1.0),
+        ("train.precision", "bf16"), ("train.validations", 2), ("evaluate.pictures", 3), ("evaluate.batch", 3),
+    ],
+)  # fmt: skip
+def test_a_changed_config_is_another_run(path: str, value: Any):
+    assert key(changed(Config(), path, value)) != key()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [("train.tracker", "tensorboard"), ("train.checkpoint_seconds", 1.0), ("pretrain.lm.width", 48)]
+)
+def test_what_changes_no_result_changes_no_key(path: str, value: Any):
+    assert key(changed(Config(), path, value)) == key()
+
+
+def test_approach_settings_data_and_weights_are_in_the_key():
+    keys = [
+        key(),
+        key(settings=DualTowerSettings(variant="gated")),
+        key(approach="full_retraining"),
+        key(approach="full_retraining", settings=FullRetrainingSettings()),
+        *(key(**{name: "other"}) for name in FOUND),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_sources_are_in_the_key_and_reports_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for package in ("bench", "approaches", "metrics", "reports"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "a.py").write_text("x = 1\n")
+    monkeypatch.setattr(store, "ROOT", tmp_path)
+    before = key()
+    (tmp_path / "reports" / "a.py").write_text("x = 2\n")
+    assert key() == before
+    for package in store.DECIDING:
+        (tmp_path / package / "a.py").write_text("x = 2\n")
+        assert key() != before
+        before = key()
+    assert source_hash(tmp_path, ("bench",)) != source_hash(tmp_path)
+
+
+def test_a_strangers_sources_are_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ways.install(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = key(approach="good")
+    assert before == key(approach="good")
+    (tmp_path / "strangers" / "way.py").write_text("x = 1\n")
+    assert key(approach="good") != before
+
+
+def test_contents_follow_pictures_captions_text_and_weights(tmp_path: Path):
+    rows = []
+    for number in range(30):
+        Image.fromarray(np.full((32, 32, 3), 8 * number, np.uint8)).save(tmp_path / f"{number}.png")
+        rows.append({"file_name": f"{number}.png", "text": f"picture {number}"})
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = ways.micro(tmp_path / "words")
+    config = replace(config, data=replace(config.data, name="folder", path=str(tmp_path)))
+    before = store.contents(config, lambda _: None)
+    assert before == store.contents(config, lambda _: None)
+    assert {"data", "text", "model.lm", "model.vae", "model.clip"} == set(before)
+    Image.fromarray(np.full((32, 32, 3), 255, np.uint8)).save(tmp_path / "7.png")
+    after = store.contents(config, lambda _: None)
+    assert {name for name in before if before[name] != after[name]} == {"data"}
+    words = tmp_path / "words" / "words.jsonl"
+    words.write_text(words.read_text().replace("document 7 says", "document 7 said"))
+    last = store.contents(config, lambda _: None)
+    assert {name for name in after if after[name] != last[name]} == {"text"}
+
+
+def test_judging_a_run_needs_no_torch(tmp_path: Path):
+    ways.micro(tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from bench import store, runner; from tests.bench import ways;"
+        f"store.contents(ways.micro(Path({str(tmp_path)!r})), print); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+
+
+# ------------------------------------------------------------------------------------------- request, state, lock
+
+
+def asked(out: Path, approach: str = "dual_tower", **changes: Any) -> Path:
+    request = store.request(replace(Config(), **changes), approach, DualTowerSettings(), FOUND, ("bench", "run"))
+    folder = out / request.name
+    folder.mkdir(parents=True)
+    request.write(folder)
+    assert store.Request.read(folder) == request
+    return folder
+
+
+def test_a_request_comes_back_and_a_foreign_one_is_refused(tmp_path: Path):
+    folder = asked(tmp_path)
+    assert folder.name.startswith("dual_tower-tiny-")
+    values = json.loads((folder / store.REQUEST).read_text())
+    for change, word in (
+        ({"config": {"preset": "tiny", "sise": 3}}, "sise"),
+        ({"config": []}, "another version"),
+        ({"command": None}, "no request"),
+    ):
+        (folder / store.REQUEST).write_text(json.dumps({**values, **change}))
+        with pytest.raises(UserError, match=word):
+            store.Request.read(folder)
+    del values["key"]
+    (folder / store.REQUEST).write_text(json.dumps(values))
+    with pytest.raises(UserError, match="'key'"):
+        store.Request.read(folder)
+
+
+def test_a_running_run_is_running_only_while_its_process_lives(tmp_path: Path):
+    assert store.read_state(tmp_path) is None
+    store.write_state(tmp_path, "running")
+    state = store.read_state(tmp_path)
+    assert state is not None and state.state == "running"
+    values = dataclasses.asdict(state)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for change, expected in (
+        ({"process": gone.pid}, "killed"),
+        ({"born": state.born - 1000}, "killed"),  # the number is another process's now
+        ({"machine": "another", "process": gone.pid}, "running"),
+    ):
+        (tmp_path / store.STATUS).write_text(json.dumps({**values, **change}))
+        found = store.read_state(tmp_path)
+        assert found is not None and found.state == expected
+    (tmp_path / store.STATUS).write_text('{"stat": 1}')
+    with pytest.raises(UserError, match=r"status\.json"):
+        store.read_state(tmp_path)
+
+
+def test_a_process_that_ended_but_is_not_buried_is_gone(tmp_path: Path):
+    body = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    born = store._born(body.pid)
+    assert born is not None
+    body.kill()
+    while store._born(body.pid) is not None:
+        time.sleep(0.01)
+    body.communicate()
+
+
+def test_a_run_has_one_worker_and_the_lock_dies_with_it(tmp_path: Path):
+    code = (
+        "import sys, time; from pathlib import Path; from bench import store\n"
+        "with store.locked(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    with pytest.raises(store.BusyError, match="is being worked on"), store.locked(tmp_path):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    for _ in range(2):
+        with store.locked(tmp_path):
+            pass
+
+
+# -------------------------------------------------------------------------------------------------------- finding
+
+
+def test_a_run_is_found_by_folder_name_key_and_approach(tmp_path: Path):
+    first, second = asked(tmp_path), asked(tmp_path, seed=1)
+    other = asked(tmp_path, "projection")
+    for folder in (first, second, other):
+        store.write_state(folder, "done")
+        time.sleep(0.002)
+    key_of = {folder: store.Request.read(folder).key for folder in (first, second, other)}
+    for folder in (first, second, other):
+        for text in (str(folder), folder.name, folder.name[:-1], key_of[folder], key_of[folder][:7]):
+            assert store.find(text, tmp_path) == folder
+    assert store.find("dual_tower", tmp_path) == second
+    store.write_state(first, "done")
+    assert store.find("dual_tower", tmp_path) == first
+    store.write_state(first, "killed")
+    assert store.find("dual_tower", tmp_path) == second  # the latest that is done
+
+
+def test_a_name_that_leads_nowhere_says_what_would(tmp_path: Path):
+    with pytest.raises(UserError, match="no run in .* makes some"):
+        store.find("dual_tower", tmp_path)
+    first, _ = asked(tmp_path), asked(tmp_path, seed=1)
+    for text, sentence in (
+        ("dual_towr", "did you mean 'dual_tower'"),
+        (first.name.replace("tiny", "tiyn"), f"did you mean '{first.name}'"),
+        ("dual_tower-tiny", "begins 2 runs, expected one of: "),
+        (first.name, "is not begun, expected a done one"),
+        ("", "no run ''"),
+    ):
+        with pytest.raises(UserError) as caught:
+            store.find(text, tmp_path)
+        assert sentence in str(caught.value)
+    store.write_state(first, "out of memory", "9 PiB")
+    with pytest.raises(UserError, match="is out of memory, expected a done one"):
+        store.find(first.name, tmp_path)
+    (tmp_path / "alien").mkdir()
+    (tmp_path / "alien" / store.REQUEST).write_text("{")
+    assert [run.approach for run in store.runs(tmp_path)] == ["dual_tower", "dual_tower"]
