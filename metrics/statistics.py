@@ -1,15 +1,30 @@
-"""Estimates, and what may be said of them. No torch; a leaf module: anyone may import it."""
+"""Estimates, their 95% intervals, and what may be said of two of them. No torch; a leaf module: anyone may import it.
+
+N items. Whatever is resampled is an item that was drawn independently: a picture, a document, a seed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri, stdtrit
 
-RESAMPLES = 2000
+from bench.files import hash_bytes
+from bench.seeds import derive
+
+Floats = NDArray[np.float64]
+Better = Literal["higher", "lower", ""]
+Word = Literal["better", "worse", "not told apart"]
+TAILS = np.array([0.025, 0.975])
+RESAMPLES = 4000  # of a bootstrap
+BLOCKS = 16  # of a jackknife
+COUNTED = "counted, not sampled"
+ONE_ITEM = "one item has no interval"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +40,7 @@ class Estimate:
     high: float | None = None
     n: int = 0
     unit: str = ""
-    better: Literal["higher", "lower", ""] = ""
+    better: Better = ""
     reason: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
 
@@ -35,14 +50,14 @@ class Estimate:
             raise ValueError("an estimate without a value or an interval needs a reason")
 
     @classmethod
-    def missing(cls, reason: str, *, unit: str = "", better: Literal["higher", "lower", ""] = "") -> Self:
+    def missing(cls, reason: str, *, unit: str = "", better: Better = "") -> Self:
         """A number that could not be had."""
         return cls(value=None, reason=reason, unit=unit, better=better)
 
     @classmethod
-    def counted(cls, value: float, *, unit: str, better: Literal["higher", "lower", ""] = "", **details: Any) -> Self:
+    def counted(cls, value: float, *, unit: str, better: Better = "", **details: Any) -> Self:
         """An exact number: a count has no interval."""
-        return cls(value=value, n=1, unit=unit, better=better, reason="counted, not sampled", details=details)
+        return cls(value=value, n=1, unit=unit, better=better, reason=COUNTED, details=details)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -57,37 +72,267 @@ class Estimate:
 def bootstrap(
     statistic: Callable[[NDArray[np.int64]], float], n: int, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float | None, float | None]:
-    """The 95% percentile interval of a statistic of n items, called with the indices of a resample. Seeded; only for
-    statistics of which a repeated item does no harm, such as means and ratios of sums. (None, None) where n < 2."""
+    """The 95% interval of a statistic of n items, called with the indices of each resample: percentiles, widened for
+    small n (Hesterberg, arXiv 1411.5279, section 4.4). Seeded; only for statistics of which a repeated item does no
+    harm, such as means and ratios of sums. (None, None) where n < 2."""
     if n < 2:
         return None, None
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(derive(seed, "bootstrap"))
     values = [statistic(generator.integers(n, size=n)) for _ in range(resamples)]
-    low, high = np.quantile(values, [0.025, 0.975])
+    low, high = np.quantile(values, _widened(n))
     return float(low), float(high)
 
 
+def _widened(n: int) -> Floats:
+    """The percentiles that make up for the n - 1 in a variance, and for its being estimated."""
+    levels: Floats = ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, TAILS))
+    return levels
+
+
 def mean_estimate(
-    values: NDArray[np.float64],
+    values: Sequence[float] | Floats,
     *,
-    better: Literal["higher", "lower", ""] = "",
-    unit: str = "",
-    details: Mapping[str, Any] | None = None,
+    strata: Sequence[str] | None = None,
+    keys: Sequence[str] | None = None,
     seed: int = 0,
+    unit: str = "",
+    better: Better = "",
+    details: Mapping[str, Any] | None = None,
 ) -> Estimate:
-    """The mean over items, with a seeded bootstrap over them. Missing where there is no item, or one is not finite."""
-    values = np.asarray(values, dtype=np.float64)
-    if not len(values) or not np.isfinite(values).all():
-        reason = "no items" if not len(values) else f"{int((~np.isfinite(values)).sum())} items are not finite"
-        return Estimate.missing(reason, unit=unit, better=better)
-    low, high = bootstrap(lambda index: float(values[index].mean()), len(values), seed=seed)
-    return Estimate(
-        value=float(values.mean()),
-        low=low,
-        high=high,
-        n=len(values),
-        unit=unit,
-        better=better,
-        reason="" if low is not None else "one item has no interval",
-        details=details or {},
+    """The mean of independent items, with a seeded 95% bootstrap interval; with strata, the unweighted mean of the
+    strata's means, resampled within each.
+
+    The interval is studentised (bootstrap-t: Efron & Tibshirani 1993, ch. 12), which covers 93 to 97% from 12 items on,
+    skewed or not, where percentile and BCa intervals fall to 88%. Two cases differ. Values of 0 and 1 are drawn from
+    Jeffreys' posterior by stratum, for a resampled run of successes has no spread. Where some resample has next to no
+    spread, the interval is that of `bootstrap`.
+
+    keys: the items' names; two estimates with the same are compared item by item. Details hold `per_item`, `items` (a
+    hash of the keys), `strata` and `interval` (the method). Missing where there is no item, or one is not finite.
+    """
+    items = np.asarray(values, dtype=np.float64)
+    found = {**(details or {}), "per_item": items.tolist()}
+    if keys is not None:
+        found["items"] = _identity(keys, len(items))
+    if strata is not None:
+        found["strata"] = list(strata)
+    if not len(items):
+        return Estimate.missing("no items", unit=unit, better=better)
+    if faulty := int((~np.isfinite(items)).sum()):
+        return Estimate.missing(f"{faulty} of {len(items)} items are not finite", unit=unit, better=better)
+    names = np.array(["all"] * len(items) if strata is None else list(strata))
+    groups = [items[names == name] for name in sorted(set(names.tolist()))]
+    value = float(np.mean([group.mean() for group in groups]))
+    low, high, method = _bootstrap(groups, value, np.random.default_rng(derive(seed, "bootstrap")))
+    if low is not None:
+        found["interval"] = method
+    reason = "" if low is not None else method
+    told: dict[str, Any] = {"unit": unit, "better": better, "reason": reason, "details": found}
+    return Estimate(value=value, low=low, high=high, n=len(items), **told)
+
+
+def _bootstrap(
+    groups: list[Floats], value: float, generator: np.random.Generator
+) -> tuple[float | None, float | None, str]:
+    """Bounds and the method's name; or None, None and why there are none."""
+    if all(np.isin(group, (0.0, 1.0)).all() for group in groups):
+        if sum(map(len, groups)) == 1:
+            return None, None, ONE_ITEM
+        draws = [generator.beta(g.sum() + 0.5, len(g) - g.sum() + 0.5, RESAMPLES) for g in groups]
+        low, high = np.quantile(np.mean(draws, axis=0), TAILS)
+        return min(float(low), value), max(float(high), value), "Jeffreys"
+    if min(map(len, groups)) == 1:
+        return None, None, ONE_ITEM if len(groups) == 1 else "a stratum has one item: its spread is not known"
+    spread = _error(np.array([group.var(ddof=1) for group in groups])[:, None], groups)[0]
+    if spread <= 1e-12 * max(abs(value), 1e-300):
+        return None, None, f"all {sum(map(len, groups))} values are the same"
+    means, variances = np.stack([_resample(group, generator) for group in groups], axis=1)
+    centre, errors = means.mean(axis=0), _error(variances, groups)
+    if (errors > 0.01 * spread).all():
+        t = np.quantile((centre - value) / errors, TAILS)
+        return float(value - t[1] * spread), float(value - t[0] * spread), "bootstrap-t"
+    low, high = np.quantile(centre, _widened(sum(map(len, groups)) - len(groups) + 1))
+    return float(low), float(high), "percentile, widened"
+
+
+def _error(variances: Floats, groups: list[Floats]) -> Floats:
+    """Standard errors of a mean of group means, from variances G draws."""
+    sizes = np.array([len(group) for group in groups])[:, None]
+    error: Floats = np.sqrt((variances / sizes).sum(axis=0)) / len(groups)
+    return error
+
+
+def _resample(group: Floats, generator: np.random.Generator) -> Floats:
+    """Mean and unbiased variance of RESAMPLES resamples, 2 RESAMPLES."""
+    drawn = []
+    chunk = max(1, 4_000_000 // len(group))  # resamples at a time: 32 MB
+    for start in range(0, RESAMPLES, chunk):
+        chosen = group[generator.integers(len(group), size=(min(chunk, RESAMPLES - start), len(group)))]
+        drawn.append(np.stack([chosen.mean(axis=1), chosen.var(axis=1, ddof=1)]))
+    return np.concatenate(drawn, axis=1)
+
+
+def jackknife(
+    statistic: Callable[..., float],
+    *arrays: NDArray[Any],
+    blocks: int = BLOCKS,
+    keys: Sequence[str] | None = None,
+    seed: int = 0,
+    unit: str = "",
+    better: Better = "",
+    details: Mapping[str, Any] | None = None,
+) -> Estimate:
+    """A statistic of whole arrays of independent items, with a 95% interval from a block jackknife.
+
+    Each array is dealt into `blocks` random blocks; the statistic is taken without block j of every array, for each j,
+    and the interval is Student's t with blocks - 1 degrees of freedom about the statistic of everything (delete-m_j
+    jackknife: Busing, Meijer & van der Leeden 1999). What it covers is the statistic's expectation at this n: a bias
+    that depends on n stays. Arrays may be indices into matrices computed once.
+
+    n is the first array's length; fewer items than blocks make as many blocks as items. Details hold `pseudo` (the
+    blocks' pseudo-values), `sizes` (n over each block's size) and `items` (a hash of `keys`), by which two estimates
+    with the same items are compared block by block.
+    """
+    n, fewest = len(arrays[0]), min(map(len, arrays))
+    found = dict(details or {})
+    told: dict[str, Any] = {"n": n, "unit": unit, "better": better, "details": found}
+    if keys is not None:
+        found["items"] = _identity(keys, n)
+    if fewest == 0:
+        return Estimate.missing("no items", unit=unit, better=better)
+    value = statistic(*arrays)
+    count = min(blocks, fewest)
+    if not np.isfinite(value):
+        return Estimate.missing(f"the statistic of {n} items is not finite", unit=unit, better=better)
+    if count < 2:
+        return Estimate(value=value, reason=ONE_ITEM, **told)
+    dealt = []
+    for number, array in enumerate(arrays):
+        order = np.random.default_rng(derive(seed, "jackknife", number, len(array))).permutation(len(array))
+        dealt.append(np.array_split(order, count))
+    without = [
+        statistic(*(np.delete(array, parts[j], axis=0) for array, parts in zip(arrays, dealt, strict=True)))
+        for j in range(count)
+    ]
+    sizes = np.array([n / len(part) for part in dealt[0]])
+    pseudo = sizes * value - (sizes - 1) * np.array(without)
+    found |= {"pseudo": pseudo.tolist(), "sizes": sizes.tolist(), "interval": f"jackknife, {count} blocks"}
+    if not np.isfinite(pseudo).all():
+        reason = "the statistic is not finite without some of the items"
+        return Estimate(value=value, reason=reason, **told)
+    reach = _reach(pseudo, sizes)
+    return Estimate(value=value, low=value - reach, high=value + reach, **told)
+
+
+def _reach(pseudo: Floats, sizes: Floats) -> float:
+    """Half a 95% interval from a jackknife's pseudo-values."""
+    whole = (pseudo / sizes).sum() / (1 / sizes).sum()
+    variance = ((pseudo - whole) ** 2 / (sizes - 1)).mean()
+    return float(stdtrit(len(pseudo) - 1, TAILS[1]) * np.sqrt(variance))
+
+
+def across_seeds(
+    values: Sequence[float], *, unit: str = "", better: Better = "", details: Mapping[str, Any] | None = None
+) -> Estimate:
+    """The mean of one number from several seeds, with Student's t interval; one seed has none."""
+    found = {**(details or {}), "per_seed": [float(value) for value in values]}
+    n = len(values)
+    if n == 0:
+        return Estimate.missing("there are no seeds", unit=unit, better=better)
+    value = float(np.mean(values))
+    if n == 1:
+        reason = "one seed: the spread across seeds is not known"
+        return Estimate(value=value, n=1, unit=unit, better=better, reason=reason, details=found)
+    reach = float(stdtrit(n - 1, TAILS[1]) * np.std(values, ddof=1) / math.sqrt(n))
+    return Estimate(value=value, low=value - reach, high=value + reach, n=n, unit=unit, better=better, details=found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One estimate minus another of the same metric.
+
+    estimate: the difference with its interval, in the metric's own sign. word: what may be said of the first.
+    paired: whether the items were the same, and compared one by one. needed: how many items an approach would show a
+    difference of this size in four trials of five (power 0.8), were it real; None where that can't be said.
+    """
+
+    estimate: Estimate
+    word: Word
+    paired: bool
+    needed: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def difference(a: Estimate, b: Estimate, *, seed: int = 0) -> Difference:
+    """a minus b, and whether a is better. ValueError where they differ in unit or direction, or have no direction.
+
+    Over the same items (details `items`) the items' differences, or the blocks', are what is resampled. Otherwise the
+    two intervals are combined as of independent estimates (Zou & Donner, Statistics in Medicine 2008). Exact counts
+    are told apart by their sign. Where an interval is missing nothing is told apart, and the reason says why.
+    """
+    if (a.unit, a.better) != (b.unit, b.better) or not a.better:
+        raise ValueError(f"can't compare {a.unit!r}, {a.better!r} with {b.unit!r}, {b.better!r}")
+    if a.value is None or b.value is None:
+        missing = Estimate.missing(a.reason if a.value is None else b.reason, unit=a.unit, better=a.better)
+        return Difference(estimate=missing, word="not told apart", paired=False, needed=None)
+    gap, n = a.value - b.value, min(a.n, b.n)
+    if a.reason == b.reason == COUNTED:
+        exact = Estimate.counted(gap, unit=a.unit, better=a.better)
+        return Difference(estimate=exact, word=_word(gap, gap, a.better), paired=False, needed=1 if gap else None)
+    low: float | None
+    high: float | None
+    paired, reason = _same_items(a, b), ""
+    if paired and "per_item" in a.details:
+        items = np.array(a.details["per_item"]) - np.array(b.details["per_item"])
+        resampled = mean_estimate(items, strata=a.details.get("strata"), seed=seed)
+        low, high, reason = resampled.low, resampled.high, resampled.reason
+    elif paired:
+        sizes = np.array(a.details["sizes"])
+        reach = _reach(np.array(a.details["pseudo"]) - np.array(b.details["pseudo"]), sizes)
+        low, high = gap - reach, gap + reach
+    elif a.low is None or a.high is None or b.low is None or b.high is None:
+        low = high = None
+        reason = a.reason or b.reason
+    else:
+        low = gap - math.hypot(a.value - a.low, b.high - b.value)
+        high = gap + math.hypot(a.high - a.value, b.value - b.low)
+    told = Estimate(value=gap, low=low, high=high, n=n, unit=a.unit, better=a.better, reason=reason)
+    if low is None or high is None:
+        return Difference(estimate=told, word="not told apart", paired=paired, needed=None)
+    return Difference(
+        estimate=told, word=_word(low, high, a.better), paired=paired, needed=samples_needed(gap, high - low, n)
     )
+
+
+def samples_needed(gap: float, width: float, n: int) -> int | None:
+    """How many items would show a difference of `gap` with power 0.8 at the 5% level, given that n items gave a 95%
+    interval of `width`, which shrinks as 1 / sqrt(n). None for no difference at all."""
+    if gap == 0:
+        return None
+    ratio = float((ndtri(TAILS[1]) + ndtri(0.8)) / (2 * ndtri(TAILS[1]))) * width / abs(gap)
+    return max(2, math.ceil(n * ratio**2))
+
+
+def _same_items(a: Estimate, b: Estimate) -> bool:
+    if "items" not in a.details or a.details["items"] != b.details.get("items"):
+        return False
+    names = ("per_item", "strata") if "per_item" in a.details else ("pseudo", "sizes")
+    first, second = ([estimate.details.get(name) for name in names] for estimate in (a, b))
+    if first[0] is None or second[0] is None or len(first[0]) != len(second[0]):
+        return False
+    return bool(first[1] == second[1])
+
+
+def _word(low: float, high: float, better: Better) -> Word:
+    if low <= 0 <= high:
+        return "not told apart"
+    return "better" if (low > 0) == (better == "higher") else "worse"
+
+
+def _identity(keys: Sequence[str], n: int) -> str:
+    if len(keys) != n:
+        raise ValueError(f"{len(keys)} keys for {n} items")
+    return hash_bytes(*keys)

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from approaches.shared.vae import LatentCodec
+from bench.data.scene import RADII, TASKS, Demand, Scene, Thing
+from bench.data.shapes import PALETTE, Shapes, render
+from bench.errors import UserError
+from metrics import scene_parser
+from metrics.composition import (
+    confusion,
+    parse,
+    parse_all,
+    parser_accuracy,
+    right_objects,
+    scene_accuracy,
+    scene_metrics,
+    share_found,
+)
+from metrics.statistics import difference
+
+ITEMS = 100
+
+
+def drawn(split: str, size: int, items: int = ITEMS, seed: int = 5) -> tuple[NDArray[np.uint8], list[Scene]]:
+    samples = Shapes(split=split, size=size, seed=seed, items=items).first(items)
+    return np.stack([sample.image for sample in samples]), [s.scene for s in samples if s.scene is not None]
+
+
+def thing(shape: str, colour: str, x: float, y: float, size: str = "small") -> Thing:
+    return Thing(shape=shape, colour=colour, size=size, x=x, y=y, radius=RADII[size])
+
+
+def test_the_parser_knows_the_world_as_it_is_drawn() -> None:
+    assert {**scene_parser.INKS, **scene_parser.PAPERS} == PALETTE
+    for shape in ("circle", "square", "triangle", "cross"):
+        own = scene_parser._draw(shape, 30.3, 33.8, 12.16, (64, 64))
+        red = render((thing(shape, "red", 30.3 / 64, 33.8 / 64, "large"),), "dark", 64)[..., 0]
+        assert np.abs(own - (red - 40.0) / 174).max() < 0.25
+        assert own.sum() == pytest.approx(scene_parser._AREA[shape] * 12.16**2, rel=0.02)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("split", Shapes.splits)
+def test_true_pictures_are_read_exactly(split: str, size: int) -> None:
+    pictures, scenes = drawn(split, size)
+    value = parser_accuracy(pictures, scenes).value
+    assert value is not None and value >= 0.99
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_pictures_through_the_shipped_vae_are_read(size: int) -> None:
+    codec = LatentCodec.load("shipped:vae-tiny")
+    pictures, scenes = drawn("test", size, 40)
+    value = parser_accuracy(codec.decode_images(codec.encode_images(pictures)), scenes).value
+    assert value is not None and value >= 0.97
+
+
+@pytest.mark.parametrize("shape", ["square", "triangle", "circle"])
+@pytest.mark.parametrize("size", [32, 64])
+def test_touching_objects_of_one_colour_are_told_apart(shape: str, size: int) -> None:
+    apart = 2 * RADII["large"] + 0.03
+    for angle in np.linspace(0, np.pi, 13):
+        offset = np.array([np.cos(angle), np.sin(angle)]) * apart / 2
+        pair = tuple(thing(shape, "green", 0.5 + s * offset[0], 0.5 + s * offset[1], "large") for s in (1, -1))
+        found = parse(render(pair, "light", size)).things
+        assert [(t.shape, t.size) for t in found] == [(shape, "large")] * 2
+
+
+@pytest.mark.parametrize("background", ["light", "dark"])
+def test_a_blank_picture_has_nothing_in_it(background: str) -> None:
+    found = parse(render((), background, 32))
+    assert (found.things, found.background, found.rejected, found.confidence) == ((), background, "", 1)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "normal", "smooth", "framed", "red", "black shapes"])
+def test_what_is_no_picture_of_the_world_has_no_objects_and_says_why(kind: str) -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        match kind:
+            case "uniform":
+                picture = generator.integers(0, 256, (32, 32, 3)).astype(float)
+            case "normal":
+                picture = generator.normal(128, 60, (32, 32, 3))
+            case "smooth" | "framed":
+                picture = 128 + 400 * ndimage.gaussian_filter(generator.normal(size=(32, 32, 3)), (2, 2, 0))
+                if kind == "framed":
+                    framed = render((), "light", 32).astype(float)
+                    framed[6:-6, 6:-6] = picture[6:-6, 6:-6]
+                    picture = framed
+            case "red":
+                picture = np.full((32, 32, 3), PALETTE["red"], dtype=float)
+            case _:
+                picture = render((thing("circle", "red", 0.4, 0.5, "large"),), "light", 32).astype(float)
+                picture[picture[..., 1] < 140] = 0
+        found = parse(np.clip(picture, 0, 255).astype(np.uint8))
+        assert found.things == ()
+        assert found.rejected
+        assert found.confidence < scene_parser.CONFIDENT
+
+
+def test_pictures_of_other_kinds_are_refused() -> None:
+    with pytest.raises(UserError, match="float32 of shape"):
+        parse(np.zeros((32, 32, 3), dtype=np.float32))
+    with pytest.raises(UserError, match="expected at least 32"):
+        parse(np.zeros((16, 16, 3), dtype=np.uint8))
+
+
+def test_true_pictures_score_one_and_other_scenes_at_chance() -> None:
+    pictures, scenes = drawn("test", 32, 300)
+    parsed = parse_all(pictures)
+    score = scene_accuracy(parsed, scenes)
+    assert score.value == 1
+    assert score.low is not None and 0.9 < score.low < 1  # a run of successes is no certainty
+    assert set(score.details["tasks"]) == set(TASKS)
+    assert 0 < score.details["chance"] < 0.35
+    assert right_objects(parsed, scenes).value == 1
+    by_task = {task: [i for i, s in enumerate(scenes) if s.task == task] for task in TASKS}
+    shuffled = list(range(300))
+    for members in by_task.values():
+        for a, b in zip(members, members[1:] + members[:1], strict=True):
+            shuffled[a] = b
+    wrong = scene_accuracy([parsed[i] for i in shuffled], scenes)
+    assert wrong.value == pytest.approx(score.details["chance"], abs=0.08)
+
+
+def test_the_mean_is_over_tasks_not_pictures() -> None:
+    one = Scene(things=(), background="light", task="one object", demands=(Demand(shape="cross"),))
+    two = replace(one, task="counting", demands=(Demand(shape="cross", count=2),))
+    single = parse(render((thing("cross", "blue", 0.5, 0.5),), "dark", 32))
+    score = scene_accuracy([single] * 4, [one, two, two, two])
+    assert score.value == 0.5
+    assert score.details["per_item"] == [1, 0, 0, 0]
+    assert right_objects([single] * 4, [one, two, two, two]).value == pytest.approx(0.75)
+
+
+def test_only_what_was_asked_for_counts() -> None:
+    pair = (thing("circle", "red", 0.3, 0.5), thing("cross", "blue", 0.7, 0.5, "large"))
+    found = parse(render(pair, "dark", 64))
+    demands = (Demand(shape="circle"), Demand(shape="cross"))
+    for background, relation, expected in [("dark", "left of", 1), ("light", "left of", 1), ("dark", "right of", 0)]:
+        scene = Scene(things=(), background=background, task="position", demands=demands, relation=relation)
+        assert scene_accuracy([found, found], [scene, scene]).value == expected
+
+
+def test_the_share_found_matches_objects_one_to_one() -> None:
+    things = (thing("circle", "red", 0.3, 0.5), thing("cross", "blue", 0.7, 0.5))
+    assert share_found(things, (Demand(shape="circle", count=2),)) == 0.5
+    assert share_found(things, (Demand(shape="circle"), Demand(shape="circle", colour="red"))) == 0.5
+    assert share_found(things, (Demand(shape="circle", colour="red"), Demand(shape="cross"))) == 1
+    assert share_found((), (Demand(shape="cross"),)) == 0
+
+
+def test_the_confusion_matrix_has_true_things_on_its_diagonal_and_missed_ones_beside_it() -> None:
+    pictures, scenes = drawn("test", 32, 60)
+    tables = confusion(pictures, scenes)
+    for attribute in ("shape", "colour", "size"):
+        assert sum(tables[attribute][v][v] for v in tables[attribute]) == sum(len(s.things) for s in scenes)
+    blank = np.broadcast_to(render((), "light", 32), pictures.shape)
+    missed = confusion(blank, scenes)["shape"]
+    assert sum(row["nothing"] for row in missed.values()) == sum(len(s.things) for s in scenes)
+    extra = confusion(pictures, [replace(scene, things=()) for scene in scenes])["shape"]["nothing"]
+    assert sum(extra.values()) == sum(len(s.things) for s in scenes)
+
+
+def test_scores_travel_with_the_parsers_own_accuracy_and_compare_pairwise() -> None:
+    pictures, scenes = drawn("test", 32, 60)
+    blank = np.broadcast_to(render((), "light", 32), pictures.shape)
+    mixed = np.concatenate([pictures[:50], blank[50:]])
+    good, bad = scene_metrics(mixed, pictures, scenes), scene_metrics(blank, pictures, scenes)
+    assert good["scene_accuracy"].details["parser_accuracy"] == good["parser_accuracy"].value == 1
+    told = difference(good["scene_accuracy"], bad["scene_accuracy"])
+    assert told.paired
+    assert told.word == "better"
+    unknown = scene_metrics(blank, pictures, [*scenes[1:], None])
+    assert {estimate.value for estimate in unknown.values()} == {None}
+    assert "1 of 60" in unknown["scene_accuracy"].reason
+    other = [replace(scene, background="dark" if scene.background == "light" else "light") for scene in scenes]
+    assert not difference(good["scene_accuracy"], scene_accuracy(blank, other)).paired
+
+
+def test_a_picture_of_a_rejected_kind_is_counted() -> None:
+    _, scenes = drawn("test", 32, 4)
+    noise = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    score = scene_accuracy(noise, scenes)
+    assert score.value == 0
+    assert sum(score.details["rejected"].values()) == 4
