@@ -1,17 +1,19 @@
 """One training's whole state in one safetensors file, written atomically; no pickle.
 
-Tensors live under `model/`, `ema/` and `optimizer/INDEX/`; all else is JSON in the file's metadata."""
+Tensors live under `model/` (what training changes, and nothing else), `ema/` and `optimizerNUMBER/INDEX/`; all else is
+JSON in the file's metadata."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from approaches.shared.sources import check_safetensors
 from bench.errors import UserError
@@ -21,13 +23,14 @@ from bench.files import atomic_path
 def save(
     path: Path,
     *,
-    model: nn.Module,
+    weights: Mapping[str, Tensor],
     average: dict[str, Tensor],
     optimizers: list[torch.optim.Optimizer],
     meta: dict[str, Any],
 ) -> None:
-    """Write the state; `meta` is plain JSON (step, key, curve)."""
-    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+    """Write the state. weights: name -> tensor of all that training changes. meta: plain JSON (step, key, curve, and
+    whatever else the training needs to go on)."""
+    tensors = {f"model/{name}": value for name, value in weights.items()}
     tensors |= {f"ema/{name}": value for name, value in average.items()}
     scalars: list[dict[str, Any]] = []
     for number, optimizer in enumerate(optimizers):
@@ -48,15 +51,16 @@ def save(
 def load(
     path: Path,
     *,
-    model: nn.Module,
+    weights: Mapping[str, Tensor],
     average: dict[str, Tensor],
     optimizers: list[torch.optim.Optimizer],
     key: str,
+    frozen_hash: str = "",
 ) -> dict[str, Any]:
-    """Read a state that `save` wrote into the given objects and return its `meta`.
+    """Read a state that `save` wrote into the given live tensors and optimizers, and return its `meta`.
 
-    UserError, before anything is changed, where the file is damaged, belongs to a training of another key, or holds
-    tensors of other names or shapes than these objects."""
+    UserError, before anything is changed, where the file is damaged, belongs to a training of another key or on other
+    frozen weights, or holds tensors of other names or shapes than these objects."""
     check_safetensors(path)
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
@@ -65,28 +69,48 @@ def load(
         meta: dict[str, Any] = json.loads(metadata["meta"])
         if meta.get("key") != key:
             raise UserError(f"{path} belongs to another training (key {meta.get('key')}, this one is {key}); remove it")
+        if meta.get("frozen_hash", "") != frozen_hash:
+            raise UserError(
+                f"{path} was trained on frozen weights {meta.get('frozen_hash')}, these are {frozen_hash}: bring back "
+                "the models that it started from, or remove it"
+            )
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     scalars = json.loads(metadata["scalars"])
-    _check_shapes(path, tensors, {f"model/{name}": value for name, value in model.state_dict().items()})
+    _check_shapes(path, tensors, {f"model/{name}": value for name, value in weights.items()})
     _check_shapes(path, tensors, {f"ema/{name}": value for name, value in average.items()})
     if len(scalars) != len(optimizers):
         raise UserError(f"{path} is of {len(scalars)} optimizers, this training has {len(optimizers)}; remove it")
-    model.load_state_dict({n.removeprefix("model/"): v for n, v in tensors.items() if n.startswith("model/")})
-    for name in average:
-        average[name].copy_(tensors[f"ema/{name}"])
-    for number, optimizer in enumerate(optimizers):
-        slots: dict[int, dict[str, Any]] = {}
-        prefix = f"optimizer{number}/"
-        for name, value in tensors.items():
-            if name.startswith(prefix):
-                index, slot = name.removeprefix(prefix).split("/")
-                slots.setdefault(int(index), {})[slot] = value
-        for name, value in scalars[number].items():
-            index, slot = name.split("/")
-            slots.setdefault(int(index), {})[slot] = value
-        whole = optimizer.state_dict()
-        optimizer.load_state_dict({"state": slots, "param_groups": whole["param_groups"]})
+    slots = [_slots(path, tensors, scalars, number, optimizer) for number, optimizer in enumerate(optimizers)]
+    with torch.no_grad():
+        for prefix, live in (("model", weights), ("ema", average)):
+            for name, value in live.items():
+                value.copy_(tensors[f"{prefix}/{name}"])
+    for optimizer, state in zip(optimizers, slots, strict=True):
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return meta
+
+
+def _slots(
+    path: Path,
+    tensors: dict[str, Tensor],
+    scalars: list[dict[str, Any]],
+    number: int,
+    optimizer: torch.optim.Optimizer,
+) -> dict[int, dict[str, Any]]:
+    """An optimizer's state by parameter index; UserError where a tensor has not its parameter's shape."""
+    slots: dict[int, dict[str, Any]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    prefix = f"optimizer{number}/"
+    for name, value in tensors.items():
+        if name.startswith(prefix):
+            index, slot = name.removeprefix(prefix).split("/")
+            if int(index) >= len(parameters) or (value.ndim and value.shape != parameters[int(index)].shape):
+                raise UserError(f"{path} is of another optimizer: {name} fits no parameter; remove it")
+            slots.setdefault(int(index), {})[slot] = value
+    for name, value in scalars[number].items():
+        index, slot = name.split("/")
+        slots.setdefault(int(index), {})[slot] = value
+    return slots
 
 
 def _check_shapes(path: Path, stored: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -1,15 +1,14 @@
-"""The training loop: one step after another until the budget is spent, resumable at any of them.
+"""The only training loop: one step after another until the budget is spent, resumable at any of them.
 
 What a step sees is a function of its number alone (see bench.seeds), so a training that was killed and started again
-ends with the same weights as one that was not."""
+ends with the same weights as one that was not. `fit` trains any module on any loss; bench.training does an approach."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,24 @@ from torch import Tensor, nn
 
 from bench import checkpoint
 from bench.config import OptimizerConfig
-from bench.console import Console
+from bench.console import Console, Progress
+from bench.meter import Meter, now
+from bench.trainee import Budget, Trainee, decayed, decaying
+
+RECORDED = 100  # rows of the loss curve
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
     """What a training was. curve: one dict an evaluation, each with `step`. seconds: of this and earlier processes.
-    average: the moving average of the weights (the weights themselves where the config asks for none)."""
+    average: the moving average of the weights (the weights themselves where the config asks for none).
+    losses: about RECORDED rows of `step`, `loss` and its terms, each the mean since the row before."""
 
     curve: list[dict[str, float]]
     seconds: float
     average: dict[str, Tensor]
+    losses: list[dict[str, float]] = field(default_factory=list)
+    steps: int = 0
 
 
 class NonFiniteLossError(RuntimeError):
@@ -37,20 +43,25 @@ class NonFiniteLossError(RuntimeError):
 
 def schedule(step: int, config: OptimizerConfig) -> float:
     """Learning rate of a step as a share of the peak: linear warm-up, then half a cosine down to 1%."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return decayed(step, config.warmup, (step - config.warmup) / max(1, config.steps - config.warmup))
 
 
 def adamw(model: nn.Module, config: OptimizerConfig, *, betas: tuple[float, float] = (0.9, 0.99)) -> torch.optim.AdamW:
     """AdamW whose weight decay touches matrices only (not gains, biases or other vectors)."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
+    return decaying([(trained, config.lr)], config.weight_decay, betas=betas)
+
+
+class _Module(Trainee):
+    """Any module on any loss."""
+
+    loss: Callable[[int], Tensor]
+
+    def gradients(self, step: int) -> Tensor:
+        """See Trainee."""
+        value = self.loss(step)
+        value.backward()
+        return value.detach().reshape(1).clone()
 
 
 def fit(
@@ -69,43 +80,163 @@ def fit(
 ) -> Fitted:
     """Train `model` for config.steps steps of `loss(step)`, from the checkpoint at `path` where there is one.
 
-    evaluate: numbers of the averaged weights, taken `evaluations` times, evenly, and at the end.
+    evaluate: numbers of the averaged weights, taken `evaluations` times, evenly, the last at the end.
     key: of everything that decides the result; a checkpoint of another key is refused.
     Raises NonFiniteLossError. An interrupt or a kill loses what came after the last checkpoint, at most
     `checkpoint_seconds` of work, never the checkpoint.
     """
-    rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    average = {name: value.detach().clone() for name, value in model.state_dict().items()} if config.ema else {}
-    meta: dict[str, Any] = {"key": key, "step": 0, "curve": [], "seconds": 0.0}
-    if path.exists():
-        meta = checkpoint.load(path, model=model, average=average, optimizers=optimizers, key=key)
-        console.info(f"{description}: resumed at step {meta['step']}")
-    begun = time.perf_counter() - meta["seconds"]
+    trainee = _Module(model, optimizers, weights=model.state_dict(), warmup=config.warmup, ema=config.ema)
+    trainee.loss = loss
+    return Run(
+        trainee=trainee,
+        budget=Budget(steps=config.steps),
+        evaluate=evaluate,
+        evaluations=evaluations,
+        path=path,
+        key=key,
+        console=console,
+        description=description,
+        checkpoint_seconds=checkpoint_seconds,
+    ).train()
 
-    def save() -> None:
-        meta["seconds"] = time.perf_counter() - begun
-        checkpoint.save(path, model=model, average=average, optimizers=optimizers, meta=meta)
 
-    every = max(1, config.steps // evaluations)
-    saved = time.perf_counter()
-    with console.progress(config.steps, description, done=meta["step"]) as progress:
-        for step in range(meta["step"], config.steps):
-            value = _step(model, loss, step, config, optimizers, rates)
-            if not math.isfinite(value):
-                good = f"last good checkpoint: {path}" if path.exists() else "there is no checkpoint yet"
-                raise NonFiniteLossError(f"{description}: the loss or its gradient is {value} at step {step}; {good}")
-            _follow(average, model, config, step)
-            meta["step"] = step + 1
-            progress.advance(1)
-            if (step + 1) % every == 0 or step + 1 == config.steps:
-                with averaged(model, average):
-                    meta["curve"].append({"step": step + 1, "train_loss": value, **evaluate()})
-                console.info(f"{description}: {_words(meta['curve'][-1])}")
-            if time.perf_counter() - saved > checkpoint_seconds:
-                save()
-                saved = time.perf_counter()
-    save()
-    return Fitted(curve=meta["curve"], seconds=meta["seconds"], average=average or dict(model.state_dict()))
+@dataclass(kw_only=True)
+class Run:
+    """One training: see `fit` for the fields."""
+
+    trainee: Trainee
+    budget: Budget
+    evaluate: Callable[[], dict[str, float]]
+    evaluations: int
+    path: Path
+    key: str
+    console: Console
+    description: str
+    checkpoint_seconds: float
+    meter: Meter = field(default_factory=Meter)
+    meta: dict[str, Any] = field(init=False)
+    average: dict[str, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin, or go on from the checkpoint."""
+        weights = self.trainee.weights
+        self._begun, self._pending, self._last = now(), list[Tensor](), math.nan
+        self.average = {name: value.clone() for name, value in weights.items()} if self.trainee.ema else {}
+        self.meta = {
+            "key": self.key, "frozen_hash": self.trainee.frozen_hash, "step": 0, "seconds": 0.0, "spent": 0.0,
+            "warm": 0.0, "curve": [], "evaluated": 0, "losses": [], "recorded": 0, "window": [],
+        }  # fmt: skip
+        if self.path.exists():
+            self.meta |= checkpoint.load(
+                self.path, weights=weights, average=self.average, optimizers=self.trainee.optimizers,
+                key=self.key, frozen_hash=self.trainee.frozen_hash,
+            )  # fmt: skip
+            if "meter" in self.meta:
+                self.meter.restore(self.meta["meter"])
+            self.trainee.restore(self.meta)
+            self._begun -= self.meta["seconds"]
+            if self.trainee.main:
+                self.console.info(f"{self.description}: resumed at step {self.meta['step']}")
+
+    def train(self) -> Fitted:
+        """Train to the budget's end. Raises NonFiniteLossError."""
+        trainee, saved = self.trainee, now()
+        with self._shown() as progress:
+            self.meter.start()
+            while not self._ended():
+                step = self.meta["step"]
+                self._pending.append(trainee.step(step, self._share(step)))
+                follow(self.average, trainee.weights, min(trainee.ema, (1 + step) / (10 + step)))
+                self.meta["step"] = step + 1
+                if len(self._pending) > trainee.lag or self._due() or self._ended():
+                    self._settle(progress)
+                    if self._due():
+                        self._evaluate()
+                    if now() - saved > self.checkpoint_seconds:
+                        self._save()
+                        saved = now()
+        self._save()
+        meta = self.meta
+        return Fitted(
+            curve=meta["curve"],
+            seconds=meta["seconds"],
+            average=self.average or dict(trainee.weights),
+            losses=meta["losses"],
+            steps=meta["step"],
+        )
+
+    def _ended(self) -> bool:
+        return self.budget.progress(self.meta["step"], self.meta["spent"]) >= 1
+
+    def _due(self) -> bool:
+        """Whether there is an evaluation to take."""
+        ticks = self.budget.ticks(self.meta["step"], self.meta["spent"], self.evaluations)
+        return ticks > int(self.meta["evaluated"])
+
+    def _share(self, step: int) -> float:
+        """Of the peak learning rates."""
+        warmup = self.trainee.warmup
+        if self.budget.steps is not None:
+            return decayed(step, warmup, (step - warmup) / max(1, self.budget.steps - warmup))
+        if step <= warmup:
+            self.meta["warm"] = self.meta["spent"]
+        left = self.budget.seconds - self.meta["warm"]
+        return decayed(step, warmup, (self.meta["spent"] - self.meta["warm"]) / max(left, 1e-9))
+
+    def _shown(self) -> AbstractContextManager[Progress]:
+        if not self.trainee.main:
+            return nullcontext(Progress())
+        total = self.budget.steps or math.ceil(self.budget.seconds)
+        done = self.meta["step"] if self.budget.steps else int(self.meta["spent"])
+        return self.console.progress(total, self.description, done=done)
+
+    def _settle(self, progress: Progress) -> None:
+        """Look at the numbers of the steps since the last look: the only place that waits for a device."""
+        rows = torch.stack(self._pending).tolist()
+        self._pending.clear()
+        self.meter.lap(len(rows))
+        before, self.meta["spent"] = self.meta["spent"], self.trainee.agreed(self.meter.seconds)
+        first = self.meta["step"] - len(rows)
+        for step, row in enumerate(rows, first):
+            if not math.isfinite(row[0]):
+                good = f"last good checkpoint: {self.path}" if self.path.exists() else "there is no checkpoint yet"
+                said = f"{self.description}: the loss or its gradient is {row[0]} at step {step}; {good}"
+                raise NonFiniteLossError(said)
+            self._record(step + 1, row)
+        advanced = len(rows) if self.budget.steps else int(self.meta["spent"]) - int(before)
+        progress.advance(advanced, f"loss {rows[-1][0]:.4g}")
+        self._last = float(rows[-1][0])
+
+    def _record(self, step: int, row: list[float]) -> None:
+        """Into the loss curve: a row of it is the mean since the row before."""
+        window = self.meta["window"] or [0, *[0.0] * len(row)]
+        self.meta["window"] = [count + add for count, add in zip(window, [1, *row], strict=True)]
+        if (ticks := self.budget.ticks(step, self.meta["spent"], RECORDED)) > self.meta["recorded"]:
+            count, *sums = self.meta["window"]
+            means = {name: value / count for name, value in zip(self.trainee.names, sums, strict=True)}
+            self.meta["losses"].append({"step": step, **means})
+            self.meta |= {"window": [], "recorded": ticks}
+            self.trainee.log(self.meta["losses"][-1])
+
+    def _evaluate(self) -> None:
+        with averaged(self.trainee.model, self.average, self.trainee.weights):
+            row = {"step": self.meta["step"], "train_loss": self._last, **self.evaluate()}
+        self.meta["evaluated"] = self.budget.ticks(self.meta["step"], self.meta["spent"], self.evaluations)
+        self.meta["curve"].append(row)
+        if self.trainee.main:
+            self.console.info(f"{self.description}: {_words(row)}")
+        self.trainee.log(row)
+        self.meter.start()
+
+    def _save(self) -> None:
+        self.meta["seconds"] = now() - self._begun
+        if self.trainee.main:
+            meta = {**self.meta, **self.trainee.state(), "meter": self.meter.state()}
+            optimizers = self.trainee.optimizers
+            checkpoint.save(
+                self.path, weights=self.trainee.weights, average=self.average, optimizers=optimizers, meta=meta
+            )
+        self.meter.start()
 
 
 def told(fitted: Fitted, number: str, *, tolerance: float = 0.02) -> dict[str, Any]:
@@ -119,58 +250,42 @@ def told(fitted: Fitted, number: str, *, tolerance: float = 0.02) -> dict[str, A
     return {"converged": said, "curve": rows, "seconds": round(fitted.seconds)}
 
 
-def _step(
-    model: nn.Module,
-    loss: Callable[[int], Tensor],
-    step: int,
-    config: OptimizerConfig,
-    optimizers: list[torch.optim.Optimizer],
-    rates: list[list[float]],
-) -> float:
-    """One optimiser step; the loss. Where it or its gradient's norm is not finite, that, and the weights stay."""
-    model.train()
-    share = schedule(step, config)
-    for optimizer, peaks in zip(optimizers, rates, strict=True):
-        optimizer.zero_grad(set_to_none=True)
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * share
-    value = loss(step)
-    value.backward()
-    number = float(value.detach())
-    if math.isfinite(number):
-        norm = float(nn.utils.clip_grad_norm_(model.parameters(), 1.0))
-        if not math.isfinite(norm):  # a finite loss can have an infinite slope, and one step along it ruins the weights
-            return norm
-        for optimizer in optimizers:
-            optimizer.step()
-    return number
+@torch.no_grad()
+def follow(average: dict[str, Tensor], weights: Mapping[str, Tensor], decay: float) -> None:
+    """Move the average towards the weights. The caller lets the decay rise with the step, so that early steps are soon
+    forgotten."""
+    moving = [name for name, value in average.items() if value.is_floating_point()]
+    if moving:
+        torch._foreach_lerp_([average[name] for name in moving], [weights[name] for name in moving], 1 - decay)
+    for name in average.keys() - set(moving):
+        average[name].copy_(weights[name])
 
 
-def _follow(average: dict[str, Tensor], model: nn.Module, config: OptimizerConfig, step: int) -> None:
-    """Move the average towards the weights; its decay rises with the step, so that early steps are soon forgotten."""
-    decay = min(config.ema, (1 + step) / (10 + step))
-    state = model.state_dict()
-    with torch.no_grad():
-        for name, value in average.items():
-            if value.is_floating_point():
-                value.lerp_(state[name], 1 - decay)
-            else:
-                value.copy_(state[name])
+@torch.no_grad()
+def install(values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Write values into live weights of the same names."""
+    for name, value in values.items():
+        weights[name].copy_(value)
 
 
 @contextmanager
-def averaged(model: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
-    """The model in evaluation mode with the averaged weights in it; its own weights and modes come back afterwards."""
+def averaged(
+    model: nn.Module, average: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None
+) -> Iterator[None]:
+    """The model in evaluation mode with the averaged weights in it; its own weights and modes come back afterwards.
+
+    weights: the model's live tensors that `average` names, and that the inside may change; by default its whole state.
+    """
     modes = {module: module.training for module in model.modules()}
-    own = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    live = model.state_dict() if weights is None else weights
+    own = {name: value.detach().clone() for name, value in live.items()}
     model.eval()
     try:
-        if average:
-            model.load_state_dict(average)
+        install(average, live)
         with torch.no_grad():
             yield
     finally:
-        model.load_state_dict(own)
+        install(own, live)
         for module, mode in modes.items():
             module.training = mode
 

@@ -126,7 +126,9 @@ def stored_step(path: Path) -> int:
     """How far the checkpoint is, read with objects of its own."""
     other = Training()
     average = copy(other.model)
-    meta = checkpoint.load(path, model=other.model, average=average, optimizers=other.optimizers, key="k1")
+    meta = checkpoint.load(
+        path, weights=other.model.state_dict(), average=average, optimizers=other.optimizers, key="k1"
+    )
     return int(meta["step"])
 
 
@@ -233,10 +235,10 @@ def test_a_checkpoint_of_other_shapes_is_refused_with_its_path(
     path = tmp_path / "c.safetensors"
     stored, other = Tiny(), Tiny()
     change(stored if stored_changed else other)
-    checkpoint.save(path, model=stored, average={}, optimizers=[], meta={"key": "k1"})
+    checkpoint.save(path, weights=stored.state_dict(), average={}, optimizers=[], meta={"key": "k1"})
     own = copy(other)
     with pytest.raises(UserError, match=f"{name}.*(shape|absent)") as caught:
-        checkpoint.load(path, model=other, average={}, optimizers=[], key="k1")
+        checkpoint.load(path, weights=other.state_dict(), average={}, optimizers=[], key="k1")
     assert str(path) in str(caught.value) and differing(own, other.state_dict()) == []
 
 
@@ -245,7 +247,11 @@ def test_a_checkpoint_of_another_number_of_optimizers_is_refused_with_its_path(t
     training.run(path)
     with pytest.raises(UserError, match="2 optimizers, this training has 1") as caught:
         checkpoint.load(
-            path, model=training.model, average=copy(training.model), optimizers=training.optimizers[:1], key="k1"
+            path,
+            weights=training.model.state_dict(),
+            average=copy(training.model),
+            optimizers=training.optimizers[:1],
+            key="k1",
         )
     assert str(path) in str(caught.value)
 
