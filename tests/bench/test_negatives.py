@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from bench.data.captions import NUMBERS, RELATION_WORDS
-from bench.data.negatives import KINDS, false_caption, hard_negative
+from bench.data.negatives import HARD, KINDS, false_caption, hard_negative, twin_scene
 from bench.data.scene import COLOURS, Demand, Scene, Thing, satisfied
-from bench.data.shapes import Shapes
+from bench.data.shapes import GAP, HELD_OUT_PAIRS, Shapes
 
 SAMPLES = Shapes(split="train", size=8, seed=0, items=600).first(600)
 SCENES = [sample.scene for sample in SAMPLES if sample.scene is not None]
@@ -119,3 +119,38 @@ def test_a_pair_is_a_function_of_its_seed() -> None:
         assert pairs[0] is not None and pairs[0][0] != pairs[0][1]
     changed = {pair for seed in range(60) if (pair := false_caption(known, "colour changed", seed)) is not None}
     assert {word for _, false in changed for word in false.split()} >= set(COLOURS)
+
+
+@pytest.mark.parametrize("kind", HARD)
+def test_each_of_two_twins_fulfils_its_own_caption_and_not_the_others(kind: str) -> None:
+    found = 0
+    for number, known in enumerate(SCENES):
+        twin = twin_scene(known, kind, np.random.default_rng(number))
+        if twin is None:
+            continue
+        found += 1
+        assert satisfied(twin.things, twin.demands, twin.relation)
+        assert not satisfied(twin.things, known.demands, known.relation)
+        assert not satisfied(known.things, twin.demands, twin.relation)
+        assert twin.background == known.background
+        places = [(thing.x, thing.y, thing.radius) for thing in twin.things]
+        for i, (x, y, radius) in enumerate(places):
+            assert radius + GAP <= min(x, y, 1 - x, 1 - y) + 1e-9
+            for x2, y2, radius2 in places[:i]:
+                assert np.hypot(x - x2, y - y2) >= radius + radius2 + GAP - 1e-9
+        change = len(twin.things) - len(known.things)
+        assert abs(change) == (kind == "count off by one")
+        if kind == "colours swapped":
+            assert [t.shape for t in twin.things] == [t.shape for t in known.things]
+    assert found >= 30
+
+
+def test_a_twin_may_be_kept_from_unseen_pairs() -> None:
+    """Red square and blue cross: swapped, the cross would be red, which training never shows."""
+    unseen = scene(
+        thing("square", "red", 0.2), thing("cross", "blue", 0.7),
+        demands=(Demand(shape="square", colour="red"), Demand(shape="cross", colour="blue")),
+    )  # fmt: skip
+    assert ("cross", "red") in HELD_OUT_PAIRS
+    assert false_caption(unseen, "colours swapped", 1) is not None
+    assert false_caption(unseen, "colours swapped", 1, unseen_pairs=False) is None

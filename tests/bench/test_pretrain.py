@@ -31,7 +31,9 @@ from bench.files import read_json
 from bench.presets import preset
 from bench.pretrain import lm
 from bench.pretrain.arguments import MODELS, PretrainArguments, check
-from bench.pretrain.clip import Batch, contrastive_loss
+from bench.pretrain.card import evaluations
+from bench.pretrain.clip import contrastive_loss, sides_loss, twin_loss
+from bench.pretrain.clip_batches import SIDES, Batch
 from bench.pretrain.vae import _mixed, psnr
 from metrics.alignment import Clip
 from tests.approaches.checkpoints import drawn
@@ -273,3 +275,29 @@ def test_the_loss_is_clips_with_one_more_text_for_a_picture_that_has_a_twin(bind
     twin = math.log1p(math.exp(logits[2, 3] - logits[2, 2])) if binding else 0.0
     expected = (to_text + to_picture) / 2 + twin
     assert loss_of(texts, negatives=True, binding=binding) == pytest.approx(expected, rel=1e-5)
+
+
+def test_twins_are_told_apart_in_both_directions() -> None:
+    """-log p of the right one of two, of each picture between two texts and of each text between two pictures."""
+    logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(2)).double()
+    expected = []
+    for a, b in ((0, 1), (3, 2)):
+        for own, other in ((a, b), (b, a)):
+            for wrong in (logits[own, other], logits[other, own]):
+                right = float(logits[own, own])
+                expected.append(math.log(math.exp(right) + math.exp(float(wrong))) - right)
+    found = float(twin_loss(logits, torch.tensor([[0, 1], [3, 2]])))
+    assert found == pytest.approx(2 * sum(expected) / len(expected))
+
+
+def test_sides_are_read_where_they_are_said() -> None:
+    said, read = torch.zeros(2, SIDES), torch.randn(2, SIDES, generator=torch.Generator().manual_seed(3))
+    assert float(sides_loss(read, said)) == 0.0
+    said[0, 1], said[1, 4] = 1, -1
+    known = [math.log1p(math.exp(-10 * float(read[0, 1]))), math.log1p(math.exp(10 * float(read[1, 4])))]
+    assert float(sides_loss(read, said)) == pytest.approx(sum(known) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "times"), [(1, 4), (12, 4), (50, 5), (2000, 20)])
+def test_a_short_training_is_evaluated_less_often(steps: int, times: int) -> None:
+    assert evaluations(steps, 20) == times
