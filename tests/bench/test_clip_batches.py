@@ -84,10 +84,10 @@ def test_said_sides_follow_the_relation() -> None:
 def test_a_caption_fits_the_pictures_that_it_is_true_of() -> None:
     samples = Shapes(split="train", size=8, seed=0, items=60).first(60)
     assert all(fits(sample, sample) for sample in samples)
-    circle = next(
-        s for s in samples if s.scene and s.scene.task == "one object" and s.scene.things[0].shape == "circle"
-    )
-    assert not any(fits(s, circle) for s in samples if s.scene and not any(t.shape == "circle" for t in s.scene.things))
+    scenes = [sample.scene for sample in samples if sample.scene is not None]
+    circle = samples[next(i for i, scene in enumerate(scenes) if scene.demands == (Demand(shape="circle"),))]
+    for sample, scene in zip(samples, scenes, strict=True):
+        assert not fits(sample, circle) or [thing.shape for thing in scene.things] == ["circle"]
 
 
 def test_stage_one_is_the_same_stage_whatever_stage_two_does() -> None:
