@@ -130,8 +130,8 @@ class Projection(Approach):
     def blocks(self) -> list[nn.Module]:
         """The frozen language model's, the encoder's, both Q-Formers' and the denoiser's."""
         prompts = self.soft_prompts
-        trained = [prompts.encoder, prompts.connector, self.connector, self.denoiser]
-        return [*self.transformer.blocks, *(block for part in trained for block in part.blocks())]
+        connectors = [*prompts.encoder.blocks(), *prompts.connector.blocks(), *self.connector.blocks()]
+        return [*self.transformer.blocks, *connectors, *self.denoiser.blocks()]
 
     # ------------------------------------------------------------------------------------- the frozen reader
 

@@ -108,7 +108,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: AttentionMask | None = None) -> Tensor:
         """B T W -> B T W. context: B S I, of which each token sees what the mask allows."""
-        x = x + self.out(self._attend(*self.qkv(self.self_norm(x)).chunk(3, -1), None))
+        q, k, v = self.qkv(self.self_norm(x)).chunk(3, -1)
+        x = x + self.out(self._attend(q, k, v, None))
         if self.cross_norm is not None and context is not None:
             keys, values = self.cross_kv(context).chunk(2, -1)
             x = x + self.cross_out(self._attend(self.cross_q(self.cross_norm(x)), keys, values, mask))
@@ -161,8 +162,8 @@ class LatentEncoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """See the class."""
-        x = self.patch_in(self.patchify.split(latents).to(self.patch_in.weight.dtype))
-        x = x + self.positions.to(x.dtype)
+        patches = self.patchify.split(latents).to(self.patch_in.weight.dtype)
+        x: Tensor = self.patch_in(patches) + self.positions.to(patches.dtype)
         for block in self.layers:
             x = block(x)
         return x
