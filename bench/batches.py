@@ -93,9 +93,9 @@ class Batches:
         return Batch(
             step=step,
             draw=draw,
-            times=self.diffusion.times(self.draw_rows, draws("times")),
-            noise=self.diffusion.noise_like(draw.latents, draws("noise")),
-            empty=torch.rand(self.draw_rows, generator=draws("empty")) < self.config.train.empty_share,
+            times=self.diffusion.times(self.draw_rows, draws("batch/times")),
+            noise=self.diffusion.noise_like(draw.latents, draws("batch/noise")),
+            empty=torch.rand(self.draw_rows, generator=draws("batch/empty")) < self.config.train.empty_share,
             describe=describe,
             text=self._text(step),
         )
@@ -106,7 +106,8 @@ class Batches:
 
     def generators(self, step: int, rank: int = 0) -> Generators:
         """The named generators of a step. Within what this returns, a purpose is one stream that goes on where its last
-        draw ended: the parts of a batch draw what the whole would have drawn."""
+        draw ended: the parts of a batch draw what the whole would have drawn. A purpose that begins with `batch/` is
+        the batch's own."""
         known: dict[str, torch.Generator] = {}
 
         def named(purpose: str) -> torch.Generator:

@@ -230,8 +230,15 @@ class ApproachTrainee(Trainee):
 def _numbers(losses: dict[str, Loss]) -> tuple[Tensor, Tensor, Tensor]:
     """Sums, counts and weights of all terms, each float32."""
     sums = torch.stack([loss.sum.float() for loss in losses.values()])
-    counts = [torch.as_tensor(loss.count, dtype=torch.float32, device=sums.device) for loss in losses.values()]
-    return sums, torch.stack(counts), sums.new_tensor([loss.weight for loss in losses.values()])
+
+    def placed(value: Tensor | float) -> Tensor:
+        # filled in on the device: copying a number there would wait for it
+        if isinstance(value, Tensor):
+            return value.detach().float().to(sums.device)
+        return torch.full((), float(value), device=sums.device)
+
+    counts, weights = ([placed(getattr(loss, name)) for loss in losses.values()] for name in ("count", "weight"))
+    return sums, torch.stack(counts), torch.stack(weights)
 
 
 def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:

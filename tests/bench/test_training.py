@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -418,6 +419,31 @@ def test_precision_and_trackers_are_judged() -> None:
     assert [precision(changed(precision=p), cpu) for p in ("auto", "fp32", "bf16")] == ["no", "no", "bf16"]
     with pytest.raises(UserError, match="unknown tracker 'tensorbord': did you mean 'tensorboard'"):
         Training(changed(tracker="tensorbord")).run(Path("never"))
+
+
+def test_a_tracker_gets_both_curves(whole: tuple[Training, Trained, Path], tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trained = Training(changed(tracker="tensorboard")).run(tmp_path / "c.safetensors")
+    events = EventAccumulator(str(tmp_path / "draw-bench")).Reload()
+    for name, rows in (("diffusion", trained.losses), ("weights", trained.curve)):
+        found = [(event.step, event.value) for event in events.Scalars(name)]
+        assert found == [(row["step"], pytest.approx(row[name])) for row in rows]
+    assert trained.losses == whole[1].losses
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")),
+    reason="needs a C++ compiler (g++ or clang++) for torch.compile",
+)
+def test_compiled_blocks_train_the_same(whole: tuple[Training, Trained, Path], tmp_path: Path) -> None:
+    compiled = Training(changed(compile=True))
+    trained = compiled.run(tmp_path / "c.safetensors")
+    assert hasattr(compiled.approach.draw, "_compiled_call_impl")
+    assert set(trained.average) == set(whole[1].average)
+    for row, expected in zip(trained.losses, whole[1].losses, strict=True):
+        assert row == pytest.approx(expected, rel=1e-4)
 
 
 def test_bf16_trains_nearly_the_same(whole: tuple[Training, Trained, Path], tmp_path: Path) -> None:
