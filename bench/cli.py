@@ -39,6 +39,31 @@ class Verb:
 
 
 VERBS = {
+    "run": Verb(
+        summary="train approaches, draw, describe, measure, and keep a record of each",
+        target="bench.runner:main",
+        arguments="bench.run_arguments:RunArguments",
+        configured=True,
+        check="bench.run_arguments:check",
+    ),
+    "generate": Verb(
+        summary="draw pictures from words with a trained run",
+        target="bench.hands_on:generate",
+        arguments="bench.hands_on_arguments:GenerateArguments",
+        check="bench.hands_on_arguments:check_generate",
+    ),
+    "caption": Verb(
+        summary="describe pictures with a trained run",
+        target="bench.hands_on:caption",
+        arguments="bench.hands_on_arguments:CaptionArguments",
+        check="bench.hands_on_arguments:check_caption",
+    ),
+    "complete": Verb(
+        summary="continue a text with a trained run",
+        target="bench.hands_on:complete",
+        arguments="bench.hands_on_arguments:CompleteArguments",
+        check="bench.hands_on_arguments:check_complete",
+    ),
     "list": Verb(
         summary="what there is to choose from, and whether it can run here",
         target="bench.listing:main",

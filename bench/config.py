@@ -59,6 +59,8 @@ class ModelConfig:
     """Latent codec (AutoencoderKL or AutoencoderTiny)."""
     clip: str = "shipped:clip-tiny"
     """CLIP model for scores: shipped:NAME, a folder with open_clip_config.json and weights, or MODEL/WEIGHTS."""
+    encoder: str = ""
+    """Feature extractor that an approach may align its image tokens to: see `python -m bench list`; "" for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,7 @@ class TrainConfig:
 
     budget: Literal["images", "steps", "flops", "seconds"] = "images"
     """What is made equal: images seen, optimiser steps, floating-point operations, or seconds of training."""
-    amount: Annotated[float, Range(0, 1e24, above=True)] = 44_800
+    amount: Annotated[float, Range(0, 1e24, above=True)] = 44_800.0
     """How much of it."""
     batch: Annotated[int, Range(3, 1_000_000)] = 64
     """Captioned pictures a step, over all ranks and accumulated parts: some to draw, the rest to describe."""

@@ -28,6 +28,13 @@ from reports.schema import Record
 WORKER = (sys.executable, "-m", "bench.worker")
 PATIENCE = 20.0  # seconds that an interrupted worker may take to end by itself
 COLUMNS = 4  # runs side by side in a table
+MAIN = (
+    "fid", "fd_dinov2", "fd_efficientnet_lite0", "kid_efficientnet_lite0", "clip_score", "validation_loss",
+    "caption_gap", "scene_accuracy", "scene_accuracy_0_redraws", "right_objects", "caption_exact", "caption_f1",
+    "caption_loss", "caption_loss_gap", "perplexity_retention", "kl_base_adapted", "top1_agreement",
+    "seconds_per_image", "steps_per_second", "images_per_second", "tokens_per_second", "peak_memory_bytes",
+)  # fmt: skip
+"""The metrics of the table, in its order; a record holds more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,13 +219,14 @@ def tell(ended: Sequence[Ended], console: Console) -> None:
     for end, record in done:
         for path in record.sheets.values():
             console.info(f"{end.folder.name}: {end.folder / path}")
+        console.info(f"{end.folder.name}: {end.folder / schema.FILE} (all {len(record.metrics)} metrics)")
     for end in ended:
         if end.record is None:
             console.info(f"{end.folder.name}: {end.state.state}: {end.state.reason}")
 
 
 def rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
-    """A table's rows: a heading, the budgets, then every metric that one of the records has."""
+    """A table's rows: a heading, the budgets, then the main metrics that one of the records has."""
     seeds = {record.seed for record in records}
     heading = [f"{record.approach} {record.seed}" if len(seeds) > 1 else record.approach for record in records]
     table = [("", *heading)]
@@ -230,8 +238,7 @@ def rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
         ("seconds", lambda r: clock(sum(r.seconds.values()))),
     ):
         table.append((name, *map(of, records)))
-    names = dict.fromkeys(name for record in records for name in record.metrics)
-    for name in names:
+    for name in (name for name in MAIN if any(name in record.metrics for record in records)):
         estimates = [record.metrics.get(name) for record in records]
         better = next((e.better for e in estimates if e is not None and e.better), "")
         unit = next((e.unit for e in estimates if e is not None and e.unit), "")

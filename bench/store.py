@@ -93,8 +93,8 @@ class State:
 
 
 def contents(config: Config, progress: Callable[[str], None]) -> dict[str, str]:
-    """Hashes of what a config only names: pictures, captions and text of every split, weights. UserError where one of
-    them can't be had."""
+    """Hashes of what a config only names: pictures, captions and text of every split, and weights (but model.encoder's,
+    which its package holds to one hash). UserError where one of them can't be had."""
     from approaches.shared.sources import check_folder, resolve
     from bench.data.catalogue import open_dataset
     from bench.data.dataset import SPLITS
@@ -106,7 +106,10 @@ def contents(config: Config, progress: Callable[[str], None]) -> dict[str, str]:
     return {
         "data": pictures,
         "text": hash_bytes(*(corpus.content_hash(split) for split in SPLITS)),
-        **{f"model.{name}": check_folder(resolve(text, field=f"model.{name}")) for name, text in _models(config)},
+        **{
+            f"model.{name}": check_folder(resolve(getattr(config.model, name), field=f"model.{name}"))
+            for name in ("lm", "vae", "clip")
+        },
     }
 
 
@@ -127,12 +130,6 @@ def request(
     }
     key = hash_bytes(json.dumps(parts, sort_keys=True))
     return Request(approach=approach, settings=values, config=config, key=key, parts=parts, command=command)
-
-
-def _models(config: Config) -> Iterator[tuple[str, str]]:
-    for item in dataclasses.fields(config.model):
-        if text := getattr(config.model, item.name):
-            yield item.name, text
 
 
 def _deciding(config: Config) -> dict[str, Any]:

@@ -79,11 +79,16 @@ def check_names(config: Config) -> None:
     from approaches.shared.sources import resolve
     from bench.data.catalogue import DATASETS
     from bench.data.text import TEXTS
+    from metrics.registry import EXTRACTORS
 
     for registry, section in ((DATASETS, config.data), (TEXTS, config.text)):
         registry[section.name]
     default = ModelConfig()
+    if config.model.encoder and (obstacle := EXTRACTORS[config.model.encoder].obstacle()):
+        raise UserError(f"model.encoder is '{config.model.encoder}', which can't run here: {obstacle}")
     for field in dataclasses.fields(ModelConfig):
+        if field.name == "encoder":
+            continue
         if (text := getattr(config.model, field.name)) != getattr(default, field.name):
             resolve(text, field=f"model.{field.name}")
 

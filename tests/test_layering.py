@@ -250,7 +250,7 @@ BROKEN = {
     "approach imports a metric": ("approaches/modular.py", "from metrics.fidelity import fid", "an approach imports"),
     "shared imports an approach": ("approaches/shared/vae.py", "from .. import modular", "imports itself only"),
     "shared imports the top": ("approaches/shared/vae.py", "from bench import config", "imports itself only"),
-    "base imports an approach": ("approaches/base.py", "import approaches.modular", "approaches.shared only"),
+    "base imports an approach": ("approaches/base.py", "import approaches.modular", "approaches.settings only"),
     "registry imports an approach": ("approaches/registry.py", "import approaches.modular", "doesn't import them"),
     "the top names an approach": ("bench/runner.py", "from approaches.modular import Modular", "never by name"),
     "in a function": ("metrics/fidelity.py", "def f():\n    import bench.config", "nothing of ours"),

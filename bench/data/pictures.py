@@ -61,6 +61,11 @@ def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS), dtype=np.uint8)
 
 
+def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """An open image of any mode as `decode` gives one from a file. PictureError where it can't be used."""
+    return fit(_to_rgb(image)[0], size)
+
+
 def on_white(image: Image.Image) -> Image.Image:
     """An RGBA image over a white ground, as RGB."""
     ground = Image.new("RGBA", image.size, (*WHITE, 255))

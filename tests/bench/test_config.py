@@ -55,6 +55,8 @@ def another(path: tuple[str, ...], value: Any) -> Any:
         return next(choice for choice in typing.get_args(hint) if choice != value)
     if value is None:
         return "x"
+    if isinstance(value, bool):
+        return not value
     if isinstance(value, str):
         return f"{value}x"
     return (*value, 8) if isinstance(value, tuple) else value + 1
@@ -123,7 +125,8 @@ def test_every_number_has_bounds_and_stands_inside_them(config: Any):
 
 
 def test_numbers_walks_every_number():
-    by_leaf = {".".join(path) for path, value in LEAVES if isinstance(value, int | float)}
+    numeric = [path for path, value in LEAVES if isinstance(value, int | float) and not isinstance(value, bool)]
+    by_leaf = {".".join(path) for path in numeric}
     by_leaf |= {f"{'.'.join(p)}[{i}]" for p, value in LEAVES if isinstance(value, tuple) for i in range(len(value))}
     assert {path for path, _, _ in NUMBERS} == by_leaf
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bench import runner, store, worker
+from bench import exits, runner, store, worker
 from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError
@@ -191,7 +191,7 @@ def test_a_second_starter_is_refused_and_disturbs_nothing(tmp_path: Path, config
     child = subprocess.run(
         [sys.executable, ways.__file__, str(only(tmp_path, "slow"))], input="", capture_output=True, text=True
     )
-    assert child.returncode in (worker.BUSY, 1)  # 1 where it saw its input end before it looked at the lock
+    assert child.returncode in (exits.BUSY, 1)  # 1 where it saw its input end before it looked at the lock
     assert status(tmp_path, "slow").process == process
     parent.kill()
     parent.communicate()
@@ -240,13 +240,13 @@ def test_memory_is_told_from_other_failures():
     assert not worker.lacks_memory(RuntimeError("shapes differ"))
 
 
-def test_a_table_has_every_metric_of_every_run(tmp_path: Path, config: Config):
+def test_a_table_has_the_main_metrics_of_every_run(tmp_path: Path, config: Config):
     assert run(tmp_path, config, "good", seeds=2) == 0
     records = [schema.load(folder) for folder in sorted((tmp_path / "runs").iterdir())]
-    more = replace(records[0], metrics={**records[0].metrics, "x": Estimate.counted(7, unit="things")})
+    more = replace(records[0], metrics={**records[0].metrics, "caption_gap": Estimate.counted(7, unit="things")})
     rows = runner.rows([more, records[1]])
     assert len({len(row) for row in rows}) == 1
     assert rows[0] == ("", f"good {more.seed}", f"good {records[1].seed}")
-    assert ("x (things)", "7", "-") in rows
+    assert ("caption_gap (things)", "7", "-") in rows
     assert ("fid (lower is better)", "-", "-") in rows
     assert ("  trained", "5", "5") in rows and ("seconds", "1:01", "1:01") in rows

@@ -27,9 +27,10 @@ from tests.bench import ways
 FOUND = {"data": "d", "text": "t", "model.lm": "l", "model.vae": "v"}
 
 
-def key(config: Config | None = None, approach: str = "dual_tower", settings: Any = None, **found: str) -> str:
-    parts = {**FOUND, **found}
-    return store.request(config or Config(), approach, settings or DualTowerSettings(), parts).key
+def key(
+    config: Config | None = None, approach: str = "dual_tower", settings: Any = None, found: dict[str, str] = FOUND
+) -> str:
+    return store.request(config or Config(), approach, settings or DualTowerSettings(), found).key
 
 
 def changed(config: Any, path: str, value: Any) -> Any:
@@ -62,7 +63,7 @@ def test_approach_settings_data_and_weights_are_in_the_key():
         key(settings=DualTowerSettings(variant="gated")),
         key(approach="full_retraining"),
         key(approach="full_retraining", settings=FullRetrainingSettings()),
-        *(key(**{name: "other"}) for name in FOUND),
+        *(key(found={**FOUND, name: "other"}) for name in FOUND),
     ]
     assert len(set(keys)) == len(keys)
 

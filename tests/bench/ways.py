@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import store, worker
+from bench import exits, store, worker
 from bench.config import Config, DataConfig, TextConfig
 from bench.console import Console
 from bench.errors import UserError
@@ -39,6 +39,8 @@ class Own(Settings):
 
 def install(folder: Path) -> None:
     """A package `strangers` with one approach a fate, as pip would leave it in `folder`."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "strangers"]:
+        del sys.modules[name]  # another test's
     package, info = folder / "strangers", folder / "strangers-1.0.dist-info"
     package.mkdir(parents=True)
     info.mkdir()
@@ -108,4 +110,4 @@ if __name__ == "__main__":
         with store.locked(place):
             sys.exit(worker.guarded(place, Console(as_json="--json" in sys.argv), act))
     except store.BusyError:
-        sys.exit(worker.BUSY)
+        sys.exit(exits.BUSY)

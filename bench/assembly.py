@@ -1,0 +1,102 @@
+"""Config to models: what all approaches share, an approach before training, and one with the weights of a done run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+
+from approaches.base import Approach, Shared
+from approaches.registry import APPROACHES
+from approaches.shared.kernels import choose
+from approaches.shared.language_model import LanguageModel
+from approaches.shared.sources import check_safetensors
+from approaches.shared.vae import LatentCodec
+from bench import store
+from bench.batches import diffusion_of
+from bench.config import Config, from_values
+from bench.errors import UserError
+
+
+def device_here() -> torch.device:
+    """Where models live: CUDA where there is a device, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def share(config: Config, device: torch.device, *, training: bool = True) -> Shared:
+    """What all approaches reuse, as a config names it; the language model still on the CPU, where fresh weights are
+    drawn. UserError where a model can't be had, or does not fit the pictures."""
+    kernels = choose(device, **_kernels(config), training=training)
+    codec = LatentCodec.load(config.model.vae).to(device)
+    side, rest = divmod(config.data.size, codec.factor)
+    if rest or side % config.train.patch:
+        raise UserError(
+            f"data.size is {config.data.size}, expected a multiple of {codec.factor * config.train.patch}: the VAE "
+            f"shrinks pictures by {codec.factor}, and an image token is {config.train.patch} latents wide (train.patch)"
+        )
+    encoder, width = _encoder(config, device)
+    return Shared(
+        language_model=LanguageModel.load(config.model.lm, kernels=kernels),
+        codecs={"image": codec},
+        diffusion=diffusion_of(config.diffusion),
+        kernels=kernels,
+        latent_size=side,
+        patch=config.train.patch,
+        caption_tokens=config.train.caption_tokens,
+        seed=config.seed,
+        encoder=encoder,
+        encoder_width=width,
+    )
+
+
+def _encoder(config: Config, device: torch.device) -> tuple[Callable[[NDArray[np.uint8]], Tensor] | None, int]:
+    """The frozen network that approaches may align to, and its width."""
+    if not config.model.encoder:
+        return None, 0
+    from metrics.features import open_extractor
+
+    extractor = open_extractor(config.model.encoder).to(device)
+    return lambda pictures: torch.from_numpy(extractor.extract(pictures)), extractor.feature_size
+
+
+def _kernels(config: Config) -> dict[str, str]:
+    chosen = config.kernels
+    return {
+        "attention": chosen.attention,
+        "cross_entropy": chosen.cross_entropy,
+        "norm": chosen.norm,
+        "swiglu": chosen.swiglu,
+    }
+
+
+def build(request: store.Request, shared: Shared) -> Approach:
+    """The approach of a request before training. UserError where its settings don't fit the shared models."""
+    entry = APPROACHES[request.approach]
+    settings = from_values(entry.load_settings(), request.settings)
+    approach: Approach = entry.load().build(shared, settings)
+    return approach
+
+
+def open_trained(folder: Path, request: store.Request, *, shared: Shared | None = None) -> Approach:
+    """A trained approach in evaluation mode, with the averaged weights of its run. UserError where they are damaged or
+    are another's."""
+    device = device_here()
+    approach = build(request, shared or share(request.config, device, training=False)).to(device)
+    path = folder / store.WEIGHTS
+    check_safetensors(path)
+    stored = load_file(path)
+    wanted = approach.trained_state()
+    for name in sorted(stored.keys() | wanted.keys()):
+        if name not in stored or name not in wanted or stored[name].shape != wanted[name].shape:
+            raise UserError(
+                f"{path} does not hold this approach's weights: {name} differs; remove the run and repeat it"
+            )
+    with torch.no_grad():
+        for name, value in wanted.items():
+            value.copy_(stored[name])
+    return approach.eval()

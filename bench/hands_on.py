@@ -1,0 +1,205 @@
+"""One trained system, all three ways: `python -m bench generate / caption / complete`, and from Python `bench.load`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from approaches.base import Approach, Capability, Prompt
+from approaches.shared.decoding import Start, decode
+from approaches.shared.randomness import generator
+from bench import store
+from bench.assembly import open_trained
+from bench.config import Config
+from bench.console import Console
+from bench.data import pictures
+from bench.errors import UserError
+from bench.files import atomic_path
+from bench.hands_on_arguments import CaptionArguments, CompleteArguments, GenerateArguments
+from bench.preview import sheet
+from bench.sampler import Sampling, draw
+
+Picture = Image.Image | NDArray[np.uint8] | Path | str
+
+
+class Trained:
+    """A done run, with its averaged weights. folder: the run's. request: what it was asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.request = store.Request.read(folder)
+        self.approach: Approach = open_trained(folder, self.request)
+
+    @property
+    def config(self) -> Config:
+        """The run's."""
+        return self.request.config
+
+    def generate(
+        self,
+        prompts: Sequence[str] | str,
+        *,
+        seed: int = 0,
+        nfe: int | None = None,
+        guidance: float | None = None,
+    ) -> list[Image.Image]:
+        """A picture for each prompt. The same seed, prompt and place in the list give the same picture. nfe, guidance:
+        the run's own where None. UserError where the run can't draw, or a number is out of range."""
+        words = [prompts] if isinstance(prompts, str) else list(prompts)
+        self._require("generate", "draw")
+        if not words:
+            return []
+        shared, own = self.approach.shared, self.config.diffusion
+        sampling = Sampling(
+            diffusion=shared.diffusion,
+            nfe=own.nfe if nfe is None else nfe,
+            guidance=own.guidance if guidance is None else guidance,
+        )
+        drawn = draw(
+            self.approach,
+            [Prompt.text(text) for text in words],
+            sampling,
+            shape=(shared.codecs["image"].channels, shared.latent_size, shared.latent_size),
+            seed=seed,
+            batch=self.config.evaluate.batch,
+        )
+        return [Image.fromarray(image) for image in shared.codecs["image"].decode_images(drawn.latents)]
+
+    @torch.no_grad()
+    def caption(self, images: Sequence[Picture] | Picture, *, temperature: float = 0.0, seed: int = 0) -> list[str]:
+        """A caption for each picture: files, PIL images of any size and mode, or uint8 arrays H W 3. Greedy at
+        temperature 0. UserError where the run can't describe, or a picture can't be read."""
+        self._require("caption", "describe")
+        one = isinstance(images, Image.Image | np.ndarray | Path | str)
+        several: list[Any] = [images] if one else [*images]  # type: ignore[misc]
+        if not several:
+            return []
+        arrays = np.stack([as_array(image, self.config.data.size) for image in several])
+        latents = self.approach.shared.codecs["image"].encode_images(arrays)
+        found: list[str] = []
+        for start in range(0, len(latents), self.config.evaluate.batch):
+            rows = latents[start : start + self.config.evaluate.batch]
+            opening = self.approach.text_start([Prompt.image(latent) for latent in rows])
+            limit = self.config.train.caption_tokens
+            found += self._write(opening, limit, temperature, seed, first=start)
+        return [text.strip() for text in found]
+
+    @torch.no_grad()
+    def complete(self, text: str, *, tokens: int = 32, temperature: float = 0.0, seed: int = 0) -> str:
+        """What follows a text, at most `tokens` tokens of it. Greedy at temperature 0. UserError where the run can't
+        continue text, or there is no room for it."""
+        self._require("complete", "continue text")
+        model = self.approach.shared.language_model
+        ids, room = model.encode(text), model.transformer.config.context
+        if 1 + len(ids) + tokens > room:
+            raise UserError(
+                f"the text has {len(ids)} tokens, and {tokens} more don't fit into the language model's {room}: "
+                "shorten it, or ask for fewer"
+            )
+        logits, state = self.approach.text_start([Prompt.text("")])
+        if ids:
+            device = next(self.approach.parameters()).device
+            following, state = self.approach.text_step(torch.tensor([ids], device=device), state)
+            logits = following[:, -1]
+        return self._write((logits, state), tokens, temperature, seed, first=0)[0]
+
+    def _write(self, opening: Start, limit: int, temperature: float, seed: int, *, first: int) -> list[str]:
+        """The texts that go on from an opening; each row draws from a stream of its own."""
+        model = self.approach.shared.language_model
+        rows = decode(
+            opening,
+            self.approach.text_step,
+            limit=limit,
+            end_id=model.end_id,
+            temperature=temperature,
+            generators=[generator(seed, "write", first + row) for row in range(len(opening[0]))] if temperature else (),
+        )
+        return [model.decode(ids) for ids in rows]
+
+    def _require(self, capability: Capability, words: str) -> None:
+        if capability not in self.approach.capabilities:
+            raise UserError(f"run {self.folder.name} can't {words}: approach '{self.request.approach}' does not")
+
+
+def load(run: str | Path, out: str | Path = "runs") -> Trained:
+    """A done run by its folder, the beginning of its name or key, or an approach's name for its latest, under `out`.
+    UserError that suggests the nearest."""
+    return Trained(store.find(str(run), Path(out)))
+
+
+def as_array(image: Picture, size: int) -> NDArray[np.uint8]:
+    """A picture as uint8 size size 3. UserError, naming the file, where it can't be read."""
+    try:
+        if isinstance(image, str | Path):
+            return pictures.decode(Path(image), size)[0]
+        return pictures.square(Image.fromarray(image) if isinstance(image, np.ndarray) else image, size)
+    except (pictures.PictureError, TypeError) as error:  # the last from an array that is no picture
+        raise UserError(f"{image if isinstance(image, str | Path) else 'a picture'} can't be used: {error}") from error
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+
+def generate(arguments: GenerateArguments, config: Config, console: Console) -> int:
+    """Write grid.png and a file a picture into --to; 0."""
+    trained = load(arguments.run, arguments.out)
+    words = [prompt for prompt in arguments.prompts for _ in range(arguments.count)]
+    _tell_cut(trained, arguments.prompts, console)
+    drawn = trained.generate(words, seed=arguments.seed, nfe=arguments.nfe, guidance=arguments.guidance)
+    paths = [arguments.to / f"{number:03}.png" for number in range(len(drawn))]
+    for path, image in zip(paths, drawn, strict=True):
+        _save(path, image)
+    grid = arguments.to / "grid.png"
+    _save(grid, sheet([[np.asarray(image)] for image in drawn], words))
+    if console.as_json:
+        files: list[dict[str, Any]] = [{"prompt": p, "path": str(f)} for p, f in zip(words, paths, strict=True)]
+        console.emit({"run": trained.folder.name, "grid": str(grid), "pictures": files})
+    else:
+        console.info(f"{trained.folder.name}: {len(paths)} pictures in {arguments.to}, all of them on {grid}")
+    return 0
+
+
+def caption(arguments: CaptionArguments, config: Config, console: Console) -> int:
+    """Print a caption for each picture; 0."""
+    trained = load(arguments.run, arguments.out)
+    texts = trained.caption(arguments.pictures, temperature=arguments.temperature, seed=arguments.seed)
+    pairs = list(zip(map(str, arguments.pictures), texts, strict=True))
+    if console.as_json:
+        rows = [{"picture": path, "caption": text} for path, text in pairs]
+        console.emit({"run": trained.folder.name, "captions": rows})
+    for path, text in [] if console.as_json else pairs:
+        console.info(f"{path}: {text}")
+    return 0
+
+
+def complete(arguments: CompleteArguments, config: Config, console: Console) -> int:
+    """Print each text with its continuation; 0."""
+    trained = load(arguments.run, arguments.out)
+    rows = []
+    for text in arguments.texts:
+        more = trained.complete(text, tokens=arguments.tokens, temperature=arguments.temperature, seed=arguments.seed)
+        rows.append({"text": text, "continuation": more})
+        if not console.as_json:
+            console.info(text + more)
+    if console.as_json:
+        console.emit({"run": trained.folder.name, "texts": rows})
+    return 0
+
+
+def _tell_cut(trained: Trained, prompts: Sequence[str], console: Console) -> None:
+    """A prompt longer than what the run was trained to read is cut, and not without a word."""
+    room = trained.config.train.caption_tokens - 1
+    for prompt in prompts:
+        if (length := len(trained.approach.shared.language_model.encode(prompt))) > room:
+            console.warn(f"'{prompt[:40]}...' has {length} tokens, and this run reads the first {room}")
+
+
+def _save(path: Path, image: Image.Image) -> None:
+    with atomic_path(path) as part:
+        image.save(part, format="PNG")

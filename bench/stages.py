@@ -1,0 +1,252 @@
+"""The stages of one run: prepare, build, train, measure, record. What a stage has found is kept in the run's folder, so
+that a run that was cut off goes on with the next one; what is measured is always what was written to disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from approaches.base import Approach, Shared
+from approaches.shared.language_model import LanguageModel
+from bench import store
+from bench.assembly import build, device_here, open_trained, share
+from bench.batches import Batches, moved
+from bench.config import Config, to_json
+from bench.console import Console
+from bench.data.catalogue import open_dataset
+from bench.data.text import TEXTS, TextCorpus
+from bench.environment import ROOT, provenance, source_hash
+from bench.errors import UserError
+from bench.evaluate import hold_out, measure, validation_losses
+from bench.files import atomic_path, read_json, write_json
+from bench.meter import (
+    Meter,
+    PeakMemory,
+    flops_per_evaluation,
+    flops_per_step,
+    mfu,
+    now,
+    parameters,
+    peak_flops,
+)
+from bench.sampler import noise_source
+from bench.samples import keep, sheets
+from bench.training import Trained, train
+from metrics.statistics import Estimate
+from reports import schema
+from reports.schema import Budgets, Identical, Record, Sample
+
+CHECKPOINT = "checkpoint.safetensors"
+TRAINED, MEASURED = "trained.json", "measured.json"
+
+
+class Run:
+    """One run at work in its folder."""
+
+    def __init__(self, folder: Path, console: Console) -> None:
+        self.folder, self.console = folder, console
+        self.request = store.Request.read(folder)
+        self.config = self.request.config
+        self.device = device_here()
+
+    @cached_property
+    def corpus(self) -> TextCorpus:
+        """Text for replay and retention."""
+        corpus: TextCorpus = TEXTS[self.config.text.name].load().build(self.config.text, self.console.info)
+        return corpus
+
+    def stage(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What the stage found: read from its file where it is done, else done now."""
+        path = self.folder / name
+        if not path.exists():
+            begun = now()
+            found = work()
+            write_json(path, {"seconds": {name.partition(".")[0]: now() - begun}, **found})
+        values: dict[str, Any] = read_json(path)
+        return values
+
+
+def work(folder: Path, console: Console) -> None:
+    """Do what is left to do of a run, and write its record."""
+    run = Run(folder, console)
+    if run.request.parts["sources"] != source_hash(ROOT, store.DECIDING):
+        raise UserError("the sources have changed since this run was asked for: start it again, as another run")
+    record = _begun(run)
+    schema.save(record, folder)
+    trained = run.stage(TRAINED, lambda: _train(run))
+    measured = run.stage(MEASURED, lambda: _measure(run, trained))
+    schema.save(_done(record, trained, measured), folder)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _begun(run: Run) -> Record:
+    """The record of a run that is not done yet."""
+    request = run.request
+    return Record(
+        key=request.key,
+        name=run.folder.name,
+        approach=request.approach,
+        settings=request.settings,
+        config=json.loads(to_json(run.config)),
+        status="unfinished",
+        reason="the run is still at work, or ended together with what watched it",
+        provenance={
+            **provenance({"seed": run.config.seed, "data": run.config.data.seed, "text": run.config.text.seed}),
+            "command": list(request.command),
+            "key": request.parts,
+        },
+    )
+
+
+def _done(record: Record, trained: dict[str, Any], measured: dict[str, Any]) -> Record:
+    metrics = {**trained["metrics"], **measured["metrics"]}
+    identical = {**trained["identical"], **measured["identical"]}
+    return replace(
+        record,
+        status="done",
+        reason="",
+        budgets=Budgets(**trained["budgets"]),
+        identical=Identical(data=record.provenance["key"]["data"], text=record.provenance["key"]["text"], **identical),
+        curves={name: tuple(rows) for name, rows in trained["curves"].items()},
+        metrics={name: Estimate.from_json(value) for name, value in metrics.items()},
+        samples=tuple(Sample(**sample) for sample in measured["samples"]),
+        sheets=measured["sheets"],
+        notes=(*trained["notes"], *measured["notes"]),
+        seconds={**trained["seconds"], **measured["seconds"]},
+    )
+
+
+def _train(run: Run) -> dict[str, Any]:
+    """Train to the budget's end, from the checkpoint where there is one, and write the averaged weights."""
+    config, console, begun = run.config, run.console, now()
+    shared = share(config, run.device)
+    batches = _batches(run, shared)
+    held = hold_out(config, shared, run.corpus, console)
+    approach = build(run.request, shared).to(run.device)
+    counted, step = parameters(approach, held.validation.latents.to(run.device)), _step_flops(approach, batches)
+    prepared, meter = now() - begun, Meter(run.device)
+
+    def validate() -> dict[str, float]:
+        if "denoise" not in approach.capabilities:
+            return {}
+        right, wrong = validation_losses(approach, held, config.evaluate.batch)
+        return {"validation_loss": float(right.mean()), "caption_gap": float((wrong - right).mean())}
+
+    with PeakMemory(run.device) as memory:
+        fitted = train(
+            approach,
+            batches,
+            config,
+            path=run.folder / CHECKPOINT,
+            key=run.request.key,
+            validate=validate,
+            console=console,
+            meter=meter,
+            flops_per_step=step,
+            description=run.request.approach,
+        )
+    average = {name: value.cpu().contiguous().clone() for name, value in fitted.average.items()}
+    with atomic_path(run.folder / store.WEIGHTS) as part:
+        save_file(average, part)
+    costs = {**_speed(meter, batches, step, run.device), "peak_memory_bytes": memory.estimate()}
+    if "denoise" in approach.capabilities:
+        work = flops_per_evaluation(approach, held.validation.latents.to(run.device))
+        costs["flops_per_evaluation"] = Estimate.counted(work["denoise"], unit="FLOP", better="lower", **work)
+    return {
+        "metrics": {name: value.to_json() for name, value in costs.items()},
+        "curves": {"loss": fitted.losses, "validation": fitted.curve},
+        "budgets": {**counted, **_spent(fitted, step)},
+        "identical": {
+            "vae": shared.codecs["image"].weights_hash,
+            "language_model": shared.language_model.weights_hash,
+            "batches": fitted.digest,
+            "diffusion": {
+                **shared.diffusion.record(),
+                "nfe": config.diffusion.nfe,
+                "guidance": config.diffusion.guidance,
+            },
+            "kernels": shared.kernels.record(),
+            "details": batches.record(),
+        },
+        "frozen_hash": fitted.frozen_hash,
+        "seconds": {"prepare": prepared, "train": fitted.seconds},
+        "notes": [f"{batches.cut} captions were longer than train.caption_tokens, and cut"] if batches.cut else [],
+    }
+
+
+def _batches(run: Run, shared: Shared) -> Batches:
+    config = run.config
+    return Batches(
+        config,
+        open_dataset(config.data, "train"),
+        run.corpus,
+        shared.language_model,
+        shared.codecs["image"],
+        run.console,
+        with_pictures=bool(config.model.encoder),
+    )
+
+
+def _step_flops(approach: Approach, batches: Batches) -> int:
+    return flops_per_step(approach, moved(batches(0), device_here()), batches.generators(0))
+
+
+def _spent(fitted: Trained, flops: int) -> dict[str, Any]:
+    return {
+        "flops": float(flops * fitted.steps),
+        "flops_per_step": float(flops),
+        "steps": fitted.steps,
+        "images": fitted.images,
+    }
+
+
+def _speed(meter: Meter, batches: Batches, flops: int, device: torch.device) -> dict[str, Estimate]:
+    """Of training, over its laps. tokens: of pictures and captions; text replay is not counted."""
+    rows = batches.draw_rows + batches.describe_rows
+    side = batches.collection.latents.shape[-1] // batches.config.train.patch
+    tokens = rows * (side * side + float(batches.mask.float().sum(1).mean()))
+    steps = meter.rate()
+    return {
+        "steps_per_second": steps,
+        "images_per_second": meter.rate(rows),
+        "tokens_per_second": meter.rate(tokens),
+        "mfu": mfu(steps, flops, peak_flops(device)),
+    }
+
+
+def _measure(run: Run, trained: dict[str, Any]) -> dict[str, Any]:
+    """Load what was trained, as anybody will who uses it, and measure that."""
+    config, console = run.config, run.console
+    approach = open_trained(run.folder, run.request)
+    shared = approach.shared
+    held = hold_out(config, shared, run.corpus, console)
+    base = LanguageModel.load(config.model.lm, kernels=shared.kernels).to(run.device).eval().requires_grad_(False)
+    found = measure(approach, held, config, base, console)
+    notes = []
+    if (frozen := approach.frozen_hash()) != trained["frozen_hash"]:
+        raise RuntimeError(f"training changed frozen weights: {trained['frozen_hash']} became {frozen}")
+    drawn = 0 if found.pictures is None else len(found.pictures)
+    if drawn < config.evaluate.pictures and found.pictures is not None:
+        notes.append(f"the dataset holds {drawn} pictures for test, fewer than evaluate.pictures")
+    return {
+        "metrics": {name: value.to_json() for name, value in found.metrics.items()},
+        "identical": {"noise": _noise_hash(shared, config)},
+        "samples": [vars(sample) for sample in keep(run.folder, found, held)],
+        "sheets": sheets(run.folder, found, held),
+        "notes": notes,
+    }
+
+
+def _noise_hash(shared: Shared, config: Config) -> str:
+    """Of the noise that held-out prompts are drawn from: of the first 16."""
+    shape = (shared.codecs["image"].channels, shared.latent_size, shared.latent_size)
+    noise = noise_source(shape, config.seed, 0, torch.device("cpu"))(range(16), 0)
+    return hashlib.sha256(noise.numpy().tobytes()).hexdigest()[:16]
