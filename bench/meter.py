@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import math
 import os
 import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -146,6 +149,7 @@ class PeakMemory:
             self._start, self._source = torch.cuda.memory_allocated(self.device), "CUDA's allocator"
             return self
         process = psutil.Process()
+        _give_back()
         self._start = self._peak = process.memory_info().rss
         try:
             HIGH_WATER.write_text("5")  # the kernel forgets its mark, and begins a new one (proc(5))
@@ -194,6 +198,14 @@ class PeakMemory:
             self._peak = max(self._peak, process.memory_info().rss)
 
 
+def _give_back() -> None:
+    """Return freed memory to the system where the C library can (glibc): otherwise what work before this one freed would
+    hide what this one takes."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 # ---------------------------------------------------------------------------------------------------------- FLOPs
 
 
@@ -219,9 +231,9 @@ def flops_per_step(approach: Approach, batch: Batch, generators: Generators) -> 
         approach.zero_grad(set_to_none=True)
 
 
-@torch.no_grad()
 def flops_per_evaluation(approach: Approach, latents: Tensor, words: str = "a red circle") -> dict[str, int]:
     """Of reading one prompt, and of one network evaluation of one picture, without guidance. latents: any, B C H W."""
+    # With gradients, whose graph is dropped: without, torch 2.13's counter raises on a view of a trained parameter.
     made: list[Any] = []
     x_t, t = torch.zeros_like(latents[:1]), latents.new_full((1,), 0.5)
     return {
