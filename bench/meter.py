@@ -199,8 +199,8 @@ class PeakMemory:
 
 
 def _give_back() -> None:
-    """Return freed memory to the system where the C library can (glibc): otherwise what work before this one freed would
-    hide what this one takes."""
+    """Return freed memory to the system where the C library can (glibc): otherwise what was freed before would hide
+    what this work takes."""
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
