@@ -1,5 +1,5 @@
 # Needs python3 (3.11 or later) with venv, and make. Every target makes its environment on first use.
-#   make run     a first end-to-end run
+#   make run     the preset tiny for all four approaches: a table, pictures, records
 #   make test    all tests; lists the skips, and fails on one that tests/skips.txt doesn't allow
 #   make check   ruff, mypy and the tests: what CI runs
 #   make clean   removes the environment and every cache; keeps runs/
@@ -30,8 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 run: $(READY)
-	@echo "python -m bench pretrain --preset smoke: the shared models at their smallest, end to end, in a few minutes"
-	$(BIN)/python -m bench pretrain --preset smoke
+	$(BIN)/python -m bench run
 
 test: $(READY)
 	$(BIN)/python -m pytest $(TESTS)

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from bench.data.catalogue import open_dataset
 from bench.data.text import TextCorpus
 from bench.errors import UserError
 from bench.sampler import Drawn, Sampling, draw
-from metrics.statistics import Estimate, mean_estimate
+from metrics.statistics import Estimate, bootstrap, mean_estimate
 
 BANDS = 4
 Floats = NDArray[np.float64]
@@ -227,57 +227,54 @@ def _captions(approach: Approach, held: HeldOut, config: Config, found: Measured
 def _language(approach: Approach, held: HeldOut, base: LanguageModel, found: Measured) -> None:
     """Retention, KL and top-1 agreement against the language model that the approach started from, on the same ids in
     the same windows and batches."""
-    nats, base_nats, divergence, agreement, tokens = [], [], [], [], []
+    rows_of: list[list[float]] = []  # a document: nats, the base's nats, KL, equal argmaxes, tokens
     device = next(approach.parameters()).device
     for document in held.documents:
-        sums = np.zeros(4)
-        count = 0
+        sums = np.zeros(5)
         for rows in _windows(document, held.window):
             ids = torch.tensor(rows, device=device)
             adapted = approach.text_logits(ids[:, :-1]).float().log_softmax(-1)
             original = base.transformer.logits(base.transformer(ids[:, :-1])).float().log_softmax(-1)
             following = ids[:, 1:, None]
-            kl = (original.exp() * (original - adapted)).sum(-1)
             sums += [
                 -float(adapted.gather(-1, following).double().sum()),
                 -float(original.gather(-1, following).double().sum()),
-                float(kl.double().sum()),
+                float((original.exp() * (original - adapted)).double().sum()),
                 float((adapted.argmax(-1) == original.argmax(-1)).double().sum()),
+                following.numel(),
             ]
-            count += following.numel()
-        for values, value in zip((nats, base_nats, divergence, agreement), sums, strict=True):
-            values.append(value)
-        tokens.append(count)
-    _language_estimates(*(np.array(v) for v in (nats, base_nats, divergence, agreement, tokens)), held, found)
+        rows_of.append(sums.tolist())
+    found.metrics |= language_estimates(np.array(rows_of), held)
 
 
-def _language_estimates(
-    nats: Floats, base: Floats, divergence: Floats, agreement: Floats, tokens: Floats, held: HeldOut, found: Measured
-) -> None:
-    """Ratios of sums over documents, with a bootstrap over documents."""
-    from metrics.statistics import bootstrap
-
-    whole = {"documents": len(nats), "tokens": int(tokens.sum()), "window": held.window}
+def language_estimates(sums: Floats, held: HeldOut) -> dict[str, Estimate]:
+    """Ratios of sums over documents, with a bootstrap over documents. sums: a document a row, of nats, the base's nats,
+    KL, equal argmaxes, tokens."""
+    nats, base, divergence, agreement, tokens = sums.T
     sizes = np.array(held.sizes, dtype=float)
-    ratios: dict[str, tuple[Callable[[Any], float], str, str]] = {
-        "perplexity_retention": (lambda i: math.exp((base[i] - nats[i]).sum() / tokens[i].sum()), "", "higher"),
-        "kl_base_adapted": (lambda i: divergence[i].sum() / tokens[i].sum(), "nats a token", "lower"),
-        "top1_agreement": (lambda i: agreement[i].sum() / tokens[i].sum(), "", "higher"),
-        "perplexity": (lambda i: math.exp(nats[i].sum() / tokens[i].sum()), "", "lower"),
-        "bits_per_byte": (lambda i: nats[i].sum() / math.log(2) / sizes[i].sum(), "", "lower"),
+    whole = {"documents": len(nats), "tokens": int(tokens.sum()), "window": held.window}
+    better: dict[str, Literal["higher", "lower"]] = {"perplexity_retention": "higher", "top1_agreement": "higher"}
+    ratios: dict[str, Callable[[Any], float]] = {
+        "perplexity_retention": lambda i: math.exp((base[i] - nats[i]).sum() / tokens[i].sum()),
+        "kl_base_adapted": lambda i: float(divergence[i].sum() / tokens[i].sum()),
+        "top1_agreement": lambda i: float(agreement[i].sum() / tokens[i].sum()),
+        "perplexity": lambda i: math.exp(nats[i].sum() / tokens[i].sum()),
+        "bits_per_byte": lambda i: float(nats[i].sum() / math.log(2) / sizes[i].sum()),
     }
-    for name, (ratio, unit, better) in ratios.items():
+    found = {}
+    for name, ratio in ratios.items():
         low, high = bootstrap(ratio, len(nats))
-        found.metrics[name] = Estimate(
-            value=float(ratio(slice(None))),
+        found[name] = Estimate(
+            value=ratio(slice(None)),
             low=low,
             high=high,
             n=len(nats),
-            unit=unit,
-            better=better,  # type: ignore[arg-type]  (one of the three words above)
+            unit="nats a token" if name == "kl_base_adapted" else "",
+            better=better.get(name, "lower"),
             reason="" if low is not None else "one document has no interval",
             details=whole,
         )
+    return found
 
 
 def _windows(document: Sequence[int], length: int) -> Iterator[list[Sequence[int]]]:
