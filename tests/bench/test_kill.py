@@ -1,0 +1,88 @@
+"""A run that is killed and started again ends as one that was not: the same weights, byte for byte, and the same record
+but for its timings."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import runner, store
+from bench.console import Console
+from bench.run_arguments import RunArguments
+from bench.stages import CHECKPOINT, MEASURED, TRAINED
+from reports import schema
+from tests.bench.conftest import MicroRun
+
+KILLS = int(os.environ.get("BENCH_TEST_KILLS", "3"))
+STAGES = (CHECKPOINT, TRAINED, store.STATUS, store.WEIGHTS, MEASURED)
+"""Files whose appearance tells how far a run is; a kill comes up to SPREAD seconds after one."""
+SPREAD = 1.5
+
+
+def killed(folder: Path, awaited: str, delay: float) -> str:
+    """Start the run's worker, kill it `delay` seconds after a file is there, a new checkpoint for one; what it said."""
+    words = [sys.executable, "-m", "bench.worker", str(folder)]
+    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    begun = time.time()
+    worker = subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=surroundings, text=True
+    )
+    path = folder / awaited
+    while worker.poll() is None and not (path.exists() and path.stat().st_mtime > begun):
+        if awaited != CHECKPOINT and path.exists():  # an earlier process has left it
+            break
+        time.sleep(0.005)
+    time.sleep(delay)
+    worker.kill()
+    said, _ = worker.communicate()
+    assert worker.returncode in (-9, 0), said
+    return str(said)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_run_ends_as_one_that_was_not(
+    tmp_path: Path, micro_run: MicroRun, monkeypatch: pytest.MonkeyPatch
+):
+    draw = random.Random(7)
+    request = store.Request.read(micro_run.folder)
+    folder = tmp_path / "runs" / request.name
+    folder.mkdir(parents=True)
+    request.write(folder)
+    told = []
+    for number in range(KILLS):
+        told.append(killed(folder, STAGES[number % len(STAGES)], draw.uniform(0, SPREAD)))
+        state = store.read_state(folder)
+        assert state is not None and state.state in ("killed", "done")
+    # The same request again, whatever has become of the sources meanwhile.
+    monkeypatch.setattr(runner, "plan", lambda *_: [request])
+    assert runner.main(RunArguments(out=tmp_path / "runs"), micro_run.config, Console(interval=1e9)) == 0
+    assert (folder / store.WEIGHTS).read_bytes() == (micro_run.folder / store.WEIGHTS).read_bytes()
+    assert schema.load(folder).settled() == schema.load(micro_run.folder).settled()
+    for name in sorted(path.name for path in (micro_run.folder / store.SAMPLES).iterdir()):
+        assert (folder / store.SAMPLES / name).read_bytes() == (micro_run.folder / store.SAMPLES / name).read_bytes()
+    assert any("resumed at step" in words for words in told), told
+    leftovers = [path.name for path in folder.rglob("*") if path.suffix == ".part"]
+    assert leftovers == [] and not (folder / CHECKPOINT).exists()
+
+
+@pytest.mark.slow
+def test_a_run_whose_weights_were_lost_or_swapped_says_so(tmp_path: Path, micro_run: MicroRun):
+    from bench.errors import UserError
+    from bench.hands_on import load
+
+    folder = tmp_path / micro_run.folder.name
+    shutil.copytree(micro_run.folder, folder)
+    whole = (folder / store.WEIGHTS).read_bytes()
+    (folder / store.WEIGHTS).write_bytes(whole[:-10])
+    with pytest.raises(UserError, match="cut short"):
+        load(folder)
+    (folder / store.WEIGHTS).unlink()
+    with pytest.raises(UserError, match="no weights at"):
+        load(folder)

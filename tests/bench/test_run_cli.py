@@ -1,0 +1,204 @@
+"""`run`, `generate`, `caption` and `complete` as a person types them: mistakes get a sentence before torch is imported,
+and what one real run leaves is whole and can be used."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import bench
+from approaches.registry import APPROACHES
+from approaches.settings import DualTowerSettings
+from bench import cli
+from bench.config import Config
+from bench.errors import UserError
+from bench.hands_on_arguments import GenerateArguments
+from bench.parsing import parse
+from bench.presets import preset
+from bench.run_arguments import RunArguments
+from metrics.statistics import Estimate
+from reports import schema
+from tests.bench import ways
+from tests.bench.conftest import MicroRun
+
+MISTAKES = [
+    ("run --approach dual_towr", "unknown approach 'dual_towr': did you mean 'dual_tower'?"),
+    ("run --approach", "--approach names none, expected one or more of: full_retraining, "),
+    ("run --approach al", "unknown approach 'al': did you mean 'all'?"),
+    ("run --settings.variant gated", "--settings.variant is a setting of one approach, and 4 are asked for"),
+    ("run --approach all --settings.variant=gated", "--settings.variant is a setting of one approach"),
+    ("run --approach modular projection --settings.width 8", "--settings.width is a setting of one approach, and 2"),
+    ("run --approach dual_tower --settings.variant gatd", "--settings.variant is 'gatd': did you mean 'gated'?"),
+    ("run --approach dual_tower --settings.varant gated", "did you mean --settings.variant?"),
+    ("run --approach dual_tower --settings.queries 3", "'run' has no option --settings.queries"),
+    ("run --approach dual_tower --settings.learning-rate 20", "settings.learning_rate is 20.0, expected a value above"),
+    ("run --approach dual_tower --settings.learning-rate nan", "settings.learning_rate is nan, expected"),
+    ("run --approach projection --settings.queries 0", "settings.queries is 0, expected a value from 1"),
+    ("run --approach projection --settings.queries many", "--settings.queries is 'many', expected int"),
+    ("run --approach dual_tower --settings", "--settings is a group of options"),
+    ("run --seeds 0", "seeds is 0, expected a value from 1 to 10000"),
+    ("run --out README.md", "--out README.md is a file, expected a folder"),
+    ("run --train.patch 3", "data.size is 32, expected a multiple of 12: 'shipped:vae-tiny' shrinks pictures by 4"),
+    ("run --model.lm nowhere", "model.lm is 'nowhere'"),
+    ("run --model.encoder efficientnet", "extractor 'efficientnet': did you mean 'efficientnet_lite0'?"),
+    ("run --data.name folder --data.path no/such", "no/such"),
+    ("run --train.budget imges", "--train.budget is 'imges': did you mean 'images'?"),
+    ("run stray", "'run' can't place 'stray'"),
+    ("generate", "'generate' needs RUN, an approach, a run's folder, or the beginning of its name or key, and"),
+    ("generate dual_tower x --out no/such", "no run in no/such: python -m bench run --out no/such makes some"),
+    ("generate dual_tower x --nfe 0", "nfe is 0, expected a value from 1"),
+    ("generate dual_tower x --guidance -2", "guidance is -2.0, expected a value from 0"),
+    ("complete dual_tower x --tokens 0", "tokens is 0, expected a value from 1"),
+    ("caption dual_tower x.png --temprature 1", "did you mean --temperature?"),
+]  # fmt: skip
+
+JUDGED = (
+    "import sys; from bench.cli import main; code = main(sys.argv[1:]);"
+    "sys.exit(99 if {'torch', 'transformers', 'diffusers'} & set(sys.modules) else code)"
+)
+
+
+@pytest.mark.parametrize(("line", "sentence"), MISTAKES, ids=[line for line, _ in MISTAKES])
+def test_a_mistake_gets_one_sentence(capsys: pytest.CaptureFixture[str], line: str, sentence: str):
+    assert cli.main(line.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1 and sentence in captured.err, captured.err
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["run --approach dual_tower --settings.variant gatd", "run --train.patch 3", "generate x y --out no", "run --help"],
+)
+def test_it_is_judged_before_torch_is_imported(line: str):
+    done = subprocess.run([sys.executable, "-c", JUDGED, *line.split()], capture_output=True, text=True)
+    assert done.returncode == (0 if "--help" in line else 2), done.stderr
+
+
+def words(*argv: str, kind: Any = RunArguments) -> Any:
+    return parse(kind, argv, verb="run", program=cli.PROGRAM, configured=kind is RunArguments)
+
+
+def test_settings_start_from_the_presets_and_the_words_change_them():
+    parsed = words("--settings.variant", "gated", "--preset", "smoke", "--approach=dual_tower", "--settings.fuse")
+    assert parsed.arguments.settings_for("dual_tower", parsed.config) == DualTowerSettings(variant="gated", fuse=True)
+    assert parsed.config == preset("smoke")
+    every = words()
+    for name in APPROACHES:
+        kind = APPROACHES[name].load_settings()
+        assert every.arguments.settings_for(name, Config()) == kind.of_preset("tiny")
+        one = words("--approach", name).arguments
+        assert one.settings_for(name, Config()) == kind.of_preset("tiny")
+
+
+def test_a_strangers_settings_are_flags_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    ways.install(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    parsed = words("--approach", "good", "--settings.depth", "7")
+    assert parsed.arguments.settings_for("good", Config()).depth == 7
+    assert cli.main(["run", "--approach", "good", "--settings.depth", "70"]) == 2
+    assert "settings.depth is 70, expected a value from 1 to 9" in capsys.readouterr().err
+
+
+def test_prompts_stand_without_a_flag_wherever_the_options_are():
+    for line in (["r", "a b", "c", "--nfe", "3"], ["--nfe", "3", "r", "a b", "c"]):
+        arguments = words(*line, kind=GenerateArguments).arguments
+        assert (arguments.run, arguments.prompts, arguments.nfe) == ("r", ("a b", "c"), 3)
+
+
+# ---------------------------------------------------------------------------------------------------- one real run
+
+
+@pytest.mark.slow
+def test_the_record_of_a_run_is_whole(micro_run: MicroRun):
+    record = schema.load(micro_run.folder)
+    assert (record.status, record.approach, record.name) == ("done", "dual_tower", micro_run.folder.name)
+    spent, same = record.budgets, record.identical
+    assert (spent.steps, spent.images) == (12, 72)
+    assert spent.flops == 12 * (spent.flops_per_step or math.nan) > 0
+    assert spent.total and spent.trainable and spent.active and spent.total >= spent.active > 0
+    assert set(spent.borrowed) == {"language_model", "vae"}
+    assert all((same.data, same.text, same.vae, same.language_model, same.batches, same.noise, same.kernels))
+    assert same.diffusion["nfe"] == 2
+    assert [row["step"] for row in record.curves["validation"]] == [6, 12]
+    assert record.curves["loss"][-1]["step"] == 12
+    # What stands in the curve was taken of the weights in memory, the metric of those read from the file.
+    last = record.curves["validation"][-1]["validation_loss"]
+    assert record.metrics["validation_loss"].value == pytest.approx(last, rel=1e-5)
+    assert record.metrics["perplexity_retention"].value == 1.0
+    assert record.metrics["kl_base_adapted"].value == 0.0
+    for name in ("steps_per_second", "images_per_second", "tokens_per_second", "peak_memory_bytes", "caption_gap"):
+        assert isinstance(record.metrics[name], Estimate) and record.metrics[name].value is not None
+    assert set(record.seconds) >= {"prepare", "train", "measured"}
+    assert record.provenance["sources"] and record.provenance["key"]["data"] == same.data
+
+
+@pytest.mark.slow
+def test_every_picture_that_a_record_names_is_there(micro_run: MicroRun):
+    record = schema.load(micro_run.folder)
+    assert len(record.samples) == 6 and len(record.sheets) == 2
+    for sample in record.samples:
+        for path in (sample.true, sample.drawn):
+            assert path is not None and size(micro_run.folder / path) == (32, 32)
+    assert [sample.caption is None for sample in record.samples] == [False] * 5 + [True]
+    for path in record.sheets.values():
+        assert min(size(micro_run.folder / path)) > 100
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        image.load()
+        return image.size
+
+
+@pytest.mark.slow
+def test_one_system_draws_describes_and_continues(micro_run: MicroRun, tmp_path: Path):
+    trained = bench.load("dual_tower", micro_run.out)
+    prompts = ["a red circle", "two blue squares"]
+    first, second = (trained.generate(prompts, seed=3) for _ in range(2))
+    assert [np.asarray(a).tolist() for a in first] == [np.asarray(b).tolist() for b in second]
+    assert all(image.size == (32, 32) and image.mode == "RGB" for image in first)
+    assert np.asarray(first[0]).tolist() != np.asarray(trained.generate(prompts, seed=4)[0]).tolist()
+    # Another batch has other roundings, which eight bits hardly show.
+    alone = np.asarray(trained.generate("a red circle", seed=3)[0]).astype(int)
+    assert np.abs(alone - np.asarray(first[0])).max() <= 1
+    assert np.asarray(trained.generate(prompts, seed=3, nfe=4)[0]).tolist() != np.asarray(first[0]).tolist()
+    # A picture is the same picture in any mode, from memory or from a file.
+    picture = Image.new("RGB", (50, 70), (250, 0, 0))
+    picture.save(tmp_path / "red.png")
+    captions = trained.caption([picture, picture.convert("RGBA"), tmp_path / "red.png", np.asarray(picture)])
+    assert len(set(captions)) == 1
+    # It continues text as the frozen language model that it started from.
+    model = trained.approach.shared.language_model
+    assert trained.complete("Return the first", tokens=8) == model.continue_text("Return the first", tokens=8)
+    warm = [trained.complete("Return", tokens=8, temperature=1.5, seed=seed) for seed in (1, 1, 2)]
+    assert warm[0] == warm[1] != warm[2]
+    with pytest.raises(UserError, match="don't fit into the language model's"):
+        trained.complete("x", tokens=100_000)
+    with pytest.raises(UserError, match="can't be used"):
+        trained.caption(__file__)
+
+
+@pytest.mark.slow
+def test_the_same_from_the_shell(micro_run: MicroRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out, to = ["--out", str(micro_run.out), "--json"], tmp_path / "drawn"
+    assert cli.main(["generate", "dual_tower", "a circle", "a square", "--count", "2", "--to", str(to), *out]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["prompt"] for row in told["pictures"]] == ["a circle", "a circle", "a square", "a square"]
+    assert sorted(path.name for path in to.iterdir()) == ["000.png", "001.png", "002.png", "003.png", "grid.png"]
+    assert cli.main(["caption", micro_run.folder.name, str(to / "000.png"), *out]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["captions"]
+    assert row["caption"] == bench.load(micro_run.folder).caption(to / "000.png")[0]
+    assert cli.main(["complete", str(micro_run.folder), "Return the", "--tokens", "4", *out]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["texts"]
+    assert row["continuation"] and row["text"] == "Return the"
