@@ -159,7 +159,7 @@ class Modular(Approach):
         return self.planner.plan([prompt.words for prompt in prompts], [prompt.scene for prompt in prompts])
 
     def condition(self, prompts: Sequence[Prompt]) -> Prepared:
-        """Plans made, words and layouts read."""
+        """Plans made, words and layouts read; a picture in a prompt is not looked at."""
         return self._condition(prompts, Layouts.of([planned.plan for planned in self.plan(prompts)]))
 
     def _condition(self, prompts: Sequence[Prompt], layouts: Layouts) -> Prepared:
@@ -179,7 +179,8 @@ class Modular(Approach):
 
         trace, for each prompt: `plan` as written, `parsed`, `source`, `reason` for an empty layout, `verdicts`, the
         probability of each drawing in turn, `rounds` of redrawing, `kept`, the drawing that stands, its `objects`'
-        probabilities, and `accepted` (None where there was no plan to check against). `first` holds round 0."""
+        probabilities, and `accepted` (None where there was no plan to check against). `first` holds round 0, where
+        there may be others."""
         planned = self.plan(prompts)
         layouts = Layouts.of([one.plan for one in planned])
         clock = _Clock(self.layout.mark.device)
@@ -209,7 +210,7 @@ class Modular(Approach):
             clock.stop("check")
         return Generation(
             latents=latents,
-            first=first,
+            first=first if self.settings.redraws else None,
             nfe=tuple(nfe),
             tokens=sum(one.tokens for one in planned),
             seconds={"plan": sum(one.seconds for one in planned), **clock.seconds},

@@ -269,7 +269,7 @@ def test_no_redraws_give_the_first_pictures(shared) -> None:
     asked = prompts(4)
     strict = generate(build(shared, planner="oracle", redraws=1, threshold=1.0), asked, nfe=2)
     never = generate(build(shared, planner="oracle", redraws=0, threshold=1.0), asked, nfe=2)
-    assert strict.nfe == (4,) * 4 and never.nfe == (2,) * 4
+    assert strict.nfe == (4,) * 4 and never.nfe == (2,) * 4 and never.first is None
     assert strict.first is not None and torch.equal(strict.first, never.latents)
     for entry, row in zip(strict.trace, range(4), strict=True):
         assert entry["kept"] == int(entry["verdicts"][1] > entry["verdicts"][0])
