@@ -216,11 +216,6 @@ def _captions(approach: Approach, held: HeldOut, config: Config, found: Measured
     found.metrics["seconds_per_caption"] = Estimate(
         value=float(np.median(seconds)), n=len(seconds), unit="s", better="lower", reason="median over batches"
     )
-    from metrics.captioning import caption_metrics
-
-    scenes = held.test.scenes[:count]
-    if all(scene is not None for scene in scenes):
-        found.metrics |= caption_metrics(found.captions, scenes)
 
 
 @torch.no_grad()

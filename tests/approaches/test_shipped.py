@@ -10,7 +10,8 @@ from approaches.shared.vae import LatentCodec
 from bench.config import Config
 from bench.data.shapes import Shapes
 from bench.files import read_json
-from bench.pretrain.clip import DESCRIPTION, distinct, retrieval
+from bench.pretrain.clip import distinct, retrieval
+from bench.pretrain.clip_batches import DESCRIPTION
 from bench.pretrain.vae import psnr
 from metrics.alignment import Clip
 

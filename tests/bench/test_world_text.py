@@ -8,9 +8,9 @@ from itertools import islice
 import pytest
 
 from bench.data.captions import HELD_OUT_FORMS, PLURALS
-from bench.data.scene import COLOURS, SHAPES, SIZES, parse_plan
+from bench.data.scene import COLOURS, PLAN_PROMPT, SHAPES, SIZES, parse_plan
 from bench.data.shapes import HELD_OUT_PAIRS
-from bench.data.world_text import PLAN_PROMPT, world_document, world_documents
+from bench.data.world_text import world_document, world_documents
 
 DOCUMENTS = list(islice(world_documents(0, "train"), 1500))
 THING = re.compile(rf"({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})")
