@@ -228,8 +228,8 @@ GOOD = {
     "bench/errors.py": "",
     "bench/torchvision_guard.py": "import torch",
     "bench/config.py": "from bench.errors import UserError",
-    "bench/cli.py": "def main():\n    from bench import runner",
-    "bench/runner.py": "import torch\nfrom approaches import registry\nimport metrics.fidelity\nimport reports.html",
+    "bench/cli.py": "def main():\n    from bench import stages",
+    "bench/stages.py": "import torch\nfrom approaches import registry\nimport metrics.fidelity\nimport reports.html",
     "bench/data/__init__.py": "",
     "bench/data/scene.py": "import re",
     "bench/data/shapes.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch",
@@ -258,7 +258,7 @@ BROKEN = {
     "shared imports the top": ("approaches/shared/vae.py", "from bench import config", "imports itself only"),
     "base imports an approach": ("approaches/base.py", "import approaches.modular", "approaches.settings only"),
     "registry imports an approach": ("approaches/registry.py", "import approaches.modular", "doesn't import them"),
-    "the top names an approach": ("bench/runner.py", "from approaches.modular import Modular", "never by name"),
+    "the top names an approach": ("bench/stages.py", "from approaches.modular import Modular", "never by name"),
     "in a function": ("metrics/fidelity.py", "def f():\n    import bench.config", "nothing of ours"),
     "for types": (
         "metrics/fidelity.py",
@@ -275,7 +275,7 @@ BROKEN = {
     "statistics imports metrics": ("metrics/statistics.py", "from . import fidelity", "leaves only"),
     "config imports torch": ("bench/config.py", "import torch.nn", "loads torch: bench.config -> torch.nn"),
     "dataset imports timm": ("bench/data/shapes.py", "class A:\n    import timm", "loads torch"),
-    "by way of another": ("bench/cli.py", "from bench import runner", "bench.cli -> bench.runner -> torch"),
+    "by way of another": ("bench/cli.py", "from bench import stages", "bench.cli -> bench.stages -> torch"),
     "by way of a package": ("bench/data/__init__.py", "import torch", "bench.data.shapes -> bench.data -> torch"),
     "in a try": ("bench/presets.py", "try:\n    import torch\nexcept ImportError:\n    pass", "loads torch"),
     "otherwise than for types": (
@@ -283,12 +283,12 @@ BROKEN = {
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    pass\nelse:\n    import torch",
         "loads torch",
     ),
-    "imports the tests": ("bench/runner.py", "from tests import conftest", "nothing imports tests"),
+    "imports the tests": ("bench/stages.py", "from tests import conftest", "nothing imports tests"),
     "named utils": ("metrics/utils.py", "", "named after what it holds"),
     "a utils package": ("approaches/shared/utils/text.py", "", "named after what it holds"),
-    "long file": ("bench/runner.py", "x = 1\n" * 351, "351 lines"),
-    "long function": ("bench/runner.py", "def f():\n" + "    x = 1\n" * 60, "f has 61 lines"),
-    "long method": ("bench/runner.py", "class A:\n  async def f():\n" + "    x = 1\n" * 60, "f has 61 lines"),
+    "long file": ("bench/stages.py", "x = 1\n" * 351, "351 lines"),
+    "long function": ("bench/stages.py", "def f():\n" + "    x = 1\n" * 60, "f has 61 lines"),
+    "long method": ("bench/stages.py", "class A:\n  async def f():\n" + "    x = 1\n" * 60, "f has 61 lines"),
 }
 
 

@@ -16,28 +16,28 @@ import pytest
 from bench import runner, store
 from bench.console import Console
 from bench.run_arguments import RunArguments
-from bench.stages import CHECKPOINT, MEASURED, TRAINED
+from bench.stages import CHECKPOINT
 from reports import schema
 from tests.bench.conftest import MicroRun
 
 KILLS = int(os.environ.get("BENCH_TEST_KILLS", "3"))
-STAGES = (CHECKPOINT, TRAINED, store.STATUS, store.WEIGHTS, MEASURED)
-"""Files whose appearance tells how far a run is; a kill comes up to SPREAD seconds after one."""
-SPREAD = 1.5
+MOMENTS = [*[CHECKPOINT] * (KILLS // 3), store.WEIGHTS, *[schema.FILE, store.SAMPLES] * KILLS][:KILLS]
+"""Files that tell how far a run is; the record is written anew when a worker begins. A kill comes up to SPREAD seconds
+after one appears, soon rather than late."""
+SPREAD = 3.0
 
 
 def killed(folder: Path, awaited: str, delay: float) -> str:
-    """Start the run's worker, kill it `delay` seconds after a file is there, a new checkpoint for one; what it said."""
+    """Start the run's worker, kill it `delay` seconds after it wrote a file (the record, where an earlier worker has
+    left that file for good); what it said."""
+    path = folder / (schema.FILE if awaited != CHECKPOINT and (folder / awaited).exists() else awaited)
     words = [sys.executable, "-m", "bench.worker", str(folder)]
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    begun = time.time()
+    before = path.stat().st_mtime_ns if path.exists() else 0
     worker = subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=surroundings, text=True
     )
-    path = folder / awaited
-    while worker.poll() is None and not (path.exists() and path.stat().st_mtime > begun):
-        if awaited != CHECKPOINT and path.exists():  # an earlier process has left it
-            break
+    while worker.poll() is None and not (path.exists() and path.stat().st_mtime_ns > before):
         time.sleep(0.005)
     time.sleep(delay)
     worker.kill()
@@ -56,8 +56,8 @@ def test_killed_at_any_moment_a_run_ends_as_one_that_was_not(
     folder.mkdir(parents=True)
     request.write(folder)
     told = []
-    for number in range(KILLS):
-        told.append(killed(folder, STAGES[number % len(STAGES)], draw.uniform(0, SPREAD)))
+    for awaited in MOMENTS:
+        told.append(killed(folder, awaited, SPREAD * draw.random() ** 3))
         state = store.read_state(folder)
         assert state is not None and state.state in ("killed", "done")
     # The same request again, whatever has become of the sources meanwhile.
