@@ -28,6 +28,7 @@ from bench.data.catalogue import open_dataset
 from bench.data.text import TextCorpus
 from bench.errors import UserError
 from bench.sampler import Drawn, Sampling, draw
+from metrics.captioning import caption_metrics
 from metrics.statistics import Estimate, bootstrap, mean_estimate
 
 BANDS = 4
@@ -213,6 +214,8 @@ def _captions(approach: Approach, held: HeldOut, config: Config, found: Measured
     right, wrong = np.concatenate(losses), np.concatenate(shuffled)
     found.metrics["caption_loss"] = mean_estimate(right, better="lower", unit="nats a token", details={})
     found.metrics["caption_loss_gap"] = mean_estimate(wrong - right, better="higher", unit="nats a token", details={})
+    scenes, references = held.test.scenes[:count], held.test.captions[:count]
+    found.metrics |= caption_metrics(found.captions, scenes, references, seed=config.seed)
     found.metrics["seconds_per_caption"] = Estimate(
         value=float(np.median(seconds)), n=len(seconds), unit="s", better="lower", reason="median over batches"
     )

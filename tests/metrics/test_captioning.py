@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bench.data.captions import FORMS, HELD_OUT_FORMS
+from bench.data.negatives import KINDS, false_caption
+from bench.data.scene import Demand, Scene, Thing
+from bench.data.shapes import Shapes
+from metrics.captioning import attribute_f1, bleu4, caption_metrics, cider, is_true, parse_caption, words_of
+
+
+def scenes(split: str, items: int = 200) -> tuple[list[str], list[str], list[Scene]]:
+    samples = Shapes(split=split, size=32, seed=3, items=items).first(items)
+    known = [sample.scene for sample in samples if sample.scene is not None]
+    return [s.captions[0] for s in samples], [s.captions[1] for s in samples], known
+
+
+def thing(shape: str, colour: str, size: str = "small", x: float = 0.5, y: float = 0.5) -> Thing:
+    return Thing(shape=shape, colour=colour, size=size, x=x, y=y, radius=0.1)
+
+
+PAIR = Scene(
+    things=(thing("circle", "red", "small", 0.2), thing("cross", "blue", "large", 0.8)),
+    background="dark",
+    task="position",
+    demands=(Demand(shape="circle"), Demand(shape="cross")),
+    relation="left of",
+)
+
+
+@pytest.mark.parametrize("split", Shapes.splits)
+def test_every_caption_of_the_world_is_read_as_it_was_meant(split: str) -> None:
+    said, described, known = scenes(split)
+    for text, whole, scene in zip(said, described, known, strict=True):
+        claims = parse_caption(text)
+        assert claims is not None, text
+        assert sorted(map(repr, claims.demands)) == sorted(map(repr, scene.demands))
+        assert [relation for _, relation, _ in claims.relations] == ([scene.relation] if scene.relation else [])
+        assert claims.background in (None, scene.background)
+        assert is_true(claims, scene)
+        full = parse_caption(whole)
+        assert full is not None and is_true(full, scene)
+        assert attribute_f1(full, scene) == 1
+
+
+def test_captions_that_are_almost_right_are_false() -> None:
+    _, _, known = scenes("test", 120)
+    judged = 0
+    for scene in known:
+        for kind in KINDS:
+            if (pair := false_caption(scene, kind, 7)) is not None:
+                true, false = map(parse_caption, pair)
+                assert true is not None and is_true(true, scene), pair
+                assert false is not None and not is_true(false, scene), pair
+                judged += 1
+    assert judged > 150
+
+
+@pytest.mark.parametrize("form", [*FORMS, *HELD_OUT_FORMS])
+def test_each_form_of_sentence_is_read(form: str) -> None:
+    claims = parse_caption(form.format(body="two big violet discs and a cross", background="dark"))
+    assert claims is not None
+    assert claims.demands == (Demand(shape="circle", colour="purple", size="large", count=2), Demand(shape="cross"))
+    assert claims.background == ("dark" if "{background}" in form else None)
+
+
+@pytest.mark.parametrize(
+    ("words", "relation"),
+    [
+        ("to the left of", "left of"),
+        ("is on the right of", "right of"),
+        ("over", "above"),
+        ("on top of", "above"),
+        ("underneath", "below"),
+    ],
+)
+def test_places_have_synonyms(words: str, relation: str) -> None:
+    claims = parse_caption(f"A red circle {words} 3 small crosses.")
+    assert claims is not None
+    assert claims.relations == ((0, relation, 1),)
+    assert claims.demands[1] == Demand(shape="cross", size="small", count=3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "a red dog",
+        "a red",
+        "circle of life red",
+        "a red and blue circle",
+        "a red red circle",
+        "two circle",
+        "one circles",
+        "left of a circle",
+        "a circle left of",
+        "a circle left of a red",
+        "a fluffy circle",
+        "a circle on a dark background on a light background",
+        "the the the",
+        "plan: large red circle 2 4; dark",
+        "zero circles",
+    ],
+)
+def test_what_cant_be_read_is_no_caption(text: str) -> None:
+    assert parse_caption(text) is None
+    assert attribute_f1(None, PAIR) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "true", "f1"),
+    [
+        ("a circle and a cross", True, 2 * 2 / (2 + 6)),
+        ("a small red circle left of a large blue cross", True, 1.0),
+        ("a small red circle right of a large blue cross", False, 1.0),
+        ("a small red circle and a large blue cross on a light background", False, 1.0),
+        ("a circle", True, 2 * 1 / (1 + 6)),
+        ("two circles", False, 2 * 1 / (2 + 6)),
+        ("a blue circle and a red cross", False, 2 * 2 / (4 + 6)),
+        ("a red circle, a red circle and a cross", False, 2 * 3 / (5 + 6)),
+        ("a circle and a red circle", False, 2 * 2 / (3 + 6)),
+    ],
+)
+def test_truth_and_f1_by_hand(text: str, true: bool, f1: float) -> None:
+    claims = parse_caption(text)
+    assert claims is not None
+    assert is_true(claims, PAIR) == true
+    assert attribute_f1(claims, PAIR) == pytest.approx(f1)
+
+
+def test_scores_stand_beside_chance_and_unparsed_captions_are_failures() -> None:
+    said, described, known = scenes("test", 120)
+    found = caption_metrics([*said[:100], *[""] * 20], known)
+    exact, f1 = found["caption_exact_match"], found["caption_attribute_f1"]
+    assert exact.value == pytest.approx(100 / 120)
+    assert exact.details["unparsed"] == f1.details["unparsed"] == 20
+    assert exact.details["chance"] < 0.15
+    assert f1.details["per_item"][-20:] == [0] * 20
+    assert f1.details["chance"] < f1.details["reference"] < 1
+    assert caption_metrics(described, known)["caption_attribute_f1"].value == 1
+    assert found["caption_cider"].reason == "no reference captions were given"
+    unknown = caption_metrics(said, [*known[1:], None], [[text] for text in said])
+    assert unknown["caption_exact_match"].value is None
+    assert "1 of 120" in unknown["caption_exact_match"].reason
+    assert unknown["caption_bleu4"].value == pytest.approx(1)
+
+
+def test_a_single_caption_has_no_interval() -> None:
+    found = caption_metrics(["a circle and a cross"], [PAIR], [["a circle and a cross"]])
+    assert found["caption_exact_match"].value == 1 and found["caption_exact_match"].low is None
+    assert found["caption_exact_match"].details["chance"] is None
+    assert found["caption_cider"].value is None and "two captions" in found["caption_cider"].reason
+
+
+def test_bleu_agrees_with_the_other_library() -> None:
+    bleu = pytest.importorskip("pycocoevalcap.bleu.bleu", reason="needs the package pycocoevalcap")
+    said, described, _ = scenes("validation", 60)
+    captions = [*said[:30], *described[30:]]
+    references = [[a, b] for a, b in zip(said[1:] + said[:1], described, strict=True)]
+    own = bleu4(captions, references)
+    cooked = {i: [words_of(text) for text in texts] for i, texts in enumerate(references)}
+    scores, _ = bleu.Bleu(4).compute_score(cooked, {i: [words_of(c)] for i, c in enumerate(captions)}, verbose=0)
+    assert own.value == pytest.approx(scores[3], rel=1e-5)
+    assert own.value and own.low and own.high and own.low < own.value < own.high
+
+
+def test_cider_is_ten_for_the_references_themselves_and_falls() -> None:
+    pytest.importorskip("pycocoevalcap.cider.cider", reason="needs the package pycocoevalcap")
+    texts = ["a red circle above two crosses", "three large squares of stone", "the blue triangle stands alone today"]
+    references = [[text] for text in texts]
+    assert cider(texts, references).value == pytest.approx(10)
+    mixed = cider([texts[0], texts[2], texts[1]], references)
+    assert mixed.value is not None and mixed.value < 4
+    # One word of tf-idf by hand: each of the two captions is one word, the other caption's document frequency is 1.
+    assert cider(["dog", "dog"], [["dog"], ["cat"]]).details["per_item"] == pytest.approx([10 / 4, 0])
+
+
+def test_without_the_package_cider_is_missing_and_bleu_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider", None)
+    found = caption_metrics(["a b c d", "e f g h"], [PAIR, replace(PAIR)], [["a b c d"], ["e f g h"]])
+    assert found["caption_cider"].value is None and "pycocoevalcap" in found["caption_cider"].reason
+    assert found["caption_bleu4"].value == pytest.approx(1)
+
+
+def test_tokens_are_those_of_the_literature() -> None:
+    assert words_of("A dog's ball, red: 2 of them!") == "a dog's ball red 2 of them"
+    assert np.all([words_of(words_of(t)) == words_of(t) for t in ("It's (nice)...", "a-b")])
