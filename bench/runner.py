@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,7 @@ class Ended:
 
 def main(arguments: RunArguments, config: Config, console: Console) -> int:
     """Do every run asked for that is not done yet; 0 where all are done in the end."""
-    requests = plan(arguments, config, console)
-    ended = [execute(request, arguments.out, console) for request in requests]
+    ended = [execute(request, arguments.out, console) for request in plan(arguments, config, console)]
     if arguments.json:
         console.emit([summary(end) for end in ended])
     else:
@@ -59,17 +58,15 @@ def main(arguments: RunArguments, config: Config, console: Console) -> int:
     return exit_code(ended)
 
 
-def plan(arguments: RunArguments, config: Config, console: Console) -> list[store.Request]:
-    """The runs asked for: every approach with every seed. UserError where data or weights can't be had."""
+def plan(arguments: RunArguments, config: Config, console: Console) -> Iterator[store.Request]:
+    """The runs asked for, every approach with every seed; each is made out when its turn comes, from the sources as they
+    are then. UserError where data or weights can't be had."""
     command = ("python", "-m", "bench", *sys.argv[1:])
     found = store.contents(config, console.info)  # the same for every seed
-    planned = []
     for seed in range(config.seed, config.seed + arguments.seeds):
         own = replace(config, seed=seed)
         for name in chosen(arguments.approach):
-            settings = arguments.settings_for(name, own)
-            planned.append(store.request(own, name, settings, found, command))
-    return planned
+            yield store.request(own, name, arguments.settings_for(name, own), found, command)
 
 
 def execute(request: store.Request, out: Path, console: Console) -> Ended:

@@ -61,7 +61,7 @@ def test_killed_at_any_moment_a_run_ends_as_one_that_was_not(
         state = store.read_state(folder)
         assert state is not None and state.state in ("killed", "done")
     # The same request again, whatever has become of the sources meanwhile.
-    monkeypatch.setattr(runner, "plan", lambda *_: [request])
+    monkeypatch.setattr(runner, "plan", lambda *_: iter([request]))
     assert runner.main(RunArguments(out=tmp_path / "runs"), micro_run.config, Console(interval=1e9)) == 0
     assert (folder / store.WEIGHTS).read_bytes() == (micro_run.folder / store.WEIGHTS).read_bytes()
     assert schema.load(folder).settled() == schema.load(micro_run.folder).settled()

@@ -213,7 +213,7 @@ def test_an_interrupt_ends_worker_and_run(tmp_path: Path, config: Config, whole_
 
 
 def test_exit_codes_of_several_runs(tmp_path: Path, config: Config):
-    request = runner.plan(RunArguments(approach=("good",)), config, Console())[0]
+    request = next(runner.plan(RunArguments(approach=("good",)), config, Console()))
     state = store.State(state="failed")
 
     def code(*codes: int) -> int:
