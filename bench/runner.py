@@ -59,8 +59,8 @@ def main(arguments: RunArguments, config: Config, console: Console) -> int:
 
 
 def plan(arguments: RunArguments, config: Config, console: Console) -> Iterator[store.Request]:
-    """The runs asked for, every approach with every seed; each is made out when its turn comes, from the sources as they
-    are then. UserError where data or weights can't be had."""
+    """The runs asked for, every approach with every seed; each is made out when its turn comes, from the sources as
+    they are then. UserError where data or weights can't be had."""
     command = ("python", "-m", "bench", *sys.argv[1:])
     found = store.contents(config, console.info)  # the same for every seed
     for seed in range(config.seed, config.seed + arguments.seeds):
