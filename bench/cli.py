@@ -46,6 +46,13 @@ VERBS = {
         configured=True,
         check="bench.run_arguments:check",
     ),
+    "sweep": Verb(
+        summary="try values of one field, such as learning rates, with equal effort for every approach",
+        target="bench.sweep:main",
+        arguments="bench.sweep_arguments:SweepArguments",
+        configured=True,
+        check="bench.sweep_arguments:check",
+    ),
     "generate": Verb(
         summary="draw pictures from words with a trained run",
         target="bench.hands_on:generate",

@@ -136,7 +136,7 @@ def from_json(values: Any, whose: str) -> Record:
         raise UserError(f"{whose} is a record of schema version {version}, expected 1 to {VERSION}")
     for older in range(version, VERSION):
         values = {**UPGRADES[older](dict(values)), "schema": older + 1}
-    record: Record = _build(Record, values, "", whose)
+    record: Record = build(Record, values, "", whose)
     return record
 
 
@@ -153,8 +153,9 @@ def save(record: Record, folder: Path) -> Path:
     return folder / FILE
 
 
-def _build(kind: Any, value: Any, path: str, whose: str) -> Any:
-    """`value`, plain JSON, as an instance of the annotation `kind`; every field must be there."""
+def build(kind: Any, value: Any, path: str, whose: str) -> Any:
+    """`value`, plain JSON, as an instance of the annotation `kind`; every field must be there. UserError that begins
+    with `whose` and names the place, `path`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
@@ -167,13 +168,13 @@ def _build(kind: Any, value: Any, path: str, whose: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _build(next(a for a in arguments if a is not type(None)), value, path, whose)
+        return build(next(a for a in arguments if a is not type(None)), value, path, whose)
     if origin is tuple:
         items = _of(list, value, path, whose)
-        return tuple(_build(arguments[0], item, f"{path}[{i}]", whose) for i, item in enumerate(items))
+        return tuple(build(arguments[0], item, f"{path}[{i}]", whose) for i, item in enumerate(items))
     if origin in (dict, Mapping):
         pairs = _of(dict, value, path, whose)
-        return {name: _build(arguments[1], item, f"{path}.{name}", whose) for name, item in pairs.items()}
+        return {name: build(arguments[1], item, f"{path}.{name}", whose) for name, item in pairs.items()}
     if kind is float and type(value) is int:
         return float(value)
     return _of(kind, value, path, whose)
@@ -188,7 +189,7 @@ def _build_dataclass(kind: Any, value: Any, path: str, whose: str) -> Any:
     for name in hints:
         if name not in values:
             raise UserError(f"{whose}: the field {_joined(path, name)!r} is missing")
-    built = {name: _build(hints[name], item, _joined(path, name), whose) for name, item in values.items()}
+    built = {name: build(hints[name], item, _joined(path, name), whose) for name, item in values.items()}
     try:
         return kind(**built)
     except ValueError as error:  # an estimate that says neither a number nor why not

@@ -58,6 +58,8 @@ TORCH_FREE = frozenset(
         "bench.listing",
         "bench.exits",
         "bench.run_arguments",
+        "bench.sweep",
+        "bench.sweep_arguments",
         "bench.hands_on_arguments",
         "bench.store",
         "bench.runner",

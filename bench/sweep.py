@@ -1,0 +1,284 @@
+"""`python -m bench sweep`: the same values of one field, the same seeds and the same short budget for every approach;
+which value was best, what that cost, and whether a better one may lie outside. Imports no torch.
+
+A trial is an ordinary run with a small budget (see bench.runner): in a process of its own, done once, resumed where it
+was cut off. The same command goes on with a sweep; one with more values does only those that are new."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench import runner, store
+from bench.config import Config, to_json
+from bench.console import Console, clock
+from bench.environment import provenance
+from bench.exits import DONE, MISTAKE
+from bench.files import hash_bytes
+from bench.sweep_arguments import (
+    Point,
+    SweepArguments,
+    bounds_of,
+    ordered,
+    placed,
+    points,
+    share_of,
+    shortened,
+    values_of,
+)
+from metrics.statistics import Estimate
+from reports import sweeps
+from reports.sweeps import Edge, Effort, Score, Sweep, Trial, Tuned
+
+TRIALS = "trials"
+KEPT = ("validation_loss", "caption_gap", "caption_loss", "caption_loss_gap", "perplexity_retention")
+"""Metrics of a trial that the sweep's record repeats; the trial's own record has all."""
+
+
+def main(arguments: SweepArguments, config: Config, console: Console) -> int:
+    """Do every trial that is not done yet, and record what came of them; 0 where every approach has its best value and
+    all trials are done."""
+    work = Work(arguments, config, console)
+    sweep = work.record()
+    sweeps.save(sweep, arguments.out)
+    for place, point in enumerate(work.points):
+        console.info(f"trial {place + 1} of {len(work.points)}: {point.approach}, {_told(arguments.field, point)}")
+        work.ended.append(runner.execute(work.request(point), arguments.out / TRIALS, console))
+        sweep = work.record()
+        path = sweeps.save(sweep, arguments.out)
+    if arguments.json:
+        console.emit({"file": str(path), **sweep.to_json()})
+    else:
+        tell(sweep, path, console)
+    code = runner.exit_code(work.ended)
+    return MISTAKE if code == DONE and any(tuned.chosen is None for tuned in sweep.approaches) else code
+
+
+class Work:
+    """One sweep at work. points: its trials, in the order in which they are done. ended: those that were."""
+
+    def __init__(self, arguments: SweepArguments, config: Config, console: Console) -> None:
+        self.arguments, self.config, self.console = arguments, config, console
+        self.base = shortened(arguments, config)
+        self.points = points(arguments, config)
+        self.ended: list[runner.Ended] = []
+        self._contents: dict[str, dict[str, str]] = {}
+        self.provenance = {**provenance({"seed": config.seed}), "command": ["python", "-m", "bench", *sys.argv[1:]]}
+        self.key = hash_bytes(arguments.rank_by, *(self.request(point).key for point in self.points))
+
+    def request(self, point: Point) -> store.Request:
+        """The run that a trial is, from the sources as they are now."""
+        named = json.dumps([to_json(part) for part in (point.config.data, point.config.text, point.config.model)])
+        if named not in self._contents:
+            self._contents[named] = store.contents(point.config, self.console.info)
+        command = tuple(self.provenance["command"])
+        return store.request(point.config, point.approach, point.settings, self._contents[named], command)
+
+    def record(self) -> Sweep:
+        """The sweep as it stands."""
+        arguments = self.arguments
+        done = list(zip(self.points, self.ended, strict=False))
+        names = tuple(dict.fromkeys(point.approach for point in self.points))
+        tuned = tuple(self._tuned(name, [each for each in done if each[0].approach == name]) for name in names)
+        left = len(self.points) - len(done)
+        bad = [end for _, end in done if end.state.state != "done"]
+        reason = f"{left} trials are still to do" if left else f"{len(bad)} trials are not done" if bad else ""
+        first = self.points[0]
+        return Sweep(
+            name=f"{arguments.field.rpartition('.')[2]}-{self.config.preset}-{self.key[:8]}",
+            key=self.key,
+            status="unfinished" if left else "failed" if bad else "done",
+            reason=reason,
+            field=arguments.field,
+            values=values_of(arguments, first.approach, first.settings),
+            seeds=tuple(dict.fromkeys(point.config.seed for point in self.points)),
+            ranked_by=arguments.rank_by,
+            share=share_of(arguments, self.config),
+            config=json.loads(to_json(self.base)),
+            approaches=tuned,
+            widened=() if left else self._widened(tuned),
+            provenance=self.provenance,
+            notes=tuple(_notes(tuned, self.base)),
+        )
+
+    def _tuned(self, approach: str, done: Sequence[tuple[Point, runner.Ended]]) -> Tuned:
+        arguments = self.arguments
+        settings = arguments.settings_for(approach, self.config)
+        values = values_of(arguments, approach, settings)
+        trials = tuple(_trial(point, end) for point, end in done)
+        scores = tuple(score(value, [trial for trial in trials if trial.value == value], arguments) for value in values)
+        ranked = [each for each in scores if each.mean is not None]
+        best = min(ranked, key=lambda each: each.mean or 0.0) if ranked else None
+        value = best.value if best else None
+        return Tuned(
+            approach=approach,
+            settings=json.loads(to_json(settings)),
+            trials=trials,
+            scores=scores,
+            chosen=value,
+            reason="" if best else "; ".join(dict.fromkeys(each.reason for each in scores)),
+            edge=self._edge(value, values, settings) if best else "",
+            effort=_effort(trials),
+        )
+
+    def _edge(self, value: Any, values: Sequence[Any], settings: Any) -> Edge:
+        """A number at the bound of its field has nothing beyond it."""
+        bounds = bounds_of(self.arguments.field, *placed(self.arguments.field, value, self.base, settings))
+        if not ordered(values) or (bounds is not None and value in (bounds.low, bounds.high)):
+            return ""
+        return "smallest" if value == values[0] else "largest" if value == values[-1] else ""
+
+    def _widened(self, tuned: Sequence[Tuned]) -> tuple[Any, ...]:
+        """The grid with a value more at each edge that an approach chose, as far from its neighbour in ratio as that
+        one is from the next; none where the field's bounds don't allow it."""
+        edges = {each.edge for each in tuned} - {""}
+        first = self.points[0]
+        values = values_of(self.arguments, first.approach, first.settings)
+        bounds = bounds_of(self.arguments.field, first.config, first.settings)
+        if not edges or min(values) <= 0:
+            return ()
+        added = {"smallest": values[0] ** 2 / values[1], "largest": values[-1] ** 2 / values[-2]}
+        new = [float(f"{added[edge]:.6g}") for edge in edges]
+        if isinstance(values[0], int):
+            new = [max(1, round(value)) for value in new]
+        inside = [value for value in new if bounds is None or bounds.low < value <= bounds.high]
+        allowed = set(inside) - set(values)
+        return tuple(sorted({*values, *allowed})) if allowed else ()
+
+
+def score(value: Any, trials: Sequence[Trial], arguments: SweepArguments) -> Score:
+    """One value's mean over its seeds, where every one of them has it."""
+    found: list[float] = []
+    for trial in trials:
+        estimate = trial.metrics.get(arguments.rank_by)
+        if trial.state != "done":
+            return Score(value=value, mean=None, reason=f"{trial.state}: {trial.reason}")
+        if estimate is None or estimate.value is None:
+            why = estimate.reason if estimate else "it was not measured"
+            return Score(value=value, mean=None, reason=f"no {arguments.rank_by}: {why}")
+        found.append(estimate.value)
+    if len(found) < arguments.seeds:
+        return Score(value=value, mean=None, reason="still to do")
+    return Score(value=value, mean=math.fsum(found) / len(found))
+
+
+def _trial(point: Point, end: runner.Ended) -> Trial:
+    record, spent = end.record, end.record.budgets if end.record else None
+    metrics = record.metrics if record else {}
+    state = end.state.state
+    return Trial(
+        value=point.value,
+        seed=point.config.seed,
+        folder=f"{TRIALS}/{end.folder.name}",
+        state="unfinished" if state == "running" else state,
+        reason=end.state.reason,
+        sources=end.request.parts["sources"],
+        batches=record.identical.batches if record else "",
+        metrics={name: replace(metrics[name], details={}) for name in KEPT if name in metrics},
+        steps=spent.steps if spent else None,
+        images=spent.images if spent else None,
+        flops=spent.flops if spent else None,
+        train_seconds=record.seconds.get("train") if record else None,
+        seconds=sum(record.seconds.values()) if record else None,
+    )
+
+
+def _effort(trials: Sequence[Trial]) -> Effort:
+    done = [trial for trial in trials if trial.state == "done"]
+    return Effort(
+        trials=len(done),
+        steps=sum(trial.steps or 0 for trial in done),
+        images=sum(trial.images or 0 for trial in done),
+        flops=math.fsum(trial.flops or 0 for trial in done),
+        train_seconds=math.fsum(trial.train_seconds or 0 for trial in done),
+        seconds=math.fsum(trial.seconds or 0 for trial in done),
+    )
+
+
+def _notes(tuned: Sequence[Tuned], base: Config) -> Iterator[str]:
+    """What a reader should know of how far the trials are comparable."""
+    trials = [trial for each in tuned for trial in each.trials]
+    if len({trial.sources for trial in trials}) > 1:
+        yield "the sources changed between trials: see each trial's"
+    done = [trial for trial in trials if trial.state == "done"]
+    if len({(trial.seed, trial.batches) for trial in done}) > len({trial.seed for trial in done}):
+        yield "trials of one seed saw different batches: see each trial's"
+    if len({trial.seed for trial in trials}) == 1:
+        yield "one seed: how much chance there is in the order of values is not known"
+    if base.train.budget in ("flops", "seconds"):
+        yield f"the budget is equal in {base.train.budget}: approaches and values saw different numbers of images"
+    if unequal := [each for each in tuned if any(trial.state != "done" for trial in each.trials)]:
+        yield f"not all trials are done, so the effort is not the same: {', '.join(each.approach for each in unequal)}"
+
+
+# --------------------------------------------------------------------------------------------------------- telling
+
+
+def tell(sweep: Sweep, path: Path, console: Console) -> None:
+    """A table an approach, the effort, what to do with it, and where the record is."""
+    for tuned in sweep.approaches:
+        console.info()
+        console.table(f"{tuned.approach}, by {sweep.field}, ranked by {sweep.ranked_by}", rows(tuned, sweep))
+    console.info()
+    console.table("effort, over the trials that are done", effort_rows(sweep))
+    console.info()
+    for tuned in sweep.approaches:
+        if tuned.chosen is None:
+            console.info(f"{tuned.approach}: no best value: {tuned.reason}")
+            continue
+        where = f" (the {tuned.edge} of the grid: a better one may lie beyond)" if tuned.edge else ""
+        flag = f"--approach {tuned.approach} --{sweep.field} {_plain(tuned.chosen)}"
+        console.info(f"{tuned.approach}: {_plain(tuned.chosen)}{where}: python -m bench run {flag}")
+    if sweep.widened:
+        values = " ".join(map(_plain, sweep.widened))
+        console.info(f"widen the grid by the same command with --values {values}: only what is new is done")
+    for note in sweep.notes:
+        console.info(f"note: {note}")
+    console.info(str(path))
+
+
+def rows(tuned: Tuned, sweep: Sweep) -> list[tuple[str, ...]]:
+    """A heading, then a value a row: the means over seeds, an interval where there is one trial, what became of it."""
+    present = [name for name in KEPT if any(name in trial.metrics for trial in tuned.trials)]
+    table = [("", sweep.field.rpartition(".")[2], *present, "seconds", "")]
+    for each in tuned.scores:
+        trials = [trial for trial in tuned.trials if trial.value == each.value]
+        best = each.mean is not None and each.value == tuned.chosen
+        cells = [_cell([trial.metrics[name] for trial in trials if name in trial.metrics]) for name in present]
+        seconds = math.fsum(trial.seconds or 0 for trial in trials)
+        remark = each.reason or ("best" if best else "")
+        table.append(("*" if best else "", _plain(each.value), *cells, clock(seconds), remark))
+    return table
+
+
+def effort_rows(sweep: Sweep) -> list[tuple[str, ...]]:
+    """A heading, then an approach a row."""
+    table: list[tuple[str, ...]] = [("", "trials", "steps", "images", "FLOPs", "training", "in all")]
+    for tuned in sweep.approaches:
+        spent = tuned.effort
+        counts = (str(spent.trials), f"{spent.steps:,}", f"{spent.images:,}", f"{spent.flops:.3g}")
+        table.append((tuned.approach, *counts, clock(spent.train_seconds), clock(spent.seconds)))
+    return table
+
+
+def _cell(estimates: Sequence[Estimate]) -> str:
+    known = [estimate for estimate in estimates if estimate.value is not None]
+    if not known or len(known) < len(estimates):
+        return "-"
+    if len(known) == 1 and known[0].low is not None and known[0].high is not None:
+        return f"{known[0].value:.4f} [{known[0].low:.4f}, {known[0].high:.4f}]"
+    mean = math.fsum(estimate.value or 0.0 for estimate in known) / len(known)
+    return f"{mean:.4f}"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _told(field: str, point: Point) -> str:
+    return f"{field} {_plain(point.value)}, seed {point.config.seed}"

@@ -1,0 +1,145 @@
+"""What a sweep leaves for its readers: one versioned record, as JSON, of every trial and of what each approach's best
+one was. As strict as a run's record, see reports.schema. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.errors import UserError
+from bench.files import read_json, write_json
+from metrics.statistics import Estimate
+from reports.schema import Status, build
+
+VERSION = 1
+
+Edge = Literal["", "smallest", "largest"]
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""version -> what makes a record of that version one of the next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One value of the field, tried with one seed: a short run, whose own record is in `folder`, relative to this one.
+
+    state, reason: what became of it. sources: hash of the sources that it ran with. batches: digest over all that its
+    steps saw, noise and times among them. metrics: without their details.
+    steps, images, flops, train_seconds, seconds: what it spent; None where it is not known. seconds: of all stages.
+    """
+
+    value: Any
+    seed: int
+    folder: str
+    state: Status
+    reason: str = ""
+    sources: str = ""
+    batches: str = ""
+    metrics: dict[str, Estimate] = field(default_factory=dict)
+    steps: int | None = None
+    images: int | None = None
+    flops: float | None = None
+    train_seconds: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One value's rank-giving number: its mean over the seeds, None where a trial of it is not done, or lacks it."""
+
+    value: Any
+    mean: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """What was spent on an approach, over its done trials."""
+
+    trials: int = 0
+    steps: int = 0
+    images: int = 0
+    flops: float = 0.0
+    train_seconds: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """One approach's trials and their outcome.
+
+    settings: its own, before the swept field is set. chosen: the value with the lowest mean, among those whose trials
+    are all done; None, with the reason, where there is none. edge: whether the chosen number is the smallest or the
+    largest of the grid, so that a better one may lie outside; "" where not, and where values have no order.
+    """
+
+    approach: str
+    settings: dict[str, Any]
+    trials: tuple[Trial, ...]
+    scores: tuple[Score, ...]
+    chosen: Any = None
+    reason: str = ""
+    edge: Edge = ""
+    effort: Effort = field(default_factory=Effort)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """One sweep: the same values, seeds and budget for every approach.
+
+    status: done where every trial is. field, values: what was tried, such as settings.learning_rate. ranked_by: a
+    metric of the averaged weights, of which lower is better. config: that of the trials, before the swept field is set:
+    its training budget and warm-up are the trials'. share: of the whole budget that a trial gets. widened: the values
+    to try next where an approach chose an edge; empty where none did.
+    """
+
+    schema: int = VERSION
+    name: str
+    key: str
+    status: Status
+    reason: str = ""
+    field: str
+    values: tuple[Any, ...]
+    seeds: tuple[int, ...]
+    ranked_by: str
+    share: float
+    config: dict[str, Any]
+    approaches: tuple[Tuned, ...]
+    widened: tuple[Any, ...] = ()
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values: what `from_json` reads."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
+        return values
+
+
+def from_json(values: Any, whose: str) -> Sweep:
+    """The sweep in parsed JSON, of this version or an older one. UserError that begins with `whose`."""
+    if not isinstance(values, dict) or type(values.get("schema")) is not int or "ranked_by" not in values:
+        raise UserError(f"{whose} is no record of a sweep")
+    version: int = values["schema"]
+    if not 1 <= version <= VERSION:
+        raise UserError(f"{whose} is a sweep of schema version {version}, expected 1 to {VERSION}")
+    for older in range(version, VERSION):
+        values = {**UPGRADES[older](dict(values)), "schema": older + 1}
+    sweep: Sweep = build(Sweep, values, "", whose)
+    return sweep
+
+
+def load(path: Path) -> Sweep:
+    """The sweep in a file. UserError, naming the file, where it is missing, damaged, foreign, or has unknown or missing
+    fields."""
+    return from_json(read_json(path), str(path))
+
+
+def save(sweep: Sweep, folder: Path) -> Path:
+    """Write the record into a folder of sweeps, atomically, under its name; its path."""
+    path = folder / f"{sweep.name}.json"
+    write_json(path, sweep.to_json())
+    return path
