@@ -21,7 +21,7 @@ from approaches.settings import Settings
 from approaches.shared.diffusion import Diffusion, Sampled
 from approaches.shared.kernels import Kernels
 from approaches.shared.language_model import LanguageModel, tensors_hash
-from approaches.shared.patches import Patchify
+from approaches.shared.patches import PatchEmbedding, Patchify
 from approaches.shared.vae import LatentCodec
 from bench.data.scene import Scene
 from bench.seeds import derive
@@ -169,8 +169,9 @@ class ParameterGroup:
 class Shared:
     """What all approaches reuse, built once a run.
 
-    codecs: by modality. latent_size: side of a latent. encoder: uint8 pictures B H W 3 -> features B E of a frozen
-    network, for alignment, where the config names one.
+    codecs: by modality. latent_size: side of a latent. patch_channels: of the U-Net blocks that make image tokens; 0 is
+    a linear layer. encoder: uint8 pictures B H W 3 -> features B E of a frozen network, for alignment, where the config
+    names one.
     """
 
     language_model: LanguageModel
@@ -179,6 +180,7 @@ class Shared:
     kernels: Kernels
     latent_size: int
     patch: int
+    patch_channels: int
     caption_tokens: int
     seed: int
     encoder: Callable[[NDArray[np.uint8]], Tensor] | None = None
@@ -188,6 +190,10 @@ class Shared:
     def patchify(self) -> Patchify:
         """Latents to image tokens and back."""
         return Patchify(self.codecs["image"].channels, self.latent_size, self.patch)
+
+    def patch_embedding(self, width: int) -> PatchEmbedding:
+        """Latents to image tokens of a width and back, trained by whoever asks for it; draws from `fresh`."""
+        return PatchEmbedding(self.patchify, width, self.patch_channels)
 
     @contextmanager
     def fresh(self, purpose: str) -> Iterator[None]:

@@ -113,7 +113,9 @@ class DualTower(Approach):
         with shared.fresh("dual_tower"):
             vision = vision_tower(text, settings, generator(shared.seed, "weights/dual_tower/vision"))
             scale = embedding_scale(text)
-            image = ImageTokens(shared.patchify, config.width, eps=config.norm_eps, norm=kernels.norm, scale=scale)
+            image = ImageTokens(
+                shared.patch_embedding(config.width), config.width, eps=config.norm_eps, norm=kernels.norm, scale=scale
+            )
             self.towers = TwoTowers(text, vision, image, settings.variant, settings.fuse)
             self.align = nn.Linear(config.width, shared.encoder_width) if settings.alignment else None
 

@@ -60,7 +60,9 @@ class FullRetraining(Approach):
                 transformer.requires_grad_(False)
                 add_low_rank(transformer.blocks, settings.lora_rank)
             scale = embedding_scale(transformer)
-            image = ImageTokens(shared.patchify, config.width, eps=config.norm_eps, norm=kernels.norm, scale=scale)
+            image = ImageTokens(
+                shared.patch_embedding(config.width), config.width, eps=config.norm_eps, norm=kernels.norm, scale=scale
+            )
         self.tower = OneTower(transformer, image)
 
     # ------------------------------------------------------------------------------------------------ training

@@ -81,9 +81,7 @@ class Modular(Approach):
         with shared.fresh("modular"):
             self.layout = LayoutTokens(LAYOUT_WIDTH)
             self.denoiser = Denoiser(
-                patchify.channels,
-                patchify.size,
-                patchify.patch,
+                shared.patch_embedding(settings.width),
                 settings.width,
                 settings.layers,
                 settings.heads,

@@ -72,7 +72,7 @@ class Projection(Approach):
     def __init__(self, shared: Shared, settings: ProjectionSettings) -> None:
         super().__init__(shared, settings)
         self.language_model.requires_grad_(False)
-        config, kernels, cut = self.transformer.config, shared.kernels, shared.patchify
+        config, kernels = self.transformer.config, shared.kernels
         _check(shared, settings)
         with shared.fresh("projection"):
             scale = embedding_scale(self.transformer)
@@ -82,9 +82,7 @@ class Projection(Approach):
                 self.queries = nn.Parameter(drawn, requires_grad=settings.readout == "learned_queries")
             self.connector = build_connector(connector_shape(settings), config.width, settings.width, kernels)
             self.denoiser = Denoiser(
-                cut.channels,
-                cut.size,
-                cut.patch,
+                shared.patch_embedding(settings.width),
                 settings.width,
                 settings.layers,
                 settings.heads,

@@ -47,6 +47,7 @@ def share(config: Config, device: torch.device, *, training: bool = True) -> Sha
         kernels=kernels,
         latent_size=side,
         patch=config.train.patch,
+        patch_channels=config.train.patch_channels,
         caption_tokens=config.train.caption_tokens,
         seed=config.seed,
         encoder=encoder,

@@ -73,7 +73,10 @@ class Batches:
         self.describe_rows = round(train.batch * train.describe_share)
         self.draw_rows = train.batch - self.describe_rows
         self.collection = collect(dataset, config.data.train_items, codec, console)
-        self.captions = tuple(captions[0] for captions in self.collection.captions)
+        of_each = [captions if train.captions == "any" else captions[:1] for captions in self.collection.captions]
+        self.captions = tuple(chain.from_iterable(of_each))
+        self.counts = np.array([len(captions) for captions in of_each])
+        self.starts = np.cumsum(self.counts) - self.counts  # a picture's captions stand side by side
         self.tokens, self.mask, self.cut = tokenise(language_model, self.captions, train.caption_tokens)
         self.text_hash = hash_bytes(corpus.content_hash("train"), tokenizer_hash(language_model))
         self.text = token_stream(language_model, corpus, self.text_hash, console)
@@ -88,8 +91,11 @@ class Batches:
     def __call__(self, step: int) -> Batch:
         """The batch of a step, on the CPU."""
         indices = self.indices(step)
-        draw, describe = self._rows(indices[: self.draw_rows]), self._rows(indices[self.draw_rows :])
         draws = self.generators(step)
+        luck = torch.rand(len(indices), generator=draws("batch/captions"), dtype=torch.float64).numpy()
+        chosen = self.starts[indices] + (luck * self.counts[indices]).astype(np.int64)
+        draw = self._rows(indices[: self.draw_rows], chosen[: self.draw_rows])
+        describe = self._rows(indices[self.draw_rows :], chosen[self.draw_rows :])
         return Batch(
             step=step,
             draw=draw,
@@ -151,13 +157,14 @@ class Batches:
 
     # ------------------------------------------------------------------------------------------------- rows
 
-    def _rows(self, indices: NDArray[np.int64]) -> Captioned:
-        rows = torch.from_numpy(indices)
+    def _rows(self, indices: NDArray[np.int64], captions: NDArray[np.int64]) -> Captioned:
+        """Pictures by their numbers, each with a caption by its."""
+        rows, texts = torch.from_numpy(indices), torch.from_numpy(captions)
         return Captioned(
             latents=self.collection.latents[rows],
-            tokens=self.tokens[rows],
-            mask=self.mask[rows],
-            captions=tuple(self.captions[index] for index in indices),
+            tokens=self.tokens[texts],
+            mask=self.mask[texts],
+            captions=tuple(self.captions[index] for index in captions),
             scenes=tuple(self.collection.scenes[index] for index in indices),
             pictures=np.asarray(self.collection.pictures[indices]) if self.with_pictures else None,
         )

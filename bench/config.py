@@ -105,6 +105,8 @@ class TrainConfig:
     """Captioned pictures a step, over all ranks and accumulated parts: some to draw, the rest to describe."""
     describe_share: Share = 0.34
     """Share of a batch's rows that are described (image to text); X-Fusion's 1 in 3."""
+    captions: Literal["any", "first"] = "any"
+    """Which of a picture's captions a step sees: any of them, drawn anew at every visit, or always the first."""
     empty_share: Share = 0.1
     """Share of drawn rows whose caption is left out, for classifier-free guidance."""
     caption_tokens: Annotated[int, Range(4, 100_000)] = 40
@@ -113,6 +115,9 @@ class TrainConfig:
     """Length of a window of text replay, for the approaches that replay text."""
     patch: Annotated[int, Range(1, 64)] = 2
     """Side of a patch of the latent: one image token."""
+    patch_channels: Annotated[int, Range(0, 65_536)] = 64
+    """Channels of the U-Net blocks that make tokens of latents and back (Transfusion's better variant); 0 for a linear
+    layer."""
     warmup: Annotated[int, Range(0, 10**9)] = 50
     """Steps of linear warm-up; then half a cosine down to 1%."""
     weight_decay: Annotated[float, Range(0, 100)] = 0.01

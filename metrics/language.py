@@ -161,7 +161,7 @@ def language_metrics(
     `kl_base_adapted_p99` (the 99th percentile of the tokens) and `top1_agreement` of an adapted model.
 
     Every number is a ratio of sums over documents, with a bootstrap over documents, which are the same for both models.
-    sizes: UTF-8 bytes of each document's text, for bits per byte. keys: the documents' names, else their places and lengths.
+    sizes: UTF-8 bytes of each document's text, for bits per byte. keys: the documents' names, else places and lengths.
     Details: `documents` (tokens, bytes, base_nats, adapted_nats, kl and agreed of each), the windows, and `per_item`:
     the documents' contributions, to first order, whose mean is the number, for comparisons document by document.
     Missing where there are no tokens.

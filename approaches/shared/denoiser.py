@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from approaches.shared.kernels import AttentionMask, Kernels, attention, rms_norm, swiglu
-from approaches.shared.patches import Patchify, TimeEmbedding, positions_2d
+from approaches.shared.patches import PatchEmbedding, TimeEmbedding, positions_2d
 
 EPS = 1e-6
 
@@ -144,7 +144,7 @@ class Block(nn.Module):
 class Denoiser(nn.Module):
     """What the scheduler asks for (flow, noise or v) from x_t, t and a condition.
 
-    latent_channels, latent_size, patch: the latent and how it is cut. width: a multiple of 4 and of heads.
+    patches: tokens of latents and back, of this width. width: a multiple of 4 and of heads.
     condition_width: of the condition's vectors, say a language model's hidden states. layout_width: of the extra
     tokens; None where they come `width` wide. Weights are drawn from torch's global generator; the output and every
     residual branch start at zero, so the first prediction is exactly 0. Errors: ValueError on sizes that don't divide.
@@ -152,9 +152,7 @@ class Denoiser(nn.Module):
 
     def __init__(
         self,
-        latent_channels: int,
-        latent_size: int,
-        patch: int,
+        patches: PatchEmbedding,
         width: int,
         layers: int,
         heads: int,
@@ -165,19 +163,17 @@ class Denoiser(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"a width of {width} doesn't divide into {heads} heads")
-        self.patchify = Patchify(latent_channels, latent_size, patch)
         self.kernels = kernels
         self.positions: Tensor
-        self.register_buffer("positions", positions_2d(width, self.patchify.side), persistent=False)
-        self.image_in = nn.Linear(self.patchify.width, width)
+        self.register_buffer("positions", positions_2d(width, patches.patchify.side), persistent=False)
         self.time = TimeEmbedding(width)
         self.modulation = nn.Linear(width, 8 * width)
         self.condition_norm = nn.Parameter(torch.ones(condition_width))
         self.condition_in = nn.Linear(condition_width, width)
         self.layout_in = None if layout_width is None else nn.Linear(layout_width, width)
         self.layers = nn.ModuleList(Block(width, heads, mlp_width(width), kernels) for _ in range(layers))
-        self.image_out = nn.Linear(width, self.patchify.width)
         self._initialise()
+        self.patches = patches
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -185,7 +181,7 @@ class Denoiser(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for zero in (self.modulation, self.image_out, *(block.cross_out for block in self.blocks())):
+        for zero in (self.modulation, *(block.cross_out for block in self.blocks())):
             nn.init.zeros_(zero.weight)
 
     def blocks(self) -> list[Block]:
@@ -223,10 +219,10 @@ class Denoiser(nn.Module):
 
     def _layout(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Extra tokens at the width of the image's."""
-        width = self.image_in.out_features if self.layout_in is None else self.layout_in.in_features
+        width = self.time.mix.out_features if self.layout_in is None else self.layout_in.in_features
         if tokens.shape[-1] != width or (mask is not None and mask.shape != tokens.shape[:2]):
             raise ValueError(f"extra tokens {tuple(tokens.shape)}: expected (B, E, {width}) and a mask (B, E)")
-        tokens = tokens.to(self.image_in.weight.dtype)
+        tokens = tokens.to(self.time.mix.weight.dtype)
         if mask is not None:
             tokens = tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
         return tokens if self.layout_in is None else self.layout_in(tokens)
@@ -244,7 +240,9 @@ class Denoiser(nn.Module):
         what `prepare` made of it (and then the masks and extra tokens are in there)."""
         if isinstance(condition, Tensor):
             condition = self.prepare(condition, condition_mask, tokens, tokens_mask)
-        x = self.image_in(self.patchify.split(x_t)) + self.positions.to(self.image_in.weight.dtype)
+        embedded = self.time(t)
+        x, kept = self.patches.encode(x_t, embedded)
+        x = x + self.positions.to(x.dtype)
         images = x.shape[1]
         if condition.tokens is not None:
             x = torch.cat((x, condition.tokens), 1)
@@ -254,11 +252,11 @@ class Denoiser(nn.Module):
         if condition.tokens_mask is not None:
             real = condition.tokens_mask.new_ones(x.shape[0], images)
             self_mask = _padding_mask(torch.cat((real, condition.tokens_mask), 1), x.shape[1]).build(backend)
-        time = self.modulation(F.silu(self.time(t))).unflatten(-1, (8, -1))
+        time = self.modulation(F.silu(embedded)).unflatten(-1, (8, -1))
         for block, keys, values in zip(self.blocks(), condition.keys, condition.values, strict=True):
             x = block(x, time[:, :6], keys, values, cross_mask, self_mask)
         shift, scale = time[:, 6:].unsqueeze(2).unbind(1)
-        return self.patchify.join(self.image_out(_modulate(x[:, :images], shift, scale)))
+        return self.patches.decode(_modulate(x[:, :images], shift, scale), kept, embedded)
 
 
 def mlp_width(width: int) -> int:

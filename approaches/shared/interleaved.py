@@ -12,7 +12,6 @@ output and, for each reader asked for, the keys and values that this reader will
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from approaches.shared.kernels import AttentionMask, attention, linear_cross_entropy
-from approaches.shared.patches import Patchify, TimeEmbedding, positions_2d
+from approaches.shared.patches import PatchEmbedding, TimeEmbedding, positions_2d
 from approaches.shared.prefix import Prefix, reading_mask
 from approaches.shared.transformer import Block, RMSNorm, Transformer
 
@@ -35,34 +34,32 @@ class ImageTokens(nn.Module):
     scale: root mean square of the token embeddings beside which these will stand.
     """
 
-    positions: Tensor
-
-    def __init__(self, patchify: Patchify, width: int, *, eps: float, norm: str, scale: float) -> None:
+    def __init__(self, patches: PatchEmbedding, width: int, *, eps: float, norm: str, scale: float) -> None:
         super().__init__()
-        self.patchify = patchify
-        self.into = nn.Linear(patchify.width, width)
+        self.patches, self.scale = patches, scale
         self.time = TimeEmbedding(width)
-        self.place = nn.Parameter(positions_2d(width, patchify.side) * scale)
+        self.place = nn.Parameter(positions_2d(width, patches.patchify.side) * scale)
         self.begin, self.end = nn.Parameter(torch.randn(width) * scale), nn.Parameter(torch.randn(width) * scale)
         self.norm = RMSNorm(width, eps, norm)
         self.modulate = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, patchify.width)
-        self.scale = scale
-        nn.init.normal_(self.into.weight, std=scale / math.sqrt(patchify.width))
-        for zero in (self.into.bias, self.modulate.weight, self.modulate.bias, self.out.weight, self.out.bias):
+        for zero in (self.modulate.weight, self.modulate.bias):
             nn.init.zeros_(zero)
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """B C H W, B -> B N+2 D: begin of image, the picture, end of image; time enters these tokens only."""
-        tokens = self.into(self.patchify.split(x_t.to(self.into.weight.dtype))) + self.place
+    def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """B C H W, B -> B N+2 D: begin of image, the picture, end of image; time enters these tokens only. And what
+        `predict` wants back."""
+        time = self.time(t)
+        patches, kept = self.patches.encode(x_t, time)
+        tokens = self.scale * patches + self.place
         frame = [edge.expand(len(tokens), 1, -1) for edge in (self.begin, self.end)]
-        whole: Tensor = torch.cat([frame[0], tokens, frame[1]], 1) + self.scale * self.time(t)[:, None]
-        return whole
+        return torch.cat([frame[0], tokens, frame[1]], 1) + self.scale * time[:, None], kept
 
-    def predict(self, hidden: Tensor, t: Tensor) -> Tensor:
+    def predict(self, hidden: Tensor, kept: Tensor | None, t: Tensor) -> Tensor:
         """B N+2 D -> B C H W; exactly 0 before training."""
-        shift, scale = self.modulate(F.silu(self.time(t)))[:, None].chunk(2, -1)
-        return self.patchify.join(self.out(torch.addcmul(shift, self.norm(hidden[:, 1:-1]), 1 + scale)))
+        time = self.time(t)
+        shift, scale = self.modulate(F.silu(time))[:, None].chunk(2, -1)
+        normed = torch.addcmul(shift, self.norm(hidden[:, 1:-1]), 1 + scale)
+        return self.patches.decode(normed, kept, time)
 
 
 class Interleaved(nn.Module, ABC):
@@ -139,12 +136,14 @@ class Interleaved(nn.Module, ABC):
     def read_image(self, latents: Tensor, prefix: Prefix, *, keep: Sequence[str] = ()) -> Prefix:
         """A clean picture, B C H W, as something to be read on from."""
         t = torch.zeros(len(latents), device=latents.device)
-        return self.read(self.image(latents, t), "image", prefix, keep=keep, output=False)[1]
+        tokens, _ = self.image(latents, t)
+        return self.read(tokens, "image", prefix, keep=keep, output=False)[1]
 
     def denoise(self, x_t: Tensor, t: Tensor, prefix: Prefix, taps: dict[int, Tensor] | None = None) -> Tensor:
         """The scheduler's prediction, B C H W."""
-        hidden, _ = self.read(self.image(x_t, t), "image", prefix, taps=taps)
-        return self.image.predict(hidden, t)
+        tokens, kept = self.image(x_t, t)
+        hidden, _ = self.read(tokens, "image", prefix, taps=taps)
+        return self.image.predict(hidden, kept, t)
 
     def text_loss(self, tokens: Tensor, targets: Tensor, prefix: Prefix, mask: Tensor | None = None) -> Tensor:
         """Sum of -log p in nats of `targets` (B T, -100 for none) after `tokens` (B T)."""

@@ -1,12 +1,15 @@
-"""Pictures as tokens: patches, 2-D positions, and the embedding of the diffusion time.
+"""Pictures as tokens: patches, what makes tokens of them and back, 2-D positions, and the embedding of the diffusion
+time.
 
-Shapes: B batch, C latent channels, H = W = size, p patch, N = (size / p)^2 tokens in row order, D width.
+Shapes: B batch, C latent channels, H = W = size, p patch, N = (size / p)^2 tokens in row order, D width, F channels of
+the U-Net's blocks.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -97,3 +100,69 @@ class TimeEmbedding(nn.Module):
         waves = sinusoids(1000.0 * t.float(), self.frequencies).to(self.rise.weight.dtype)
         embedded: Tensor = self.mix(F.silu(self.rise(waves)))
         return embedded
+
+
+class ResidualBlock(nn.Module):
+    """Group norm, SiLU, 3x3 convolution, twice, around a shortcut; before the second, scale and shift by the time
+    (ADM, arXiv 2105.05233). At initialisation the shortcut alone."""
+
+    def __init__(self, channels_in: int, channels: int, time_width: int) -> None:
+        super().__init__()
+        groups_in, groups = math.gcd(8, channels_in), math.gcd(8, channels)
+        self.norm_in, self.norm = nn.GroupNorm(groups_in, channels_in), nn.GroupNorm(groups, channels)
+        self.first = nn.Conv2d(channels_in, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.shortcut = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else nn.Identity()
+        self.modulate = nn.Linear(time_width, 2 * channels)
+        for layer in (self.modulate, self.second):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x: B F_in H W. time: B D, embedded. Returns B F H W."""
+        shift, scale = self.modulate(F.silu(time))[:, :, None, None].chunk(2, 1)
+        hidden = self.norm(self.first(F.silu(self.norm_in(x)))) * (1 + scale) + shift
+        out: Tensor = self.shortcut(x) + self.second(F.silu(hidden))
+        return out
+
+
+class PatchEmbedding(nn.Module):
+    """Latents to image tokens, and a transformer's states at them to a prediction: one for all approaches.
+
+    channels: F. Above 0, U-Net down and up blocks with a connection past the transformer, which Transfusion found
+    better than a linear layer (arXiv 2408.11039); 0 is that linear layer. What was kept on the way in
+    must be handed back on the way out. At initialisation the prediction is exactly 0.
+    """
+
+    def __init__(self, patchify: Patchify, width: int, channels: int) -> None:
+        super().__init__()
+        self.patchify = patchify
+        inner = Patchify(channels or patchify.channels, patchify.size, patchify.patch)
+        self.inner = inner
+        self.into, self.out = nn.Linear(inner.width, width), nn.Linear(width, inner.width)
+        if channels:
+            self.conv_in = nn.Conv2d(patchify.channels, channels, 3, padding=1)
+            self.down, self.up = ResidualBlock(channels, channels, width), ResidualBlock(2 * channels, channels, width)
+            self.norm = nn.GroupNorm(math.gcd(8, channels), channels)
+            self.conv_out = nn.Conv2d(channels, patchify.channels, 3, padding=1)
+        self.channels = channels
+        last = self.conv_out if channels else self.out
+        nn.init.zeros_(cast(Tensor, last.weight))
+        for layer in (self.into, self.out, last):
+            nn.init.zeros_(cast(Tensor, layer.bias))
+
+    def encode(self, x_t: Tensor, time: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x_t: B C H W. time: B D, embedded. Returns tokens, B N D, without positions; and what `decode` wants back."""
+        x = x_t.to(self.into.weight.dtype)
+        if not self.channels:
+            return self.into(self.patchify.split(x)), None
+        kept = self.down(self.conv_in(x), time)
+        return self.into(self.inner.split(kept)), kept
+
+    def decode(self, hidden: Tensor, kept: Tensor | None, time: Tensor) -> Tensor:
+        """hidden: B N D, normed. Returns the prediction, B C H W."""
+        x = self.inner.join(self.out(hidden))
+        if kept is None:
+            return x
+        out: Tensor = self.conv_out(F.silu(self.norm(self.up(torch.cat([x, kept], 1), time))))
+        return out

@@ -40,6 +40,7 @@ def small_shared(seed: int = 0) -> Shared:
         kernels=choose("cpu"),
         latent_size=8,
         patch=2,
+        patch_channels=8,
         caption_tokens=40,
         seed=seed,
     )

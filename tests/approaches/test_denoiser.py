@@ -8,15 +8,20 @@ from torch import Tensor
 
 from approaches.shared.denoiser import Denoiser, Prepared, mlp_width
 from approaches.shared.kernels import REFERENCE, Kernels, choose
+from approaches.shared.patches import PatchEmbedding, Patchify
 
 C, SIZE, PATCH, WIDTH, LAYERS, HEADS, FROM, LAYOUT = 4, 8, 2, 32, 2, 4, 20, 12
 B, S, E = 3, 5, 2
 
 
+def patches(width: int, channels: int = 8) -> PatchEmbedding:
+    return PatchEmbedding(Patchify(C, SIZE, PATCH), width, channels)
+
+
 def make(kernels: Kernels = REFERENCE, *, layout: int | None = LAYOUT, alive: bool = True) -> Denoiser:
     """A denoiser; alive: with every zero-initialised weight drawn, so that nothing is hidden behind a zero."""
     torch.manual_seed(0)
-    model = Denoiser(C, SIZE, PATCH, WIDTH, LAYERS, HEADS, FROM, kernels, layout_width=layout)
+    model = Denoiser(patches(WIDTH), WIDTH, LAYERS, HEADS, FROM, kernels, layout_width=layout)
     if alive:
         with torch.no_grad():
             for parameter in model.parameters():
@@ -50,7 +55,7 @@ def test_the_first_prediction_is_zero_and_a_block_is_the_identity() -> None:
 @pytest.mark.parametrize("layers", [1, 3])
 def test_parameter_count(layers: int, layout: int | None) -> None:
     width, hidden, token = WIDTH, mlp_width(WIDTH), C * PATCH**2
-    model = Denoiser(C, SIZE, PATCH, width, layers, HEADS, FROM, REFERENCE, layout_width=layout)
+    model = Denoiser(patches(width, 0), width, layers, HEADS, FROM, REFERENCE, layout_width=layout)
     time = 256 * width + width + width**2 + width
     block = 6 * width + 4 * width**2 + 4 * width**2 + 4 * (width // HEADS) + 3 * width * hidden
     expected = (token * width + width) + time + (8 * width**2 + 8 * width)
@@ -185,7 +190,7 @@ def test_it_learns_four_latents() -> None:
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="heads"):
-        Denoiser(C, SIZE, PATCH, 32, 1, 5, FROM, REFERENCE)
+        Denoiser(patches(32), 32, 1, 5, FROM, REFERENCE)
     model = make()
     x_t, t, condition, mask, tokens, tokens_mask = inputs()
     for wrong in (

@@ -98,16 +98,17 @@ def test_drawing_and_describing_equal_the_naive_form(shared, settings):
     given = approach.denoise(x_t, batch.times, approach.condition(prompts))
     tokens, mask = words
     layout = Layout.text_first(tokens.shape[1], count)
-    x = torch.cat([tower.text.embed(tokens), tower.image(x_t, batch.times)], 1)
+    picture, kept = tower.image(x_t, batch.times)
+    x = torch.cat([tower.text.embed(tokens), picture], 1)
     hidden = naive(tower, layout, x, mask)
-    expected = tower.image.predict(hidden[:, layout.slices("image")[0]], batch.times)
+    expected = tower.image.predict(hidden[:, layout.slices("image")[0]], kept, batch.times)
     torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-4)
     assert float(given.abs().mean()) > 1e-3
     # image first
     tokens, mask = batch.describe.prompt
     latents = batch.describe.latents
     layout = Layout.image_first(count, tokens.shape[1])
-    x = torch.cat([tower.image(latents, torch.zeros(len(latents))), tower.text.embed(tokens)], 1)
+    x = torch.cat([tower.image(latents, torch.zeros(len(latents)))[0], tower.text.embed(tokens)], 1)
     hidden = tower.text.norm(naive(tower, layout, x, mask)[:, layout.slices("text")[0]])
     logits = tower.text.logits(hidden)
     start, state = approach.text_start([Prompt.image(latent) for latent in latents])

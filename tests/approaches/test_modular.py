@@ -87,7 +87,7 @@ def test_parameter_counts(shared) -> None:
     }
     assert counts == {
         "language_model": 0,
-        "denoiser": 3_985_552,
+        "denoiser": 4_001_620,
         "layout": 960,
         "captioner": 1_131_520,
         "checker": 365_377,

@@ -276,11 +276,11 @@ def test_the_seed_decides_the_weights_and_nothing_else_does() -> None:
 @pytest.mark.parametrize(
     ("changes", "trained", "whole"),
     [
-        ({}, 7_307_728, 10_455_952),
-        ({"readout": "random_queries"}, 7_304_656, 10_455_952),
-        ({"readout": "last_hidden"}, 7_304_656, 10_452_880),
-        ({"connector": "mlp"}, 5_087_824, 8_236_048),
-        ({"connector": "linear"}, 4_939_600, 8_087_824),
+        ({}, 7_323_796, 10_472_020),
+        ({"readout": "random_queries"}, 7_320_724, 10_472_020),
+        ({"readout": "last_hidden"}, 7_320_724, 10_468_948),
+        ({"connector": "mlp"}, 5_103_892, 8_252_116),
+        ({"connector": "linear"}, 4_955_668, 8_103_892),
     ],
 )
 def test_exact_parameter_counts(changes: dict[str, Any], trained: int, whole: int) -> None:

@@ -92,7 +92,7 @@ def test_rows_are_their_pictures(text: Path) -> None:
     dataset = Shapes.build(CONFIG.data, "train")
     for rows, numbers in ((batch.draw, indices[:8]), (batch.describe, indices[8:])):
         expected = [dataset[int(number)] for number in numbers]
-        assert rows.captions == tuple(sample.caption for sample in expected)
+        assert all(text in sample.captions for text, sample in zip(rows.captions, expected, strict=True))
         assert rows.scenes == tuple(sample.scene for sample in expected)
         assert rows.pictures is not None
         assert np.array_equal(rows.pictures, np.stack([sample.image for sample in expected]))
@@ -104,6 +104,20 @@ def test_rows_are_their_pictures(text: Path) -> None:
     assert batches.tokens.shape[1] == batch.draw.tokens.shape[1] == int(batches.mask.sum(1).max())
     assert batches(1).draw.tokens.shape == batch.draw.tokens.shape  # layouts are fixed
     assert build(text)(2).draw.pictures is None
+
+
+def test_any_of_a_pictures_captions_is_seen_and_the_choice_is_drawn_anew(text: Path) -> None:
+    batches, dataset = build(text), Shapes.build(CONFIG.data, "train")
+    seen: dict[int, set[str]] = {}
+    for step in range(60):
+        batch = batches(step)
+        for index, caption in zip(batches.indices(step), batch.draw.captions + batch.describe.captions, strict=True):
+            seen.setdefault(int(index), set()).add(caption)
+    assert all(seen[index] <= set(dataset[index].captions) for index in seen)
+    assert sum(len(texts) == 2 for texts in seen.values()) > 45  # of 50; 14 visits each
+    assert batches(3).draw.captions == build(text)(3).draw.captions
+    first = build(text, replace(CONFIG, train=replace(CONFIG.train, captions="first")))
+    assert all(first(7).draw.captions[i] == dataset[int(n)].caption for i, n in enumerate(first.indices(7)[:8]))
 
 
 def test_long_captions_are_cut_before_their_end_token_and_counted(text: Path) -> None:

@@ -1,0 +1,330 @@
+"""Distances between sets of pictures by their features: Frechet (FD), kernel (KID), and k-nearest-neighbour shares.
+
+A number carries its extractor's name; `fid` and `kid` without one are Inception-v3's pool3 with the TensorFlow weights
+(`metrics.inception`). Features are extracted once and shared. Everything is in double precision, on the CPU.
+
+Intervals are block jackknives over both sets: they cover a number's expectation at this n. A Frechet distance is biased
+upwards by an amount that depends on n and on the pictures; the null distance (real pictures held out against the same
+reference, at the same n) shows how much, and KID has no such bias.
+
+N generated or first pictures, M real or second ones, C feature size, k neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from bench.errors import UserError
+from bench.files import atomic_path, cache_directory, hash_bytes, require_space
+from metrics.features import check_images
+from metrics.statistics import BLOCKS, Better, Estimate, jackknife
+
+Floats = NDArray[np.float64]
+Ids = NDArray[np.int64]
+
+K = 3  # for precision and recall (Kynkaanniemi et al., arXiv 1904.06991), as in torch-fidelity
+K_COVERAGE = 5  # for density and coverage (Naeem et al., arXiv 2002.09797)
+CACHE_REVISION = 1
+
+
+class Extractor(Protocol):
+    """What `metrics.features.FeatureExtractor` and `metrics.inception.Inception` are."""
+
+    name: str
+    weights_hash: str
+    resize: str
+    feature_size: int
+
+    def extract(self, images: NDArray[np.uint8], batch: int = 32) -> NDArray[np.float32]:
+        """Features N C of pictures N H W 3."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Features of a set of pictures, N C float32, and where they come from.
+
+    content: a hash of the pictures. provenance: extractor, weights, resize and batch size.
+    """
+
+    values: NDArray[np.float32]
+    content: str
+    provenance: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def extract(extractor: Extractor, pictures: NDArray[np.uint8], *, batch: int = 32, cached: bool = False) -> Features:
+    """The features of uint8 pictures, N H W 3. cached: kept on disk under the pictures' content, the extractor's
+    weights, resize and dtype, for a reference that many runs share. UserError for other arrays, and for a full disk."""
+    check_images(pictures)
+    content = hash_bytes(str(pictures.shape), np.ascontiguousarray(pictures).tobytes())
+    provenance = {
+        "extractor": extractor.name,
+        "weights": extractor.weights_hash,
+        "resize": extractor.resize,
+        "feature_size": extractor.feature_size,
+        "batch": batch,
+    }
+    if not cached:
+        return Features(values=extractor.extract(pictures, batch), content=content, provenance=provenance)
+    parts = (content, extractor.name, extractor.weights_hash, extractor.resize, "float32", str(CACHE_REVISION))
+    path = cache_directory() / "features" / f"{hash_bytes(*parts)}.safetensors"
+    values = None
+    if path.exists():
+        try:
+            values = load_file(path)["features"]
+        except (SafetensorError, KeyError, OSError):
+            path.unlink(missing_ok=True)  # damaged: made again
+    if values is None or values.shape != (len(pictures), extractor.feature_size):
+        values = extractor.extract(pictures, batch)
+        require_space(path.parent, values.nbytes + 4096, "the cache of features")
+        with atomic_path(path) as part:
+            save_file({"features": values}, part)
+    return Features(values=values, content=content, provenance=provenance)
+
+
+def frechet_distance(first: NDArray[Any], second: NDArray[Any]) -> float:
+    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of features N C and M C (Heusel et al., arXiv 1706.08500), unbiased
+    covariances. ValueError below two pictures.
+
+    The last trace is the sum of the roots of the eigenvalues of S1 S2. With S = A^T A these are the singular values of
+    A1 A2^T, which needs no root of a rounded number: identical sets give 0 to rounding, at any n.
+    """
+    a, b = _double(first), _double(second)
+    gap = a.mean(axis=0) - b.mean(axis=0)
+    roots = np.linalg.svd(_root(a) @ _root(b).T, compute_uv=False)
+    variances = a.var(axis=0, ddof=1).sum() + b.var(axis=0, ddof=1).sum()
+    return float(gap @ gap + variances - 2 * roots.sum())
+
+
+def _double(features: NDArray[Any]) -> Floats:
+    if features.ndim != 2 or len(features) < 2:
+        raise ValueError(f"features of shape {features.shape}: expected N C with at least 2 pictures")
+    return features.astype(np.float64)
+
+
+def _root(features: Floats) -> Floats:
+    """A with A^T A the covariance of features N C; min(N, C) rows."""
+    centred: Floats = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
+    if len(centred) <= centred.shape[1]:
+        return centred
+    return np.asarray(np.linalg.qr(centred, mode="r"))
+
+
+def _frechet_of_subsets(first: Floats, second: Floats) -> Callable[[Ids, Ids], float]:
+    """`frechet_distance` of rows of two sets; where one has no more pictures than features, from products once made."""
+    if min(len(first), len(second)) > first.shape[1]:
+        return lambda i, j: frechet_distance(first[i], second[j])
+    middle = second.mean(axis=0)  # a common shift changes nothing but rounding
+    a, b = first - middle, second - middle
+    products = a @ b.T
+
+    def distance(i: Ids, j: Ids) -> float:
+        gap = a[i].mean(axis=0) - b[j].mean(axis=0)
+        inner = products[np.ix_(i, j)]
+        inner = inner - inner.mean(axis=0) - inner.mean(axis=1, keepdims=True) + inner.mean()
+        roots = np.linalg.svd(inner, compute_uv=False).sum() / np.sqrt((len(i) - 1.0) * (len(j) - 1))
+        variances = a[i].var(axis=0, ddof=1).sum() + b[j].var(axis=0, ddof=1).sum()
+        return float(gap @ gap + variances - 2 * roots)
+
+    return distance
+
+
+def kernel_distance(first: NDArray[Any], second: NDArray[Any]) -> float:
+    """The unbiased MMD^2 with the kernel (x.y / C + 1)^3 (Binkowski et al., arXiv 1801.01401) of features N C and M C,
+    of all pairs: no subsets. May be below 0. ValueError below two pictures."""
+    a, b = _double(first), _double(second)
+    return _kernel_of_subsets(a, b)(np.arange(len(a)), np.arange(len(b)))
+
+
+def _kernel_of_subsets(first: Floats, second: Floats) -> Callable[[Ids, Ids], float]:
+    size = first.shape[1]
+    k_aa, k_bb, k_ab = ((x @ y.T / size + 1) ** 3 for x, y in ((first, first), (second, second), (first, second)))
+    for kernel in (k_aa, k_bb):
+        np.fill_diagonal(kernel, 0)
+
+    def distance(i: Ids, j: Ids) -> float:
+        in_a, in_b = np.bincount(i, minlength=len(k_aa)), np.bincount(j, minlength=len(k_bb))
+        within = in_a @ k_aa @ in_a / (len(i) * (len(i) - 1.0)) + in_b @ k_bb @ in_b / (len(j) * (len(j) - 1.0))
+        return float(within - 2 * (in_a @ k_ab @ in_b) / (len(i) * float(len(j))))
+
+    return distance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbours:
+    """Euclidean distances between generated pictures N, and real ones M: all that the neighbour shares need."""
+
+    generated: Floats
+    real: Floats
+    across: Floats
+
+    @classmethod
+    def of(cls, generated: NDArray[Any], real: NDArray[Any]) -> Neighbours:
+        """From features N C and M C; equal features are at distance 0 exactly."""
+        a, b = generated.astype(np.float64), real.astype(np.float64)
+        return cls(generated=_distances(a, a), real=_distances(b, b), across=_distances(a, b))
+
+    def precision(self, k: int, i: Ids, j: Ids) -> float:
+        """The share of generated pictures within the k-th neighbour's distance of some real one."""
+        return float((self.across[np.ix_(i, j)] <= _radii(self.real, j, k)).any(axis=1).mean())
+
+    def recall(self, k: int, i: Ids, j: Ids) -> float:
+        """The share of real pictures within the k-th neighbour's distance of some generated one."""
+        return float((self.across[np.ix_(i, j)] <= _radii(self.generated, i, k)[:, None]).any(axis=0).mean())
+
+    def density(self, k: int, i: Ids, j: Ids) -> float:
+        """How many real pictures' balls a generated picture lies in, over k; may be above 1."""
+        return float((self.across[np.ix_(i, j)] <= _radii(self.real, j, k)).sum(axis=1).mean() / k)
+
+    def coverage(self, k: int, i: Ids, j: Ids) -> float:
+        """The share of real pictures with a generated one in their ball."""
+        return float((self.across[np.ix_(i, j)] <= _radii(self.real, j, k)).any(axis=0).mean())
+
+
+def _distances(a: Floats, b: Floats) -> Floats:
+    lengths = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)
+    squares = lengths - 2 * a @ b.T
+    squares[squares < 1e-12 * lengths] = 0  # rounding: these are the same
+    found: Floats = np.sqrt(squares)
+    return found
+
+
+def _radii(distances: Floats, index: Ids, k: int) -> Floats:
+    """The distance of each picture of a set to its k-th nearest other one."""
+    radii: Floats = np.partition(distances[np.ix_(index, index)], k, axis=1)[:, k]  # itself is the 0th
+    return radii
+
+
+def nearest(generated: Features, training: Features) -> tuple[Ids, Floats]:
+    """For each generated picture the nearest training picture and its distance, to be looked at for memorisation."""
+    a, b = generated.values.astype(np.float64), training.values.astype(np.float64)
+    found = [_distances(a[start : start + 256], b) for start in range(0, len(a), 256)]
+    index = np.concatenate([rows.argmin(axis=1) for rows in found])
+    return index, np.concatenate([rows.min(axis=1) for rows in found])
+
+
+def fidelity_metrics(
+    generated: Features,
+    real: Features,
+    held_out: Features | None = None,
+    *,
+    k: int = K,
+    k_coverage: int = K_COVERAGE,
+    blocks: int = BLOCKS,
+    keys: Sequence[str] | None = None,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """`fd_<extractor>` and `kid_<extractor>` (`fid` and `kid` on official Inception-v3 pool3), each with its null
+    distance as `null_...`, and `precision`, `recall`, `density`, `coverage`, of generated against real pictures.
+
+    held_out: other real pictures, of which as many as were generated make the null distances; without enough of them
+    these are missing. keys: the generated pictures' names (their prompts), for comparisons of approaches.
+    Details: the extractor's provenance, `real` (a hash), `n_real`, `rank_deficient` (n <= C), `null`, `k`. UserError
+    where the sets' extractors differ. Missing, with the reason, where a set is too small or a feature is not finite.
+    """
+    if {**generated.provenance, "batch": 0} != {**real.provenance, "batch": 0}:
+        raise UserError(f"the features differ: {dict(generated.provenance)} and {dict(real.provenance)}")
+    short = "" if generated.provenance["extractor"] == "inception_v3" else f"_{generated.provenance['extractor']}"
+    names = {"frechet": f"fd{short}" if short else "fid", "kernel": f"kid{short}"}
+    details = {**generated.provenance, "real": real.content, "n_real": len(real)}
+    maker = _Maker(details=details, blocks=blocks, keys=keys, seed=seed)
+    found: dict[str, Estimate] = {}
+    for kind, prepare in (("frechet", _frechet_of_subsets), ("kernel", _kernel_of_subsets)):
+        null = _null(maker, prepare, len(generated), real, held_out)
+        own = maker.distance(prepare, generated, real)
+        smallest = min(len(generated), len(real))
+        extra: dict[str, Any] = {"null": null.value}
+        if kind == "frechet":
+            extra["rank_deficient"] = smallest <= generated.values.shape[1]
+        found[names[kind]] = replace(own, details={**own.details, **extra})
+        found[f"null_{names[kind]}"] = null
+    shares = {"precision": k, "recall": k, "density": k_coverage, "coverage": k_coverage}
+    reason = _unfit(generated, real, least=max(shares.values()) + 2)
+    if reason:
+        return found | {name: Estimate.missing(reason, unit="share", better="higher") for name in shares}
+    neighbours = Neighbours.of(generated.values, real.values)
+    for name, count in shares.items():
+        found[name] = maker.share(partial(getattr(neighbours, name), count), len(generated), len(real), count)
+        if name != "density":
+            found[name] = _clipped(found[name])
+    return found
+
+
+def _unfit(*sets: Features, least: int = 2) -> str:
+    """Why nothing can be measured of these sets; "" where it can."""
+    for features in sets:
+        if len(features) < least:
+            return f"{len(features)} pictures are too few, expected at least {least}"
+        if faulty := int((~np.isfinite(features.values).all(axis=1)).sum()):
+            return f"the features of {faulty} of {len(features)} pictures are not finite"
+    return ""
+
+
+def _null(maker: _Maker, prepare: Callable[..., Any], n: int, real: Features, held_out: Features | None) -> Estimate:
+    if held_out is None or len(held_out) < n:
+        count = 0 if held_out is None else len(held_out)
+        return Estimate.missing(f"{count} held-out real pictures for {n} generated ones", better="lower")
+    same = replace(held_out, values=held_out.values[:n])
+    return replace(maker, keys=None).distance(prepare, same, real)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Maker:
+    """Estimates with what all of them share."""
+
+    details: Mapping[str, Any]
+    blocks: int
+    keys: Sequence[str] | None
+    seed: int
+
+    def distance(
+        self, prepare: Callable[[Floats, Floats], Callable[[Ids, Ids], float]], first: Features, second: Features
+    ) -> Estimate:
+        """A distance of two sets, lower better."""
+        if reason := _unfit(first, second):
+            return Estimate.missing(reason, better="lower")
+        statistic = prepare(first.values.astype(np.float64), second.values.astype(np.float64))
+        return self._estimate(statistic, len(first), len(second), better="lower")
+
+    def share(self, statistic: Callable[[Ids, Ids], float], n: int, m: int, k: int) -> Estimate:
+        """A neighbour share, higher better."""
+        told = self._estimate(statistic, n, m, better="higher", unit="share")
+        return replace(told, details={**told.details, "k": k})
+
+    def _estimate(
+        self, statistic: Callable[[Ids, Ids], float], n: int, m: int, *, better: Better, unit: str = ""
+    ) -> Estimate:
+        fewest = min(n, m)
+        blocks = self.blocks if fewest >= 4 * self.blocks else max(2, fewest // 4)
+        if fewest < 8:
+            value = statistic(np.arange(n), np.arange(m))
+            reason = f"{fewest} pictures are too few for an interval"
+            return Estimate(value=value, n=n, unit=unit, better=better, reason=reason, details=self.details)
+        return jackknife(
+            statistic,
+            np.arange(n),
+            np.arange(m),
+            blocks=blocks,
+            keys=self.keys,
+            seed=self.seed,
+            unit=unit,
+            better=better,
+            details=self.details,
+        )
+
+
+def _clipped(estimate: Estimate) -> Estimate:
+    """The interval of a share, within 0 and 1."""
+    if estimate.low is None or estimate.high is None:
+        return estimate
+    return replace(estimate, low=max(0.0, estimate.low), high=min(1.0, estimate.high))

@@ -1,0 +1,85 @@
+"""Inception-v3 as FID means it: torch-fidelity's port of the TensorFlow network of 2015, its weights and its resize.
+
+The weights come with no package. They are looked for at a path, in $BENCH_INCEPTION, and where torch-fidelity keeps
+what it downloads; without them `fid` is missing and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import bench.torchvision_guard  # noqa: F401  (before torch_fidelity, which imports torchvision)
+from bench.errors import UserError
+from bench.files import hash_file
+from metrics.features import check_images
+
+WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
+WEIGHTS_PREFIX = "6726825d"  # of the SHA-256, as in the name
+LAYERS = {"64": 64, "192": 192, "768": 768, "2048": 2048}
+
+
+def find_weights(path: Path | None = None) -> Path:
+    """The file of weights. UserError that says where it was looked for and how to get it."""
+    named = path or (Path(os.environ["BENCH_INCEPTION"]) if os.environ.get("BENCH_INCEPTION") else None)
+    if named is not None:
+        if named.is_file():
+            return named
+        raise UserError(f"no such file: {named}, expected Inception-v3's weights ({WEIGHTS})")
+    kept = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
+    if kept.is_file():
+        return kept
+    raise UserError(
+        f"fid needs Inception-v3's TensorFlow weights ({WEIGHTS}), which come with no package: put torch-fidelity's "
+        "file into torch's hub checkpoints or name its path in $BENCH_INCEPTION"
+    )
+
+
+class Inception:
+    """Inception-v3's features of uint8 pictures, with the interface of `FeatureExtractor`.
+
+    layer: "2048" (pool3, what FID means) or an earlier one, under whose name numbers are then kept apart. official:
+    whether the weights are the TensorFlow ones, by their hash; on any other the name says "inception_v3_other".
+    UserError where the weights are missing, damaged or another network's.
+    """
+
+    resize = "TensorFlow 1 bilinear, no antialias, to 299"
+
+    def __init__(self, weights: Path | None = None, *, layer: str = "2048", device: torch.device | str = "cpu") -> None:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        if layer not in LAYERS:
+            raise UserError(f"Inception-v3 has no layer '{layer}', expected one of: {', '.join(LAYERS)}")
+        path = find_weights(weights)
+        try:
+            torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity itself would unpickle anything
+            network: Any = FeatureExtractorInceptionV3("inception-v3-compat", [layer], str(path))
+        except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"{path} can't be read as Inception-v3's weights: {reason}") from error
+        self.network = network.to(device)
+        self.weights_hash = hash_file(path)
+        self.official = self.weights_hash.startswith(WEIGHTS_PREFIX)
+        self.name = "inception_v3" if self.official else "inception_v3_other"
+        if layer != "2048":
+            self.name += f"_{layer}"
+        self.feature_size = LAYERS[layer]
+        self.device = device
+
+    @torch.inference_mode()
+    def extract(self, images: NDArray[np.uint8], batch: int = 32) -> NDArray[np.float32]:
+        """Features (N C) of uint8 pictures (N H W 3, RGB, square), `batch` at a time. UserError for others."""
+        check_images(images)
+        if batch < 1:
+            raise UserError(f"the extractor's batch is {batch}, expected at least 1")
+        found = np.empty((len(images), self.feature_size), dtype=np.float32)
+        for start in range(0, len(images), batch):
+            chunk = torch.from_numpy(np.array(images[start : start + batch])).permute(0, 3, 1, 2).to(self.device)
+            found[start : start + batch] = self.network(chunk)[0].cpu().numpy()
+        return found

@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import linalg
+
+from bench.data.shapes import Shapes
+from bench.errors import UserError
+from metrics import fidelity
+from metrics.features import FeatureExtractor, efficientnet_lite0, torch_fidelity_extractor
+from metrics.fidelity import (
+    Features,
+    Neighbours,
+    extract,
+    fidelity_metrics,
+    frechet_distance,
+    kernel_distance,
+    nearest,
+)
+from metrics.inception import Inception, find_weights
+from metrics.statistics import Estimate, difference, jackknife
+
+
+def normal(n: int, c: int, seed: int, shift: float = 0.0, scale: float = 1.0) -> NDArray[np.float64]:
+    return np.random.default_rng(seed).normal(size=(n, c)) * np.linspace(0.5, 1.5, c) * scale + shift
+
+
+def features(values: NDArray[Any], name: str = "test") -> Features:
+    return Features(values=values.astype(np.float32), content=name, provenance={"extractor": "test", "batch": 1})
+
+
+def value(found: dict[str, Estimate], name: str) -> float:
+    number = found[name].value
+    assert number is not None, found[name].reason
+    return number
+
+
+def pictures(split: str, n: int = 24, seed: int = 0) -> NDArray[np.uint8]:
+    return np.stack([sample.image for sample in Shapes(split=split, size=32, seed=seed, items=n).first(n)])
+
+
+@pytest.fixture(scope="module")
+def extractor() -> FeatureExtractor:
+    return efficientnet_lite0(input_size=32)
+
+
+@pytest.fixture(scope="module")
+def small_inception() -> Iterator[None]:
+    """Inception-v3 that resizes to 75 pixels instead of 299, in every library: the same code in a sixteenth of time."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FeatureExtractorInceptionV3, "INPUT_IMAGE_SIZE", 75)
+        yield
+
+
+@pytest.fixture(scope="module")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Inception-v3 with weights drawn at random: the official ones come with no package."""
+    from torch_fidelity import feature_extractor_inceptionv3 as module
+
+    with pytest.MonkeyPatch.context() as patch:
+        generator = torch.Generator().manual_seed(0)
+        patch.setattr(module, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        network = module.FeatureExtractorInceptionV3("inception-v3-compat", ["64"])
+    state = {
+        name: torch.randn(value.shape, generator=generator) * 0.1 if value.ndim > 1 else value
+        for name, value in network.state_dict().items()
+    }
+    path = tmp_path_factory.mktemp("weights") / "inception.pth"
+    torch.save(state, path)
+    return path
+
+
+def gaussian(m1: NDArray, s1: NDArray, m2: NDArray, s2: NDArray) -> float:
+    """The definition, by a matrix square root."""
+    root = linalg.sqrtm(linalg.sqrtm(s1) @ s2 @ linalg.sqrtm(s1))
+    return float((m1 - m2) @ (m1 - m2) + np.trace(s1 + s2 - 2 * root.real))
+
+
+@pytest.mark.parametrize(("n", "m"), [(200, 300), (300, 200), (20, 300), (20, 10)])
+def test_the_frechet_distance_is_the_definition_whatever_the_rank(n: int, m: int) -> None:
+    a, b = normal(n, 40, 0), normal(m, 40, 1, shift=0.3, scale=1.5)
+    expected = gaussian(a.mean(0), np.cov(a.T), b.mean(0), np.cov(b.T))
+    rel = 1e-10 if min(n, m) > 40 else 1e-5  # the root of a rank-deficient matrix is what is inexact here
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=rel)
+    subsets = fidelity._frechet_of_subsets(a, b)
+    i, j = np.arange(3, n), np.arange(0, m, 2)
+    assert subsets(i, j) == pytest.approx(frechet_distance(a[i], b[j]), rel=1e-10)
+
+
+def test_two_gaussians_have_the_closed_form() -> None:
+    c, shift, scale = 6, 0.7, 2.0
+    spread = np.linspace(0.5, 1.5, c)
+    closed = c * shift**2 + ((scale - 1) ** 2 * spread**2).sum()
+    found = frechet_distance(normal(200_000, c, 0), normal(200_000, c, 1, shift, scale))
+    assert found == pytest.approx(closed, rel=0.01)
+
+
+@pytest.mark.parametrize(("n", "c"), [(30, 64), (64, 64), (300, 16)])
+def test_identical_sets_are_at_distance_zero(n: int, c: int) -> None:
+    a = normal(n, c, 0, shift=5)
+    shuffled = np.random.default_rng(1).permutation(a)
+    assert abs(frechet_distance(a, shuffled)) < 1e-10 * np.trace(np.cov(a.T))
+    # Independently: the roots of the eigenvalues of S S are S's own, so the trace is the variance.
+    centred = a - a.mean(0)
+    variance = (np.linalg.svd(centred, compute_uv=False) ** 2).sum() / (n - 1)
+    assert variance == pytest.approx(np.trace(np.cov(a.T)))
+
+
+def test_the_kernel_distance_is_unbiased_and_the_sum_over_pairs() -> None:
+    a, b = normal(7, 5, 0), normal(9, 5, 1, shift=0.5)
+    kernel = lambda x, y: (float(x @ y) / 5 + 1) ** 3  # noqa: E731
+    within = [np.mean([kernel(x, y) for i, x in enumerate(s) for j, y in enumerate(s) if i != j]) for s in (a, b)]
+    across = np.mean([kernel(x, y) for x in a for y in b])
+    assert kernel_distance(a, b) == pytest.approx(sum(within) - 2 * across)
+    same = [kernel_distance(normal(40, 5, s), normal(40, 5, s + 1000)) for s in range(200)]
+    assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(200)
+
+
+def test_neighbour_shares_by_their_definitions() -> None:
+    a, b, k = normal(20, 3, 0), normal(30, 3, 1, shift=0.4), 4
+    found = Neighbours.of(a, b)
+    i, j = np.arange(20), np.arange(30)
+
+    def radius(points: NDArray, index: int) -> float:
+        return float(np.sort(np.linalg.norm(points - points[index], axis=1))[k])
+
+    inside_real = [[np.linalg.norm(x - y) <= radius(b, n) for n, y in enumerate(b)] for x in a]
+    inside_generated = [[np.linalg.norm(x - y) <= radius(a, n) for n, x in enumerate(a)] for y in b]
+    assert found.precision(k, i, j) == pytest.approx(np.any(inside_real, axis=1).mean())
+    assert found.recall(k, i, j) == pytest.approx(np.any(inside_generated, axis=1).mean())
+    assert found.density(k, i, j) == pytest.approx(np.sum(inside_real) / (k * 20))
+    assert found.coverage(k, i, j) == pytest.approx(np.any(inside_real, axis=0).mean())
+
+
+def test_directions() -> None:
+    real = normal(150, 8, 0)
+    collapsed = np.repeat(normal(1, 8, 1, scale=0.1), 150, axis=0) + 1e-3 * normal(150, 8, 2)
+    found = fidelity_metrics(features(collapsed), features(real))
+    assert value(found, "precision") == 1 and value(found, "recall") == 0
+    far = fidelity_metrics(features(normal(150, 8, 3, shift=9)), features(real))
+    assert {value(far, name) for name in ("precision", "recall", "density", "coverage")} == {0}
+    good = fidelity_metrics(features(normal(150, 8, 4)), features(real))
+    assert min(value(good, name) for name in ("precision", "recall", "density", "coverage")) > 0.75
+    for name in ("fd_test", "kid_test"):
+        assert good[name].better == "lower" and value(good, name) < value(found, name) < value(far, name)
+    assert {good[name].better for name in ("precision", "recall", "density", "coverage")} == {"higher"}
+
+
+def test_what_must_stand_beside_a_distance() -> None:
+    real, held_out = features(normal(120, 8, 0), "real"), features(normal(100, 8, 1))
+    found = fidelity_metrics(features(normal(64, 8, 2, shift=0.5)), real, held_out)
+    fd, null = found["fd_test"], found["null_fd_test"]
+    assert fd.details["null"] == null.value and value(found, "null_fd_test") < value(found, "fd_test")
+    assert null.value == pytest.approx(frechet_distance(held_out.values[:64], real.values))
+    assert fd.n == null.n == 64 and fd.details["n_real"] == 120 and fd.details["real"] == "real"
+    assert not fd.details["rank_deficient"] and fd.details["extractor"] == "test"
+    assert found["precision"].details["k"] == 3 and found["coverage"].details["k"] == 5
+    for name, estimate in found.items():
+        assert estimate.low is not None and estimate.high is not None
+        assert estimate.low <= value(found, name) <= estimate.high
+    few = fidelity_metrics(features(normal(9, 20, 2)), features(normal(50, 20, 3)), features(normal(8, 20, 4)))
+    assert few["fd_test"].details["rank_deficient"]
+    assert few["null_kid_test"].value is None and "8 held-out real pictures for 9" in few["null_kid_test"].reason
+
+
+def test_sets_that_cant_be_measured_have_reasons() -> None:
+    real = features(normal(50, 4, 0))
+    assert {e.value for e in fidelity_metrics(features(normal(1, 4, 1)), real).values()} == {None}
+    some = fidelity_metrics(features(normal(5, 4, 1)), real)
+    assert some["fd_test"].value is not None and some["fd_test"].low is None and "5 pictures" in some["fd_test"].reason
+    assert some["precision"].value is None
+    broken = normal(50, 4, 1)
+    broken[3] = np.nan
+    assert "1 of 50 pictures are not finite" in fidelity_metrics(features(broken), real)["kid_test"].reason
+    other = Features(values=real.values, content="", provenance={"extractor": "other", "batch": 1})
+    with pytest.raises(UserError, match="the features differ"):
+        fidelity_metrics(other, real)
+    with pytest.raises(ValueError, match="at least 2"):
+        frechet_distance(normal(1, 4, 0), normal(5, 4, 0))
+
+
+def test_two_sets_of_the_same_prompts_are_compared_block_by_block() -> None:
+    real, keys = features(normal(200, 6, 0)), [f"prompt {i}" for i in range(128)]
+    base = normal(128, 6, 1)
+    near = fidelity_metrics(features(base + 0.3), real, keys=keys)["fd_test"]
+    far = fidelity_metrics(features(base + 0.35), real, keys=keys)["fd_test"]
+    told = difference(near, far)
+    assert told.paired and told.word == "better"
+    alone = difference(near, fidelity_metrics(features(base + 0.35), real)["fd_test"])
+    assert not alone.paired and alone.word == "not told apart"  # pairing is what tells them apart
+
+
+def test_numbers_do_not_depend_on_the_batch(extractor: FeatureExtractor) -> None:
+    images = pictures("test", 40)
+    one, many = (extract(extractor, images, batch=batch) for batch in (1, 16))
+    real = extract(extractor, pictures("train", 40))
+    assert one.content == many.content
+    first, second = fidelity_metrics(one, real), fidelity_metrics(many, real)
+    for name in ("fd_efficientnet_lite0", "kid_efficientnet_lite0", "precision", "recall", "density", "coverage"):
+        assert value(first, name) == pytest.approx(value(second, name), rel=1e-4, abs=1e-7)
+
+
+def test_a_reference_is_extracted_once_and_again_when_damaged(
+    extractor: FeatureExtractor, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    images, calls = pictures("validation", 6), []
+    real_extract = extractor.extract
+
+    def counted(chosen: NDArray[np.uint8], batch: int) -> NDArray[np.float32]:
+        calls.append(batch)
+        return real_extract(chosen, batch)
+
+    monkeypatch.setattr(extractor, "extract", counted)
+    first, second = (extract(extractor, images, cached=True) for _ in range(2))
+    assert calls == [32]
+    np.testing.assert_array_equal(first.values, second.values)
+    changed = images.copy()
+    changed[0, 0, 0, 0] ^= 1
+    assert extract(extractor, changed, cached=True).content != first.content and len(calls) == 2
+    for path in (own_cache / "features").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    np.testing.assert_array_equal(extract(extractor, images, cached=True).values, first.values)
+    assert len(calls) == 3
+
+
+def test_the_nearest_training_picture_is_found() -> None:
+    training = features(normal(300, 5, 0))
+    generated = features(np.concatenate([training.values[[7, 250]], normal(2, 5, 1)]))
+    index, distance = nearest(generated, training)
+    assert index[:2].tolist() == [7, 250] and distance[:2].tolist() == [0, 0]
+    by_hand = np.linalg.norm(generated.values[:, None].astype(float) - training.values, axis=2)
+    np.testing.assert_allclose(distance, by_hand.min(1), atol=1e-5)
+
+
+def save(folder: Path, images: NDArray[np.uint8]) -> str:
+    folder.mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:04d}.png")
+    return str(folder)
+
+
+def torch_fidelity_numbers(first: str, second: str, n: int, **settings: Any) -> dict[str, float]:
+    import torch_fidelity
+
+    found: dict[str, float] = torch_fidelity.calculate_metrics(
+        input1=first,
+        input2=second,
+        cuda=False,
+        verbose=False,
+        cache=False,
+        save_cpu_ram=True,
+        batch_size=16,
+        kid_subsets=1,
+        kid_subset_size=n,
+        **settings,
+    )
+    return found
+
+
+def test_parity_with_torch_fidelity_on_folders(inception_file: Path, small_inception: None, tmp_path: Path) -> None:
+    inception = Inception(inception_file, layer="64")
+    assert not inception.official and inception.name == "inception_v3_other_64"  # never `fid` on other weights
+    a, b = pictures("train", 96), pictures("test", 96) // 8 * 7
+    found = fidelity_metrics(extract(inception, a), extract(inception, b))
+    layers = {f"feature_layer_{metric}": "64" for metric in ("fid", "kid", "prc")}
+    theirs = torch_fidelity_numbers(
+        save(tmp_path / "a", a),
+        save(tmp_path / "b", b),
+        96,
+        fid=True,
+        kid=True,
+        prc=True,
+        feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(inception_file),
+        **layers,
+    )
+    assert value(found, f"fd_{inception.name}") == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
+    # torch-fidelity's kernels are in single precision; the next test has them in double.
+    kid = theirs["kernel_inception_distance_mean"]
+    assert value(found, f"kid_{inception.name}") == pytest.approx(kid, rel=1e-4)
+    for name in ("precision", "recall"):
+        assert value(found, name) > 0 and value(found, name) == pytest.approx(theirs[name], rel=1e-6)
+
+
+def test_parity_with_torch_fidelity_in_double_precision(extractor: FeatureExtractor, tmp_path: Path) -> None:
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
+
+    parent: Any = FEATURE_EXTRACTORS_REGISTRY[torch_fidelity_extractor(extractor)]
+
+    class Double(parent):  # type: ignore[misc]
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(found[:, :24].double() for found in super().forward(images))  # n > C: full rank
+
+    register_feature_extractor("double_lite0", Double)
+    a, b = pictures("train", 40), pictures("test", 40) // 2
+    found = fidelity_metrics(*(features(extract(extractor, images, batch=16).values[:, :24]) for images in (a, b)))
+    folders = save(tmp_path / "a", a), save(tmp_path / "b", b)
+    theirs = torch_fidelity_numbers(*folders, 40, fid=True, kid=True, prc=True, feature_extractor="double_lite0")
+    assert value(found, "fd_test") == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
+    assert value(found, "kid_test") == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
+    for name in ("precision", "recall"):
+        assert value(found, name) == pytest.approx(theirs[name], rel=1e-6)
+
+
+def test_parity_with_torchmetrics_where_the_resize_is_tensorflows(inception_file: Path, small_inception: None) -> None:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    inception = Inception(inception_file, layer="64")
+    a, b = pictures("train", 80), pictures("pairs", 80) // 8 * 7
+    theirs = FrechetInceptionDistance(feature=64, feature_extractor_weights_path=str(inception_file), antialias=False)
+    for images, real in ((a, False), (b, True)):
+        theirs.update(torch.from_numpy(images).permute(0, 3, 1, 2), real=real)
+    own = frechet_distance(inception.extract(a), inception.extract(b))
+    assert own == pytest.approx(float(theirs.compute()), rel=1e-4)
+
+
+def test_official_pool3_is_called_fid() -> None:
+    values = normal(40, 4, 0).astype(np.float32)
+    named = Features(values=values, content="", provenance={"extractor": "inception_v3", "batch": 1})
+    assert {"fid", "kid", "null_fid", "null_kid"} < set(fidelity_metrics(named, named))
+
+
+def test_without_inceptions_weights_the_reason_says_where_they_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.delenv("BENCH_INCEPTION", raising=False)
+    with pytest.raises(UserError, match=r"fid needs .*BENCH_INCEPTION"):
+        find_weights()
+    with pytest.raises(UserError, match="no such file: .*absent"):
+        Inception(tmp_path / "absent.pth")
+    (tmp_path / "checkpoints").mkdir()
+    kept = tmp_path / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+    kept.write_bytes(b"not weights")
+    assert find_weights() == kept
+    with pytest.raises(UserError, match="can't be read as Inception-v3's weights"):
+        Inception()
+    torch.save({"conv": torch.zeros(2)}, kept)
+    with pytest.raises(UserError, match="can't be read as Inception-v3's weights"):
+        Inception()
+
+
+def test_the_jackknife_of_each_number_covers_its_expectation() -> None:
+    n, c, trials = 64, 4, 300
+    generator = np.random.default_rng(3)
+
+    def drawn() -> dict[str, Any]:
+        a, b = generator.normal(size=(n, c)) * 0.9 + 0.2, generator.normal(size=(n, c))
+        found: dict[str, Any] = {"fd": fidelity._frechet_of_subsets(a, b), "kid": fidelity._kernel_of_subsets(a, b)}
+        neighbours = Neighbours.of(a, b)
+        shares = ("precision", "recall", "density", "coverage")
+        return found | {name: partial(getattr(neighbours, name), 5) for name in shares}
+
+    index = np.arange(n)
+    samples = [{name: statistic(index, index) for name, statistic in drawn().items()} for _ in range(2000)]
+    for name in samples[0]:
+        expected = np.mean([sample[name] for sample in samples])
+        hits = 0
+        for _ in range(trials):
+            told = jackknife(drawn()[name], index, index)
+            assert told.low is not None and told.high is not None
+            hits += told.low <= expected <= told.high
+        assert 0.93 <= hits / trials <= 0.995, name
