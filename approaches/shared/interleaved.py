@@ -38,8 +38,8 @@ class ImageTokens(nn.Module):
         super().__init__()
         self.patches, self.scale = patches, scale
         self.time = TimeEmbedding(width)
-        self.place = nn.Parameter(positions_2d(width, patches.patchify.side) * scale)
-        self.begin, self.end = nn.Parameter(torch.randn(width) * scale), nn.Parameter(torch.randn(width) * scale)
+        self.place = nn.Parameter(positions_2d(width, patches.patchify.side))
+        self.begin, self.end = nn.Parameter(torch.randn(width)), nn.Parameter(torch.randn(width))
         self.norm = RMSNorm(width, eps, norm)
         self.modulate = nn.Linear(width, 2 * width)
         for zero in (self.modulate.weight, self.modulate.bias):
@@ -50,9 +50,9 @@ class ImageTokens(nn.Module):
         `predict` wants back."""
         time = self.time(t)
         patches, kept = self.patches.encode(x_t, time)
-        tokens = self.scale * patches + self.place
-        frame = [edge.expand(len(tokens), 1, -1) for edge in (self.begin, self.end)]
-        return torch.cat([frame[0], tokens, frame[1]], 1) + self.scale * time[:, None], kept
+        frame = [edge.expand(len(patches), 1, -1) for edge in (self.begin, self.end)]
+        tokens = torch.cat([frame[0], patches + self.place, frame[1]], 1) + time[:, None]
+        return self.scale * tokens, kept
 
     def predict(self, hidden: Tensor, kept: Tensor | None, t: Tensor) -> Tensor:
         """B N+2 D -> B C H W; exactly 0 before training."""

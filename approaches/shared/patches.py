@@ -116,7 +116,7 @@ class ResidualBlock(nn.Module):
         self.modulate = nn.Linear(time_width, 2 * channels)
         for layer in (self.modulate, self.second):
             nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(cast(Tensor, layer.bias))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x: B F_in H W. time: B D, embedded. Returns B F H W."""
@@ -147,7 +147,7 @@ class PatchEmbedding(nn.Module):
             self.conv_out = nn.Conv2d(channels, patchify.channels, 3, padding=1)
         self.channels = channels
         last = self.conv_out if channels else self.out
-        nn.init.zeros_(cast(Tensor, last.weight))
+        nn.init.zeros_(last.weight)
         for layer in (self.into, self.out, last):
             nn.init.zeros_(cast(Tensor, layer.bias))
 
