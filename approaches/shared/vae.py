@@ -100,11 +100,11 @@ class LatentCodec(nn.Module):
             chunks.append(self.encode(to_unit(images[start : start + batch]).to(device)).float().cpu())
             if progress is not None:
                 progress(len(chunks[-1]))
-        latents = torch.cat(chunks)
+        latents = torch.cat(chunks).contiguous()  # as they are read back: another order of strides rounds otherwise
         if path is not None:
             require_space(path.parent, latents.nbytes + 4096, "the cache of latents")
             with atomic_path(path) as part:
-                save_file({"latents": latents.contiguous()}, part)
+                save_file({"latents": latents}, part)
         return latents
 
     def decode_images(self, latents: Tensor, *, batch: int = 64) -> NDArray[np.uint8]:

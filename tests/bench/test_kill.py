@@ -15,6 +15,7 @@ import pytest
 
 from bench import runner, store
 from bench.console import Console
+from bench.files import hash_file
 from bench.run_arguments import RunArguments
 from bench.stages import CHECKPOINT
 from reports import schema
@@ -63,10 +64,10 @@ def test_killed_at_any_moment_a_run_ends_as_one_that_was_not(
     # The same request again, whatever has become of the sources meanwhile.
     monkeypatch.setattr(runner, "plan", lambda *_: iter([request]))
     assert runner.main(RunArguments(out=tmp_path / "runs"), micro_run.config, Console(interval=1e9)) == 0
-    assert (folder / store.WEIGHTS).read_bytes() == (micro_run.folder / store.WEIGHTS).read_bytes()
+    assert hash_file(folder / store.WEIGHTS) == hash_file(micro_run.folder / store.WEIGHTS)
     assert schema.load(folder).settled() == schema.load(micro_run.folder).settled()
     for name in sorted(path.name for path in (micro_run.folder / store.SAMPLES).iterdir()):
-        assert (folder / store.SAMPLES / name).read_bytes() == (micro_run.folder / store.SAMPLES / name).read_bytes()
+        assert hash_file(folder / store.SAMPLES / name) == hash_file(micro_run.folder / store.SAMPLES / name), name
     assert any("resumed at step" in words for words in told), told
     leftovers = [path.name for path in folder.rglob("*") if path.suffix == ".part"]
     assert leftovers == [] and not (folder / CHECKPOINT).exists()

@@ -141,7 +141,12 @@ def begun(tmp_path: Path, config: Config, approach: str = "slow") -> tuple[subpr
     """A `run` in a process of its own, whose worker has begun; and the worker's number."""
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, tmp_path / "site")))}
     parent = subprocess.Popen(
-        command(tmp_path, approach), env=surroundings, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+        command(tmp_path, approach),
+        env=surroundings,
+        text=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's `&` has it ignored
     )
     for _ in range(1000):
         if list((tmp_path / "runs").glob("*/begun")):

@@ -497,6 +497,6 @@ def test_two_processes_train_what_one_does(tmp_path: Path, monkeypatch: pytest.M
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def zeros(*shape: int, generator: torch.Generator | None = None) -> Tensor:
+def zeros(*shape: int, generator: torch.Generator | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """In place of torch.rand."""
-    return torch.zeros(*shape)
+    return torch.zeros(*shape, dtype=dtype)
