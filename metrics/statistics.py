@@ -85,8 +85,7 @@ def bootstrap(
 
 def _widened(n: int) -> Floats:
     """The percentiles that make up for the n - 1 in a variance, and for its being estimated."""
-    levels: Floats = ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, TAILS))
-    return levels
+    return np.asarray(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, TAILS)))
 
 
 def mean_estimate(
@@ -124,18 +123,15 @@ def mean_estimate(
     groups = [items[names == name] for name in sorted(set(names.tolist()))]
     value = float(np.mean([group.mean() for group in groups]))
     low, high, method = _bootstrap(groups, np.random.default_rng(derive(seed, "bootstrap")))
-    if low is not None:
-        found["interval"] = method
-    reason = "" if low is not None else method
-    told: dict[str, Any] = {"unit": unit, "better": better, "reason": reason, "details": found}
-    return Estimate(value=value, low=low, high=high, n=len(items), **told)
+    found |= {} if low is None else {"interval": method}
+    told: dict[str, Any] = {"unit": unit, "better": better, "details": found}
+    return Estimate(value=value, low=low, high=high, n=len(items), reason="" if low is not None else method, **told)
 
 
 def _bootstrap(
     groups: list[Floats], generator: np.random.Generator, *, shares: bool = True
 ) -> tuple[float | None, float | None, str]:
-    """Bounds of the mean of group means and the method's name; or None, None and why there are none. shares: whether
-    values of 0 and 1 are successes."""
+    """Bounds of the mean of group means and the method; or None, None and why. shares: whether 0 and 1 are counts."""
     value = float(np.mean([group.mean() for group in groups]))
     if shares and all(np.isin(group, (0.0, 1.0)).all() for group in groups):
         if sum(map(len, groups)) == 1:
@@ -160,8 +156,7 @@ def _bootstrap(
 def _error(variances: Floats, groups: list[Floats]) -> Floats:
     """Standard errors of a mean of group means, from variances G draws."""
     sizes = np.array([len(group) for group in groups])[:, None]
-    error: Floats = np.sqrt((variances / sizes).sum(axis=0)) / len(groups)
-    return error
+    return np.asarray(np.sqrt((variances / sizes).sum(axis=0)) / len(groups))
 
 
 def _resample(group: Floats, generator: np.random.Generator) -> Floats:
@@ -220,8 +215,7 @@ def jackknife(
     pseudo = sizes * value - (sizes - 1) * np.array(without)
     found |= {"pseudo": pseudo.tolist(), "sizes": sizes.tolist(), "interval": f"jackknife, {count} blocks"}
     if not np.isfinite(pseudo).all():
-        reason = "the statistic is not finite without some of the items"
-        return Estimate(value=value, reason=reason, **told)
+        return Estimate(value=value, reason="the statistic is not finite without some of the items", **told)
     reach = _reach(pseudo, sizes)
     return Estimate(value=value, low=value - reach, high=value + reach, **told)
 
@@ -242,11 +236,11 @@ def across_seeds(
     if n == 0:
         return Estimate.missing("there are no seeds", unit=unit, better=better)
     value = float(np.mean(values))
+    told: dict[str, Any] = {"value": value, "n": n, "unit": unit, "better": better, "details": found}
     if n == 1:
-        reason = "one seed: the spread across seeds is not known"
-        return Estimate(value=value, n=1, unit=unit, better=better, reason=reason, details=found)
+        return Estimate(reason="one seed: the spread across seeds is not known", **told)
     reach = float(stdtrit(n - 1, TAILS[1]) * np.std(values, ddof=1) / math.sqrt(n))
-    return Estimate(value=value, low=value - reach, high=value + reach, n=n, unit=unit, better=better, details=found)
+    return Estimate(low=value - reach, high=value + reach, **told)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,11 +331,11 @@ def samples_needed(gap: float, width: float, n: int) -> int | None:
 def _same_items(a: Estimate, b: Estimate) -> bool:
     if "items" not in a.details or a.details["items"] != b.details.get("items"):
         return False
-    names = ("per_item", "strata") if "per_item" in a.details else ("pseudo", "sizes")
-    first, second = ([estimate.details.get(name) for name in names] for estimate in (a, b))
-    if first[0] is None or second[0] is None or len(first[0]) != len(second[0]):
+    values, groups = ("per_item", "strata") if "per_item" in a.details else ("pseudo", "sizes")
+    first, second = a.details.get(values), b.details.get(values)
+    if first is None or second is None or len(first) != len(second):
         return False
-    return bool(first[1] == second[1])
+    return bool(a.details.get(groups) == b.details.get(groups))
 
 
 def _word(low: float, high: float, better: Better) -> Word:

@@ -1,0 +1,300 @@
+"""What every registered approach promises, in every variant that its settings name: ours, and those of whatever other
+package is installed. An approach needs no line here to be tested."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+import torch
+from torch import Tensor
+
+from approaches.base import Approach, Loss, Prompt, Shared
+from approaches.registry import APPROACHES
+from bench.ranges import Depth
+from bench.sampler import Sampling, draw
+from tests.approaches.small import samples, small_batch, small_generators, small_shared
+
+STEPS = 3
+ROWS = 4
+
+
+def choices(kind: Any) -> tuple[Any, ...]:
+    """All values of a field that chooses between a few."""
+    if kind is bool:
+        return (False, True)
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def ways() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every approach by name, with each value of each choice that its settings leave; everything else as small as it
+    goes."""
+    for name in APPROACHES:
+        settings = APPROACHES[name].load_settings()
+        hints = get_type_hints(settings, include_extras=True)
+        fields = [field.name for field in dataclasses.fields(settings)]
+        small = {field: 1 for field in fields if hints[field] == Depth and field != "heads"}
+        seen = []
+        for field in fields:
+            for value in choices(get_type_hints(settings)[field]):
+                way = settings(**small, **{field: value})
+                if way not in seen:
+                    seen.append(way)
+                    yield name, {**small, field: value}
+        if not seen:
+            yield name, small
+
+
+WAYS = list(ways())
+
+
+def title(way: tuple[str, dict[str, Any]]) -> str:
+    """The approach and the one choice that is its own."""
+    name, changes = way
+    return "-".join([name, *(str(value) for value in changes.values() if not isinstance(value, int) or value is True)])
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An approach after three steps, and what was seen on the way."""
+
+    name: str
+    changes: dict[str, Any]
+
+    def build(self, seed: int = 0) -> tuple[Shared, Approach]:
+        """Anew, from the same sources."""
+        shared, entry = small_shared(seed), APPROACHES[self.name]
+        approach: Approach = entry.load().build(shared, entry.load_settings()(**self.changes))
+        return shared, approach
+
+    @cached_property
+    def history(self) -> History:
+        """Three steps, once."""
+        return History(*self.build())
+
+    @property
+    def approach(self) -> Approach:
+        """The trained one, for measuring."""
+        return self.history.approach.eval()
+
+
+class History:
+    """Three steps of AdamW; the state after two; which parameters ever had a gradient."""
+
+    def __init__(self, shared: Shared, approach: Approach) -> None:
+        self.shared, self.approach = shared, approach
+        self.frozen = approach.frozen_hash()
+        self.text = text_logits(approach)
+        self.optimizer = optimizer(approach)
+        self.terms: list[dict[str, Loss]] = []
+        self.reached: set[str] = set()
+        self.stray: set[str] = set()
+        for index in range(STEPS):
+            if index == STEPS - 1:
+                self.before = {name: value.clone() for name, value in approach.trained_state().items()}
+                self.moments = copy.deepcopy(self.optimizer.state_dict())
+            self.terms.append(step(shared, approach, self.optimizer, index))
+            for name, parameter in approach.named_parameters():
+                if parameter.grad is not None and bool(parameter.grad.any()):
+                    (self.reached if parameter.requires_grad else self.stray).add(name)
+
+
+def optimizer(approach: Approach) -> torch.optim.Optimizer:
+    """AdamW over the approach's own groups."""
+    groups = [{"params": list(group.parameters), "lr": 1e-3 * group.ratio} for group in approach.parameter_groups()]
+    return torch.optim.AdamW(groups)
+
+
+def step(shared: Shared, approach: Approach, optimizer: torch.optim.Optimizer, index: int) -> dict[str, Loss]:
+    """One step on that step's batch."""
+    optimizer.zero_grad()
+    approach.train()
+    terms = approach.losses(small_batch(shared, ROWS, index), small_generators(shared.seed, index))
+    whole = torch.stack([term.weight * term.sum / term.count for term in terms.values()]).sum()
+    whole.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return {name: dataclasses.replace(term, sum=term.sum.detach()) for name, term in terms.items()}
+
+
+def prompts(count: int = ROWS) -> list[Prompt]:
+    """Captions of different lengths, with their scenes."""
+    return [Prompt.text(sample.caption, sample.scene) for sample in samples(100, count)]
+
+
+def pictures(shared: Shared) -> Tensor:
+    """Clean latents."""
+    return small_batch(shared, ROWS, 9).draw.latents
+
+
+def text() -> Tensor:
+    """Rows of full length, B T."""
+    return torch.arange(2 * 17).view(2, 17) % 11 + 50
+
+
+def text_logits(approach: Approach) -> Tensor | None:
+    """What the whole model says of text alone; None of an approach that reads none."""
+    with torch.no_grad():
+        return approach.eval().text_logits(text()) if "complete" in approach.capabilities else None
+
+
+def needs(approach: Approach, *capabilities: str) -> None:
+    """Nothing is asked of an approach that it doesn't say it can."""
+    if missing := set(capabilities) - approach.capabilities:
+        pytest.skip(f"the approach has no {', '.join(sorted(missing))}")
+
+
+@pytest.fixture(scope="module", params=WAYS, ids=map(title, WAYS))
+def way(request: pytest.FixtureRequest) -> Trained:
+    """One approach in one variant."""
+    return Trained(*request.param)
+
+
+def test_every_choice_of_every_approach_is_tried() -> None:
+    assert {name for name, _ in WAYS} == set(APPROACHES)
+    assert {(name, str(value)) for name, changes in WAYS for value in changes.values()} >= {
+        ("full_retraining", "lora"),
+        ("dual_tower", "gated"),
+        ("projection", "last_hidden"),
+        ("modular", "oracle"),
+    }
+
+
+def test_losses_are_finite_and_of_something(way: Trained) -> None:
+    needs(way.approach, "denoise")
+    for terms in way.history.terms:
+        assert "diffusion" in terms
+        for name, term in terms.items():
+            assert float(term.count) > 0 and term.weight > 0, name
+            assert term.sum.ndim == 0 and bool(torch.isfinite(term.sum)), name
+        assert float(terms["diffusion"].count) == ROWS
+
+
+def test_gradients_reach_all_that_is_trained_and_nothing_else(way: Trained) -> None:
+    approach, history = way.approach, way.history
+    trained = {name for name, parameter in approach.named_parameters() if parameter.requires_grad}
+    assert history.reached == trained
+    assert not history.stray
+    in_groups = [id(p) for group in approach.parameter_groups() for p in group.parameters]
+    assert len(in_groups) == len(set(in_groups))
+    assert set(in_groups) == {id(p) for p in approach.parameters() if p.requires_grad}
+    assert set(approach.trained_state()) == trained
+
+
+def test_frozen_stays_frozen(way: Trained) -> None:
+    approach, history = way.approach, way.history
+    assert approach.frozen_hash() == history.frozen
+    if any(parameter.requires_grad for parameter in approach.language_model.parameters()):
+        return
+    base = small_shared().language_model
+    assert approach.language_model.weights_hash == base.weights_hash
+    before, after = history.text, text_logits(approach)
+    if before is not None and after is not None:
+        assert torch.equal(before, after)
+        with torch.no_grad():
+            assert torch.equal(after, base.transformer.logits(base.transformer(text())))
+
+
+@torch.no_grad()
+def test_shapes(way: Trained) -> None:
+    approach, shared = way.approach, way.history.shared
+    x_t, vocabulary = pictures(shared), shared.language_model.transformer.config.vocabulary
+    if "denoise" in approach.capabilities:
+        condition = approach.condition(prompts())
+        assert len(condition) == ROWS
+        assert approach.denoise(x_t, torch.full((ROWS,), 0.5), condition).shape == x_t.shape
+    if "generate" in approach.capabilities:
+        sampling = Sampling(diffusion=shared.diffusion, nfe=2, guidance=2.0)
+        drawn = draw(approach, prompts(), sampling, shape=tuple(x_t.shape[1:]), seed=0, batch=ROWS)
+        assert drawn.latents.shape == x_t.shape and bool(torch.isfinite(drawn.latents).all())
+    starts = [[Prompt.image(latent) for latent in x_t]] if "caption" in approach.capabilities else []
+    starts += [prompts()] if "complete" in approach.capabilities else []
+    for start in starts:
+        logits, state = approach.text_start(start)
+        assert logits.shape == (ROWS, vocabulary)
+        logits, _ = approach.text_step(logits.argmax(-1, keepdim=True), state)
+        assert logits.shape == (ROWS, 1, vocabulary)
+    if "complete" in approach.capabilities:
+        assert approach.text_logits(text()).shape == (*text().shape, vocabulary)
+
+
+@torch.no_grad()
+def test_a_row_does_not_depend_on_its_batch(way: Trained) -> None:
+    approach, shared = way.approach, way.history.shared
+    x_t, t = pictures(shared), torch.linspace(0.1, 0.9, ROWS)
+    if "denoise" in approach.capabilities:
+        together = approach.denoise(x_t, t, approach.condition(prompts()))
+        for row, prompt in enumerate(prompts()):
+            alone = approach.denoise(x_t[row : row + 1], t[row : row + 1], approach.condition([prompt]))
+            torch.testing.assert_close(alone, together[row : row + 1], atol=1e-4, rtol=1e-4)
+    if "caption" in approach.capabilities:
+        described = [Prompt.image(latent) for latent in x_t]
+        together = approach.text_start(described)[0]
+        for row, prompt in enumerate(described):
+            alone = approach.text_start([prompt])[0]
+            torch.testing.assert_close(alone, together[row : row + 1], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_conditions_are_selected_and_joined(way: Trained) -> None:
+    approach, shared = way.approach, way.history.shared
+    needs(approach, "denoise")
+    x_t, t = pictures(shared), torch.linspace(0.1, 0.9, ROWS)
+    condition = approach.condition(prompts())
+    expected = approach.denoise(x_t, t, condition)
+    order = torch.tensor([2, 0, 2])
+    picked = condition.select(order)
+    assert len(picked) == len(order)
+    torch.testing.assert_close(approach.denoise(x_t[order], t[order], picked), expected[order], atol=1e-4, rtol=1e-4)
+    parts = [approach.condition(prompts()[:1]), approach.condition(prompts()[1:])]
+    joined = type(condition).cat(parts)
+    assert len(joined) == ROWS
+    torch.testing.assert_close(approach.denoise(x_t, t, joined), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_kept_of_a_training_is_enough_to_go_on(way: Trained) -> None:
+    history = way.history
+    shared, approach = way.build()
+    for name, parameter in approach.named_parameters():
+        if name in history.before:
+            parameter.data.copy_(history.before[name])
+    again = optimizer(approach)
+    again.load_state_dict(copy.deepcopy(history.moments))
+    step(shared, approach, again, STEPS - 1)
+    ended = history.approach.trained_state()
+    for name, value in approach.trained_state().items():
+        assert torch.equal(value, ended[name]), name
+
+
+def test_the_seed_decides_and_nothing_else_does(way: Trained) -> None:
+    torch.manual_seed(1)
+    shared, one = way.build(0)
+    torch.manual_seed(2)
+    _, two = way.build(0)
+    _, other = way.build(1)
+    states = [approach.trained_state() for approach in (one, two, other)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert any(not torch.equal(value, states[2][name]) for name, value in states[0].items())
+    drawn = []
+    for approach, noise in ((one, 3), (two, 4)):
+        torch.manual_seed(noise)
+        drawn.append(approach.losses(small_batch(shared, ROWS), small_generators()))
+    assert all(torch.equal(term.sum, drawn[1][name].sum) for name, term in drawn[0].items())
+
+
+@torch.no_grad()
+def test_cached_text_is_that_read_at_once(way: Trained) -> None:
+    approach = way.approach
+    needs(approach, "complete")
+    tokens = text()
+    logits, state = approach.text_start([Prompt.text("a red")])
+    whole = approach.text_step(tokens[:1], state)[0]
+    parts, part = [], state
+    for index in range(tokens.shape[1]):
+        logits, part = approach.text_step(tokens[:1, index : index + 1], part)
+        parts.append(logits)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-3, rtol=1e-3)
