@@ -148,7 +148,7 @@ def needs(approach: Approach, *capabilities: str) -> None:
         pytest.skip(f"the approach has no {', '.join(sorted(missing))}")
 
 
-@pytest.fixture(scope="module", params=WAYS, ids=map(title, WAYS))
+@pytest.fixture(scope="module", params=WAYS, ids=[title(each) for each in WAYS])
 def way(request: pytest.FixtureRequest) -> Trained:
     """One approach in one variant."""
     return Trained(*request.param)
