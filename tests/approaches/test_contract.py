@@ -116,7 +116,7 @@ def step(shared: Shared, approach: Approach, optimizer: torch.optim.Optimizer, i
     approach.train()
     terms = approach.losses(small_batch(shared, ROWS, index), small_generators(shared.seed, index))
     whole = torch.stack([term.weight * term.sum / term.count for term in terms.values()]).sum()
-    whole.backward()  # type: ignore[no-untyped-call]
+    whole.backward()
     optimizer.step()
     return {name: dataclasses.replace(term, sum=term.sum.detach()) for name, term in terms.items()}
 
