@@ -24,7 +24,7 @@ from approaches.shared.interleaved import ImageTokens, Interleaved, Pair, Rope, 
 from approaches.shared.kernels import AttentionMask
 from approaches.shared.low_rank import add_low_rank
 from approaches.shared.prefix import Prefix
-from approaches.shared.prompts import embedding_scale, last_logits, read_parts
+from approaches.shared.prompts import last_logits, read_parts
 from approaches.shared.randomness import generator
 
 
@@ -59,10 +59,8 @@ class FullRetraining(Approach):
             if settings.variant == "lora":
                 transformer.requires_grad_(False)
                 add_low_rank(transformer.blocks, settings.lora_rank)
-            scale = embedding_scale(transformer)
-            image = ImageTokens(
-                shared.patch_embedding(config.width), config.width, eps=config.norm_eps, norm=kernels.norm, scale=scale
-            )
+            patches = shared.patch_embedding(config.width)
+            image = ImageTokens(patches, config.width, eps=config.norm_eps, norm=kernels.norm)
         self.tower = OneTower(transformer, image)
 
     # ------------------------------------------------------------------------------------------------ training

@@ -13,7 +13,7 @@ output and, for each reader asked for, the keys and values that this reader will
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,14 +29,12 @@ Rope = tuple[Tensor, Tensor]
 
 
 class ImageTokens(nn.Module):
-    """Latents at time t to framed tokens, and a transformer's output on them to the scheduler's prediction.
+    """Latents at time t to framed tokens of about unit size, and a transformer's output on them to the scheduler's
+    prediction."""
 
-    scale: root mean square of the token embeddings beside which these will stand.
-    """
-
-    def __init__(self, patches: PatchEmbedding, width: int, *, eps: float, norm: str, scale: float) -> None:
+    def __init__(self, patches: PatchEmbedding, width: int, *, eps: float, norm: str) -> None:
         super().__init__()
-        self.patches, self.scale = patches, scale
+        self.patches = patches
         self.time = TimeEmbedding(width)
         self.place = nn.Parameter(positions_2d(width, patches.patchify.side))
         self.begin, self.end = nn.Parameter(torch.randn(width)), nn.Parameter(torch.randn(width))
@@ -52,7 +50,7 @@ class ImageTokens(nn.Module):
         patches, kept = self.patches.encode(x_t, time)
         frame = [edge.expand(len(patches), 1, -1) for edge in (self.begin, self.end)]
         tokens = torch.cat([frame[0], patches + self.place, frame[1]], 1) + time[:, None]
-        return self.scale * tokens, kept
+        return tokens, kept
 
     def predict(self, hidden: Tensor, kept: Tensor | None, t: Tensor) -> Tensor:
         """B N+2 D -> B C H W; exactly 0 before training."""
@@ -85,6 +83,11 @@ class Interleaved(nn.Module, ABC):
     def pair(self, index: int, reader: str, modality: str, x: Tensor, rope: Rope) -> Pair:
         """Keys and values, B G T K each, that `reader` sees of a segment that enters a layer."""
 
+    def words(self, reader: str, tokens: Tensor) -> Tensor | None:
+        """Embeddings of text tokens, B T D, of which a reader's first layer makes keys and values, where it has its
+        own."""
+        return None
+
     def read(
         self,
         x: Tensor,
@@ -93,14 +96,15 @@ class Interleaved(nn.Module, ABC):
         mask: Tensor | None = None,
         *,
         keep: Sequence[str] = (),
+        words: Mapping[str, Tensor | None] | None = None,
         output: bool = True,
         taps: dict[int, Tensor] | None = None,
     ) -> tuple[Tensor, Prefix]:
         """A segment's tokens, B T D, after `prefix`: their hidden states before any final norm, and the longer prefix
         for the readers in `keep`.
 
-        mask: B T, False for padding on the right. output: False where only the prefix is wanted; then the last layer
-        computes keys and values only. taps: layer -> filled with what it gave.
+        mask: B T, False for padding on the right. words: by reader, see `words`. output: False where only the
+        prefix is wanted; then the last layer computes keys and values only. taps: layer -> filled with what it gave.
         """
         new = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
         rope = self.text.rotary(prefix.positions(new), x.dtype)
@@ -114,8 +118,9 @@ class Interleaved(nn.Module, ABC):
             if output or index < last:
                 x, pairs = self.layer(index, modality, x, rope, seen, prefix)
             for reader, layers in kept.items():
-                had = pairs.get(reader)
-                layers.append(self.pair(index, reader, modality, entering, rope) if had is None else had)
+                had, own = pairs.get(reader), words.get(reader) if words and index == 0 else None
+                seen_by = entering if own is None else own
+                layers.append(self.pair(index, reader, modality, seen_by, rope) if had is None else had)
             if taps is not None and index in taps:
                 taps[index] = x
         return x, prefix.extended(kept, new) if keep else prefix
@@ -130,7 +135,8 @@ class Interleaved(nn.Module, ABC):
         output: bool = True,
     ) -> tuple[Tensor, Prefix]:
         """B T ids -> hidden states after the final norm, B T D, and the longer prefix."""
-        x, prefix = self.read(self.text.embed(tokens), "text", prefix, mask, keep=keep, output=output)
+        words = {reader: self.words(reader, tokens) for reader in keep}
+        x, prefix = self.read(self.text.embed(tokens), "text", prefix, mask, keep=keep, words=words, output=output)
         return self.text.norm(x), prefix
 
     def read_image(self, latents: Tensor, prefix: Prefix, *, keep: Sequence[str] = ()) -> Prefix:

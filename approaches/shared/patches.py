@@ -126,6 +126,9 @@ class ResidualBlock(nn.Module):
         return out
 
 
+GAIN = 4.0  # of the last layer, which starts at zero and so reaches the latents' size in fewer steps
+
+
 class PatchEmbedding(nn.Module):
     """Latents to image tokens, and a transformer's states at them to a prediction: one for all approaches.
 
@@ -163,6 +166,6 @@ class PatchEmbedding(nn.Module):
         """hidden: B N D, normed. Returns the prediction, B C H W."""
         x = self.inner.join(self.out(hidden))
         if kept is None:
-            return x
+            return GAIN * x
         out: Tensor = self.conv_out(F.silu(self.norm(self.up(torch.cat([x, kept], 1), time))))
-        return out
+        return GAIN * out

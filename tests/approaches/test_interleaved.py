@@ -42,8 +42,10 @@ def build(shared, settings):
     return approach
 
 
-def naive(tower, layout, x, text_mask):
-    """Every tower over all tokens of the sequence; a token then keeps what its variant says. B T D -> B T D."""
+def naive(tower, layout, x, text_mask, words):
+    """Every tower over all tokens of the sequence; a token then keeps what its variant says. B T D -> B T D.
+
+    words: the text's tokens, of which the vision tower's first layer has embeddings of its own."""
     dual = hasattr(tower, "vision")
     mask = attention_mask(layout, text_mask)
     rope = tower.text.rotary(layout.positions(text_mask), x.dtype)
@@ -71,7 +73,11 @@ def naive(tower, layout, x, text_mask):
             k, v = (torch.where(per_head, a, b) for a, b in zip(*pairs, strict=True))
             by_text, by_vision = block(text, x, k, v), block(vision, x, k, v)
         else:
-            by_text, by_vision = block(text, x), block(vision, x)
+            read = x
+            if index == 0:
+                read = x.masked_scatter(choose, tower.own(words))
+            k, v = vision.keys_values(vision.attention_norm(read), rope)
+            by_text, by_vision = block(text, x), block(vision, x, k, v)
         if tower.gamma is not None:
             by_vision = by_text + tower.gamma[index] * by_vision
         if tower.beta is not None:
@@ -100,7 +106,7 @@ def test_drawing_and_describing_equal_the_naive_form(shared, settings):
     layout = Layout.text_first(tokens.shape[1], count)
     picture, kept = tower.image(x_t, batch.times)
     x = torch.cat([tower.text.embed(tokens), picture], 1)
-    hidden = naive(tower, layout, x, mask)
+    hidden = naive(tower, layout, x, mask, tokens)
     expected = tower.image.predict(hidden[:, layout.slices("image")[0]], kept, batch.times)
     torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-4)
     assert float(given.abs().mean()) > 1e-3
@@ -109,7 +115,7 @@ def test_drawing_and_describing_equal_the_naive_form(shared, settings):
     latents = batch.describe.latents
     layout = Layout.image_first(count, tokens.shape[1])
     x = torch.cat([tower.image(latents, torch.zeros(len(latents)))[0], tower.text.embed(tokens)], 1)
-    hidden = tower.text.norm(naive(tower, layout, x, mask)[:, layout.slices("text")[0]])
+    hidden = tower.text.norm(naive(tower, layout, x, mask, tokens)[:, layout.slices("text")[0]])
     logits = tower.text.logits(hidden)
     start, state = approach.text_start([Prompt.image(latent) for latent in latents])
     torch.testing.assert_close(start, logits[:, 0], atol=2e-4, rtol=1e-4)
