@@ -8,9 +8,9 @@
     text to text    the language model, as it came
 
 Frozen: the whole language model; gradients pass through it to what stands in its input, and reach none of its weights.
-Trained: the queries, both connectors, the latent encoder, the denoiser. Queries and soft prompts are vectors in the
-space of the token embeddings; the vocabulary doesn't grow, so text that no picture precedes gives the base model's
-logits, bit for bit.
+Trained: what stands there (queries, soft prompts, and the words of a picture's prompt, which enter by a trained copy of
+the token embeddings: settings.words), both connectors, the latent encoder, the denoiser. Text is continued from the
+language model's own embeddings, so without a picture before it it gives the base model's logits, bit for bit.
 
 What is read out of the language model, `settings.readout`:
 
@@ -26,6 +26,7 @@ of the condition, C H W a latent, t in [0, 1].
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -80,6 +81,9 @@ class Projection(Approach):
             if settings.readout != "last_hidden":
                 drawn = torch.randn(settings.queries, config.width) * scale
                 self.queries = nn.Parameter(drawn, requires_grad=settings.readout == "learned_queries")
+            self.words: nn.Module | None = None
+            if settings.words == "own":
+                self.words = copy.deepcopy(self.transformer.embed).requires_grad_(True)
             self.connector = build_connector(connector_shape(settings), config.width, settings.width, kernels)
             self.denoiser = Denoiser(
                 shared.patch_embedding(settings.width),
@@ -147,9 +151,10 @@ class Projection(Approach):
             pairs.append(pair)
         return self.transformer.norm(x), prefix.extended({"text": pairs}, mask)
 
-    def _read_all(self, parts: Sequence[tuple[str, Any]]) -> tuple[Tensor, Prefix]:
-        """Segments as `read_parts` gives them: the hidden states of the last one, and the prefix of all. With text
-        alone nothing here is trained, so autograd keeps nothing of it."""
+    def _read_all(self, parts: Sequence[tuple[str, Any]], words: nn.Module | None = None) -> tuple[Tensor, Prefix]:
+        """Segments as `read_parts` gives them: the hidden states of the last one, and the prefix of all. words: what
+        embeds the text, where not the language model itself."""
+        embed = words or self.transformer.embed
         hidden, prefix = None, None
         for modality, content in parts:
             if modality == "image":
@@ -157,7 +162,7 @@ class Projection(Approach):
                 mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
             else:
                 tokens, mask = content
-                x = self.transformer.embed(tokens)
+                x = embed(tokens)
             hidden, prefix = self._read(x, mask, prefix)
         assert hidden is not None and prefix is not None
         return hidden, prefix
@@ -170,7 +175,7 @@ class Projection(Approach):
 
     def _condition(self, parts: Sequence[tuple[str, Any]]) -> Prepared:
         """From segments as `read_parts` gives them."""
-        hidden, prefix = self._read_all(parts)
+        hidden, prefix = self._read_all(parts, self.words)
         mask = prefix.mask[:, -hidden.shape[1] :]
         if self.queries is not None:
             x = self.queries.expand(len(prefix), -1, -1)

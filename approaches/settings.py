@@ -69,6 +69,9 @@ class ProjectionSettings(Settings):
 
     readout: Literal["learned_queries", "random_queries", "last_hidden"] = "learned_queries"
     """What is read out of the language model: trained queries, queries left at random, or the prompt's own states."""
+    words: Literal["own", "frozen"] = "own"
+    """How a picture's prompt enters the language model: by a trained copy of its token embeddings, or by its own. By
+    its own, words of one kind, "dark" and "light", stay close, and pictures hardly hear their captions at first."""
     connector: Literal["qformer", "mlp", "linear"] = "qformer"
     """From the language model's states to the denoiser's condition, and from visual features to soft prompts."""
     connector_depth: Depth = 2

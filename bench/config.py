@@ -100,9 +100,9 @@ class TrainConfig:
 
     budget: Literal["images", "steps", "flops", "seconds"] = "images"
     """What is made equal: images seen, optimiser steps, floating-point operations, or seconds of training."""
-    amount: Annotated[float, Range(0, 1e24, above=True)] = 44_800.0
+    amount: Annotated[float, Range(0, 1e24, above=True)] = 28_800.0
     """How much of it."""
-    batch: Annotated[int, Range(3, 1_000_000)] = 64
+    batch: Annotated[int, Range(3, 1_000_000)] = 32
     """Captioned pictures a step, over all ranks and accumulated parts: some to draw, the rest to describe."""
     describe_share: Share = 0.34
     """Share of a batch's rows that are described (image to text); X-Fusion's 1 in 3."""

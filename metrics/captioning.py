@@ -220,10 +220,11 @@ def caption_metrics(
     if len(known) < len(scenes) or not scenes:
         reason = f"{len(scenes) - len(known)} of {len(scenes)} pictures come without a known scene"
         missing = Estimate.missing(reason if scenes else "no items", unit="share", better="higher")
-        found = {"caption_exact_match": missing, "caption_attribute_f1": missing}
+        found = {"caption_exact_match": missing, "caption_attribute_f1": missing, "caption_f1_gap": missing}
     else:
         found["caption_exact_match"] = _judged(captions, known, _exact, seed)
         found["caption_attribute_f1"] = _judged(captions, known, attribute_f1, seed)
+        found["caption_f1_gap"] = f1_gap(captions, known, seed=seed)
     if references is None:
         missing = Estimate.missing("no reference captions were given", better="higher")
         return found | {"caption_bleu4": missing, "caption_cider": missing}
@@ -251,6 +252,21 @@ def _judged(
     details = {"unparsed": claims.count(None), "chance": chance, "reference": float(np.mean(own))}
     keys = [repr(scene) for scene in scenes]
     return mean_estimate(values, keys=keys, seed=seed, unit="share", better="higher", details=details)
+
+
+def f1_gap(captions: Sequence[str], scenes: Sequence[Scene], *, seed: int = 0) -> Estimate:
+    """By how much a caption's attribute F1 exceeds what it gets of other pictures, a mean over up to SHIFTS of them: 0
+    where captions don't look at their pictures. An item is a caption."""
+    if len(scenes) < 2:
+        return Estimate.missing("a gap takes two pictures", unit="share", better="higher")
+    claims, count = [parse_caption(text) for text in captions], len(scenes)
+    order = np.random.default_rng(derive(seed, "captioning/gap")).permutation(count)
+    gaps = []
+    for place, item in enumerate(order):
+        others = [order[(place + step) % count] for step in range(1, min(SHIFTS, count - 1) + 1)]
+        elsewhere = np.mean([attribute_f1(claims[item], scenes[other]) for other in others])
+        gaps.append(attribute_f1(claims[item], scenes[item]) - float(elsewhere))
+    return mean_estimate(gaps, seed=seed, unit="share", better="higher", details={"others": SHIFTS})
 
 
 def _own_claims(scene: Scene) -> Claims:

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 NOTHING = "nothing"
+PICTURED = ("scene_accuracy", "right_objects", "right_objects_gap")
 SHIFTS = 24  # other scenes that each picture is judged by, for the chance level
 APART = 0.05  # of the side: objects of the picture and of the scene further apart are not the same
 
@@ -39,19 +40,20 @@ APART = 0.05  # of the side: objects of the picture and of the scene further apa
 def scene_metrics(
     pictures: NDArray[np.uint8], true_pictures: NDArray[np.uint8], scenes: Sequence[Scene | None], *, seed: int = 0
 ) -> dict[str, Estimate]:
-    """`scene_accuracy` and `right_objects` of pictures drawn for scenes, and `parser_accuracy`: the parser's own on
-    the scenes' true pictures, N H W 3 each, which is in the details of the other two too. Parses each once. Missing,
-    all three, where a scene is not known."""
+    """`scene_accuracy`, `right_objects` and its gap of pictures drawn for scenes, and `parser_accuracy`: the parser's
+    own on the scenes' true pictures, N H W 3 each, which is in the details of the others too. Parses each once.
+    Missing, all of them, where a scene is not known."""
     known = [scene for scene in scenes if scene is not None]
     if len(known) < len(scenes):
         reason = f"{len(scenes) - len(known)} of {len(scenes)} pictures come without a known scene"
         missing = Estimate.missing(reason, unit="share", better="higher")
-        return {name: missing for name in ("scene_accuracy", "right_objects", "parser_accuracy")}
+        return {name: missing for name in (*PICTURED, "parser_accuracy")}
     parsed = parse_all(pictures)
     own = parser_accuracy(true_pictures, known, seed=seed)
     found = {
         "scene_accuracy": scene_accuracy(parsed, known, seed=seed),
         "right_objects": right_objects(parsed, known, seed=seed),
+        "right_objects_gap": right_objects_gap(parsed, known, seed=seed),
     }
     found = {name: replace(e, details={**e.details, "parser_accuracy": own.value}) for name, e in found.items()}
     return found | {"parser_accuracy": own}
@@ -118,6 +120,27 @@ def right_objects(
         better="higher",
         details=details,
     )
+
+
+def right_objects_gap(parsed: Sequence[Parsed], scenes: Sequence[Scene], *, seed: int = 0) -> Estimate:
+    """By how much a picture's own `right_objects` exceeds what it gets of other scenes of its task, a mean over up to
+    SHIFTS of them: 0 where pictures don't heed their captions. An item is a picture; one alone in its task has none."""
+    generator = np.random.default_rng(derive(seed, "composition/right_objects_gap"))
+    gaps, strata = [], []
+    for task in TASKS:
+        members = [i for i, scene in enumerate(scenes) if scene.task == task]
+        if len(members) < 2:
+            continue
+        order = generator.permutation(members)
+        for place, item in enumerate(order):
+            others = [order[(place + step) % len(order)] for step in range(1, min(SHIFTS, len(order) - 1) + 1)]
+            things = parsed[item].things
+            elsewhere = np.mean([share_found(things, scenes[other].demands) for other in others])
+            gaps.append(share_found(things, scenes[item].demands) - float(elsewhere))
+            strata.append(task)
+    if not gaps:
+        return Estimate.missing("no task has two pictures", unit="share", better="higher")
+    return mean_estimate(gaps, strata=strata, seed=seed, unit="share", better="higher", details={"others": SHIFTS})
 
 
 def share_found(things: Sequence[Thing], demands: Sequence[Demand]) -> float:
