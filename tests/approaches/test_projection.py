@@ -129,14 +129,15 @@ def test_gradients_reach_all_that_is_trained_and_nothing_else(connector: str, re
     assert (model.queries is None) is (readout == "last_hidden")
 
 
-def test_frozen_readouts_keep_no_graph_of_the_language_model() -> None:
+@pytest.mark.parametrize("words", ["own", "frozen"])
+def test_frozen_readouts_keep_no_graph_of_the_language_model(words: str) -> None:
     batch = small_batch(small_shared(), 2)
     for readout in READOUTS:
-        model = made(readout=readout)
+        model = made(readout=readout, words=words)
         seen: list[bool] = []
         model.connector.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[0].requires_grad))
         model.losses(batch, small_generators())
-        assert seen == [readout == "learned_queries"]
+        assert seen == [readout == "learned_queries" or words == "own"]
 
 
 def test_a_perturbed_frozen_weight_shows(model: Projection) -> None:
@@ -276,11 +277,12 @@ def test_the_seed_decides_the_weights_and_nothing_else_does() -> None:
 @pytest.mark.parametrize(
     ("changes", "trained", "whole"),
     [
-        ({}, 7_323_796, 10_472_020),
-        ({"readout": "random_queries"}, 7_320_724, 10_472_020),
-        ({"readout": "last_hidden"}, 7_320_724, 10_468_948),
-        ({"connector": "mlp"}, 5_103_892, 8_252_116),
-        ({"connector": "linear"}, 4_955_668, 8_103_892),
+        ({}, 8_110_228, 11_258_452),
+        ({"readout": "random_queries"}, 8_107_156, 11_258_452),
+        ({"readout": "last_hidden"}, 8_107_156, 11_255_380),
+        ({"connector": "mlp"}, 5_890_324, 9_038_548),
+        ({"words": "frozen"}, 7_323_796, 10_472_020),
+        ({"connector": "linear"}, 5_742_100, 8_890_324),
     ],
 )
 def test_exact_parameter_counts(changes: dict[str, Any], trained: int, whole: int) -> None:
