@@ -13,10 +13,12 @@ hidden states of the caption and, as tokens of its own, to the plan's layout), t
 soft prefix of a small decoder) and the checker (patches and layout; true pictures beside true and false plans). The
 checker shares nothing with any metric. No gradient passes from one expert to another.
 
-The drawing expert learns from true layouts, rounded as a written plan rounds them; without one where the scene is not
-known, for `layout_dropout` of rows, and where the caption is left out. A prompt then has an empty layout where its plan
-does not parse (a failure, which the trace tells), where it names nothing that a plan could hold, or where no layout was
-ever learned from; it is drawn from its words alone, and nothing can be checked.
+The drawing expert learns from true layouts, rounded as a written plan rounds them: whole for `layout_whole` of rows,
+else only what the caption says of them; without one where the scene is not known, for `layout_dropout` of rows, and
+where the caption is left out. `generate` draws from the whole plan, guesses and all. `condition` keeps what the caption
+says: a given picture can't be judged under a plan's guesses of what its caption leaves open. A prompt has an empty
+layout where its plan does not parse (a failure, which the trace tells), where it names nothing that a plan could hold,
+or where no layout was ever learned from; it is drawn from its words alone, and nothing can be checked.
 
 Costs: a picture's plan (some 10 to 40 tokens of the language model, once a prompt), its drawing times one plus its
 redraws, and a checker's pass each. All are in the Generation.
@@ -113,8 +115,9 @@ class Modular(Approach):
         diffusion = self.shared.diffusion
         latents = batch.draw.latents
         layouts = Layouts.of([scene_plan(scene) for scene in batch.draw.scenes])
-        left_out = torch.rand(len(layouts), generator=generators("layout")) < self.settings.layout_dropout
-        layouts = layouts.without(left_out | batch.empty.cpu())
+        luck = torch.rand(len(layouts), 2, generator=generators("layout"))
+        layouts = layouts.said(batch.draw.captions, luck[:, 0] < self.settings.layout_whole)
+        layouts = layouts.without((luck[:, 1] < self.settings.layout_dropout) | batch.empty.cpu())
         condition = self._prepare(*batch.drawn_prompt(), layouts)
         x_t = diffusion.add_noise(latents, batch.noise, batch.times)
         error = diffusion.loss(
@@ -157,8 +160,9 @@ class Modular(Approach):
         return self.planner.plan([prompt.words for prompt in prompts], [prompt.scene for prompt in prompts])
 
     def condition(self, prompts: Sequence[Prompt]) -> Prepared:
-        """Plans made, words and layouts read; a picture in a prompt is not looked at."""
-        return self._condition(prompts, Layouts.of([planned.plan for planned in self.plan(prompts)]))
+        """Plans made, words and what they say of the layouts read; a picture in a prompt is not looked at."""
+        layouts = Layouts.of([planned.plan for planned in self.plan(prompts)])
+        return self._condition(prompts, layouts.said([prompt.words for prompt in prompts]))
 
     def _condition(self, prompts: Sequence[Prompt], layouts: Layouts) -> Prepared:
         device = self.layout.mark.device

@@ -107,5 +107,7 @@ class ModularSettings(Settings):
     checker_layers: Depth = 3
     plan_tokens: Annotated[int, Range(1, 100_000)] = 72
     """Longest plan."""
+    layout_whole: Share = 0.5
+    """Share of drawn rows trained with their whole layout; the others with what their captions say of it."""
     layout_dropout: Share = 0.15
     """Share of drawn rows trained without their layout, so that the fallback to plain text works."""

@@ -1,10 +1,14 @@
 """Plans as numbers: the objects and places of a layout, and the tokens that a network reads them as.
 
+A plan decides everything; the caption that it was written for leaves much open. `Layouts.said` keeps of a layout what
+its caption says, and opens the rest.
+
 Shapes: B rows, E objects a row (padded, masked), W width of a layout token.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,7 +30,7 @@ Plan = tuple[tuple[Thing, ...], str]
 class Layouts:
     """Layouts of B rows. kinds: B E 3 long, places in SIZES, COLOURS, SHAPES. cells: B E 2 long, column and row of the
     GRID. mask: B E bool, True for objects. background: B long, a place in BACKGROUNDS. known: B bool; where False there
-    is no plan, and nothing of the row counts."""
+    is no plan, and nothing of the row counts. Open: a kind or background one past its last, cells of -1."""
 
     kinds: Tensor
     cells: Tensor
@@ -73,6 +77,26 @@ class Layouts:
             known=self.known & ~dropped,
         )
 
+    def said(self, captions: Sequence[str], kept: Tensor | None = None) -> Layouts:
+        """Sizes, colours and backgrounds that a row's caption does not name are open, and so are all places. kept: B
+        bool, True for rows to be left as they are."""
+        kinds, background = self.kinds.clone(), self.background.clone()
+        for row, caption in enumerate(captions):
+            words = set(re.findall(r"[a-z]+", caption.lower()))
+            for place, names in enumerate((SIZES, COLOURS)):
+                spoken = torch.tensor([name in words for name in names] + [True])
+                kinds[row, :, place] = torch.where(spoken[kinds[row, :, place]], kinds[row, :, place], len(names))
+            if not words & set(BACKGROUNDS):
+                background[row] = len(BACKGROUNDS)
+        kept = torch.zeros(len(self), dtype=torch.bool) if kept is None else kept
+        return Layouts(
+            kinds=torch.where(kept[:, None, None], self.kinds, kinds),
+            cells=torch.where(kept[:, None, None], self.cells, -1),
+            mask=self.mask,
+            background=torch.where(kept, self.background, background),
+            known=self.known,
+        )
+
     def select(self, index: Tensor) -> Layouts:
         """The rows at `index`."""
         return Layouts(**{name: value[index] for name, value in vars(self).items()})
@@ -103,13 +127,13 @@ def scene_plan(scene: Scene | None) -> Plan | None:
 
 class LayoutTokens(nn.Module):
     """One token for each object, the sum of what its size, colour and shape are embedded as and the sinusoids of its
-    column and row; and one for the background. All carry a common mark, from zero."""
+    column and row, nothing for an open place; and one for the background. All carry a common mark, from zero."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
-        self.size, self.colour, self.shape = (nn.Embedding(len(names), width) for names in KINDS)
-        self.background = nn.Embedding(len(BACKGROUNDS), width)
+        self.size, self.colour, self.shape = (nn.Embedding(len(names) + 1, width) for names in KINDS)
+        self.background = nn.Embedding(len(BACKGROUNDS) + 1, width)
         self.mark = nn.Parameter(torch.zeros(width))
 
     @property
@@ -121,7 +145,8 @@ class LayoutTokens(nn.Module):
     def forward(self, layouts: Layouts) -> tuple[Tensor, Tensor]:
         """B E+1 W tokens, the background's last, and their mask, B E+1."""
         size, colour, shape = layouts.kinds.unbind(-1)
-        places = sinusoids(layouts.cells, self.width // 2, longest=2.0 * GRID).flatten(2)
-        objects = self.size(size) + self.colour(colour) + self.shape(shape) + places.to(self.mark.dtype)
+        places = sinusoids(layouts.cells, self.width // 2, longest=2.0 * GRID).flatten(2).to(self.mark.dtype)
+        places = places * (layouts.cells[..., :1] >= 0)
+        objects = self.size(size) + self.colour(colour) + self.shape(shape) + places
         tokens = torch.cat([objects, self.background(layouts.background)[:, None]], 1) + self.mark
         return tokens, torch.cat([layouts.mask & layouts.known[:, None], layouts.known[:, None]], 1)

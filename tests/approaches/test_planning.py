@@ -15,7 +15,7 @@ from approaches.shared.grammar import PlanGrammar, State, advance, token_texts
 from approaches.shared.layout import MOST, Layouts, LayoutTokens, scene_plan
 from approaches.shared.planner import UNPARSED, Planner
 from approaches.shared.rules import phrases, rule_plan
-from bench.data.scene import COLOURS, SHAPES, parse_plan, plan_text, satisfied
+from bench.data.scene import BACKGROUNDS, COLOURS, SHAPES, SIZES, parse_plan, plan_text, satisfied
 from bench.data.shapes import Shapes
 from bench.errors import UserError
 from tests.approaches.checkpoints import byte_tokenizer
@@ -216,6 +216,28 @@ def test_layouts_round_trip() -> None:
     assert [layouts.select(order).plan(row) for row in range(3)] == [plan_text(scenes[i]) for i in (5, 5, 2)]
     dropped = layouts.without(torch.arange(61) < 2)
     assert dropped.plan(0) is None and dropped.plan(2) == layouts.plan(2)
+
+
+def test_what_a_caption_leaves_open_is_open() -> None:
+    line = "plan: large red circle 2 4; small blue square 6 1; dark"
+    captions = ["a circle and a blue square", "a small square on a dark background", "a LARGE red circle", ""]
+    layouts = Layouts.of([parse_plan(line)] * 4)
+    said = layouts.said(captions)
+    open_size, open_colour, open_ground = len(SIZES), len(COLOURS), len(BACKGROUNDS)
+    red, blue, large, small = COLOURS.index("red"), COLOURS.index("blue"), SIZES.index("large"), SIZES.index("small")
+    sizes, colours, shapes = said.kinds[:, :2].unbind(-1)
+    assert sizes.tolist() == [[open_size] * 2, [open_size, small], [large, open_size], [open_size] * 2]
+    assert colours.tolist() == [[open_colour, blue], [open_colour] * 2, [red, open_colour], [open_colour] * 2]
+    assert torch.equal(shapes, layouts.kinds[:, :2, 2]) and torch.equal(said.mask, layouts.mask)
+    assert said.background.tolist() == [open_ground, BACKGROUNDS.index("dark"), open_ground, open_ground]
+    assert (said.cells == -1).all()
+    kept = layouts.said(captions, torch.tensor([True, False, True, False]))
+    assert kept.plan(0) == line and kept.plan(2) == line and torch.equal(kept.kinds[1], said.kinds[1])
+    assert torch.equal(said.said(captions).kinds, said.kinds)
+    tokens = LayoutTokens(16)
+    nowhere, _ = tokens(said.select(torch.tensor([3])))
+    moved, _ = tokens(Layouts.of([parse_plan(line.replace("2 4", "5 7").replace("red", "green"))]).said([""]))
+    assert torch.equal(nowhere, moved)
 
 
 def test_layout_tokens_tell_every_word_and_place_apart_and_keep_none_of_the_order() -> None:
