@@ -246,8 +246,18 @@ class Approach(nn.Module, ABC):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Everything that is trained, each parameter once."""
-        trained = tuple(parameter for parameter in self.parameters() if parameter.requires_grad)
-        return [ParameterGroup(name="new", parameters=trained)]
+        return self.grouped({})
+
+    def grouped(self, ratios: Mapping[str, tuple[nn.Module | None, float]]) -> list[ParameterGroup]:
+        """All that is trained: the parameters of each named module that no earlier name has, with the ratio given, and
+        the rest as `new`. No group is empty."""
+        left = {id(parameter): parameter for parameter in self.parameters() if parameter.requires_grad}
+        groups = []
+        for name, (module, ratio) in ratios.items():
+            own = () if module is None else tuple(left.pop(id(p)) for p in module.parameters() if id(p) in left)
+            groups.append(ParameterGroup(name=name, parameters=own, ratio=ratio))
+        groups.append(ParameterGroup(name="new", parameters=tuple(left.values())))
+        return [group for group in groups if group.parameters]
 
     @abstractmethod
     def blocks(self) -> list[nn.Module]:

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from approaches.base import Approach, Batch, Generators, Loss, Prompt, Shared
+from approaches.base import Approach, Batch, Generators, Loss, ParameterGroup, Prompt, Shared
 from approaches.settings import DualTowerSettings
 from approaches.shared.interleaved import ImageTokens, Interleaved, Pair, Rope, block_layer, block_pair
 from approaches.shared.kernels import AttentionMask
@@ -162,6 +162,10 @@ class DualTower(Approach):
         assert self.align is not None and self.shared.encoder is not None and batch.draw.pictures is not None
         features = self.shared.encoder(batch.draw.pictures).to(hidden.device)
         return 1 - F.cosine_similarity(self.align(hidden[:, 1:-1].mean(1)).float(), features.float())
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The vision tower's embeddings of text learn at a rate of their own."""
+        return self.grouped({"words": (self.towers.own, self.settings.words_learning_rate_ratio)})
 
     def blocks(self) -> list[nn.Module]:
         """Both towers', layer by layer."""

@@ -96,16 +96,15 @@ class FullRetraining(Approach):
         return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """The language model's own weights learn more slowly than what is new."""
-        own = {id(p): p for p in self.language_model.parameters() if p.requires_grad}
-        new = tuple(p for p in self.parameters() if p.requires_grad and id(p) not in own)
+        """The language model's own weights, and its embeddings among them, learn at rates of their own."""
         if self.settings.variant == "lora" or self.settings.start == "scratch":  # then all of it is new
-            return [ParameterGroup(name="new", parameters=(*own.values(), *new))]
-        ratio = self.settings.lm_learning_rate_ratio
-        return [
-            ParameterGroup(name="language_model", parameters=tuple(own.values()), ratio=ratio),
-            ParameterGroup(name="new", parameters=new),
-        ]
+            return self.grouped({})
+        return self.grouped(
+            {
+                "words": (self.language_model.transformer.embed, self.settings.words_learning_rate_ratio),
+                "language_model": (self.language_model, self.settings.lm_learning_rate_ratio),
+            }
+        )
 
     def blocks(self) -> list[nn.Module]:
         """The transformer's."""

@@ -33,7 +33,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from approaches.base import Approach, Batch, Generators, Loss, Prompt, Shared
+from approaches.base import Approach, Batch, Generators, Loss, ParameterGroup, Prompt, Shared
 from approaches.settings import ProjectionSettings
 from approaches.shared.connectors import ConnectorShape, LatentEncoder, build_connector
 from approaches.shared.denoiser import Denoiser, Prepared
@@ -128,6 +128,10 @@ class Projection(Approach):
             batch.describe.targets.flatten(),
             backend=self.transformer.kernels.cross_entropy,
         )
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The words of a picture's prompt learn at a rate of their own."""
+        return self.grouped({"words": (self.words, self.settings.words_learning_rate_ratio)})
 
     def blocks(self) -> list[nn.Module]:
         """The frozen language model's, the encoder's, both Q-Formers' and the denoiser's."""

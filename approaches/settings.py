@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from bench.ranges import Count, Depth, Range, Rate, Share, Weight, Width
 
 Rank = Annotated[int, Range(1, 65_536)]
+Ratio = Annotated[float, Range(0, 100)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,10 @@ class FullRetrainingSettings(Settings):
     """transfusion trains every weight; lora freezes the language model but for low-rank updates."""
     start: Literal["language_model", "scratch"] = "language_model"
     """Where the transformer's weights start."""
-    learning_rate: Rate = 2e-3
-    lm_learning_rate_ratio: Annotated[float, Range(0, 100)] = 0.5
+    lm_learning_rate_ratio: Ratio = 1.0
     """Learning rate of the language model's own weights as a share of the new parameters'."""
+    words_learning_rate_ratio: Ratio = 5.0
+    """The same of its token embeddings, which lie too close together to be told apart by a picture at first."""
     replay_share: Share = 0.25
     """Windows of plain text a step, as a share of the batch's rows; 0 trains without text replay."""
     replay_weight: Weight = 0.2
@@ -52,7 +54,9 @@ class DualTowerSettings(Settings):
 
     variant: Literal["dual_tower", "dual_projection", "gated"] = "dual_tower"
     """The paper's block variants (its table 1)."""
-    learning_rate: Rate = 2e-3
+    words_learning_rate_ratio: Ratio = 10.0
+    """Learning rate of the vision tower's own embeddings of text as a share of the others'. They start as a copy of the
+    text tower's, in which words of one kind, "dark" and "light", lie close together."""
     start: Literal["language_model", "scratch"] = "language_model"
     """Whether the vision tower starts as a copy of the text tower."""
     hidden: Annotated[int, Range(0, 65_536)] = 0
@@ -72,6 +76,8 @@ class ProjectionSettings(Settings):
     words: Literal["own", "frozen"] = "own"
     """How a picture's prompt enters the language model: by a trained copy of its token embeddings, or by its own. By
     its own, words of one kind, "dark" and "light", stay close, and pictures hardly hear their captions at first."""
+    words_learning_rate_ratio: Ratio = 10.0
+    """Learning rate of that copy as a share of the others'."""
     connector: Literal["qformer", "mlp", "linear"] = "qformer"
     """From the language model's states to the denoiser's condition, and from visual features to soft prompts."""
     connector_depth: Depth = 2

@@ -497,6 +497,13 @@ def test_two_processes_train_what_one_does(tmp_path: Path, monkeypatch: pytest.M
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def zeros(*shape: int, generator: torch.Generator | None = None, dtype: torch.dtype | None = None) -> Tensor:
-    """In place of torch.rand."""
+def zeros(
+    *shape: int,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """In place of torch.rand, but where a device is named, as for training times."""
+    if device is not None:
+        return torch.empty(*shape, dtype=dtype, device=device).uniform_(generator=generator)
     return torch.zeros(*shape, dtype=dtype)
