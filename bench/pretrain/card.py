@@ -62,6 +62,7 @@ def page(name: str, card: dict[str, Any]) -> str:
         "",
         f"Converged: {card['converged']}",
         "",
+        *([f"Since then: {card['since']}", ""] if "since" in card else []),
         "## Quality",
         "",
         "Measured on the written weights, on data never trained on.",
