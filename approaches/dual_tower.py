@@ -44,10 +44,10 @@ from bench.errors import UserError
 class TwoTowers(Interleaved):
     """Readers: "text" and "vision", what each tower sees of all tokens; "all" where both see the same.
 
-    own: the vision tower's embeddings of text, a trained copy of the text tower's, of which its first layer makes keys
-    and values (variant dual_projection makes none). Without it a picture hardly hears its caption at first:
-    words of one kind, "dark" and "light", lie close together in a language model's own. gamma: one a layer, for
-    `gated`. alpha, beta: one a layer, for X-Fuse: alpha * own output + beta * the text tower's.
+    own: the vision tower's embeddings of text, a trained copy of the text tower's, which its layers make keys and
+    values of, beside the text tower's states (variant dual_projection makes none). Without them a picture hardly hears
+    its caption at first: words of one kind, "dark" and "light", lie close together in a language model's own. gamma:
+    one a layer, for `gated`. alpha, beta: one a layer, for X-Fuse: alpha * own output + beta * the text tower's.
     """
 
     def __init__(self, text: Transformer, vision: nn.ModuleList, image: ImageTokens, variant: str, fuse: bool) -> None:

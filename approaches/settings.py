@@ -16,7 +16,7 @@ Ratio = Annotated[float, Range(0, 100)]
 class Settings:
     """What every approach has. A subclass gives its own defaults, which are those of the preset `tiny`."""
 
-    learning_rate: Rate = 1e-3
+    learning_rate: Rate = 2e-3
     """Peak learning rate of the new parameters."""
     caption_weight: Weight = 0.2
     """Weight of the captions' next-token loss (image to text)."""
@@ -37,7 +37,7 @@ class FullRetrainingSettings(Settings):
     """Where the transformer's weights start."""
     lm_learning_rate_ratio: Ratio = 1.0
     """Learning rate of the language model's own weights as a share of the new parameters'."""
-    words_learning_rate_ratio: Ratio = 5.0
+    words_learning_rate_ratio: Ratio = 3.0
     """The same of its token embeddings, which lie too close together to be told apart by a picture at first."""
     replay_share: Share = 0.25
     """Windows of plain text a step, as a share of the batch's rows; 0 trains without text replay."""
@@ -54,7 +54,7 @@ class DualTowerSettings(Settings):
 
     variant: Literal["dual_tower", "dual_projection", "gated"] = "dual_tower"
     """The paper's block variants (its table 1)."""
-    words_learning_rate_ratio: Ratio = 10.0
+    words_learning_rate_ratio: Ratio = 5.0
     """Learning rate of the vision tower's own embeddings of text as a share of the others'. They start as a copy of the
     text tower's, in which words of one kind, "dark" and "light", lie close together."""
     start: Literal["language_model", "scratch"] = "language_model"
@@ -76,7 +76,7 @@ class ProjectionSettings(Settings):
     words: Literal["own", "frozen"] = "own"
     """How a picture's prompt enters the language model: by a trained copy of its token embeddings, or by its own. By
     its own, words of one kind, "dark" and "light", stay close, and pictures hardly hear their captions at first."""
-    words_learning_rate_ratio: Ratio = 10.0
+    words_learning_rate_ratio: Ratio = 5.0
     """Learning rate of that copy as a share of the others'."""
     connector: Literal["qformer", "mlp", "linear"] = "qformer"
     """From the language model's states to the denoiser's condition, and from visual features to soft prompts."""

@@ -84,8 +84,8 @@ class Interleaved(nn.Module, ABC):
         """Keys and values, B G T K each, that `reader` sees of a segment that enters a layer."""
 
     def words(self, reader: str, tokens: Tensor) -> Tensor | None:
-        """Embeddings of text tokens, B T D, of which a reader's first layer makes keys and values, where it has its
-        own."""
+        """Embeddings of text tokens, B T D, where a reader has its own: it makes its keys and values of them in its
+        first layer, and of them and what enters, both at unit size, in each later one."""
         return None
 
     def read(
@@ -118,8 +118,8 @@ class Interleaved(nn.Module, ABC):
             if output or index < last:
                 x, pairs = self.layer(index, modality, x, rope, seen, prefix)
             for reader, layers in kept.items():
-                had, own = pairs.get(reader), words.get(reader) if words and index == 0 else None
-                seen_by = entering if own is None else own
+                had, own = pairs.get(reader), words.get(reader) if words else None
+                seen_by = entering if own is None else own if index == 0 else unit(entering) + unit(own)
                 layers.append(self.pair(index, reader, modality, seen_by, rope) if had is None else had)
             if taps is not None and index in taps:
                 taps[index] = x
@@ -172,6 +172,11 @@ class Interleaved(nn.Module, ABC):
         if prefix is None:
             raise ValueError("a prompt without a segment")
         return prefix
+
+
+def unit(x: Tensor) -> Tensor:
+    """Vectors, ... D, with root mean square 1."""
+    return F.rms_norm(x, x.shape[-1:])
 
 
 def block_layer(

@@ -45,7 +45,7 @@ def build(shared, settings):
 def naive(tower, layout, x, text_mask, words):
     """Every tower over all tokens of the sequence; a token then keeps what its variant says. B T D -> B T D.
 
-    words: the text's tokens, of which the vision tower's first layer has embeddings of its own."""
+    words: the text's tokens, of which the vision tower has embeddings of its own."""
     dual = hasattr(tower, "vision")
     mask = attention_mask(layout, text_mask)
     rope = tower.text.rotary(layout.positions(text_mask), x.dtype)
@@ -73,9 +73,12 @@ def naive(tower, layout, x, text_mask, words):
             k, v = (torch.where(per_head, a, b) for a, b in zip(*pairs, strict=True))
             by_text, by_vision = block(text, x, k, v), block(vision, x, k, v)
         else:
-            read = x
-            if index == 0:
-                read = x.masked_scatter(choose, tower.own(words))
+            words_seen = tower.own(words)
+            if index:  # both at unit size
+                states = x[:, is_text]
+                sizes = [v.square().mean(-1, keepdim=True).sqrt() for v in (states, words_seen)]
+                words_seen = states / sizes[0] + words_seen / sizes[1]
+            read = x.masked_scatter(choose, words_seen)
             k, v = vision.keys_values(vision.attention_norm(read), rope)
             by_text, by_vision = block(text, x), block(vision, x, k, v)
         if tower.gamma is not None:
