@@ -39,14 +39,16 @@ class Measured:
         for name, (unit, better) in names.items():
             self.metrics.setdefault(name, Estimate.missing(reason, unit=unit, better=better))
 
-    def attempt(self, names: Names, work: Callable[[], Mapping[str, Estimate]], console: Console) -> None:
+    def attempt(self, names: Names, work: Callable[[], Mapping[str, Estimate]], console: Console | None) -> None:
         """Take what `work` measures; where it can't, `names` are missing with its reason, and nothing else is touched.
-        What it leaves out of `names` is missing too, and what it gives as missing gets unit and direction."""
+        What it leaves out of `names` is missing too, and what it gives as missing gets unit and direction. console: to
+        warn on, or None to keep quiet."""
         try:
             made = dict(work())
         except FORESEEN as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            console.warn(f"{next(iter(names), 'a metric')}: {reason}")
+            if console is not None:
+                console.warn(f"{next(iter(names), 'a metric')}: {reason}")
             self.lack(names, reason)
             return
         for name, estimate in made.items():

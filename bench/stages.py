@@ -83,7 +83,7 @@ def work(folder: Path, console: Console) -> None:
     record = _begun(run)
     schema.save(record, folder)
     trained = run.stage(TRAINED, lambda: _train(run))
-    measured = run.stage(MEASURED, lambda: _measure(run, trained))
+    measured = run.stage(MEASURED, lambda: measure_again(run, trained, folder))
     schema.save(_done(record, trained, measured), folder)
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
@@ -227,8 +227,8 @@ def _speed(meter: Meter, batches: Batches, flops: int, device: torch.device) -> 
     }
 
 
-def _measure(run: Run, trained: dict[str, Any]) -> dict[str, Any]:
-    """Load what was trained, as anybody will who uses it, and measure that."""
+def measure_again(run: Run, trained: dict[str, Any], place: Path) -> dict[str, Any]:
+    """Load what was trained, as anybody will who uses it, measure that, and leave its pictures in a folder."""
     config, console = run.config, run.console
     approach = open_trained(run.folder, run.request)
     shared = approach.shared
@@ -240,8 +240,8 @@ def _measure(run: Run, trained: dict[str, Any]) -> dict[str, Any]:
     return {
         "metrics": {name: value.to_json() for name, value in found.metrics.items()},
         "identical": {"noise": _noise_hash(shared, config)},
-        "samples": [vars(sample) for sample in keep(run.folder, found, held)],
-        "sheets": sheets(run.folder, found, held),
+        "samples": [vars(sample) for sample in keep(place, found, held)],
+        "sheets": sheets(place, found, held),
         "notes": found.notes,
     }
 
