@@ -95,6 +95,8 @@ def _short(held: HeldOut, config: Config, found: Measured) -> list[str]:
         for name, count, asked, what in there
         if 0 < count < asked
     ]
+    for part in (held.validation, held.test):
+        notes += [f"{part.name} {part.split}: {count} x {reason}" for reason, count in part.exclusions.items()]
     if held.texts.cut:
         notes.append(f"{held.texts.cut} of {len(held.texts.ids)} held-out documents were cut to their beginnings")
     return notes
