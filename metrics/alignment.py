@@ -118,12 +118,9 @@ def clip_metrics(
     """
     if not len(pictures):
         return {name: Estimate.missing("no pictures", better="higher") for name in SCORES}
-    texts = clip.embed_texts(list(captions), batch=batch)
-    drawn = clip.embed_images(pictures, batch=batch)
-    others = _others(captions, seed)
+    texts, drawn = clip.embed_texts(list(captions), batch=batch), clip.embed_images(pictures, batch=batch)
+    true = None if true_pictures is None else clip.embed_images(true_pictures, batch=batch)
     cosines = (drawn * texts).sum(1)
-    shuffled = (drawn * texts.roll(-1, 0)).sum(1)
-    right = _retrieved(drawn, texts, others)
     details: dict[str, Any] = {
         "model": clip.name,
         "weights": clip.weights_hash,
@@ -131,31 +128,23 @@ def clip_metrics(
         "cut": clip.cut(captions),
         "context": int(clip.tokenizer.context_length),
     }
-    references: tuple[float | None, ...] = (None, None)
-    if true_pictures is not None:
-        true = clip.embed_images(true_pictures, batch=batch)
-        hits = _retrieved(true, texts, others)
-        references = SCALE * float((true * texts).sum(1).double().mean()), float(hits.mean()) if hits.size else None
-    score = mean_estimate(
-        SCALE * cosines.double().numpy(),
-        keys=keys,
-        seed=seed,
-        better="higher",
-        details={
-            **details,
-            "cosines": cosines.tolist(),
-            "chance": SCALE * float(shuffled.double().mean()),
-            "reference": references[0],
-        },
-    )
+    told = {
+        **details,
+        "cosines": cosines.tolist(),
+        "chance": SCALE * float((drawn * texts.roll(-1, 0)).sum(1).double().mean()),
+        "reference": None if true is None else SCALE * float((true * texts).sum(1).double().mean()),
+    }
+    values = SCALE * cosines.double().numpy()
+    score = mean_estimate(values, keys=keys, seed=seed, better="higher", details=told)
+    others = _others(captions, seed)
+    right = _retrieved(drawn, texts, others)
     if not right.size:
         reason = "all captions are the same: there is none to tell a picture's own from"
-        return {
-            "clip_score": score,
-            "clip_retrieval_precision": Estimate.missing(reason, unit="share", better="higher"),
-        }
+        missing = Estimate.missing(reason, unit="share", better="higher")
+        return {"clip_score": score, "clip_retrieval_precision": missing}
     candidates = others.shape[1] + 1
-    told = {**details, "candidates": candidates, "chance": 1 / candidates, "reference": references[1]}
+    reference = None if true is None else float(_retrieved(true, texts, others).mean())
+    told = {**details, "candidates": candidates, "chance": 1 / candidates, "reference": reference}
     precision = mean_estimate(right, keys=keys, seed=seed, unit="share", better="higher", details=told)
     return {"clip_score": score, "clip_retrieval_precision": precision}
 
