@@ -165,6 +165,8 @@ class EvaluateConfig:
     `python -m bench list`."""
     extractor_input: Annotated[int, Range(32, 1024)] = 128
     """Side in pixels that pictures are resized to for the extractor."""
+    memorised_input: Annotated[int, Range(32, 1024)] = 64
+    """The same side for the search for memorised pictures, in which every training picture takes part."""
     inception: str = ""
     """File of Inception-v3's TensorFlow weights, for fid; "" looks in $BENCH_INCEPTION and where torch-fidelity keeps
     what it downloads."""

@@ -31,15 +31,16 @@ from metrics.composition import scene_metrics
 from metrics.features import FeatureExtractor, open_extractor
 from metrics.fidelity import Extractor, Features, extract, fidelity_metrics
 from metrics.inception import Inception
-from metrics.statistics import Estimate
+from metrics.statistics import Better, Estimate
 
-SHARE = ("share", "higher")
+SHARE: tuple[str, Better] = ("share", "higher")
+LOWER: tuple[str, Better] = ("", "lower")
 SCENES: Names = {
     "scene_accuracy": SHARE, "right_objects": SHARE, "right_objects_gap": SHARE, "parser_accuracy": SHARE,
 }  # fmt: skip
 UNSEEN: Names = {f"{name}_pairs": SHARE for name in ("scene_accuracy", "right_objects", "right_objects_gap")}
 CLIP: Names = {"clip_score": ("", "higher"), "clip_retrieval_precision": SHARE}
-FID: Names = {"fid": ("", "lower"), "kid": ("", "lower"), "null_fid": ("", "lower"), "null_kid": ("", "lower")}
+FID: Names = {"fid": LOWER, "kid": LOWER, "null_fid": LOWER, "null_kid": LOWER}
 NEIGHBOURS: Names = {"precision": SHARE, "recall": SHARE, "density": SHARE, "coverage": SHARE}
 FAULTY = 128  # the grey of a picture that is no picture
 EXTRACTED = 32  # pictures at a time
@@ -48,7 +49,7 @@ EXTRACTED = 32  # pictures at a time
 def distances(extractor: str) -> Names:
     """The metrics on an extractor's features."""
     own = (f"{null}{kind}_{extractor}" for null in ("", "null_") for kind in ("fd", "kid"))
-    return {**dict.fromkeys(own, ("", "lower")), **NEIGHBOURS}
+    return {**dict.fromkeys(own, LOWER), **NEIGHBOURS}
 
 
 def drawn_names(config: Config) -> Names:
@@ -147,7 +148,10 @@ class Judges:
     @cached_property
     def extractor(self) -> FeatureExtractor:
         """The config's."""
-        size = self.config.evaluate.extractor_input
+        return self.opened(self.config.evaluate.extractor_input)
+
+    def opened(self, size: int) -> FeatureExtractor:
+        """The config's extractor at an input size."""
         return open_extractor(self.config.evaluate.extractor, input_size=size, device=self.device)
 
     @cached_property
@@ -231,7 +235,7 @@ def measure_pictures(
     found.attempt(distances(sizes.extractor), lambda: judges.features(drawn), console)
     found.attempt(FID, lambda: judges.fid(drawn), console)
     found.attempt(CLIP, lambda: judges.alignment(drawn), console)
-    found.attempt(SEEN, lambda: _seen(judges, drawn, found), console)
+    found.attempt(SEEN, lambda: _seen(judges, drawn), console)
     found.attempt(UNSEEN, lambda: _unseen(approach, judges, min(sizes.pairs, sizes.pictures)), console)
 
 
@@ -244,18 +248,18 @@ def _scenes(judges: Judges, drawn: Pictures, shared: Shared) -> dict[str, Estima
     return found
 
 
-def _seen(judges: Judges, drawn: Pictures, found: Measured) -> dict[str, Estimate]:
+def _seen(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:
     config = judges.config
     training = held_out.training(config, judges.shared, judges.console)
     kept = np.flatnonzero(drawn.finite)[: config.evaluate.memorised]
     return memorisation(
-        judges.extractor,
+        judges.opened(config.evaluate.memorised_input),
         training,
-        latents=drawn.drawn.latents[kept],
-        pictures=drawn.images[kept],
+        drawn.images[kept],
+        drawn.true[kept],
+        drawn.drawn.latents[kept],
+        judges.shared.codecs["image"].encode_images(drawn.true[kept]).cpu(),
         keys=[drawn.keys[i] for i in kept],
-        true=drawn.true[kept],
-        true_latents=judges.shared.codecs["image"].encode_images(drawn.true[kept]),
         prompts=drawn.captions,
         seed=config.seed,
     )

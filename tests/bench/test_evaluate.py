@@ -31,7 +31,15 @@ CONFIG = Config(
     text=TextConfig(name="file"),
     diffusion=DiffusionConfig(nfe=2),
     evaluate=EvaluateConfig(
-        pictures=12, captions=6, documents=5, triples=12, batch=5, pairs=6, memorised=4, extractor_input=32
+        pictures=12,
+        captions=6,
+        documents=5,
+        triples=12,
+        batch=5,
+        pairs=6,
+        memorised=4,
+        extractor_input=32,
+        memorised_input=32,
     ),
 )
 QUIET = Console(interval=1e9)
