@@ -38,10 +38,10 @@ def memorisation(
     prompts: Sequence[str],
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """`nearest_training_distance`, the mean distance from drawn pictures (N H W 3, named `keys`) to the nearest training
-    picture; `training_copies`, the share that is nearer to one than all but CLOSE of real held-out pictures (`true`)
-    are; both in features and, as `..._latent`, in the VAE's latents (N C h w); and `prompt_overlap`, the share of
-    prompts that are among the training's captions, word for word.
+    """`nearest_training_distance`, the mean distance from drawn pictures (N H W 3, named `keys`) to the nearest
+    training picture; `training_copies`, the share that is nearer to one than all but CLOSE of real held-out pictures
+    (`true`) are; both in features and, as `..._latent`, in the VAE's latents (N C h w); and `prompt_overlap`, the share
+    of prompts that are among the training's captions, word for word.
 
     Features forgive a shift and not a little noise, latents the other way round. Those of the first SEARCHED training
     pictures are extracted once a machine. Details: `nearest`, the training picture's key of each, `per_item`, its
