@@ -53,6 +53,18 @@ VERBS = {
         configured=True,
         check="bench.sweep_arguments:check",
     ),
+    "evaluate": Verb(
+        summary="measure done runs again, without training",
+        target="bench.evaluate_again:main",
+        arguments="bench.evaluate_arguments:EvaluateArguments",
+        check="bench.evaluate_arguments:check",
+    ),
+    "curve": Verb(
+        summary="a done run's quality against network evaluations, guidance or training pictures",
+        target="bench.curves:main",
+        arguments="bench.curve_arguments:CurveArguments",
+        check="bench.curve_arguments:check",
+    ),
     "generate": Verb(
         summary="draw pictures from words with a trained run",
         target="bench.hands_on:generate",

@@ -155,6 +155,21 @@ class EvaluateConfig:
     """Fixed (picture, time, noise) triples of the validation loss."""
     batch: Annotated[int, Range(1, 100_000)] = 128
     """Rows at a time while measuring."""
+    pairs: Annotated[int, Range(0, 10_000_000)] = 128
+    """Pictures drawn of combinations that training never showed, where the dataset holds some back; never more than
+    `pictures`, and 0 for none."""
+    memorised: Annotated[int, Range(1, 10_000_000)] = 128
+    """Drawn pictures whose nearest training picture is looked for."""
+    extractor: str = "efficientnet_lite0"
+    """Feature extractor of the fd_ and kid_ metrics and of precision, recall, density and coverage: see
+    `python -m bench list`."""
+    extractor_input: Annotated[int, Range(32, 1024)] = 128
+    """Side in pixels that pictures are resized to for the extractor."""
+    memorised_input: Annotated[int, Range(32, 1024)] = 64
+    """The same side for the search for memorised pictures, in which every training picture takes part."""
+    inception: str = ""
+    """File of Inception-v3's TensorFlow weights, for fid; "" looks in $BENCH_INCEPTION and where torch-fidelity keeps
+    what it downloads."""
 
 
 @dataclass(frozen=True, kw_only=True)

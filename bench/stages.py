@@ -23,9 +23,10 @@ from bench.config import Config, to_json
 from bench.console import Console
 from bench.data.catalogue import open_dataset
 from bench.data.text import TEXTS, TextCorpus
+from bench.energy import Energy
 from bench.environment import ROOT, provenance, source_hash
 from bench.errors import UserError
-from bench.evaluate import hold_out, measure, validation_losses
+from bench.evaluate import hold_out, measure, validation_row
 from bench.files import atomic_path, read_json, write_json
 from bench.meter import (
     Meter,
@@ -82,7 +83,7 @@ def work(folder: Path, console: Console) -> None:
     record = _begun(run)
     schema.save(record, folder)
     trained = run.stage(TRAINED, lambda: _train(run))
-    measured = run.stage(MEASURED, lambda: _measure(run, trained))
+    measured = run.stage(MEASURED, lambda: measure_again(run, trained, folder))
     schema.save(_done(record, trained, measured), folder)
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
@@ -137,10 +138,10 @@ def _train(run: Run) -> dict[str, Any]:
     def validate() -> dict[str, float]:
         if "denoise" not in approach.capabilities:
             return {}
-        right, wrong = validation_losses(approach, held, config.evaluate.batch)
-        return {"validation_loss": float(right.mean()), "caption_gap": float((wrong - right).mean())}
+        return validation_row(approach, held, config.evaluate.batch, config.seed)
 
-    with PeakMemory(run.device) as memory:
+    resumed = (run.folder / CHECKPOINT).exists()
+    with PeakMemory(run.device) as memory, Energy(run.device) as energy:
         fitted = train(
             approach,
             batches,
@@ -156,7 +157,11 @@ def _train(run: Run) -> dict[str, Any]:
     average = {name: value.cpu().contiguous().clone() for name, value in fitted.average.items()}
     with atomic_path(run.folder / store.WEIGHTS) as part:
         save_file(average, part)
-    costs = {**_speed(meter, batches, step, run.device), "peak_memory_bytes": memory.estimate()}
+    costs = {
+        **_speed(meter, batches, step, run.device),
+        "peak_memory_bytes": memory.estimate(),
+        "energy_joules": energy.estimate(whole=not resumed),
+    }
     if "denoise" in approach.capabilities:
         work = flops_per_evaluation(approach, held.validation.latents.to(run.device))
         costs["flops_per_evaluation"] = Estimate.counted(work["denoise"], unit="FLOP", better="lower", **work)
@@ -222,26 +227,22 @@ def _speed(meter: Meter, batches: Batches, flops: int, device: torch.device) -> 
     }
 
 
-def _measure(run: Run, trained: dict[str, Any]) -> dict[str, Any]:
-    """Load what was trained, as anybody will who uses it, and measure that."""
+def measure_again(run: Run, trained: dict[str, Any], place: Path) -> dict[str, Any]:
+    """Load what was trained, as anybody will who uses it, measure that, and leave its pictures in a folder."""
     config, console = run.config, run.console
     approach = open_trained(run.folder, run.request)
     shared = approach.shared
     held = hold_out(config, shared, run.corpus, console)
     base = LanguageModel.load(config.model.lm, kernels=shared.kernels).to(run.device).eval().requires_grad_(False)
     found = measure(approach, held, config, base, console)
-    notes = []
     if (frozen := approach.frozen_hash()) != trained["frozen_hash"]:
         raise RuntimeError(f"training changed frozen weights: {trained['frozen_hash']} became {frozen}")
-    drawn = 0 if found.pictures is None else len(found.pictures)
-    if drawn < config.evaluate.pictures and found.pictures is not None:
-        notes.append(f"the dataset holds {drawn} pictures for test, fewer than evaluate.pictures")
     return {
         "metrics": {name: value.to_json() for name, value in found.metrics.items()},
         "identical": {"noise": _noise_hash(shared, config)},
-        "samples": [vars(sample) for sample in keep(run.folder, found, held)],
-        "sheets": sheets(run.folder, found, held),
-        "notes": notes,
+        "samples": [vars(sample) for sample in keep(place, found, held)],
+        "sheets": sheets(place, found, held),
+        "notes": found.notes,
     }
 
 

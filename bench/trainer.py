@@ -291,4 +291,6 @@ def averaged(
 
 
 def _words(row: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in row.items())
+    # intervals and parts are for the record
+    told = {name: value for name, value in row.items() if not name.endswith(("_low", "_high")) and "_t0" not in name}
+    return ", ".join(f"{name} {value:.4g}" for name, value in told.items())

@@ -4,6 +4,8 @@ N pictures or texts, E embedding width."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +17,51 @@ from torch import Tensor, nn
 
 import bench.torchvision_guard  # noqa: F401  (before open_clip, which imports torchvision)
 from bench.errors import UserError
+from bench.files import hash_bytes
+from bench.seeds import derive
+from metrics.statistics import Estimate, mean_estimate
+
+CANDIDATES = 100  # captions among which a picture's own is looked for
+SCALE = 100  # a score is this many times the cosine
+SCORES = ("clip_score", "clip_retrieval_precision")
 
 
 class Clip:
     """An open_clip model with its own preprocessing and tokenizer.
 
     location: a folder with open_clip_config.json and weights, or MODEL/WEIGHTS (open_clip's architecture and its tag or
-    file of weights). UserError where it can't be loaded.
+    file of weights). UserError where it can't be loaded, or where weights and architecture differ in their GELU, of
+    which open_clip only warns. weights_hash: of all its tensors.
     """
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, *, device: torch.device | str = "cpu") -> None:
         import open_clip
 
         folder = Path(location)
         name, _, weights = location.partition("/")
         try:
-            if folder.is_dir():
-                name = f"local-dir:{folder}"
-                model, preprocess = open_clip.create_model_from_pretrained(name)
-            else:
-                model, preprocess = open_clip.create_model_from_pretrained(name, pretrained=weights or None)
-            tokenizer = open_clip.get_tokenizer(name)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message="QuickGELU mismatch")
+                if folder.is_dir():
+                    name = f"local-dir:{folder}"
+                    model, preprocess = open_clip.create_model_from_pretrained(name)
+                else:
+                    model, preprocess = open_clip.create_model_from_pretrained(name, pretrained=weights or None)
+                tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:  # open_clip raises plain Exceptions, RuntimeErrors and hub errors alike
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"the CLIP model '{location}' can't be loaded: {reason}") from error
-        self.model: Any = model.eval()
+        self.name = folder.name if folder.is_dir() else location
+        self.model: Any = model.to(device).eval()
         self.preprocess: Any = preprocess
         self.tokenizer: Any = tokenizer
+        self.device = torch.device(device)
+
+    @property
+    def weights_hash(self) -> str:
+        """Of every tensor, by name."""
+        state = sorted(self.model.state_dict().items())
+        return hash_bytes(*(part for k, v in state for part in (k, v.cpu().contiguous().numpy().tobytes())))
 
     @torch.no_grad()
     def embed_images(self, images: NDArray[np.uint8], *, batch: int = 128) -> Tensor:
@@ -51,14 +71,106 @@ class Clip:
         parts = []
         for start in range(0, len(images), batch):
             pictures = [self.preprocess(Image.fromarray(image)) for image in images[start : start + batch]]
-            parts.append(nn.functional.normalize(self.model.encode_image(torch.stack(pictures)).float(), dim=-1))
+            found = self.model.encode_image(torch.stack(pictures).to(self.device))
+            parts.append(nn.functional.normalize(found.float(), dim=-1).cpu())
         return torch.cat(parts)
 
     @torch.no_grad()
     def embed_texts(self, texts: list[str], *, batch: int = 256) -> Tensor:
-        """N texts -> N E, unit length; a text past the model's context is cut by its tokenizer."""
+        """N texts -> N E, unit length; a text past the model's context is cut by its tokenizer (see `cut`)."""
         parts = []
         for start in range(0, len(texts), batch):
-            tokens = self.tokenizer(texts[start : start + batch])
-            parts.append(nn.functional.normalize(self.model.encode_text(tokens).float(), dim=-1))
+            tokens = self.tokenizer(texts[start : start + batch]).to(self.device)
+            parts.append(nn.functional.normalize(self.model.encode_text(tokens).float(), dim=-1).cpu())
         return torch.cat(parts)
+
+    def cut(self, texts: Sequence[str]) -> int:
+        """How many texts are longer than the model's context, so that it doesn't read their ends: those that would
+        have more tokens in a context twice as long."""
+        if not texts:
+            return 0
+        context = int(self.tokenizer.context_length)
+        longer = self.tokenizer(list(texts), context_length=2 * context + 2)
+        usual = self.tokenizer(list(texts))
+        # What a longer context adds is padding alone where nothing is cut: the same token everywhere.
+        padding = self.tokenizer([""], context_length=2 * context + 2)[0, -1]
+        return int(((longer[:, context:] != padding).any(1) & (usual[:, -1] != padding)).sum())
+
+
+def clip_metrics(
+    clip: Clip,
+    pictures: NDArray[np.uint8],
+    captions: Sequence[str],
+    true_pictures: NDArray[np.uint8] | None = None,
+    *,
+    keys: Sequence[str] | None = None,
+    seed: int = 0,
+    batch: int = 128,
+) -> dict[str, Estimate]:
+    """`clip_score`, the mean of 100 times the cosine of a picture and its caption (the raw cosines are in details
+    `cosines`; CLIPScore's 2.5 max(cos, 0), arXiv 2104.08718, follows from them), and `clip_retrieval_precision`, how
+    often a picture is nearer to its own caption than to CANDIDATES - 1 others, all with other words (R-precision, arXiv
+    1711.10485).
+
+    pictures: uint8 N H W 3. true_pictures: what the captions were written of, whose own numbers are in details
+    `reference`. keys: the items' names. Details: `chance` (of the score: the same pictures with the next caption),
+    the model, its weights, and `cut`, how many captions are longer than it reads.
+    """
+    if not len(pictures):
+        return {name: Estimate.missing("no pictures", better="higher") for name in SCORES}
+    texts, drawn = clip.embed_texts(list(captions), batch=batch), clip.embed_images(pictures, batch=batch)
+    true = None if true_pictures is None else clip.embed_images(true_pictures, batch=batch)
+    cosines = (drawn * texts).sum(1)
+    details: dict[str, Any] = {
+        "model": clip.name,
+        "weights": clip.weights_hash,
+        "batch": batch,
+        "cut": clip.cut(captions),
+        "context": int(clip.tokenizer.context_length),
+    }
+    told = {
+        **details,
+        "cosines": cosines.tolist(),
+        "chance": SCALE * float((drawn * texts.roll(-1, 0)).sum(1).double().mean()),
+        "reference": None if true is None else SCALE * float((true * texts).sum(1).double().mean()),
+    }
+    values = SCALE * cosines.double().numpy()
+    score = mean_estimate(values, keys=keys, seed=seed, better="higher", details=told)
+    others = _others(captions, seed)
+    right = _retrieved(drawn, texts, others)
+    if not right.size:
+        reason = "all captions are the same: there is none to tell a picture's own from"
+        missing = Estimate.missing(reason, unit="share", better="higher")
+        return {"clip_score": score, "clip_retrieval_precision": missing}
+    candidates = others.shape[1] + 1
+    reference = None if true is None else float(_retrieved(true, texts, others).mean())
+    told = {**details, "candidates": candidates, "chance": 1 / candidates, "reference": reference}
+    precision = mean_estimate(right, keys=keys, seed=seed, unit="share", better="higher", details=told)
+    return {"clip_score": score, "clip_retrieval_precision": precision}
+
+
+def _others(captions: Sequence[str], seed: int) -> NDArray[np.int64]:
+    """For each caption the numbers of up to CANDIDATES - 1 others, no two with the same words, N K; drawn by seed."""
+    firsts: dict[str, int] = {}
+    for number, text in enumerate(captions):
+        firsts.setdefault(text, number)
+    distinct = np.array(list(firsts.values()))
+    place = {text: position for position, text in enumerate(firsts)}
+    count = min(CANDIDATES - 1, len(distinct) - 1)
+    rows = []
+    for number, text in enumerate(captions):
+        generator = np.random.default_rng(derive(seed, "alignment/candidates", number))
+        chosen = generator.permutation(len(distinct) - 1)[:count]
+        rows.append(distinct[chosen + (chosen >= place[text])])
+    return np.array(rows, dtype=np.int64).reshape(len(captions), count)
+
+
+def _retrieved(pictures: Tensor, texts: Tensor, others: NDArray[np.int64]) -> NDArray[np.float64]:
+    """1 where a picture's own caption is nearest, N; empty where there are no others. A tie is a failure."""
+    if not others.shape[1]:
+        return np.zeros(0)
+    similarities = (pictures.double() @ texts.double().T).numpy()
+    rows = np.arange(len(others))
+    own = similarities[rows, rows]
+    best = np.take_along_axis(similarities, others, axis=1).max(axis=1)
+    return np.asarray((own > best).astype(np.float64))

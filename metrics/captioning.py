@@ -266,7 +266,8 @@ def f1_gap(captions: Sequence[str], scenes: Sequence[Scene], *, seed: int = 0) -
         others = [order[(place + step) % count] for step in range(1, min(SHIFTS, count - 1) + 1)]
         elsewhere = np.mean([attribute_f1(claims[item], scenes[other]) for other in others])
         gaps.append(attribute_f1(claims[item], scenes[item]) - float(elsewhere))
-    return mean_estimate(gaps, seed=seed, unit="share", better="higher", details={"others": SHIFTS})
+    keys = [repr(scenes[item]) for item in order]
+    return mean_estimate(gaps, keys=keys, seed=seed, unit="share", better="higher", details={"others": SHIFTS})
 
 
 def _own_claims(scene: Scene) -> Claims:

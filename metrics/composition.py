@@ -126,7 +126,7 @@ def right_objects_gap(parsed: Sequence[Parsed], scenes: Sequence[Scene], *, seed
     """By how much a picture's own `right_objects` exceeds what it gets of other scenes of its task, a mean over up to
     SHIFTS of them: 0 where pictures don't heed their captions. An item is a picture; one alone in its task has none."""
     generator = np.random.default_rng(derive(seed, "composition/right_objects_gap"))
-    gaps, strata = [], []
+    gaps, strata, keys = [], [], []
     for task in TASKS:
         members = [i for i, scene in enumerate(scenes) if scene.task == task]
         if len(members) < 2:
@@ -138,9 +138,11 @@ def right_objects_gap(parsed: Sequence[Parsed], scenes: Sequence[Scene], *, seed
             elsewhere = np.mean([share_found(things, scenes[other].demands) for other in others])
             gaps.append(share_found(things, scenes[item].demands) - float(elsewhere))
             strata.append(task)
+            keys.append(repr(scenes[item]))
     if not gaps:
         return Estimate.missing("no task has two pictures", unit="share", better="higher")
-    return mean_estimate(gaps, strata=strata, seed=seed, unit="share", better="higher", details={"others": SHIFTS})
+    told = {"others": SHIFTS}
+    return mean_estimate(gaps, strata=strata, keys=keys, seed=seed, unit="share", better="higher", details=told)
 
 
 def share_found(things: Sequence[Thing], demands: Sequence[Demand]) -> float:

@@ -298,15 +298,15 @@ class _Maker:
 
     def share(self, statistic: Callable[[Ids, Ids], float], n: int, m: int, k: int) -> Estimate:
         """A neighbour share, higher better."""
-        told = self._estimate(statistic, n, m, better="higher", unit="share")
+        told = self._estimate(statistic, n, m, better="higher", unit="share", k=k)
         return replace(told, details={**told.details, "k": k})
 
     def _estimate(
-        self, statistic: Callable[[Ids, Ids], float], n: int, m: int, *, better: Better, unit: str = ""
+        self, statistic: Callable[[Ids, Ids], float], n: int, m: int, *, better: Better, unit: str = "", k: int = 0
     ) -> Estimate:
         fewest = min(n, m)
         blocks = self.blocks if fewest >= 4 * self.blocks else max(2, fewest // 4)
-        if fewest < 8:
+        if fewest < 8 or fewest - -(-fewest // blocks) <= k:  # without a block there must be k neighbours left
             value = statistic(np.arange(n), np.arange(m))
             reason = f"{fewest} pictures are too few for an interval"
             return Estimate(value=value, n=n, unit=unit, better=better, reason=reason, details=self.details)

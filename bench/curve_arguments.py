@@ -1,0 +1,61 @@
+"""What the command line of `curve` takes. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from bench import store
+from bench.config import Config
+from bench.errors import UserError
+from bench.hands_on_arguments import PLACE, RUN
+from bench.ranges import Range
+
+Of = Literal["nfe", "guidance", "images"]
+VALUES: dict[str, tuple[float, ...]] = {
+    "nfe": (1, 2, 4, 8, 16, 32),
+    "guidance": (1.0, 1.5, 2.0, 3.0, 5.0, 8.0),
+    "images": (),
+}
+"""What is tried where --values says nothing; for images a quarter and a half of the run's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveArguments:
+    """A done run's quality against the network evaluations of a picture, the guidance scale, or the pictures trained
+    on; the rows go into its record. For images, the approach is trained anew with each smaller budget."""
+
+    run: Positional[Annotated[str, arg(metavar="RUN")]] = field(default="", metadata=PLACE)
+    """A done run: its folder, the beginning of its name or key, or an approach's name for its latest."""
+    of: Of = "nfe"
+    """What is varied."""
+    values: tuple[Annotated[float, Range(0, 10**12)], ...] = ()
+    """Values to try; by default 1 to 32 evaluations, guidance 1 to 8, a quarter and a half of the images. Guidance 1 is
+    always among them."""
+    pictures: Annotated[int, Range(2, 10_000_000)] = 128
+    """Pictures drawn for each value; a Frechet distance of few is biased, equally for all values."""
+    out: Path = Path("runs")
+    """Folder of the runs."""
+    json: bool = False
+    """Print JSON: the rows."""
+
+
+def check(arguments: CurveArguments, config: Config) -> None:
+    """UserError where there is no such done run, or a value that can't be."""
+    if not arguments.run:
+        raise UserError(f"'curve' needs RUN, {RUN}")
+    store.find(arguments.run, arguments.out)
+    if arguments.of == "guidance":
+        return
+    for value in arguments.values:
+        if value != int(value) or value < 1:
+            raise UserError(f"--values has {value:g}, expected whole numbers from 1 for --of {arguments.of}")
+
+
+def values_of(arguments: CurveArguments) -> tuple[float, ...]:
+    """The values to try, in order, each once."""
+    chosen = arguments.values or VALUES[arguments.of]
+    return tuple(sorted({*chosen, 1.0} if arguments.of == "guidance" else set(chosen)))

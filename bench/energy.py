@@ -1,0 +1,128 @@
+"""The energy that a piece of work took, where the machine counts it: NVML's counter of a GPU, RAPL's of the processors.
+
+Both count everything that the device or the machine does meanwhile, other programs too."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from metrics.statistics import Estimate
+
+RAPL = Path("/sys/class/powercap")
+EVERY = 30.0  # seconds between looks: RAPL's counters begin anew after some minutes at full power
+
+
+class Energy:
+    """Joules taken inside a `with`. Missing, with the reason, where nothing counts them."""
+
+    def __init__(self, device: torch.device | str = "cpu", *, rapl: Path = RAPL, every: float = EVERY) -> None:
+        self.device, self.every = torch.device(device), every
+        self.reason, self.source, self.joules = "", "", 0.0
+        self._counters: list[_Counter] = []
+        try:
+            self._counters = [_Gpu(self.device)] if self.device.type == "cuda" else _processors(rapl)
+        except (OSError, ValueError, ImportError, RuntimeError) as error:
+            self.reason = f"{type(error).__name__}: {error}"
+        self.source = ", ".join(counter.name for counter in self._counters)
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        for counter in self._counters:
+            counter.look()
+        self.joules = 0.0
+        if self._counters:
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._look()
+
+    def estimate(self, *, whole: bool = True) -> Estimate:
+        """Joules. whole: whether the work was all done inside; a part of it would pass for less."""
+        if not whole:
+            return Estimate.missing(
+                "the work was done by several processes, of which one counted", unit="J", better="lower"
+            )
+        if self.reason:
+            return Estimate.missing(self.reason, unit="J", better="lower")
+        return Estimate.counted(self.joules, unit="J", better="lower", source=self.source)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self.every):
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            self.joules += sum(counter.look() for counter in self._counters)
+        except (OSError, ValueError, RuntimeError) as error:
+            self.reason = f"the energy counter stopped: {type(error).__name__}: {error}"
+
+
+class _Counter:
+    """A counter of energy. name: where it is."""
+
+    name = ""
+
+    def look(self) -> float:
+        """Joules since the last look."""
+        raise NotImplementedError
+
+
+class _Rapl(_Counter):
+    """One package's counter, in microjoules, which begins anew at its range."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = f"RAPL {(folder / 'name').read_text(encoding='utf-8').strip()} of the whole machine"
+        self.file, self.range = folder / "energy_uj", int((folder / "max_energy_range_uj").read_text())
+        self.last = int(self.file.read_text())
+
+    def look(self) -> float:
+        now = int(self.file.read_text())
+        grown, self.last = now - self.last, now
+        return (grown if grown >= 0 else grown + self.range) / 1e6
+
+
+class _Gpu(_Counter):
+    """NVML's counter of one GPU, in millijoules."""
+
+    def __init__(self, device: torch.device) -> None:
+        import pynvml
+
+        with suppress(AttributeError):
+            pynvml.nvmlInit()
+        self.name = f"NVML {torch.cuda.get_device_name(device)}"
+        self._nvml: Any = pynvml
+        self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        self.last = self._read()
+
+    def _read(self) -> int:
+        return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
+
+    def look(self) -> float:
+        now = self._read()
+        grown, self.last = now - self.last, now
+        return grown / 1e3
+
+
+def _processors(rapl: Path) -> list[_Counter]:
+    """One counter a processor package. OSError, with what to do, where they can't be read."""
+    packages = sorted(folder for folder in rapl.glob("intel-rapl:*") if folder.name.count(":") == 1)
+    if not packages:
+        raise OSError(f"this machine shows no energy counter (RAPL) in {rapl}")
+    try:
+        return [_Rapl(folder) for folder in packages]
+    except PermissionError as error:
+        raise OSError("the energy counters (RAPL) may be read by the administrator only") from error

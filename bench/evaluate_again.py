@@ -1,0 +1,181 @@
+"""`python -m bench evaluate`: a done run's metrics anew, without training. The old record stands until the new one is
+whole; what changed is told, and noted in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench import stages, store
+from bench.config import Config, to_json
+from bench.console import Console
+from bench.environment import ROOT, provenance, source_hash
+from bench.errors import UserError
+from bench.evaluate_arguments import EvaluateArguments
+from bench.exits import DONE, MISTAKE
+from bench.files import read_json, write_json
+from bench.meter import now
+from bench.validation import check_names, validate
+from metrics.statistics import Estimate
+from reports import schema
+from reports.schema import Record, Sample
+
+PLACE = "again"  # a run's folder for what is not whole yet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changed:
+    """One run, measured again. settings: dotted field -> before and after. metrics: name -> before and after, None
+    where it was not in the record; those that a clock gave are left out. same: how many others did not change."""
+
+    name: str
+    settings: dict[str, tuple[Any, Any]]
+    metrics: dict[str, tuple[Estimate | None, Estimate | None]]
+    same: int
+
+
+def main(arguments: EvaluateArguments, config: Config, console: Console) -> int:
+    """Measure each run; 0 where all could be, 2 where one could not."""
+    code, told = DONE, []
+    for folder in dict.fromkeys(store.find(run, arguments.out) for run in arguments.runs):
+        try:
+            changed = again(folder, arguments, console)
+        except UserError as error:
+            console.warn(f"{folder.name}: {error}; its record is as it was")
+            code = MISTAKE
+            continue
+        told.append(changed)
+        if not arguments.json:
+            tell(changed, console)
+    if arguments.json:
+        console.emit([summary(changed) for changed in told])
+    return code
+
+
+def again(folder: Path, arguments: EvaluateArguments, console: Console) -> Changed:
+    """Measure one run and replace its pictures and its record. UserError, and nothing changed, where that can't be."""
+    with store.locked(folder):
+        before = schema.load(folder)
+        run = stages.Run(folder, console)
+        old = run.config
+        run.config = arguments.applied(old)
+        validate(run.config)
+        check_names(run.config)
+        trained = read_json(folder / stages.TRAINED)
+        place = folder / PLACE
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        try:
+            begun = now()
+            found = stages.measure_again(run, trained, place)
+            measured = {"seconds": {"measured": now() - begun}, **found}
+            after = _record(before, run, trained, measured)
+            _put(place, folder)
+            write_json(folder / stages.MEASURED, measured)
+            schema.save(after, folder)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+    return _compared(before, after)
+
+
+def _record(before: Record, run: stages.Run, trained: Mapping[str, Any], measured: Mapping[str, Any]) -> Record:
+    """The record with what was measured now; all about training, and curves, as they were."""
+    metrics = {**trained["metrics"], **measured["metrics"]}
+    config = json.loads(to_json(run.config))
+    sources = source_hash(ROOT, store.DECIDING)
+    evaluated = {
+        **provenance({"seed": run.config.seed}),
+        "command": ["python", "-m", "bench", *sys.argv[1:]],
+        "sources": sources,
+    }
+    changes = [f"{name} {old} -> {new}" for name, (old, new) in _settings(before.config, config).items()]
+    if sources != run.request.parts["sources"]:
+        changes.append("by other sources than it was trained with")
+    note = f"measured again{': ' if changes else ''}{', '.join(changes)}"
+    return replace(
+        before,
+        config=config,
+        provenance={**before.provenance, "evaluated": evaluated},
+        identical=replace(before.identical, **measured["identical"]),
+        metrics={name: Estimate.from_json(value) for name, value in metrics.items()},
+        samples=tuple(Sample(**sample) for sample in measured["samples"]),
+        sheets=measured["sheets"],
+        notes=(*trained["notes"], *measured["notes"], note),
+        seconds={**before.seconds, **measured["seconds"]},
+    )
+
+
+def _put(place: Path, folder: Path) -> None:
+    """The new pictures where the old ones are."""
+    old = folder / f"{store.SAMPLES}-before"
+    shutil.rmtree(old, ignore_errors=True)
+    if (folder / store.SAMPLES).exists():
+        (folder / store.SAMPLES).rename(old)
+    if (place / store.SAMPLES).exists():
+        (place / store.SAMPLES).rename(folder / store.SAMPLES)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _settings(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Fields of nested settings that differ, dotted."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found |= _settings(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found[prefix + name] = old, new
+    return found
+
+
+def _compared(before: Record, after: Record) -> Changed:
+    names = [*before.metrics, *(name for name in after.metrics if name not in before.metrics)]
+    pairs = {name: (before.metrics.get(name), after.metrics.get(name)) for name in names}
+    repeatable = {
+        name: pair for name, pair in pairs.items()
+        if not any(each is not None and each.unit in schema.TIMED_UNITS for each in pair)
+    }  # fmt: skip
+    changed = {name: pair for name, pair in repeatable.items() if _told(pair[0]) != _told(pair[1])}
+    return Changed(
+        name=after.name,
+        settings=_settings(before.config, after.config),
+        metrics=changed,
+        same=len(repeatable) - len(changed),
+    )
+
+
+def _told(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "not measured"
+    if estimate.value is None:
+        return f"missing: {estimate.reason}"
+    interval = "" if estimate.low is None or estimate.high is None else f" [{estimate.low:.4g}, {estimate.high:.4g}]"
+    return f"{estimate.value:.4g}{interval}"
+
+
+def summary(changed: Changed) -> dict[str, Any]:
+    """A run as the plain values that --json prints."""
+    return {
+        "name": changed.name,
+        "settings": {name: list(pair) for name, pair in changed.settings.items()},
+        "metrics": {
+            name: [None if each is None else each.to_json() for each in pair] for name, pair in changed.metrics.items()
+        },
+        "same": changed.same,
+    }
+
+
+def tell(changed: Changed, console: Console) -> None:
+    """What changed, as a table."""
+    for name, (old, new) in changed.settings.items():
+        console.info(f"{changed.name}: {name} was {old!r}, now {new!r}")
+    if changed.metrics:
+        rows = [("metric", "before", "now")]
+        rows += [(name, _told(old)[:60], _told(new)[:60]) for name, (old, new) in changed.metrics.items()]
+        console.table(f"{changed.name}, measured again", rows)
+    console.info(f"{changed.name}: {len(changed.metrics)} metrics changed, {changed.same} did not (times not compared)")

@@ -1,0 +1,79 @@
+"""What the command line of `evaluate` takes. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from bench import store
+from bench.config import Config
+from bench.errors import UserError
+from bench.hands_on_arguments import PLACE, RUN
+from bench.ranges import Range
+
+Number = Annotated[int, Range(1, 10_000_000)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments:
+    """Measure done runs again, without training, with today's code; what changed is told, and the record is written
+    anew. An option that is not given stays as the run has it."""
+
+    runs: Positional[Annotated[tuple[str, ...], arg(metavar="RUN...")]] = field(default=(), metadata=PLACE)
+    """Done runs: folders, the beginnings of their names or keys, or approaches' names for their latest."""
+    out: Path = Path("runs")
+    """Folder of the runs."""
+    clip: str | None = None
+    """CLIP model: shipped:NAME, a folder with open_clip_config.json and weights, or MODEL/WEIGHTS."""
+    extractor: str | None = None
+    """Feature extractor: see `python -m bench list`."""
+    extractor_input: Annotated[int, Range(32, 1024)] | None = None
+    """Side in pixels that pictures are resized to for the extractor."""
+    inception: Path | None = None
+    """File of Inception-v3's TensorFlow weights, for fid."""
+    pictures: Number | None = None
+    """Pictures drawn."""
+    captions: Number | None = None
+    """Pictures described."""
+    documents: Number | None = None
+    """Documents of the text corpus."""
+    triples: Number | None = None
+    """Triples of the validation loss."""
+    pairs: Annotated[int, Range(0, 10_000_000)] | None = None
+    """Pictures of combinations that training never showed."""
+    memorised: Number | None = None
+    """Pictures whose nearest training picture is looked for."""
+    batch: Annotated[int, Range(1, 100_000)] | None = None
+    """Rows at a time."""
+    json: bool = False
+    """Print JSON: what changed, by run."""
+
+    def applied(self, config: Config) -> Config:
+        """A run's config with the options that were given."""
+        names = {item.name for item in dataclasses.fields(config.evaluate)}
+        given = {name: value for name, value in vars(self).items() if name in names and value is not None}
+        if self.inception is not None:
+            given["inception"] = str(self.inception)
+        model = config.model if self.clip is None else replace(config.model, clip=self.clip)
+        return replace(config, evaluate=replace(config.evaluate, **given), model=model)
+
+
+def check(arguments: EvaluateArguments, config: Config) -> None:
+    """UserError where there is no run, no such done one, or something to measure with that is not there."""
+    from approaches.shared.sources import resolve
+    from metrics.registry import EXTRACTORS
+
+    if not arguments.runs:
+        raise UserError(f"'evaluate' needs RUN, {RUN}")
+    for run in arguments.runs:
+        store.find(run, arguments.out)
+    if arguments.extractor is not None and (obstacle := EXTRACTORS[arguments.extractor].obstacle()):
+        raise UserError(f"--extractor is '{arguments.extractor}', which can't run here: {obstacle}")
+    if arguments.inception is not None and not arguments.inception.expanduser().is_file():
+        raise UserError(f"--inception {arguments.inception}: no such file, expected Inception-v3's weights")
+    if arguments.clip is not None and arguments.clip.startswith(("shipped:", ".", "/", "~")):
+        resolve(arguments.clip, field="--clip")

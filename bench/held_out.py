@@ -1,0 +1,96 @@
+"""What every approach is measured on: a pure function of the config, the same for all of them.
+
+N items; C H W a latent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from approaches.base import Shared
+from approaches.shared.randomness import generator
+from bench.collection import Collection, collect
+from bench.config import Config
+from bench.console import Console
+from bench.data.catalogue import DATASETS, open_dataset
+from bench.data.text import TextCorpus
+
+WINDOW = 256  # tokens that a language model reads at a time, at most
+LONGEST = 4  # windows of a document
+UNSEEN = "pairs"  # the split whose pictures combine what training never combined, where a dataset has one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """Held-out documents: their keys, their token ids without the start token, and the UTF-8 bytes of what the ids
+    say. window: tokens that a model reads at a time. cut: how many documents were longer than LONGEST windows."""
+
+    keys: tuple[str, ...]
+    ids: tuple[tuple[int, ...], ...]
+    sizes: tuple[int, ...]
+    window: int
+    cut: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What every approach is measured on.
+
+    validation: pictures of the fixed triples, with times (N) and noise (N C H W). test: pictures whose captions are
+    drawn, and which are described.
+    """
+
+    validation: Collection
+    times: Tensor
+    noise: Tensor
+    test: Collection
+    texts: Texts
+
+
+def hold_out(config: Config, shared: Shared, corpus: TextCorpus, console: Console) -> HeldOut:
+    """The held-out things of a config."""
+    codec, sizes = shared.codecs["image"], config.evaluate
+    validation = collect(open_dataset(config.data, "validation"), sizes.triples, codec, console)
+    test = collect(open_dataset(config.data, "test"), max(sizes.pictures, sizes.captions), codec, console)
+    draws = generator(config.seed, "validation/times"), generator(config.seed, "validation/noise")
+    times = shared.diffusion.times(len(validation), draws[0])
+    noise = shared.diffusion.noise_like(validation.latents, draws[1])
+    texts = _texts(config, shared, corpus)
+    return HeldOut(validation=validation, times=times, noise=noise, test=test, texts=texts)
+
+
+def _texts(config: Config, shared: Shared, corpus: TextCorpus) -> Texts:
+    model = shared.language_model
+    documents = corpus.documents("test")[: config.evaluate.documents]
+    window = min(WINDOW, model.transformer.config.context)
+    whole = [tuple(model.encode(document.text)) for document in documents]
+    ids = [row[: LONGEST * window] for row in whole]
+    said = [
+        document.text if len(row) == len(full) else model.decode(list(row))
+        for document, row, full in zip(documents, ids, whole, strict=True)
+    ]
+    return Texts(
+        keys=tuple(document.key for document in documents),
+        ids=tuple(ids),
+        sizes=tuple(len(text.encode()) for text in said),
+        window=window,
+        cut=sum(len(row) > LONGEST * window for row in whole),
+    )
+
+
+def others(config: Config, shared: Shared, count: int, console: Console) -> Collection:
+    """Real pictures that neither training nor the drawn captions are of: `count` of the validation split's."""
+    return collect(open_dataset(config.data, "validation"), count, shared.codecs["image"], console)
+
+
+def training(config: Config, shared: Shared, console: Console) -> Collection:
+    """What the approaches were trained on."""
+    return collect(open_dataset(config.data, "train"), config.data.train_items, shared.codecs["image"], console)
+
+
+def unseen(config: Config, shared: Shared, count: int, console: Console) -> Collection | None:
+    """Pictures that combine what training never combined; None where the dataset has no such split."""
+    if UNSEEN not in DATASETS[config.data.name].load().splits:
+        return None
+    return collect(open_dataset(config.data, UNSEEN), count, shared.codecs["image"], console)

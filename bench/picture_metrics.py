@@ -1,0 +1,279 @@
+"""What is measured of drawn pictures: how real they look, whether they heed their captions, whether they were seen in
+training, what they cost. Knows metrics, not approaches; a metric that can't be had takes no other down.
+
+N pictures; H W their sides; C h w a latent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from approaches.base import Approach, Prompt, Shared
+from approaches.shared.sources import resolve
+from bench import held_out
+from bench.collection import Collection
+from bench.config import Config
+from bench.console import Console
+from bench.costs import COSTS, drawing_costs
+from bench.data.scene import Scene
+from bench.errors import UserError
+from bench.measured import Measured, Names
+from bench.memorisation import SEEN, memorisation
+from bench.sampler import Drawn, Sampling, draw
+from metrics.alignment import Clip, clip_metrics
+from metrics.composition import scene_metrics
+from metrics.features import FeatureExtractor, open_extractor
+from metrics.fidelity import Extractor, Features, extract, fidelity_metrics
+from metrics.inception import Inception
+from metrics.statistics import Better, Estimate
+
+SHARE: tuple[str, Better] = ("share", "higher")
+LOWER: tuple[str, Better] = ("", "lower")
+SCENES: Names = {
+    "scene_accuracy": SHARE, "right_objects": SHARE, "right_objects_gap": SHARE, "parser_accuracy": SHARE,
+}  # fmt: skip
+UNSEEN: Names = {f"{name}_pairs": SHARE for name in ("scene_accuracy", "right_objects", "right_objects_gap")}
+CLIP: Names = {"clip_score": ("", "higher"), "clip_retrieval_precision": SHARE}
+FID: Names = {"fid": LOWER, "kid": LOWER, "null_fid": LOWER, "null_kid": LOWER}
+NEIGHBOURS: Names = {"precision": SHARE, "recall": SHARE, "density": SHARE, "coverage": SHARE}
+FAULTY = 128  # the grey of a picture that is no picture
+EXTRACTED = 32  # pictures at a time
+
+
+def distances(extractor: str) -> Names:
+    """The metrics on an extractor's features."""
+    own = (f"{null}{kind}_{extractor}" for null in ("", "null_") for kind in ("fd", "kid"))
+    return {**dict.fromkeys(own, LOWER), **NEIGHBOURS}
+
+
+def drawn_names(config: Config) -> Names:
+    """Every metric of drawn pictures."""
+    return {**SCENES, **UNSEEN, **CLIP, **FID, **distances(config.evaluate.extractor), **SEEN, **COSTS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Pictures drawn for the captions of held-out ones, which are `true`; uint8 N H W 3 each.
+
+    finite: N, whether a picture's latent was a number everywhere. One that was not is grey here: the judges of scenes
+    turn it down, and the others leave it out, and say how many.
+    """
+
+    drawn: Drawn
+    images: NDArray[np.uint8]
+    true: NDArray[np.uint8]
+    finite: NDArray[np.bool_]
+    captions: tuple[str, ...]
+    keys: tuple[str, ...]
+    scenes: tuple[Scene | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def told(self, found: Mapping[str, Estimate]) -> dict[str, Estimate]:
+        """Estimates of the finite pictures, which say how many were left out."""
+        left = int((~self.finite).sum())
+        if not left:
+            return dict(found)
+        return {
+            name: replace(each, details={**each.details, "excluded": {"not finite": left}})
+            for name, each in found.items()
+        }
+
+
+def draw_pictures(
+    approach: Approach,
+    collection: Collection,
+    count: int,
+    config: Config,
+    console: Console,
+    *,
+    nfe: int | None = None,
+    guidance: float | None = None,
+    description: str = "drawing",
+) -> Pictures:
+    """A picture for the first caption of each of the first `count` pictures, by the config's sampling, or with another
+    number of evaluations or guidance. The noise is the same whatever the approach and the sampling."""
+    shared, own = approach.shared, config.diffusion
+    count = min(count, len(collection))
+    captions = tuple(collection.captions[i][0] for i in range(count))
+    prompts = [Prompt.text(captions[i], collection.scenes[i]) for i in range(count)]
+    sampling = Sampling(
+        diffusion=shared.diffusion,
+        nfe=own.nfe if nfe is None else nfe,
+        guidance=own.guidance if guidance is None else guidance,
+    )
+    with console.progress(count, description) as progress:
+        drawn = draw(
+            approach,
+            prompts,
+            sampling,
+            shape=tuple(collection.latents.shape[1:]),
+            seed=config.seed,
+            batch=config.evaluate.batch,
+            progress=progress,
+        )
+    finite = drawn.latents.isfinite().flatten(1).all(1).numpy()
+    return Pictures(
+        drawn=drawn,
+        images=decoded(shared, drawn.latents),
+        true=np.asarray(collection.pictures[:count]),
+        finite=finite,
+        captions=captions,
+        keys=collection.keys[:count],
+        scenes=collection.scenes[:count],
+    )
+
+
+def decoded(shared: Shared, latents: torch.Tensor) -> NDArray[np.uint8]:
+    """Pictures of latents, N C h w; grey where a latent is not finite."""
+    finite = latents.isfinite().flatten(1).all(1)
+    images = shared.codecs["image"].decode_images(latents.nan_to_num(0, 0, 0))
+    images[~finite.numpy()] = FAULTY
+    return images
+
+
+class Judges:
+    """What pictures are judged by, each opened when it is first asked for. UserError where it can't be had."""
+
+    def __init__(self, config: Config, shared: Shared, console: Console, device: torch.device) -> None:
+        self.config, self.shared, self.console, self.device = config, shared, console, device
+
+    @cached_property
+    def extractor(self) -> FeatureExtractor:
+        """The config's."""
+        return self.opened(self.config.evaluate.extractor_input)
+
+    def opened(self, size: int) -> FeatureExtractor:
+        """The config's extractor at an input size."""
+        return open_extractor(self.config.evaluate.extractor, input_size=size, device=self.device)
+
+    @cached_property
+    def inception(self) -> Inception:
+        """Inception-v3 with the TensorFlow weights, from where the config says."""
+        path = self.config.evaluate.inception
+        return Inception(Path(path).expanduser() if path else None, device=self.device)
+
+    @cached_property
+    def clip(self) -> Clip:
+        """The config's."""
+        name = self.config.model.clip
+        local = name.startswith("shipped:") or Path(name).expanduser().exists()
+        return Clip(resolve(name, field="model.clip").location if local else name, device=self.device)
+
+    def fidelity(self, pictures: Pictures, extractor: Extractor) -> dict[str, Estimate]:
+        """Distances and neighbour shares of drawn pictures to the true ones of their captions; the null distance is
+        that of as many other real ones."""
+        n = len(pictures)
+        others = held_out.others(self.config, self.shared, n, self.console)
+        real, apart = (
+            self._reference(extractor, images) for images in (pictures.true, np.asarray(others.pictures[:n]))
+        )
+        kept = np.flatnonzero(pictures.finite)
+        drawn = extract(extractor, pictures.images[kept], batch=EXTRACTED)
+        keys = [pictures.keys[i] for i in kept]
+        return pictures.told(fidelity_metrics(drawn, real, apart, keys=keys, seed=self.config.seed))
+
+    def _reference(self, extractor: Extractor, images: NDArray[np.uint8]) -> Features:
+        return extract(extractor, images, batch=EXTRACTED, cached=True)
+
+    def features(self, pictures: Pictures) -> dict[str, Estimate]:
+        """On the config's extractor."""
+        return self.fidelity(pictures, self.extractor)
+
+    def fid(self, pictures: Pictures) -> dict[str, Estimate]:
+        """On Inception-v3. Other weights than the official ones give no `fid`, but a distance under their own name."""
+        found = self.fidelity(pictures, self.inception)
+        kept = {name: each for name, each in found.items() if name not in NEIGHBOURS}
+        if self.inception.official:
+            return kept
+        reason = "evaluate.inception names other weights than TensorFlow's: see fd_inception_v3_other"
+        return kept | {name: Estimate.missing(reason, unit=u, better=b) for name, (u, b) in FID.items()}
+
+    def alignment(self, pictures: Pictures) -> dict[str, Estimate]:
+        """By CLIP."""
+        kept = np.flatnonzero(pictures.finite)
+        return pictures.told(
+            clip_metrics(
+                self.clip,
+                pictures.images[kept],
+                [pictures.captions[i] for i in kept],
+                pictures.true[kept],
+                keys=[pictures.keys[i] for i in kept],
+                seed=self.config.seed,
+            )
+        )
+
+    def scenes(self, pictures: Pictures, images: NDArray[np.uint8] | None = None) -> dict[str, Estimate]:
+        """By the parser of the procedural world. images: others than these, drawn for the same captions."""
+        chosen = pictures.images if images is None else images
+        return pictures.told(scene_metrics(chosen, pictures.true, pictures.scenes, seed=self.config.seed))
+
+
+def measure_pictures(
+    approach: Approach, collection: Collection, config: Config, found: Measured, console: Console
+) -> None:
+    """Draw the held-out captions and put everything that is measured of the pictures into `found`."""
+    sizes, shared = config.evaluate, approach.shared
+    judges = Judges(config, shared, console, next(approach.parameters()).device)
+    drawn = draw_pictures(approach, collection, sizes.pictures, config, console)
+    found.pictures, found.prompts, found.trace = drawn.images, drawn.captions, drawn.drawn.trace
+    if left := int((~drawn.finite).sum()):
+        found.notes.append(
+            f"{left} of {len(drawn)} pictures were not finite: no scene of theirs is right, and features leave them out"
+        )
+    if cut := sum(1 + len(shared.language_model.encode(text)) > config.train.caption_tokens for text in drawn.captions):
+        found.notes.append(f"{cut} of {len(drawn)} prompts were longer than train.caption_tokens, and cut")
+    found.attempt(COSTS, lambda: drawing_costs(approach, drawn.drawn, collection, config), console)
+    found.attempt(SCENES, lambda: _scenes(judges, drawn, shared), console)
+    found.attempt(distances(sizes.extractor), lambda: judges.features(drawn), console)
+    found.attempt(FID, lambda: judges.fid(drawn), console)
+    found.attempt(CLIP, lambda: judges.alignment(drawn), console)
+    found.attempt(SEEN, lambda: _seen(judges, drawn), console)
+    found.attempt(UNSEEN, lambda: _unseen(approach, judges, min(sizes.pairs, sizes.pictures)), console)
+
+
+def _scenes(judges: Judges, drawn: Pictures, shared: Shared) -> dict[str, Estimate]:
+    """Of the pictures that stand, and of those before any was drawn again."""
+    found = judges.scenes(drawn)
+    if drawn.drawn.first is not None:
+        first = judges.scenes(drawn, decoded(shared, drawn.drawn.first))
+        found["scene_accuracy_0_redraws"] = first["scene_accuracy"]
+    return found
+
+
+def _seen(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:
+    config = judges.config
+    training = held_out.training(config, judges.shared, judges.console)
+    kept = np.flatnonzero(drawn.finite)[: config.evaluate.memorised]
+    return memorisation(
+        judges.opened(config.evaluate.memorised_input),
+        training,
+        drawn.images[kept],
+        drawn.true[kept],
+        drawn.drawn.latents[kept],
+        judges.shared.codecs["image"].encode_images(drawn.true[kept]).cpu(),
+        keys=[drawn.keys[i] for i in kept],
+        prompts=drawn.captions,
+        seed=config.seed,
+    )
+
+
+def _unseen(approach: Approach, judges: Judges, count: int) -> dict[str, Estimate]:
+    """The scene metrics on combinations that training never showed, drawn apart."""
+    if not count:
+        raise UserError("evaluate.pairs is 0: none were asked for")
+    collection = held_out.unseen(judges.config, judges.shared, count, judges.console)
+    if collection is None:
+        raise UserError(f"dataset '{judges.config.data.name}' holds no combinations back from training")
+    drawn = draw_pictures(
+        approach, collection, count, judges.config, judges.console, description="drawing unseen combinations"
+    )
+    found = judges.scenes(drawn)
+    return {f"{name}_pairs": found[name] for name in ("scene_accuracy", "right_objects", "right_objects_gap")}

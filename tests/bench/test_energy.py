@@ -1,0 +1,60 @@
+"""Energy: a counter's growth in joules, over its wrap too; and a reason where nothing counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.energy import Energy
+
+
+def counter(folder: Path, microjoules: int, name: str = "intel-rapl:0") -> Path:
+    place = folder / name
+    place.mkdir(exist_ok=True)
+    (place / "name").write_text("package-0\n")
+    (place / "max_energy_range_uj").write_text("1000000000")
+    (place / "energy_uj").write_text(str(microjoules))
+    return place
+
+
+def test_joules_are_the_counters_growth_over_all_packages_and_none_of_their_parts(tmp_path: Path) -> None:
+    for name in ("intel-rapl:0", "intel-rapl:1", "intel-rapl:0:0"):
+        counter(tmp_path, 5_000_000, name)
+    with Energy("cpu", rapl=tmp_path) as energy:
+        counter(tmp_path, 8_000_000, "intel-rapl:0")
+        counter(tmp_path, 5_500_000, "intel-rapl:1")
+        counter(tmp_path, 900_000_000, "intel-rapl:0:0")  # the cores are in their package already
+    told = energy.estimate()
+    assert told.value == pytest.approx(3.5) and told.unit == "J" and told.better == "lower"
+    assert "whole machine" in told.details["source"]
+
+
+def test_a_counter_that_began_anew_went_on(tmp_path: Path) -> None:
+    counter(tmp_path, 999_000_000)
+    with Energy("cpu", rapl=tmp_path) as energy:
+        counter(tmp_path, 2_000_000)
+    assert energy.estimate().value == pytest.approx(3.0)
+
+
+def test_where_nothing_counts_the_reason_is_told(tmp_path: Path) -> None:
+    with Energy("cpu", rapl=tmp_path) as energy:
+        pass
+    assert energy.estimate().value is None and "no energy counter" in energy.estimate().reason
+    place = counter(tmp_path, 5)
+    (place / "energy_uj").write_text("not a number")
+    with Energy("cpu", rapl=tmp_path) as energy:
+        pass
+    assert energy.estimate().value is None and "ValueError" in energy.estimate().reason
+
+
+def test_a_counter_that_vanishes_and_work_done_in_part_give_no_number(tmp_path: Path) -> None:
+    place = counter(tmp_path, 5)
+    with Energy("cpu", rapl=tmp_path) as energy:
+        (place / "energy_uj").unlink()
+    assert energy.estimate().value is None and "stopped" in energy.estimate().reason
+    counter(tmp_path, 5)
+    with Energy("cpu", rapl=tmp_path) as energy:
+        counter(tmp_path, 6)
+    assert energy.estimate().value is not None
+    assert "several processes" in energy.estimate(whole=False).reason

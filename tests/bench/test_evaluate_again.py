@@ -1,0 +1,129 @@
+"""`evaluate` and `curve`: a done run is measured again, or against something that is varied, and its record says
+so; what can't be done leaves the record as it was."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench import cli, curves, evaluate_again, store
+from bench.config import Config
+from bench.console import Console
+from bench.curve_arguments import CurveArguments, values_of
+from bench.errors import UserError
+from bench.evaluate_arguments import EvaluateArguments
+from reports import schema
+from tests.bench.conftest import MicroRun
+
+QUIET = Console(interval=1e9)
+
+MISTAKES = [
+    ("evaluate", "'evaluate' needs RUN, an approach, a run's folder"),
+    ("evaluate dual_tower --out no/such", "no run in no/such"),
+    ("evaluate x --pictures 0", "pictures is 0, expected a value from 1"),
+    ("evaluate x --extractor-input 8", "extractor_input is 8, expected a value from 32 to 1024"),
+    ("evaluate x --picturs 8", "did you mean --pictures?"),
+    ("curve", "'curve' needs RUN"),
+    ("curve x --of gidance", "--of is 'gidance': did you mean 'guidance'?"),
+    ("curve x --values many", "--values is 'many', expected a list of float"),
+    ("curve dual_tower --out no/such", "no run in no/such"),
+]
+
+
+@pytest.mark.parametrize(("line", "sentence"), MISTAKES, ids=[line for line, _ in MISTAKES])
+def test_a_mistake_gets_one_sentence(capsys: pytest.CaptureFixture[str], line: str, sentence: str) -> None:
+    assert cli.main(line.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and sentence in captured.err, captured.err
+
+
+def test_options_that_are_given_change_the_config_and_no_other() -> None:
+    config = Config()
+    assert EvaluateArguments().applied(config) == config
+    changed = EvaluateArguments(pictures=9, pairs=0, inception=Path("x.pth"), clip="a/b").applied(config)
+    evaluate = replace(config.evaluate, pictures=9, pairs=0, inception="x.pth")
+    assert changed == replace(config, evaluate=evaluate, model=replace(config.model, clip="a/b"))
+
+
+def test_guidance_one_is_always_among_the_values() -> None:
+    assert values_of(CurveArguments(of="guidance", values=(3.0, 2.0, 3.0))) == (1.0, 2.0, 3.0)
+    assert values_of(CurveArguments()) == (1, 2, 4, 8, 16, 32)
+    assert 1.0 in values_of(CurveArguments(of="guidance"))
+
+
+@pytest.fixture
+def copy(micro_run: MicroRun, tmp_path: Path) -> Path:
+    """The run's own folder, whose record others read, copied."""
+    folder = tmp_path / "runs" / micro_run.folder.name
+    shutil.copytree(micro_run.folder, folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_measured_again_says_the_same_and_with_fewer_pictures_something_else(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = schema.load(copy)
+    same = evaluate_again.again(copy, EvaluateArguments(), QUIET)
+    assert same.metrics == {} and same.settings == {} and same.same > 40
+    after = schema.load(copy)
+    assert after.settled()["metrics"] == before.settled()["metrics"] and after.samples == before.samples
+    assert after.notes[-1] == "measured again" and after.curves == before.curves
+    assert after.provenance["evaluated"]["command"] and after.provenance["key"] == before.provenance["key"]
+    assert evaluate_again.main(EvaluateArguments(runs=(str(copy),), pictures=3, captions=2), Config(), QUIET) == 0
+    fewer = schema.load(copy)
+    assert fewer.metrics["nfe"].n == 3 and fewer.metrics["caption_loss"].n == 2
+    assert fewer.metrics["steps_per_second"] == before.metrics["steps_per_second"]  # training's own
+    assert fewer.metrics["validation_loss"] == before.metrics["validation_loss"]
+    assert fewer.config["evaluate"]["pictures"] == 3 and store.Request.read(copy).config.evaluate.pictures == 6
+    assert "evaluate.pictures 6 -> 3" in fewer.notes[-1]
+    assert all((copy / str(sample.drawn)).is_file() for sample in fewer.samples if sample.drawn)
+    assert not (copy / "samples/0005.png").exists() and not (copy / evaluate_again.PLACE).exists()
+    out = capsys.readouterr().out
+    assert "evaluate.pictures was 6, now 3" in out and "measured again" in out
+
+
+@pytest.mark.slow
+def test_what_cant_be_measured_leaves_the_record_as_it_was(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = (copy / schema.FILE).read_bytes()
+    (copy / store.WEIGHTS).write_bytes((copy / store.WEIGHTS).read_bytes()[:1000])
+    assert evaluate_again.main(EvaluateArguments(runs=(str(copy),)), Config(), QUIET) == 2
+    assert "its record is as it was" in capsys.readouterr().err
+    assert (copy / schema.FILE).read_bytes() == kept and not (copy / evaluate_again.PLACE).exists()
+    with store.locked(copy), pytest.raises(UserError, match="is being worked on"):
+        evaluate_again.again(copy, EvaluateArguments(), QUIET)
+
+
+@pytest.mark.slow
+def test_curves_have_a_row_for_each_value_with_intervals(copy: Path) -> None:
+    nfe = CurveArguments(run=str(copy), of="nfe", values=(1, 3), pictures=12)
+    assert curves.main(nfe, Config(), QUIET) == 0
+    assert curves.main(replace(nfe, of="guidance", values=(2.0,)), Config(), QUIET) == 0
+    made = schema.load(copy).curves
+    assert [row["nfe"] for row in made["nfe"]] == [1, 3] and [row["nfe_spent"] for row in made["nfe"]] == [1, 3]
+    assert [row["guidance"] for row in made["guidance"]] == [1.0, 2.0]
+    for row in (*made["nfe"], *made["guidance"]):
+        assert row["pictures"] == 12
+        for name in ("fd_efficientnet_lite0", "clip_score", "right_objects"):
+            assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
+        assert "fid" not in row  # missing is missing
+    assert {"loss", "validation"} < set(made)
+    validation = made["validation"][-1]
+    assert validation["caption_gap_low"] <= validation["caption_gap"] <= validation["caption_gap_high"]
+
+
+@pytest.mark.slow
+def test_a_curve_against_training_pictures_trains_anew_and_ends_with_the_run_itself(copy: Path) -> None:
+    images = CurveArguments(run=str(copy), of="images", values=(36,))
+    assert curves.main(images, Config(), QUIET) == 0
+    record = schema.load(copy)
+    rows = record.curves["images"]
+    assert [row["images"] for row in rows] == [36, 72]
+    assert rows[-1]["validation_loss"] == record.metrics["validation_loss"].value != rows[0]["validation_loss"]
+    (shorter,) = (copy.parent / curves.FOLDER).iterdir()
+    assert schema.load(shorter).budgets.images == 36 and "seconds_per_image" not in rows[0]
+    with pytest.raises(UserError, match="--values has 72, expected fewer than the run's own 72"):
+        curves.main(replace(images, values=(72,)), Config(), QUIET)
