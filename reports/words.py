@@ -1,0 +1,188 @@
+"""The answer in plain words, made from the numbers by rule, and what keeps it honest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from metrics.statistics import COUNTED
+from reports.contenders import Contender, Judge
+from reports.gather import Gathered
+from reports.glossary import counted, first_of, known, listed, main_metrics, meaning, scale_of, written
+from reports.tables import distance_name, leader_of, marks_of, names_of, null_distance
+
+RETENTION = "perplexity_retention"
+CONTENT = ("scene_accuracy", "right_objects", "clip_score", "clip_*")
+LISTENING = ("caption_gap",)
+DESCRIBING = ("caption_attribute_f1", "caption_cider", "caption_exact_match")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """question: what a sentence answers, in two or three words. words: the sentence."""
+
+    question: str
+    words: str
+
+
+def answers(contenders: Sequence[Contender], judge: Judge) -> list[Answer]:
+    """Who keeps text, who draws best, who listens, who describes, what each costs. A question without a number is left
+    out."""
+    distance = distance_name(contenders)
+    every = {n for c in contenders for n, e in c.metrics.items() if e.value is not None}
+    told = [
+        Answer(question="Keeps its text", words=_text(contenders)),
+        Answer(question="Draws best", words=_distance(contenders, distance, judge)),
+        Answer(question="Draws what the words say", words=_lead(contenders, first_of(CONTENT, every), judge)),
+        Answer(question="Uses the words at all", words=_lead(contenders, first_of(LISTENING, every), judge)),
+        Answer(question="Describes best", words=_lead(contenders, first_of(DESCRIBING, every), judge)),
+        Answer(question="Costs", words=_costs(contenders, judge)),
+    ]
+    return [answer for answer in told if answer.words]
+
+
+def _text(contenders: Sequence[Contender]) -> str:
+    """Who keeps the language model as it was, by the interval of its retention."""
+    kept, lost, unsure = [], [], []
+    for contender in contenders:
+        estimate = contender.metrics.get(RETENTION)
+        if estimate is None or estimate.value is None:
+            continue
+        told = f"{contender.label} ({written(estimate)})"
+        if estimate.low is None or estimate.high is None:
+            unsure.append(told)
+        elif estimate.low == estimate.high == 1.0:
+            kept.append(contender.label)
+        elif estimate.high < 1:
+            lost.append(f"{contender.label} loses some: retention {written(estimate)}, where 1 is nothing lost")
+        elif estimate.low > 1:
+            lost.append(f"{contender.label} is better at it than before ({written(estimate)})")
+        else:
+            unsure.append(told)
+    parts = []
+    if kept:
+        parts.append(f"{listed(kept)} {'loses' if len(kept) == 1 else 'lose'} nothing (retention exactly 1)")
+    parts += lost
+    if unsure:
+        parts.append(f"of {listed(unsure)} no loss can be told")
+    return "; ".join(parts) + "." if parts else ""
+
+
+def _distance(contenders: Sequence[Contender], name: str | None, judge: Judge) -> str:
+    sentence = _lead(contenders, name, judge)
+    if name is None or not sentence:
+        return ""
+    nulls = [null for c in contenders if name in c.metrics and (null := null_distance(c, name)) is not None]
+    if nulls:
+        sentence += f" Real pictures are {sum(nulls) / len(nulls):.2f} from other real ones: nobody can do better."
+    return sentence
+
+
+def _lead(contenders: Sequence[Contender], name: str | None, judge: Judge) -> str:
+    """Who is ahead in one number, and of whom it is told apart."""
+    if name is None:
+        return ""
+    having = [c for c in contenders if (e := c.metrics.get(name)) is not None and e.value is not None]
+    if not having or not having[0].metrics[name].better:
+        return ""
+    title, leader = meaning(name).title, leader_of(having, name)
+    told = {c.label: f"{c.label} ({written(c.metrics[name])})" for c in having}
+    if len(having) == 1:
+        return f"By {title} there is only {told[leader.label]}."
+    marks = marks_of(having, name, judge)
+    rest = [told[c.label] for c in having if c.label not in marks]
+    if not marks:
+        return f"By {title} nobody is told apart from the leader, {leader.label}: {listed(list(told.values()))}."
+    ahead = [told[leader.label], *(told[c.label] for c in having if c.label in marks and c is not leader)]
+    if len(ahead) == 1:
+        return f"By {title} {ahead[0]} leads, told apart from {listed(rest)}."
+    return f"By {title} {listed(ahead)} lead, not told apart from the first; behind them {listed(rest)}."
+
+
+def _costs(contenders: Sequence[Contender], judge: Judge) -> str:
+    """The range of the main costs, with who stands at its ends."""
+    parts = []
+    for name, word in (
+        ("parameters_trained", "trained parameters"),
+        ("training_flops", "training"),
+        ("seconds_per_image", "a picture"),
+        ("peak_memory_bytes", "memory"),
+    ):
+        having = [c for c in contenders if (e := c.metrics.get(name)) is not None and e.value is not None]
+        if not having:
+            continue
+        ranked = sorted(having, key=lambda c: c.metrics[name].value or 0.0)
+        scale = scale_of(having[0].metrics[name].unit, [c.metrics[name].value or 0.0 for c in having])
+        least, most = (f"{written(c.metrics[name], scale)} {scale.unit}".strip() for c in (ranked[0], ranked[-1]))
+        gap = judge.difference(ranked[0], ranked[-1], name)
+        exact = gap is not None and gap.estimate.reason == COUNTED
+        level = least == most or (exact and judge.word(ranked[0], ranked[-1], name) == "not told apart")
+        if level:
+            parts.append(f"{word}: {least}" + (" for all" if len(having) > 1 else ""))
+        else:
+            parts.append(f"{word}: from {least} ({ranked[0].label}) to {most} ({ranked[-1].label})")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+# ---------------------------------------------------------------------------------------------------------- honesty
+
+
+def marks_of_honesty(contenders: Sequence[Contender], gathered: Gathered, judge: Judge) -> list[str]:
+    """What a reader must know before believing the answer: the embedded models, n, the seeds, the comparisons."""
+    told = []
+    names = names_of(contenders)
+    presets = {str(c.record.config.get("preset", "")) for c in contenders}
+    told += [known()["presets"][preset] for preset in sorted(presets) if preset in known()["presets"]]
+    told += _seeds(contenders)
+    for pattern, sentence in known()["embedded"].items():
+        if sentence and any(fnmatchcase(name, pattern) for name in names):
+            told.append(sentence)
+    main = main_metrics(names)
+    told += _counts(contenders, main)
+    pairs = sum(1 for name in main for a in contenders for b in contenders if a.label < b.label and judge.word(a, b, name))
+    apart = sum(judge.word(a, b, name) in ("better", "worse") for name in main for a in contenders for b in contenders)
+    if pairs:
+        told.append(
+            f"Of {counted(pairs, 'pair')} of main numbers {apart // 2} are told apart. Each is judged at the 5% level on "
+            f"its own: by chance alone about {max(1, round(pairs * 0.05))} would be."
+        )
+    if gathered.others or gathered.refused:
+        lost = [counted(len(gathered.others), "run") + " not done"] if gathered.others else []
+        lost += [counted(len(gathered.refused), "record") + " refused"] if gathered.refused else []
+        told.append(f"{listed(lost)}: see below.")
+    return told
+
+
+def _seeds(contenders: Sequence[Contender]) -> list[str]:
+    """One seed: intervals cover sampling, not training."""
+    if not contenders:
+        return []
+    one = [c.label for c in contenders if len(c.runs) == 1]
+    more = [f"{c.label} ({len(c.runs)})" for c in contenders if len(c.runs) > 1]
+    told = []
+    if one:
+        who = "Every contender was" if not more else f"{listed(one)} {'was' if len(one) == 1 else 'were'}"
+        told.append(
+            f"{who} trained with one seed: intervals cover the sampling of what was measured, not the training. Another "
+            "seed may change the order."
+        )
+    if more:
+        told.append(
+            f"Means over seeds for {listed(more)}: their intervals cover training and noise, with Student's t over so few "
+            "seeds, and not the choice of the held-out pictures, which all seeds share."
+        )
+    return told
+
+
+def _counts(contenders: Sequence[Contender], names: Sequence[str]) -> list[str]:
+    """How many items the main numbers rest on."""
+    told: dict[int, list[str]] = {}
+    for name in names:
+        having = [e for c in contenders if (e := c.metrics.get(name)) is not None and e.value is not None]
+        if having and all(e.reason != COUNTED and e.low is not None for e in having):
+            least = min(int(e.details.get("items_each", e.n)) for e in having)
+            told.setdefault(least, []).append(meaning(name).title)
+    parts = [f"{n:,} items for {listed(titles)}" for n, titles in sorted(told.items())]
+    return [f"The numbers rest on {listed(parts)}."] if parts else []
