@@ -21,8 +21,8 @@ BUDGETS: tuple[tuple[str, str, str], ...] = (
     ("parameters_trained", "trainable", "parameters"),
     ("parameters_active", "active", "parameters"),
     ("training_flops", "flops", "FLOP"),
-    ("training_steps", "steps", "steps"),
-    ("images_seen", "images", "images"),
+    ("training_steps", "steps", ""),
+    ("images_seen", "images", ""),
 )
 """Numbers that a record holds as budgets: name here, field there, unit."""
 LEVEL = 0.01  # exact counts that differ by no more than this share are called level

@@ -48,6 +48,11 @@ class Shared:
     by: tuple[tuple[str, str], ...] = ()
     fatal: bool = True
 
+    @property
+    def main(self) -> bool:
+        """Whether a reader should see it at once."""
+        return self.fatal or not self.same
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:

@@ -48,7 +48,7 @@ def _environment() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"listed": listed, "number": number, "cut": cut}
+    environment.filters |= {"listed": listed, "number": number, "cut": cut, "breakable": breakable}
     environment.globals |= {"meaning": meaning, "brief": BRIEF, "longest": LONGEST}
     return environment
 
@@ -67,6 +67,13 @@ def _unfit(character: str) -> bool:
     code = ord(character)
     control = code < 32 and character not in "\t\n"
     return control or 0x7F <= code <= 0x9F or 0xD800 <= code <= 0xDFFF or code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
+
+
+def breakable(text: str) -> Any:
+    """A name that may be broken after its underscores, and nowhere else."""
+    from markupsafe import Markup, escape
+
+    return Markup("_<wbr>").join(escape(clean(part)) for part in str(text).split("_"))
 
 
 def cut(text: str, length: int = LONGEST) -> str:

@@ -18,6 +18,7 @@ SCORES = ("right_objects", "scene_accuracy", "clip_score")
 LONGEST = 2000  # letters of a text that a report shows
 BRIEF = 160  # letters that stand before a fold
 PLAN = "plan"
+NEAREST, DISTANCE = "nearest of ", "nearest_training_distance"
 SHEETS = ("drawn", "described")
 """Contact sheets, which show again what is shown one by one."""
 
@@ -100,6 +101,8 @@ def pictures(contenders: Sequence[Contender], album: Album) -> Pictures:
             f"{len(places)} of {len(order)} prompts, at evenly spaced ranks of {meaning(metric).title} averaged over the "
             "contenders, from the best to the worst; equals stand in their order in the data"
         )
+        if means[order[0]] == means[order[-1]]:
+            rule += f" (here all have the same, {means[order[0]]:.2g})"
     return Pictures(
         first=first,
         ranked=ranked,
@@ -185,7 +188,7 @@ def _spelled(value: Any) -> str:
 
 def _strips(contenders: Sequence[Contender], album: Album) -> tuple[Strip, ...]:
     """Sheets that are no contact sheets; one that all contenders have the same stands once, for all."""
-    names = dict.fromkeys(n for c in contenders for n in c.record.sheets if n not in SHEETS and not n.startswith("nearest"))
+    names = dict.fromkeys(n for c in contenders for n in c.record.sheets if n not in SHEETS and not n.startswith(NEAREST))
     found = []
     for name in names:
         having = [c for c in contenders if name in c.record.sheets]
@@ -198,4 +201,32 @@ def _strips(contenders: Sequence[Contender], album: Album) -> tuple[Strip, ...]:
 
 
 def _neighbours(contenders: Sequence[Contender], album: Album) -> dict[str, Any]:
-    return {}
+    """Drawn pictures beside their nearest training pictures, of those that a run kept (sheets `nearest of KEY`)."""
+    found, rule = [], ""
+    for contender in contenders:
+        run = contender.runs[0]
+        samples = {sample.key: (place, sample) for place, sample in enumerate(run.record.samples)}
+        estimate = run.record.metrics.get(DISTANCE)
+        details = estimate.details if estimate is not None else {}
+        keys, distances = details.get("nearest") or [], details.get("per_item") or []
+        for name, path in run.record.sheets.items():
+            if not name.startswith(NEAREST) or name.removeprefix(NEAREST) not in samples:
+                continue
+            place, sample = samples[name.removeprefix(NEAREST)]
+            far = f"{distances[place]:.3g}" if place < len(distances) else ""
+            found.append(
+                Neighbour(
+                    label=contender.label,
+                    prompt=sample.prompt,
+                    drawn=album.picture(run, sample.drawn),
+                    nearest=album.picture(run, path),
+                    key=str(keys[place]) if place < len(keys) else "its nearest training picture",
+                    distance=far,
+                )
+            )
+    if found:
+        rule = (
+            "Each drawn picture above the training picture that is nearest to it: the first few, and those that are "
+            "nearest of all. A copy would look the same twice."
+        )
+    return {"neighbours": tuple(found), "neighbour_rule": rule}

@@ -10,7 +10,7 @@ from metrics.statistics import COUNTED
 from reports.contenders import Contender, Judge
 from reports.gather import Gathered
 from reports.glossary import counted, first_of, known, listed, main_metrics, meaning, scale_of, written
-from reports.tables import distance_name, leader_of, marks_of, names_of, null_distance
+from reports.tables import distance_name, is_distance, leader_of, marks_of, names_of, null_distance
 
 RETENTION = "perplexity_retention"
 CONTENT = ("scene_accuracy", "right_objects", "clip_score", "clip_*")
@@ -20,31 +20,36 @@ DESCRIBING = ("caption_attribute_f1", "caption_cider", "caption_exact_match")
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """question: what a sentence answers, in two or three words. words: the sentence."""
+    """question: what it answers, in two or three words. words: the sentence with its numbers. brief: without them, for
+    the paragraph that stands first."""
 
     question: str
     words: str
+    brief: str = ""
 
 
 def answers(contenders: Sequence[Contender], judge: Judge) -> list[Answer]:
     """Who keeps text, who draws best, who listens, who describes, what each costs. A question without a number is left
     out."""
-    distance = distance_name(contenders)
     every = {n for c in contenders for n, e in c.metrics.items() if e.value is not None}
+    looks = distance_name(contenders) or first_of(("validation_loss",), every)
     told = [
-        Answer(question="Keeps its text", words=_text(contenders)),
-        Answer(question="Draws best", words=_distance(contenders, distance, judge)),
-        Answer(question="Draws what the words say", words=_lead(contenders, first_of(CONTENT, every), judge)),
-        Answer(question="Uses the words at all", words=_lead(contenders, first_of(LISTENING, every), judge)),
-        Answer(question="Describes best", words=_lead(contenders, first_of(DESCRIBING, every), judge)),
-        Answer(question="Costs", words=_costs(contenders, judge)),
-    ]
+        _text(contenders),
+        _lead(contenders, looks, judge, "Draws best", "draws the best pictures", "draw the best pictures"),
+        _lead(contenders, first_of(CONTENT, every), judge, "Draws what the words say", "draws most of what the words say",
+              "draw most of what the words say"),
+        _lead(contenders, first_of(LISTENING, every), judge, "Uses the words at all", "", ""),
+        _lead(contenders, first_of(DESCRIBING, every), judge, "Describes best", "describes pictures best",
+              "describe pictures best"),
+        _costs(contenders, judge),
+    ]  # fmt: skip
     return [answer for answer in told if answer.words]
 
 
-def _text(contenders: Sequence[Contender]) -> str:
+def _text(contenders: Sequence[Contender]) -> Answer:
     """Who keeps the language model as it was, by the interval of its retention."""
     kept, lost, unsure = [], [], []
+    losers = []
     for contender in contenders:
         estimate = contender.metrics.get(RETENTION)
         if estimate is None or estimate.value is None:
@@ -55,6 +60,7 @@ def _text(contenders: Sequence[Contender]) -> str:
         elif estimate.low == estimate.high == 1.0:
             kept.append(contender.label)
         elif estimate.high < 1:
+            losers.append(contender.label)
             lost.append(f"{contender.label} loses some: retention {written(estimate)}, where 1 is nothing lost")
         elif estimate.low > 1:
             lost.append(f"{contender.label} is better at it than before ({written(estimate)})")
@@ -66,43 +72,55 @@ def _text(contenders: Sequence[Contender]) -> str:
     parts += lost
     if unsure:
         parts.append(f"of {listed(unsure)} no loss can be told")
-    return "; ".join(parts) + "." if parts else ""
+    brief = []
+    if kept:
+        brief.append(f"{listed(kept)} {'keeps' if len(kept) == 1 else 'keep'} the language model as it was")
+    if losers:
+        brief.append(f"{listed(losers)} {'loses' if len(losers) == 1 else 'lose'} some of its text")
+    return Answer(
+        question="Keeps its text", words=_sentence("; ".join(parts)), brief=_sentence(", while ".join(brief))
+    )
 
 
-def _distance(contenders: Sequence[Contender], name: str | None, judge: Judge) -> str:
-    sentence = _lead(contenders, name, judge)
-    if name is None or not sentence:
-        return ""
-    nulls = [null for c in contenders if name in c.metrics and (null := null_distance(c, name)) is not None]
-    if nulls:
-        sentence += f" Real pictures are {sum(nulls) / len(nulls):.2f} from other real ones: nobody can do better."
-    return sentence
+def _sentence(text: str) -> str:
+    return f"{text}." if text else ""
 
 
-def _lead(contenders: Sequence[Contender], name: str | None, judge: Judge) -> str:
-    """Who is ahead in one number, and of whom it is told apart."""
-    if name is None:
-        return ""
-    having = [c for c in contenders if (e := c.metrics.get(name)) is not None and e.value is not None]
-    if not having or not having[0].metrics[name].better:
-        return ""
+def _lead(
+    contenders: Sequence[Contender], name: str | None, judge: Judge, question: str, one: str, several: str
+) -> Answer:
+    """Who is ahead in one number, and of whom it is told apart. one, several: what is said of the leaders in brief."""
+    having = [c for c in contenders if name and (e := c.metrics.get(name)) is not None and e.value is not None]
+    if name is None or not having or not having[0].metrics[name].better:
+        return Answer(question=question, words="")
     title, leader = meaning(name).title, leader_of(having, name)
     told = {c.label: f"{c.label} ({written(c.metrics[name])})" for c in having}
-    if len(having) == 1:
-        return f"By {title} there is only {told[leader.label]}."
     marks = marks_of(having, name, judge)
+    ahead = [leader.label, *(c.label for c in having if c.label in marks and c is not leader)]
     rest = [told[c.label] for c in having if c.label not in marks]
-    if not marks:
-        return f"By {title} nobody is told apart from the leader, {leader.label}: {listed(list(told.values()))}."
-    ahead = [told[leader.label], *(told[c.label] for c in having if c.label in marks and c is not leader)]
-    if len(ahead) == 1:
-        return f"By {title} {ahead[0]} leads, told apart from {listed(rest)}."
-    return f"By {title} {listed(ahead)} lead, not told apart from the first; behind them {listed(rest)}."
+    if len(having) == 1:
+        words, brief = f"By {title} there is only {told[leader.label]}.", ""
+    elif not marks:
+        words = f"By {title} nobody is told apart from the leader, {leader.label}: {listed(list(told.values()))}."
+        brief = f"By {title} nobody is told apart from the leader." if one else ""
+    elif len(ahead) == 1:
+        words = f"By {title} {told[leader.label]} leads, told apart from {listed(rest)}."
+        brief = f"By {title} {leader.label} {one}." if one else ""
+    else:
+        words = (
+            f"By {title} {listed([told[label] for label in ahead])} lead, not told apart from the first; behind them "
+            f"{listed(rest)}."
+        )
+        brief = f"By {title} {listed(ahead)} {several}, not told apart." if one else ""
+    if nulls := [null for c in having if is_distance(name) and (null := null_distance(c, name)) is not None]:
+        mean = sum(nulls) / len(nulls)
+        words += f" Real pictures are {mean:.3g} from other real ones: nobody can be expected to do better."
+    return Answer(question=question, words=words, brief=brief)
 
 
-def _costs(contenders: Sequence[Contender], judge: Judge) -> str:
+def _costs(contenders: Sequence[Contender], judge: Judge) -> Answer:
     """The range of the main costs, with who stands at its ends."""
-    parts = []
+    parts, brief = [], ""
     for name, word in (
         ("parameters_trained", "trained parameters"),
         ("training_flops", "training"),
@@ -122,8 +140,10 @@ def _costs(contenders: Sequence[Contender], judge: Judge) -> str:
             parts.append(f"{word}: {least}" + (" for all" if len(having) > 1 else ""))
         else:
             parts.append(f"{word}: from {least} ({ranked[0].label}) to {most} ({ranked[-1].label})")
+            if name == "training_flops":
+                brief = f"Training takes from {least} ({ranked[0].label}) to {most} ({ranked[-1].label})."
     text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+    return Answer(question="Costs", words=_sentence(f"{text[:1].upper()}{text[1:]}"), brief=brief)
 
 
 # ---------------------------------------------------------------------------------------------------------- honesty
