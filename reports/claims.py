@@ -229,7 +229,9 @@ def orderings(contenders: Sequence[Contender], judge: Judge, values: Mapping[str
         ]
         if not pairs:
             continue
-        names = set.intersection(*({n for n in ours[m].metrics if _value(ours[m], n) is not None} for p in pairs for m in p))
+        names = set.intersection(
+            *({n for n in ours[m].metrics if _value(ours[m], n) is not None} for p in pairs for m in p)
+        )
         name = first_of(entry["metric"], names)
         judged = tuple(_pair(a, b, ours, name, judge) for a, b in pairs)
         found.append(
@@ -244,9 +246,7 @@ def orderings(contenders: Sequence[Contender], judge: Judge, values: Mapping[str
     return found
 
 
-def _pair(
-    a: str, b: str, ours: Mapping[str, Contender], name: str | None, judge: Judge
-) -> tuple[str, str, str, str]:
+def _pair(a: str, b: str, ours: Mapping[str, Contender], name: str | None, judge: Judge) -> tuple[str, str, str, str]:
     if name is None:
         return a, b, "not measured", "both have no such number"
     word = judge.word(ours[a], ours[b], name)

@@ -77,7 +77,9 @@ def budget_estimates(record: Record) -> dict[str, Estimate]:
         found["parameters_borrowed"] = Estimate.counted(borrowed, unit="parameters", better="lower")
     if "train" in record.seconds:
         reason = "one run's clock: a machine's noise is no sampling error"
-        found["training_seconds"] = Estimate(value=record.seconds["train"], n=1, unit="s", better="lower", reason=reason)
+        found["training_seconds"] = Estimate(
+            value=record.seconds["train"], n=1, unit="s", better="lower", reason=reason
+        )
     return found
 
 

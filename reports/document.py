@@ -14,7 +14,7 @@ from reports.gather import Album, Gathered, gather
 from reports.glossary import counted
 from reports.pictures import Pictures, pictures
 from reports.plots import Plot
-from reports.tables import Made, Table, group_tables, main_table, made
+from reports.tables import Made, Table, group_tables, made, main_table
 from reports.words import Answer
 
 

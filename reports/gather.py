@@ -12,6 +12,7 @@ from bench.errors import UserError
 from reports import schema
 from reports.schema import Record
 
+REQUEST = "request.json"  # what a run's folder holds from its beginning on
 LARGEST = 192  # pixels of a picture's longer side in a report; a larger one is made smaller
 ENLARGED = 64  # up to this side a picture is shown with its pixels as squares
 
@@ -60,7 +61,9 @@ def gather(places: Sequence[Path]) -> Gathered:
             try:
                 run = Run(record=schema.load(file), folder=file.parent)
             except UserError as error:
-                refused[str(file)] = Refused(place=name, reason=str(error).replace(str(file), name))
+                begun = not file.exists() and (file.parent / REQUEST).exists()
+                reason = "the run has no record yet" if begun else str(error).replace(str(file), name)
+                refused[str(file)] = Refused(place=name, reason=reason)
                 continue
             kept = runs.get(run.record.key)
             if kept is None or (kept.record.status != "done" and run.record.status == "done"):
@@ -82,7 +85,7 @@ def _files(place: Path) -> Iterator[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / schema.FILE).exists() or (folder / "request.json").exists()
+    return (folder / schema.FILE).exists() or (folder / REQUEST).exists()
 
 
 def _named(file: Path) -> str:
@@ -148,7 +151,9 @@ def _read(folder: Path, path: str, largest: int) -> Picture:
                 smaller.thumbnail((largest, largest))
                 buffer = io.BytesIO()
                 smaller.save(buffer, format="WEBP", quality=88)
-                return Picture(data=buffer.getvalue(), kind="webp", width=smaller.width, height=smaller.height, words=words)
+                return Picture(
+                    data=buffer.getvalue(), kind="webp", width=smaller.width, height=smaller.height, words=words
+                )
             return Picture(data=data, kind=kind, width=image.width, height=image.height, words=words)
     except FileNotFoundError:
         return Picture(reason="its file is missing")

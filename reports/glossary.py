@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -58,9 +59,9 @@ def ordered(names: Iterable[str]) -> list[str]:
     """Names in the order of metrics.json, unknown ones last, by name."""
     patterns = [entry["pattern"] for entry in known()["metrics"]]
 
-    def place(name: str) -> tuple[int, str]:
+    def place(name: str) -> tuple[int, list[float], str]:
         found = (number for number, pattern in enumerate(patterns) if fnmatchcase(name, pattern))
-        return next(found, len(patterns)), name
+        return next(found, len(patterns)), [float(part) for part in re.findall(r"\d+(?:\.\d+)?", name)], name
 
     return sorted(dict.fromkeys(names), key=place)
 
@@ -140,9 +141,7 @@ def common_digits(estimates: Iterable[Estimate], scale: Scale) -> int:
     return max((digits(estimate, scale) for estimate in spread or known), default=0)
 
 
-def written(
-    estimate: Estimate, scale: Scale | None = None, *, decimals: int | None = None, unit: bool = False
-) -> str:
+def written(estimate: Estimate, scale: Scale | None = None, *, decimals: int | None = None, unit: bool = False) -> str:
     """`0.91 [0.83, 0.93]`; without the interval where there is none; a dash where it is missing."""
     if estimate.value is None:
         return "–"

@@ -66,7 +66,13 @@ def clean(text: Any) -> str:
 def _unfit(character: str) -> bool:
     code = ord(character)
     control = code < 32 and character not in "\t\n"
-    return control or 0x7F <= code <= 0x9F or 0xD800 <= code <= 0xDFFF or code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
+    return (
+        control
+        or 0x7F <= code <= 0x9F
+        or 0xD800 <= code <= 0xDFFF
+        or code & 0xFFFE == 0xFFFE
+        or 0xFDD0 <= code <= 0xFDEF
+    )
 
 
 def breakable(text: str) -> Any:

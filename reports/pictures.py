@@ -98,8 +98,8 @@ def pictures(contenders: Sequence[Contender], album: Album) -> Pictures:
             _shown(order[place], contenders, scores, album, f"rank {place + 1} of {len(order)}") for place in places
         )
         rule = (
-            f"{len(places)} of {len(order)} prompts, at evenly spaced ranks of {meaning(metric).title} averaged over the "
-            "contenders, from the best to the worst; equals stand in their order in the data"
+            f"{len(places)} of {len(order)} prompts, at evenly spaced ranks of {meaning(metric).title} averaged over "
+            "the contenders, from the best to the worst; equals stand in their order in the data"
         )
         if means[order[0]] == means[order[-1]]:
             rule += f" (here all have the same, {means[order[0]]:.2g})"
@@ -188,7 +188,9 @@ def _spelled(value: Any) -> str:
 
 def _strips(contenders: Sequence[Contender], album: Album) -> tuple[Strip, ...]:
     """Sheets that are no contact sheets; one that all contenders have the same stands once, for all."""
-    names = dict.fromkeys(n for c in contenders for n in c.record.sheets if n not in SHEETS and not n.startswith(NEAREST))
+    names = dict.fromkeys(
+        n for c in contenders for n in c.record.sheets if n not in SHEETS and not n.startswith(NEAREST)
+    )
     found = []
     for name in names:
         having = [c for c in contenders if name in c.record.sheets]

@@ -195,7 +195,10 @@ def _beside_distance(contender: Contender, name: str, scale: Scale) -> tuple[str
     null = null_distance(contender, name)
     told = f"n {count:,}, null {number(null / scale.factor, 2)}" if null is not None else f"n {count:,}"
     if estimate.details.get("rank_deficient"):
-        return told, "n is no larger than the number of features: the distance is far above its limit, by an amount that n sets"
+        return (
+            told,
+            "n is no larger than the number of features: the distance is far above its limit, by an amount that n sets",
+        )
     return told, "" if null is not None else "the null distance was not measured"
 
 

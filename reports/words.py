@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import combinations
 
 from metrics.statistics import COUNTED
 from reports.contenders import Contender, Judge
@@ -33,16 +34,15 @@ def answers(contenders: Sequence[Contender], judge: Judge) -> list[Answer]:
     out."""
     every = {n for c in contenders for n, e in c.metrics.items() if e.value is not None}
     looks = distance_name(contenders) or first_of(("validation_loss",), every)
+    content, listening, describing = (first_of(names, every) for names in (CONTENT, LISTENING, DESCRIBING))
     told = [
         _text(contenders),
-        _lead(contenders, looks, judge, "Draws best", "draws the best pictures", "draw the best pictures"),
-        _lead(contenders, first_of(CONTENT, every), judge, "Draws what the words say", "draws most of what the words say",
-              "draw most of what the words say"),
-        _lead(contenders, first_of(LISTENING, every), judge, "Uses the words at all", "", ""),
-        _lead(contenders, first_of(DESCRIBING, every), judge, "Describes best", "describes pictures best",
-              "describe pictures best"),
+        _lead(contenders, looks, judge, "Draws best", "draw the best pictures"),
+        _lead(contenders, content, judge, "Draws what the words say", "draw most of what the words say"),
+        _lead(contenders, listening, judge, "Uses the words at all", ""),
+        _lead(contenders, describing, judge, "Describes best", "describe pictures best"),
         _costs(contenders, judge),
-    ]  # fmt: skip
+    ]
     return [answer for answer in told if answer.words]
 
 
@@ -77,19 +77,16 @@ def _text(contenders: Sequence[Contender]) -> Answer:
         brief.append(f"{listed(kept)} {'keeps' if len(kept) == 1 else 'keep'} the language model as it was")
     if losers:
         brief.append(f"{listed(losers)} {'loses' if len(losers) == 1 else 'lose'} some of its text")
-    return Answer(
-        question="Keeps its text", words=_sentence("; ".join(parts)), brief=_sentence(", while ".join(brief))
-    )
+    return Answer(question="Keeps its text", words=_sentence("; ".join(parts)), brief=_sentence(", while ".join(brief)))
 
 
 def _sentence(text: str) -> str:
     return f"{text}." if text else ""
 
 
-def _lead(
-    contenders: Sequence[Contender], name: str | None, judge: Judge, question: str, one: str, several: str
-) -> Answer:
-    """Who is ahead in one number, and of whom it is told apart. one, several: what is said of the leaders in brief."""
+def _lead(contenders: Sequence[Contender], name: str | None, judge: Judge, question: str, deed: str) -> Answer:
+    """Who is ahead in one number, and of whom it is told apart. deed: what is said of the leaders in brief, of several;
+    "" for nothing."""
     having = [c for c in contenders if name and (e := c.metrics.get(name)) is not None and e.value is not None]
     if name is None or not having or not having[0].metrics[name].better:
         return Answer(question=question, words="")
@@ -102,16 +99,17 @@ def _lead(
         words, brief = f"By {title} there is only {told[leader.label]}.", ""
     elif not marks:
         words = f"By {title} nobody is told apart from the leader, {leader.label}: {listed(list(told.values()))}."
-        brief = f"By {title} nobody is told apart from the leader." if one else ""
+        brief = f"By {title} nobody is told apart from the leader." if deed else ""
     elif len(ahead) == 1:
         words = f"By {title} {told[leader.label]} leads, told apart from {listed(rest)}."
-        brief = f"By {title} {leader.label} {one}." if one else ""
+        verb, _, rest_of_it = deed.partition(" ")
+        brief = f"By {title} {leader.label} {verb}s {rest_of_it}." if deed else ""
     else:
         words = (
             f"By {title} {listed([told[label] for label in ahead])} lead, not told apart from the first; behind them "
             f"{listed(rest)}."
         )
-        brief = f"By {title} {listed(ahead)} {several}, not told apart." if one else ""
+        brief = f"By {title} {listed(ahead)} {deed}, not told apart." if deed else ""
     if nulls := [null for c in having if is_distance(name) and (null := null_distance(c, name)) is not None]:
         mean = sum(nulls) / len(nulls)
         words += f" Real pictures are {mean:.3g} from other real ones: nobody can be expected to do better."
@@ -161,12 +159,12 @@ def marks_of_honesty(contenders: Sequence[Contender], gathered: Gathered, judge:
             told.append(sentence)
     main = main_metrics(names)
     told += _counts(contenders, main)
-    pairs = sum(1 for name in main for a in contenders for b in contenders if a.label < b.label and judge.word(a, b, name))
-    apart = sum(judge.word(a, b, name) in ("better", "worse") for name in main for a in contenders for b in contenders)
-    if pairs:
+    said = [word for name in main for a, b in combinations(contenders, 2) if (word := judge.word(a, b, name))]
+    if said:
+        apart = sum(word in ("better", "worse") for word in said)
         told.append(
-            f"Of {counted(pairs, 'pair')} of main numbers {apart // 2} are told apart. Each is judged at the 5% level on "
-            f"its own: by chance alone about {max(1, round(pairs * 0.05))} would be."
+            f"Of {counted(len(said), 'pair')} of main numbers {apart} are told apart. Each is judged at the 5% level "
+            f"on its own: by chance alone about {max(1, round(len(said) * 0.05))} would be."
         )
     if gathered.others or gathered.refused:
         lost = [counted(len(gathered.others), "run") + " not done"] if gathered.others else []
@@ -185,13 +183,13 @@ def _seeds(contenders: Sequence[Contender]) -> list[str]:
     if one:
         who = "Every contender was" if not more else f"{listed(one)} {'was' if len(one) == 1 else 'were'}"
         told.append(
-            f"{who} trained with one seed: intervals cover the sampling of what was measured, not the training. Another "
-            "seed may change the order."
+            f"{who} trained with one seed: intervals cover the sampling of what was measured, not the training. "
+            "Another seed may change the order."
         )
     if more:
         told.append(
-            f"Means over seeds for {listed(more)}: their intervals cover training and noise, with Student's t over so few "
-            "seeds, and not the choice of the held-out pictures, which all seeds share."
+            f"Means over seeds for {listed(more)}: their intervals cover training and noise, with Student's t over so "
+            "few seeds, and not the choice of the held-out pictures, which all seeds share."
         )
     return told
 
