@@ -9,7 +9,7 @@ from typing import Any
 
 from reports.contenders import Contender
 from reports.figures import Plot, legend, new
-from reports.glossary import listed, meaning
+from reports.glossary import listed, meaning, scale_of
 from reports.svg import SERIES, look, spelled
 from reports.tables import is_distance
 
@@ -71,17 +71,15 @@ def by_compute(contenders: Sequence[Contender]) -> Plot:
     """Quality against training FLOPs."""
     question = "What does training compute buy?"
     metric, series = "validation_loss", []
+    scale = scale_of("FLOP", [c.record.budgets.flops for c in contenders if c.record.budgets.flops])
     for place, contender in enumerate(contenders):
         flops = contender.record.budgets.flops_per_step
         if flops:
-            series.append(
-                Series(
-                    place=place, label=contender.label, points=_points(contender, "validation", "step", metric, flops)
-                )
-            )
+            points = _points(contender, "validation", "step", metric, flops / scale.factor)
+            series.append(Series(place=place, label=contender.label, points=points))
     if not any(s.points for s in series):
         return Plot(name="compute", question=question, reason="no run was measured while it was trained")
-    return _lines("compute", question, "training FLOPs", metric, series, log=True)
+    return _lines("compute", question, f"training compute ({scale.unit})", metric, series, log=True)
 
 
 def losses(contenders: Sequence[Contender]) -> Plot:
@@ -116,22 +114,14 @@ def _lines(
     for one in drawn:
         xs, ys, lows, highs = zip(*one.points, strict=True)
         every = max(1, len(xs) // 8)
-        axes.plot(
-            xs,
-            ys,
-            label=one.label,
-            markersize=6 if markers else 5,
-            markevery=1 if markers else every,
-            **look(one.place),
-        )
+        axes.plot(xs, ys, label=one.label, markevery=1 if markers else every, **look(one.place))
         if all(bound is not None for bound in (*lows, *highs)):
             axes.fill_between(xs, lows, highs, color=SERIES[one.place % len(SERIES)], alpha=0.15, linewidth=0)
     if log:
         axes.set_xscale("log")
-        if name == "nfe":
-            ticks = sorted({point[0] for one in drawn for point in one.points})
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.minorticks_off()
+        ticks = log_ticks([point[0] for one in drawn for point in one.points])
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
     title = meaning(metric).title
     axes.set_xlabel(x)
     axes.set_ylabel(title)
@@ -155,3 +145,14 @@ def _lines(
         note="Bands are 95% intervals." if banded else "",
         table=(("", x, title), *rows),
     )
+
+
+def log_ticks(values: Sequence[float], most: int = 8) -> list[float]:
+    """Where a logarithmic axis is labelled: at the values where they are few, else at 1, 2, 5 times powers of ten."""
+    distinct = sorted({value for value in values if value > 0})
+    if len(distinct) <= most // 2 or not distinct:
+        return distinct
+    low, high = math.floor(math.log10(distinct[0])), math.ceil(math.log10(distinct[-1]))
+    steps = (1, 2, 5) if high - low <= 3 else (1,)
+    ticks = [step * 10.0**power for power in range(low, high + 1) for step in steps]
+    return [tick for tick in ticks if 0.9 * distinct[0] <= tick <= 1.1 * distinct[-1]]

@@ -82,10 +82,11 @@ def first_of(patterns: Sequence[str], names: Iterable[str]) -> str | None:
     return None
 
 
-def main_metrics(names: Iterable[str]) -> list[str]:
-    """The headline: of each question's alternatives the first that was measured."""
-    every = list(names)
-    chosen = (first_of(patterns, every) for patterns in known()["main"])
+def main_metrics(names: Iterable[str], measured: Iterable[str]) -> list[str]:
+    """The headline: of each question's alternatives the first that somebody has a number of; where nobody has one, the
+    first that is missing."""
+    every, having = list(names), list(measured)
+    chosen = (first_of(patterns, having) or first_of(patterns, every) for patterns in known()["main"])
     return [name for name in chosen if name is not None]
 
 

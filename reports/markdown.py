@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Sequence
@@ -41,8 +42,10 @@ def markdown(document: Document) -> tuple[str, dict[str, bytes]]:
 def plain(text: object) -> str:
     """A text as Markdown that means nothing but itself, on one line. No tag, no link, no table cell is made by it."""
     flat = " ".join(clean(text).split())
-    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#+!|~$@])", r"\\\1", flat)
+    flat = re.sub(r"([\\`*\[\]|~$]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9]))", r"\\\1", flat)
+    flat = re.sub(r"^([#+>-]|\d+[.)])(?= )", r"\\\1", flat)
+    # Nobody is called by an @, nor an issue by a #.
+    return re.sub(r"([@#])(?=\w)", "\\1\u200b", html.escape(flat, quote=False))
 
 
 def code(text: object) -> str:

@@ -58,10 +58,9 @@ def plane(contenders: Sequence[Contender]) -> Plot:
             *zip(*corners, strict=True), where="post", color=INK, linewidth=1, linestyle=":", label="Pareto front"
         )
     for place, contender, x, y in having:
-        axes.errorbar(
-            x.value, y.value, xerr=_reach(x), yerr=_reach(y), label=contender.label, capsize=3, markersize=8,
-            **{**look(place), "linestyle": "none"},
-        )  # fmt: skip
+        own = {**look(place), "linestyle": "none", "markersize": 8}
+        axes.errorbar(x.value, y.value, xerr=_reach(x), yerr=_reach(y), capsize=3, **{**own, "marker": ""})
+        axes.plot(x.value, y.value, label=contender.label, **own)
     title = meaning(name).title
     axes.set_xlabel(f"{title} (to the left is better)")
     axes.set_ylabel("text retention (up is better)")
@@ -115,7 +114,7 @@ def costs(contenders: Sequence[Contender]) -> Plot:
         return Plot(name="costs", question=question, reason="no run measured its memory or speed")
     rows = math.ceil(len(names) / 2)
     figure, grid = new(nrows=rows, ncols=min(2, len(names)), squeeze=False)
-    figure.set_size_inches(5.6, 0.5 + rows * (0.75 + 0.26 * len(contenders)))
+    figure.set_size_inches(5.2, 0.5 + rows * (0.75 + 0.26 * len(contenders)))
     told: list[tuple[str, ...]] = [("", *(meaning(name).title for name in names))]
     for name, axes in zip(names, grid.flat, strict=False):
         _bars(axes, name, contenders, named=axes in grid[:, 0])
@@ -139,7 +138,7 @@ def _bars(axes: Axes, name: str, contenders: Sequence[Contender], *, named: bool
     scale = scale_of(having[0].unit, [e.value or 0.0 for e in having])
     for place, contender in enumerate(contenders):
         if not _known(contender, name):
-            axes.text(0, place, " not measured", va="center", fontsize=8)
+            axes.text(0, place, " not measured", va="center", fontsize=8.5)
             continue
         estimate = contender.metrics[name]
         reach = _reach(estimate)
@@ -154,13 +153,13 @@ def _bars(axes: Axes, name: str, contenders: Sequence[Contender], *, named: bool
             ecolor=INK,
             capsize=2,
         )
-    axes.set_yticks(range(len(contenders)), [c.label if named else "" for c in contenders], fontsize=8)
-    axes.tick_params(axis="x", labelsize=8)
+    axes.set_yticks(range(len(contenders)), [c.label if named else "" for c in contenders], fontsize=8.5)
+    axes.tick_params(axis="x", labelsize=8.5)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     better = having[0].better
     arrow = {"lower": ", less is better", "higher": ", more is better", "": ""}[better]
-    axes.set_title(f"{meaning(name).title}{f' ({scale.unit})' if scale.unit else ''}{arrow}", fontsize=8.5, loc="left")
+    axes.set_title(f"{meaning(name).title}{f' ({scale.unit})' if scale.unit else ''}{arrow}", fontsize=9, loc="left")
 
 
 # -------------------------------------------------------------------------------------------------------- documents
@@ -176,7 +175,7 @@ def by_document(contenders: Sequence[Contender]) -> Plot:
     for place, contender, values in having:
         shares = [(i + 1) / len(values) for i in range(len(values))]
         every = max(1, len(values) // 8)
-        axes.step(values, shares, where="post", label=contender.label, markersize=5, markevery=every, **look(place))
+        axes.step(values, shares, where="post", label=contender.label, markevery=every, **look(place))
     axes.axvline(1, color=INK, linewidth=0.8)
     axes.set_xlabel("text retention of a document (1 is nothing lost)")
     axes.set_ylabel("share of documents at or below it")

@@ -11,9 +11,8 @@ from typing import Any
 from metrics.statistics import Estimate
 from reports.contenders import NO_ITEMS, Contender, Judge, flat
 from reports.document import Document
-from reports.glossary import main_metrics
 from reports.html import clean
-from reports.tables import marks_of, names_of
+from reports.tables import main_names, marks_of, names_of
 
 VERSION = 1
 COLUMNS = (
@@ -60,7 +59,7 @@ def as_json(document: Document) -> dict[str, Any]:
         "contenders": [_contender(contender) for contender in document.contenders],
         "results": list(rows(document.contenders)),
         "marks": {n: marks for n in names if (marks := marks_of(document.contenders, n, document.judge))},
-        "differences": list(differences(document.contenders, main_metrics(names), document.judge)),
+        "differences": list(differences(document.contenders, main_names(document.contenders), document.judge)),
         "answers": [dataclasses.asdict(answer) for answer in document.answers],
         "honesty": list(document.honesty),
         "unfair": list(document.unfair),

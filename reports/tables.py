@@ -97,10 +97,19 @@ def names_of(contenders: Sequence[Contender]) -> list[str]:
     return ordered(name for contender in contenders for name in contender.metrics)
 
 
+def main_names(contenders: Sequence[Contender]) -> list[str]:
+    """The headline metrics."""
+    return main_metrics(names_of(contenders), measured(contenders))
+
+
+def measured(contenders: Sequence[Contender]) -> set[str]:
+    """Metrics that one of them has a number of."""
+    return {name for c in contenders for name, estimate in c.metrics.items() if estimate.value is not None}
+
+
 def main_table(contenders: Sequence[Contender], judge: Judge) -> Table:
     """The headline numbers."""
-    names = main_metrics(names_of(contenders))
-    return table("results", "The main results", names, contenders, judge)
+    return table("results", "The main results", main_names(contenders), contenders, judge)
 
 
 def group_tables(contenders: Sequence[Contender], judge: Judge) -> list[Table]:
@@ -171,7 +180,7 @@ def is_distance(name: str) -> bool:
 
 def distance_name(contenders: Sequence[Contender]) -> str | None:
     """The distance to be shown first: of those that some contender has a number of."""
-    return first_of(DISTANCES, {n for c in contenders for n, e in c.metrics.items() if e.value is not None})
+    return first_of(DISTANCES, measured(contenders))
 
 
 def null_distance(contender: Contender, name: str) -> float | None:

@@ -10,8 +10,17 @@ from itertools import combinations
 from metrics.statistics import COUNTED
 from reports.contenders import Contender, Judge
 from reports.gather import Gathered
-from reports.glossary import counted, first_of, known, listed, main_metrics, meaning, scale_of, written
-from reports.tables import distance_name, is_distance, leader_of, marks_of, names_of, null_distance
+from reports.glossary import counted, first_of, known, listed, meaning, scale_of, written
+from reports.tables import (
+    distance_name,
+    is_distance,
+    leader_of,
+    main_names,
+    marks_of,
+    measured,
+    names_of,
+    null_distance,
+)
 
 RETENTION = "perplexity_retention"
 CONTENT = ("scene_accuracy", "right_objects", "clip_score", "clip_*")
@@ -32,7 +41,7 @@ class Answer:
 def answers(contenders: Sequence[Contender], judge: Judge) -> list[Answer]:
     """Who keeps text, who draws best, who listens, who describes, what each costs. A question without a number is left
     out."""
-    every = {n for c in contenders for n, e in c.metrics.items() if e.value is not None}
+    every = measured(contenders)
     looks = distance_name(contenders) or first_of(("validation_loss",), every)
     content, listening, describing = (first_of(names, every) for names in (CONTENT, LISTENING, DESCRIBING))
     told = [
@@ -96,20 +105,20 @@ def _lead(contenders: Sequence[Contender], name: str | None, judge: Judge, quest
     ahead = [leader.label, *(c.label for c in having if c.label in marks and c is not leader)]
     rest = [told[c.label] for c in having if c.label not in marks]
     if len(having) == 1:
-        words, brief = f"By {title} there is only {told[leader.label]}.", ""
+        words, brief = f"By {title}, there is only {told[leader.label]}.", ""
     elif not marks:
-        words = f"By {title} nobody is told apart from the leader, {leader.label}: {listed(list(told.values()))}."
-        brief = f"By {title} nobody is told apart from the leader." if deed else ""
+        words = f"By {title}, nobody is told apart from the leader, {leader.label}: {listed(list(told.values()))}."
+        brief = f"By {title}, nobody is told apart from the leader." if deed else ""
     elif len(ahead) == 1:
-        words = f"By {title} {told[leader.label]} leads, told apart from {listed(rest)}."
+        words = f"By {title}, {told[leader.label]} leads, told apart from {listed(rest)}."
         verb, _, rest_of_it = deed.partition(" ")
-        brief = f"By {title} {leader.label} {verb}s {rest_of_it}." if deed else ""
+        brief = f"By {title}, {leader.label} {verb}s {rest_of_it}." if deed else ""
     else:
         words = (
-            f"By {title} {listed([told[label] for label in ahead])} lead, not told apart from the first; behind them "
+            f"By {title}, {listed([told[label] for label in ahead])} lead, not told apart from the first; behind them "
             f"{listed(rest)}."
         )
-        brief = f"By {title} {listed(ahead)} {deed}, not told apart." if deed else ""
+        brief = f"By {title}, {listed(ahead)} {deed}, not told apart." if deed else ""
     if nulls := [null for c in having if is_distance(name) and (null := null_distance(c, name)) is not None]:
         mean = sum(nulls) / len(nulls)
         words += f" Real pictures are {mean:.3g} from other real ones: nobody can be expected to do better."
@@ -157,7 +166,7 @@ def marks_of_honesty(contenders: Sequence[Contender], gathered: Gathered, judge:
     for pattern, sentence in known()["embedded"].items():
         if sentence and any(fnmatchcase(name, pattern) for name in names):
             told.append(sentence)
-    main = main_metrics(names)
+    main = main_names(contenders)
     told += _counts(contenders, main)
     said = [word for name in main for a, b in combinations(contenders, 2) if (word := judge.word(a, b, name))]
     if said:
