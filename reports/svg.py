@@ -90,7 +90,8 @@ def inlined(text: str, name: str, title: str, description: str) -> str:
     for colour, variable in ((INK, "ink"), (FAINT, "faint"), (PAPER, "paper")):
         body = body.replace(colour, f"var(--{variable})")
     # No face by name: the page's own comes with the machine, and metrics of sans-serif faces are near enough.
-    body = re.sub(r"font: ([^;\"]*?)(\d+(?:\.\d+)?px)[^;\"]*", r"font-size: \2", body)
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
+    body = re.sub(r"font: [^;\"]*?(\d+(?:\.\d+)?px)[^;\"]*", r"font-size: \1", body)
     # The size is the page's, the shape is the box's.
     opening = re.match(r"<svg[^>]*>", body)
     assert opening is not None
