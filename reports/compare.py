@@ -71,7 +71,8 @@ def comparison(first: Sequence[Path], second: Sequence[Path], metrics: Sequence[
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UserError(f"no number '{pattern}' in both sets: {nearest(pattern, names)}")
     wanted = [name for name in names if not metrics or any(fnmatchcase(name, pattern) for pattern in metrics)]
-    lines = [line for a, b in pairs for name in wanted if (line := _line(a, b, name, bool(metrics))) is not None]
+    both = [(a, b, name) for a, b in pairs for name in wanted if name in a.metrics and name in b.metrics]
+    lines = [line for a, b, name in both if (line := _line(a, b, name, bool(metrics))) is not None]
     unfair = dict.fromkeys(name for a, b in pairs for name in facts.unfair(facts.identical(_named(a, b))))
     return Comparison(lines=tuple(lines), unfair=tuple(unfair), alone=alone, gathered=gathered)
 
