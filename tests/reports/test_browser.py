@@ -54,8 +54,9 @@ def show(driver: Any, page: str, width: int, scheme: str) -> None:
     """Open the page as on a screen of this width, in this colour scheme."""
     screen = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    scheme_of = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme_of)
+    wishes = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}  # a click waits for no scrolling
+    features = [{"name": name, "value": value} for name, value in wishes.items()]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     driver.get(page)
 
 
@@ -70,8 +71,9 @@ def test_it_is_shown_whole_and_in_silence(driver: Any, page: str, width: int, sc
         entry["message"] for entry in driver.get_log("performance") if "Network.requestWillBeSent" in entry["message"]
     ]
     assert asked and not [message for message in asked if '"url":"http' in message]
-    inner, whole_width = driver.execute_script("return [innerWidth, document.documentElement.scrollWidth]")
-    assert (inner, whole_width) == (width, width)
+    of = "const e = document.documentElement; return [innerWidth, e.clientWidth, e.scrollWidth]"
+    widths = driver.execute_script(of)
+    assert widths[0] == width and widths[1] == widths[2]
     beyond = driver.execute_script(
         "return [...document.querySelectorAll('body *')].filter(e => !e.closest('.box') && !e.closest('svg') &&"
         " e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + ' ' + e.className)"
