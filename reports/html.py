@@ -48,7 +48,7 @@ def _environment() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"listed": listed, "number": number, "cut": cut, "breakable": breakable}
+    environment.filters |= {"listed": listed, "number": number, "cut": cut}
     environment.globals |= {"meaning": meaning, "brief": BRIEF, "longest": LONGEST}
     return environment
 
@@ -73,13 +73,6 @@ def _unfit(character: str) -> bool:
         or code & 0xFFFE == 0xFFFE
         or 0xFDD0 <= code <= 0xFDEF
     )
-
-
-def breakable(text: str) -> Any:
-    """A name that may be broken after its underscores, and nowhere else."""
-    from markupsafe import Markup, escape
-
-    return Markup("_<wbr>").join(escape(clean(part)) for part in str(text).split("_"))
 
 
 def cut(text: str, length: int = LONGEST) -> str:
