@@ -65,6 +65,18 @@ VERBS = {
         arguments="bench.curve_arguments:CurveArguments",
         check="bench.curve_arguments:check",
     ),
+    "report": Verb(
+        summary="write report.html, report.md, results.csv and results.json about runs",
+        target="bench.report:main",
+        arguments="bench.report_arguments:ReportArguments",
+        check="bench.report_arguments:check_report",
+    ),
+    "compare": Verb(
+        summary="compare two runs, or two sets of runs, number by number; exit code 1 where the second is worse",
+        target="bench.report:compare",
+        arguments="bench.report_arguments:CompareArguments",
+        check="bench.report_arguments:check_compare",
+    ),
     "generate": Verb(
         summary="draw pictures from words with a trained run",
         target="bench.hands_on:generate",

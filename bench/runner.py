@@ -20,6 +20,7 @@ from bench.config import Config
 from bench.console import Console, clock
 from bench.errors import UserError
 from bench.exits import BUSY, DONE, FAILED, INTERRUPTED, MISTAKE, NO_MEMORY
+from bench.report import after_run
 from bench.run_arguments import RunArguments, chosen
 from metrics.statistics import Estimate
 from reports import schema
@@ -58,6 +59,7 @@ def main(arguments: RunArguments, config: Config, console: Console) -> int:
         console.emit([summary(end) for end in ended])
     else:
         tell(ended, console)
+    after_run([end.folder for end in ended], arguments.out, console)
     return exit_code(ended)
 
 

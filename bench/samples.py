@@ -1,21 +1,34 @@
-"""What a person looks at in a run: its pictures one by one, and on contact sheets."""
+"""What a person looks at in a run: its pictures one by one, on contact sheets, on their way from and to noise, and
+beside the training pictures that are nearest to them.
+
+C H W a latent; T the times that a strip shows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from approaches.base import Approach, Prompt
 from bench import store
+from bench.config import Config
 from bench.evaluate import HeldOut, Measured
 from bench.preview import sheet
+from bench.sampler import Sampling, noise_source
 from reports.schema import Sample
 
 KEPT = 128  # pictures of a run that are kept one by one
 SHOWN = 36  # pictures on a sheet
+STRIPS = 3  # pictures whose way to and from noise is shown
+TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of a strip; 1 is noise
+GAP = 2  # pixels between the pictures of a strip
+NEIGHBOURS = 4  # pictures shown beside their nearest training picture: the first, and as many that are nearest of all
+NEAREST = "nearest of "
 
 
 def keep(folder: Path, found: Measured, held: HeldOut) -> list[Sample]:
@@ -52,9 +65,76 @@ def sheets(folder: Path, found: Measured, held: HeldOut) -> dict[str, str]:
     return made
 
 
-def _write(folder: Path, name: str, picture: NDArray[np.uint8] | Image.Image) -> str:
-    """A PNG file in the run's folder; its relative path. The stage's own file, written last, says that it is whole."""
+@torch.no_grad()
+def strips(folder: Path, approach: Approach, held: HeldOut, config: Config) -> dict[str, str]:
+    """`forward`: the first held-out pictures' latents with growing noise, decoded; the same for every approach.
+    `reverse`: the states that the shared sampler visits on its way from noise to a picture of their captions, decoded.
+    An approach without a denoiser has no `reverse`. Each file says in its `Description` what it shows."""
+    shared, count = approach.shared, min(STRIPS, len(held.test))
+    codec, device = shared.codecs["image"], next(approach.parameters()).device
+    x_0 = held.test.latents[:count].float()
+    noise = noise_source(tuple(x_0.shape[1:]), config.seed, 0, torch.device("cpu"))(range(count), 0)
+    forward = [codec.decode_images(x_t) for x_t in shared.diffusion.forward_trajectory(x_0, noise, TIMES)]
+    words = f"{count} true pictures, one a row, from clean to noise: t = {', '.join(f'{t:g}' for t in TIMES)}"
+    made = {"forward": _strip(folder, "forward", forward, words)}
+    if "denoise" not in approach.capabilities:
+        return made
+    sampling = Sampling(
+        diffusion=shared.diffusion, nfe=config.diffusion.nfe, guidance=config.diffusion.guidance, keep=TIMES
+    )
+    prompts = [Prompt.text(held.test.captions[i][0], held.test.scenes[i]) for i in range(count)]
+    trajectory = sampling(approach, approach.condition(prompts), noise.to(device)).trajectory
+    assert trajectory is not None
+    reverse = [codec.decode_images(x_t.cpu()) for x_t in trajectory.x_t]
+    words = f"{count} prompts, one a row, from noise to picture: t = {', '.join(f'{t:.2g}' for t in trajectory.times)}"
+    return {**made, "reverse": _strip(folder, "reverse", reverse, words)}
+
+
+def _strip(folder: Path, name: str, states: Sequence[NDArray[np.uint8]], words: str) -> str:
+    """T states of N pictures (uint8 N H W 3 each) as a grid, N rows; its relative path."""
+    count, height, width = states[0].shape[:3]
+    page = Image.new("RGB", (len(states) * (width + GAP) - GAP, count * (height + GAP) - GAP), "white")
+    for column, state in enumerate(states):
+        for row, picture in enumerate(state):
+            page.paste(Image.fromarray(picture), (column * (width + GAP), row * (height + GAP)))
+    return _write(folder, f"{store.SAMPLES}/{name}.png", page, words)
+
+
+def neighbours(
+    folder: Path,
+    found: Measured,
+    held: HeldOut,
+    training: Callable[[], tuple[Sequence[str], Sequence[NDArray[np.uint8]]]],
+) -> dict[str, str]:
+    """The training pictures nearest to the first drawn pictures, and to those that are nearest to one of all, under
+    `nearest of KEY`; nothing where nobody looked for them. training: keys and pictures of what was trained on."""
+    estimate = found.metrics.get("nearest_training_distance")
+    keys = [] if estimate is None else list(estimate.details.get("nearest", ()))
+    distances = [] if estimate is None else list(estimate.details.get("per_item", ()))
+    count = min(KEPT, len(keys), len(distances))
+    closest = sorted(range(count), key=lambda i: (distances[i], i))[:NEIGHBOURS]
+    chosen = sorted({*range(min(NEIGHBOURS, count)), *closest})
+    if not chosen:
+        return {}
+    names, pictures = training()
+    places = {name: place for place, name in enumerate(names)}
+    return {
+        f"{NEAREST}{held.test.keys[i]}": _write(
+            folder, f"{store.SAMPLES}/{i:04}-nearest.png", np.asarray(pictures[places[keys[i]]])
+        )
+        for i in chosen
+        if keys[i] in places
+    }
+
+
+def _write(folder: Path, name: str, picture: NDArray[np.uint8] | Image.Image, words: str = "") -> str:
+    """A PNG file in the run's folder, with what it says of itself; its relative path. The stage's own file, written
+    last, says that it is whole."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    (picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture))).save(path, format="PNG")
+    told = PngInfo()
+    if words:
+        told.add_text("Description", words)
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture))
+    image.save(path, format="PNG", pnginfo=told)
     return name

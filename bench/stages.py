@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from approaches.shared.language_model import LanguageModel
 from bench import store
 from bench.assembly import build, device_here, open_trained, share
 from bench.batches import Batches, moved
+from bench.collection import collect
 from bench.config import Config, to_json
 from bench.console import Console
 from bench.data.catalogue import open_dataset
@@ -39,7 +40,7 @@ from bench.meter import (
     peak_flops,
 )
 from bench.sampler import noise_source
-from bench.samples import keep, sheets
+from bench.samples import keep, neighbours, sheets, strips
 from bench.training import Trained, train
 from metrics.statistics import Estimate
 from reports import schema
@@ -241,9 +242,20 @@ def measure_again(run: Run, trained: dict[str, Any], place: Path) -> dict[str, A
         "metrics": {name: value.to_json() for name, value in found.metrics.items()},
         "identical": {"noise": _noise_hash(shared, config)},
         "samples": [vars(sample) for sample in keep(place, found, held)],
-        "sheets": sheets(place, found, held),
+        "sheets": {
+            **sheets(place, found, held),
+            **strips(place, approach, held, config),
+            **neighbours(place, found, held, lambda: _training_pictures(run, shared)),
+        },
         "notes": found.notes,
     }
+
+
+def _training_pictures(run: Run, shared: Shared) -> tuple[Sequence[str], Any]:
+    """Keys and pictures of what was trained on, from the cache that training filled."""
+    config = run.config
+    found = collect(open_dataset(config.data, "train"), config.data.train_items, shared.codecs["image"], run.console)
+    return found.keys, found.pictures
 
 
 def _noise_hash(shared: Shared, config: Config) -> str:

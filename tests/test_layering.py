@@ -57,6 +57,8 @@ TORCH_FREE = frozenset(
         "bench.registry",
         "bench.listing",
         "bench.exits",
+        "bench.report",
+        "bench.report_arguments",
         "bench.run_arguments",
         "bench.sweep",
         "bench.sweep_arguments",

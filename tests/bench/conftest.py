@@ -41,5 +41,5 @@ def micro_run(tmp_path_factory: pytest.TempPathFactory, own_cache: Path) -> Micr
     place = tmp_path_factory.mktemp("micro")
     config, out = micro(place), place / "runs"
     assert runner.main(RunArguments(approach=("dual_tower",), out=out), config, Console(interval=1e9)) == 0
-    (folder,) = out.iterdir()
+    (folder,) = out.glob("dual_tower-*")
     return MicroRun(config=config, out=out, folder=folder)

@@ -146,13 +146,28 @@ def test_the_record_of_a_run_is_whole(micro_run: MicroRun):
 @pytest.mark.slow
 def test_every_picture_that_a_record_names_is_there(micro_run: MicroRun):
     record = schema.load(micro_run.folder)
-    assert len(record.samples) == 6 and len(record.sheets) == 2
+    assert len(record.samples) == 6
+    assert {"drawn", "described", "forward", "reverse"} <= set(record.sheets)
     for sample in record.samples:
         for path in (sample.true, sample.drawn):
             assert path is not None and size(micro_run.folder / path) == (32, 32)
     assert [sample.caption is None for sample in record.samples] == [False] * 5 + [True]
-    for path in record.sheets.values():
-        assert min(size(micro_run.folder / path)) > 100
+    for name in ("drawn", "described"):
+        assert min(size(micro_run.folder / record.sheets[name])) > 100
+    # Three pictures at six times, with a gap between: the clean ones first, and last what the sampler ends with.
+    assert size(micro_run.folder / record.sheets["forward"]) == (6 * 34 - 2, 3 * 34 - 2)
+    width, height = size(micro_run.folder / record.sheets["reverse"])
+    assert (width + 2) % 34 == 0 and height == 3 * 34 - 2
+    for name in ("forward", "reverse"):
+        with Image.open(micro_run.folder / record.sheets[name]) as image:
+            assert "t = " in image.info["Description"]
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_a_report_of_itself_beside_it(micro_run: MicroRun):
+    page = (micro_run.out / "report.html").read_text()
+    assert micro_run.folder.name in page and "How noise becomes a picture" in page
+    assert {"report.md", "results.csv", "results.json"} <= {path.name for path in micro_run.out.iterdir()}
 
 
 def size(path: Path) -> tuple[int, int]:

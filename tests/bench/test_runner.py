@@ -96,18 +96,18 @@ def test_what_is_done_is_not_done_again_and_a_changed_config_is_another_run(
     tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str]
 ):
     assert run(tmp_path, config, "good") == 0
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.json")}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/*.json")}
     capfd.readouterr()
     assert run(tmp_path, config, "good") == 0
     out = capfd.readouterr().out
     assert "done already" in out and "at work" not in out
-    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.json")}
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/*.json")}
     assert run(tmp_path, replace(config, seed=5), "good") == 0
     assert run(tmp_path, config, "good", seeds=3) == 0
-    assert len(list((tmp_path / "runs").iterdir())) == 4  # seeds 0, 5, 1, 2
+    assert len(list((tmp_path / "runs").glob("good-*"))) == 4  # seeds 0, 5, 1, 2
     (tmp_path / "words.jsonl").write_text((tmp_path / "words.jsonl").read_text() + '{"text": "one more document"}\n')
     assert run(tmp_path, config, "good") == 0
-    assert len(list((tmp_path / "runs").iterdir())) == 5
+    assert len(list((tmp_path / "runs").glob("good-*"))) == 5
 
 
 def test_a_done_run_whose_record_is_damaged_is_worked_on_again(tmp_path: Path, config: Config):
@@ -247,7 +247,7 @@ def test_memory_is_told_from_other_failures():
 
 def test_a_table_has_the_main_metrics_of_every_run(tmp_path: Path, config: Config):
     assert run(tmp_path, config, "good", seeds=2) == 0
-    records = [schema.load(folder) for folder in sorted((tmp_path / "runs").iterdir())]
+    records = [schema.load(folder) for folder in sorted((tmp_path / "runs").glob("good-*"))]
     more = replace(records[0], metrics={**records[0].metrics, "caption_gap": Estimate.counted(7, unit="things")})
     rows = runner.rows([more, records[1]])
     assert len({len(row) for row in rows}) == 1

@@ -81,7 +81,7 @@ def test_a_stranger_s_approach_runs_to_a_record(installed: Path, tmp_path: Path)
     spelled = [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
     done = python(installed, "-m", "bench", "run", "--approach", "plain", "--preset", "smoke", *spelled)
     assert done.returncode == 0, done.stdout + done.stderr
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").glob("plain-*")
     record = schema.load(folder)
     assert record.status == "done" and record.approach == "plain"
     assert record.metrics["perplexity_retention"].value == 1.0

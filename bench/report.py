@@ -1,0 +1,126 @@
+"""`python -m bench report` and `compare`: from records to pages, and from two sets of records to an exit code. Imports
+no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.config import Config
+from bench.console import Console
+from bench.errors import UserError
+from bench.exits import DONE, MISTAKE, REGRESSION
+from bench.files import write_json, write_text
+from bench.report_arguments import CompareArguments, ReportArguments, home, report_places, set_of
+
+HTML, MARKDOWN, CSV, JSON = "report.html", "report.md", "results.csv", "results.json"
+
+
+def main(arguments: ReportArguments, config: Config, console: Console) -> int:
+    """Write the report; 0 where at least one record was read, 2 where none was. What was refused is said."""
+    places = report_places(arguments)
+    to = arguments.to or home(places)
+    document, written = write(places, to)
+    for refused in document.gathered.refused:
+        console.warn(f"refused {refused.place}: {refused.reason}")
+    if arguments.json:
+        console.emit(
+            {
+                "files": [str(path) for path in written],
+                "refused": [dataclasses.asdict(refused) for refused in document.gathered.refused],
+            }
+        )
+    for path in written:
+        console.info(f"wrote {path}")
+    return DONE if document.gathered.runs else MISTAKE
+
+
+def write(places: Sequence[Path], to: Path) -> tuple[Any, list[Path]]:
+    """The report of some places, into a folder; its content and the files for people and machines."""
+    from reports import results
+    from reports.document import document
+    from reports.html import html
+    from reports.markdown import markdown
+
+    found = document(places)
+    text, pictures = markdown(found)
+    for name, data in pictures.items():
+        _write_bytes(to / name, data)
+    for name, page in ((HTML, html(found)), (MARKDOWN, text), (CSV, results.as_csv(found.contenders))):
+        write_text(to / name, page)
+    write_json(to / JSON, results.as_json(found))
+    return found, [to / name for name in (HTML, MARKDOWN, CSV, JSON)]
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    from bench.files import atomic_path
+
+    with atomic_path(path) as part:
+        part.write_bytes(data)
+
+
+def after_run(folders: Sequence[Path], out: Path, console: Console) -> None:
+    """The report of the runs that a command has just done, beside them. A report that can't be made is said, and
+    changes nothing of the runs."""
+    try:
+        _, written = write(folders, out)
+    except UserError as error:
+        console.warn(f"no report: {error}")
+        return
+    console.info(f"report: {written[0]}")
+    console.info(f"report: {written[1]}")
+
+
+def compare(arguments: CompareArguments, config: Config, console: Console) -> int:
+    """Say how B differs from A; 1 where it is told to be worse in something that counts."""
+    from reports.compare import comparison
+
+    first, second = (set_of(text, arguments.out) for text in (arguments.first, arguments.second))
+    found = comparison(first, second, arguments.metrics)
+    for side in found.gathered:
+        for refused in side.refused:
+            console.warn(f"refused {refused.place}: {refused.reason}")
+    if found.unfair:
+        console.warn(f"no fair comparison: they differ in {', '.join(found.unfair)}")
+    for name in found.alone:
+        console.warn(f"nobody to compare with: {name}")
+    if arguments.json:
+        console.emit(
+            {
+                "lines": [dataclasses.asdict(line) for line in found.lines],
+                "unfair": list(found.unfair),
+                "alone": list(found.alone),
+                "worse": [line.metric for line in found.worse],
+                "better": [line.metric for line in found.better],
+            }
+        )
+    else:
+        _tell(found, console)
+    return REGRESSION if found.worse else DONE
+
+
+def _tell(found: Any, console: Console) -> None:
+    for pair in dict.fromkeys(line.pair for line in found.lines):
+        rows = [("", "A", "B", "B - A", "B is", "")]
+        for line in found.lines:
+            if line.pair == pair:
+                needed = (
+                    f"{line.needed:,} items would tell them apart"
+                    if line.word == "not told apart" and line.needed
+                    else ""
+                )
+                note = ", ".join(
+                    part
+                    for part in ("paired" if line.paired else "", needed, "" if line.counts else "not judged")
+                    if part
+                )
+                rows.append((line.title, line.first, line.second, line.difference, line.word, note))
+        console.table(f"{pair}, with 95% intervals", rows)
+        console.info()
+    judged = [line for line in found.lines if line.counts]
+    console.info(
+        f"{len(judged)} numbers judged, each at the 5% level: B is better in {len(found.better)}, worse in "
+        f"{len(found.worse)}{': ' if found.worse else ''}{', '.join(line.metric for line in found.worse)}."
+    )

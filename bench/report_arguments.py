@@ -1,0 +1,103 @@
+"""What the command lines of `report` and `compare` take, and the places that their words mean. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from bench import store
+from bench.config import Config
+from bench.errors import UserError, nearest
+from reports import schema
+
+PLACE: dict[str, Any] = {"positional": True}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportArguments:
+    """Write report.html, report.md, results.csv and results.json about runs: from their records alone."""
+
+    runs: Positional[Annotated[tuple[str, ...], arg(metavar="RUN...")]] = field(default=(), metadata=PLACE)
+    """Runs: folders, folders of runs, record files, or beginnings of names in --out. All of --out by default."""
+    out: Path = Path("runs")
+    """Folder of the runs."""
+    to: Path | None = None
+    """Folder that receives the report; by default the one that holds the runs."""
+    json: bool = False
+    """Print JSON: the written files, and what was refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareArguments:
+    """Compare B with A, number by number: two runs, or two sets of runs (a folder, or several with commas between).
+    Exit code 0 where B is told to be worse in nothing that counts, 1 where it is, 2 for a mistake."""
+
+    first: Positional[Annotated[str, arg(metavar="A")]] = field(default="", metadata=PLACE)
+    """What to compare with: a run, a folder of runs, or several with commas between."""
+    second: Positional[Annotated[str, arg(metavar="B")]] = field(default="", metadata=PLACE)
+    """What is judged, the same way."""
+    metrics: tuple[str, ...] = ()
+    """Numbers to compare and to judge by, names or patterns such as fd_*; all but those of clocks and machines judge by
+    default."""
+    out: Path = Path("runs")
+    """Folder of the runs."""
+    json: bool = False
+    """Print JSON: every number, and the outcome."""
+
+
+def check_report(arguments: ReportArguments, config: Config) -> None:
+    """UserError where a place doesn't exist, or the report has none to go to."""
+    report_places(arguments)
+    if arguments.to is not None and arguments.to.exists() and not arguments.to.is_dir():
+        raise UserError(f"--to {arguments.to} is a file, expected a folder")
+
+
+def check_compare(arguments: CompareArguments, config: Config) -> None:
+    """UserError where one of the two is lacking, or a place doesn't exist."""
+    if not arguments.first or not arguments.second:
+        raise UserError("'compare' needs two, A and B: runs, folders of runs, or several with commas between")
+    for text in (arguments.first, arguments.second):
+        set_of(text, arguments.out)
+
+
+def report_places(arguments: ReportArguments) -> list[Path]:
+    """What is to be reported."""
+    if arguments.runs:
+        return [place for text in arguments.runs for place in set_of(text, arguments.out)]
+    if not arguments.out.is_dir():
+        raise UserError(f"no folder {arguments.out}: python -m bench run --out {arguments.out} makes some runs")
+    return [arguments.out]
+
+
+def set_of(text: str, out: Path) -> list[Path]:
+    """The places that one word means: paths with commas between, or beginnings of runs' names in `out`."""
+    return [place(part.strip(), out) for part in text.split(",") if part.strip()]
+
+
+def place(text: str, out: Path) -> Path:
+    """A path that exists, or the one run whose name begins so, in its folder or in `out`. UserError that suggests the
+    nearest."""
+    path = Path(text).expanduser()
+    if path.exists():
+        return path
+    if path.parent != Path("."):
+        out, text = path.parent, path.name
+    known = sorted(child.name for child in out.iterdir() if (child / schema.FILE).exists()) if out.is_dir() else []
+    fitting = [name for name in known if name.startswith(text)]
+    if len(fitting) == 1:
+        return out / fitting[0]
+    if fitting:
+        raise UserError(f"'{text}' begins {len(fitting)} runs, expected one of: {', '.join(fitting)}")
+    hint = nearest(text, known) if known else f"and {out} holds no runs"
+    raise UserError(f"no run '{text}': {hint}")
+
+
+def home(places: Sequence[Path]) -> Path:
+    """The folder that a report of these places belongs into: the one that holds the runs."""
+    first = places[0] if places[0].is_dir() else places[0].parent
+    is_run = (first / schema.FILE).exists() or (first / store.REQUEST).exists()
+    return first.resolve().parent if is_run and first.resolve().parent != first else first

@@ -1,0 +1,262 @@
+"""Published claims and orderings, from claims.json, beside what was measured. No claim is judged by its words: each
+names the metrics that would show it, and the rule is the same for all.
+
+Against others: supported where more of the other approaches' contenders than not are told apart as claimed, at least
+half of them, and none the other way; contradicted likewise; mixed where some go either way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+from metrics.statistics import Estimate, difference
+from reports.contenders import Contender, Judge
+from reports.glossary import first_of, listed, meaning, written
+
+Verdict = Literal["supported", "contradicted", "mixed", "not told apart", "not measured"]
+OPPOSITE = {"better": "worse", "worse": "better"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """One metric that speaks to a claim, what it says, and in words why."""
+
+    title: str
+    verdict: Verdict
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One pro or con of an approach. reading: what it would mean in numbers."""
+
+    approach: str
+    contender: str
+    examples: tuple[str, ...]
+    side: str
+    says: str
+    reading: str
+    verdict: Verdict
+    evidence: tuple[Evidence, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ordering:
+    """A published order and ours. pairs: (the one said to be better, the other, verdict, words)."""
+
+    says: str
+    metric: str
+    verdict: str
+    pairs: tuple[tuple[str, str, str, str], ...]
+    absent: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One published row. ours: label of the contender that stands for it; "" where it was not run."""
+
+    name: str
+    ours: str
+    published: Mapping[str, float]
+
+
+@cache
+def published() -> dict[str, Any]:
+    """claims.json."""
+    values: dict[str, Any] = json.loads(files("reports").joinpath("claims.json").read_text(encoding="utf-8"))
+    return values
+
+
+def order() -> tuple[str, ...]:
+    """Approaches in the order of the published table."""
+    return tuple(published()["order"])
+
+
+# ----------------------------------------------------------------------------------------------------------- claims
+
+
+def claims(contenders: Sequence[Contender], judge: Judge, values: Mapping[str, Any] | None = None) -> list[Claim]:
+    """Every claim about an approach that was run: of its first contender."""
+    found = []
+    for row in (published() if values is None else values)["rows"]:
+        own = next((c for c in contenders if c.approach == row["approach"]), None)
+        if own is None:
+            continue
+        others = [c for c in contenders if c.approach != own.approach]
+        for claim in row["claims"]:
+            evidence = tuple(_evidence(entry, own, others, judge) for entry in claim["evidence"])
+            found.append(
+                Claim(
+                    approach=own.approach,
+                    contender=own.label,
+                    examples=tuple(row["examples"]),
+                    side=claim["side"],
+                    says=claim["says"],
+                    reading=claim["reading"],
+                    verdict=overall([item.verdict for item in evidence]),
+                    evidence=evidence,
+                    note=claim.get("unmeasured", ""),
+                )
+            )
+    return found
+
+
+def overall(verdicts: Sequence[Verdict]) -> Verdict:
+    """Of several pieces of evidence: what they agree on; mixed where they don't."""
+    told = {verdict for verdict in verdicts if verdict not in ("not told apart", "not measured")}
+    if len(told) > 1 or "mixed" in told:
+        return "mixed"
+    if told:
+        return told.pop()
+    return "not told apart" if "not told apart" in verdicts else "not measured"
+
+
+def _evidence(entry: Mapping[str, Any], own: Contender, others: Sequence[Contender], judge: Judge) -> Evidence:
+    every = [own, *others] if "others" in entry["expects"] else [own]
+    having = [n for n, e in own.metrics.items() if e.value is not None]
+    shared = [n for n in having if len(every) == 1 or any(_value(c, n) is not None for c in others)]
+    name = first_of(entry["metric"], shared)
+    if name is None:
+        title = " or ".join(meaning(pattern).title.strip(" ,") for pattern in entry["metric"][:2])
+        return Evidence(title=title, verdict="not measured", words="there is no such number to compare")
+    estimate, title = own.metrics[name], meaning(name).title
+    told = written(estimate, unit=True)
+    match entry["expects"].split()[0], entry["expects"].split()[-1]:
+        case word, "others":
+            verdict, words = against(own, others, name, word, judge)
+            return Evidence(title=title, verdict=verdict, words=f"{told}: {words}")
+        case "better", "own":
+            return _against_itself(own, name, entry["other"], title)
+    verdict = to_bound(estimate, entry["expects"], float(entry["value"]))
+    return Evidence(title=title, verdict=verdict, words=f"{told}, claimed {entry['expects']} {entry['value']:g}")
+
+
+def against(own: Contender, others: Sequence[Contender], name: str, word: str, judge: Judge) -> tuple[Verdict, str]:
+    """Whether a contender is better (or worse) than others in one number, and the words for it."""
+    told = {c.label: judge.word(own, c, name) for c in others if judge.word(own, c, name)}
+    parts = [
+        f"{said} {'than' if said != 'not told apart' else 'from'} "
+        + listed([f"{label} ({written(_of(others, label).metrics[name])})" for label, w in told.items() if w == said])
+        for said in ("better", "worse", "not told apart")
+        if said in told.values()
+    ]
+    fitting = sum(said == word for said in told.values())
+    opposite = sum(said == OPPOSITE[word] for said in told.values())
+    if not told:
+        return "not measured", "no other has this number"
+    if fitting and opposite:
+        return "mixed", "; ".join(parts)
+    if 2 * fitting >= len(told):
+        return "supported", "; ".join(parts)
+    if 2 * opposite >= len(told):
+        return "contradicted", "; ".join(parts)
+    return "not told apart", "; ".join(parts)
+
+
+def _of(contenders: Sequence[Contender], label: str) -> Contender:
+    return next(contender for contender in contenders if contender.label == label)
+
+
+def _value(contender: Contender, name: str) -> float | None:
+    estimate = contender.metrics.get(name)
+    return None if estimate is None else estimate.value
+
+
+def _against_itself(own: Contender, name: str, other: str, title: str) -> Evidence:
+    """One of a contender's numbers against another: better where it is told apart."""
+    title = f"{title} against {meaning(other).title}"
+    rival, mine = own.metrics.get(other), own.metrics[name]
+    if rival is None or rival.value is None:
+        return Evidence(title=title, verdict="not measured", words="there is no such number to compare")
+    found = difference(mine, rival)
+    verdicts: dict[str, Verdict] = {"better": "supported", "worse": "contradicted", "not told apart": "not told apart"}
+    words = f"{written(mine)} against {written(rival)}, difference {written(found.estimate)}"
+    return Evidence(title=title, verdict=verdicts[found.word], words=words)
+
+
+def to_bound(estimate: Estimate, expects: str, value: float) -> Verdict:
+    """Whether a number is at least, or below, a value, by its interval."""
+    if estimate.low is None or estimate.high is None:
+        return "not told apart"
+    slack = 1e-9 * max(1.0, abs(value))
+    if expects == "at least":
+        if estimate.low >= value - slack:
+            return "supported"
+        return "contradicted" if estimate.high < value - slack else "not told apart"
+    if estimate.high < value - slack:
+        return "supported"
+    return "contradicted" if estimate.low >= value - slack else "not told apart"
+
+
+# -------------------------------------------------------------------------------------------------------- orderings
+
+
+def members(contenders: Sequence[Contender], values: Mapping[str, Any] | None = None) -> list[Member]:
+    """The published rows, each with the contender of the same approach and settings."""
+    rows = (published() if values is None else values)["orderings"]["members"]
+    found = []
+    for row in rows:
+        own = next((c for c in contenders if _fits(c, row)), None)
+        found.append(Member(name=row["name"], ours=own.label if own else "", published=row["published"]))
+    return found
+
+
+def _fits(contender: Contender, row: Mapping[str, Any]) -> bool:
+    settings = contender.record.settings
+    return contender.approach == row["approach"] and all(settings.get(k, v) == v for k, v in row["settings"].items())
+
+
+def orderings(contenders: Sequence[Contender], judge: Judge, values: Mapping[str, Any] | None = None) -> list[Ordering]:
+    """The published orders of which at least two members were run; every pair that they order is judged."""
+    ours = {m.name: _of(contenders, m.ours) for m in members(contenders, values) if m.ours}
+    found = []
+    for entry in (published() if values is None else values)["orderings"]["orderings"]:
+        levels = entry["best_first"]
+        absent = tuple(name for level in levels for name in level if name not in ours)
+        pairs = [
+            (a, b)
+            for place, level in enumerate(levels)
+            for a in level
+            for later in levels[place + 1 :]
+            for b in later
+            if a in ours and b in ours
+        ]
+        if not pairs:
+            continue
+        names = set.intersection(
+            *({n for n in ours[m].metrics if _value(ours[m], n) is not None} for p in pairs for m in p)
+        )
+        name = first_of(entry["metric"], names)
+        judged = tuple(_pair(a, b, ours, name, judge) for a, b in pairs)
+        found.append(
+            Ordering(
+                says=entry["says"],
+                metric=meaning(name).title if name else "not measured",
+                verdict=_verdict([pair[2] for pair in judged]),
+                pairs=judged,
+                absent=absent,
+            )
+        )
+    return found
+
+
+def _pair(a: str, b: str, ours: Mapping[str, Contender], name: str | None, judge: Judge) -> tuple[str, str, str, str]:
+    if name is None:
+        return a, b, "not measured", "both have no such number"
+    word = judge.word(ours[a], ours[b], name)
+    said = {"better": "holds", "worse": "contradicted", "not told apart": "not told apart", "": "not measured"}[word]
+    return a, b, said, f"{written(ours[a].metrics[name])} against {written(ours[b].metrics[name])}"
+
+
+def _verdict(words: Sequence[str]) -> str:
+    if "contradicted" in words:
+        return "contradicted"
+    if all(word == "holds" for word in words):
+        return "holds"
+    return "not told apart" if "not told apart" in words else "not measured"

@@ -1,0 +1,160 @@
+"""Two runs, or two sets of runs, number by number: the second against the first, with intervals and words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError, nearest
+from metrics.statistics import COUNTED
+from reports import claims, facts
+from reports.contenders import Contender, Judge, contenders
+from reports.gather import Gathered, gather
+from reports.glossary import Scale, common_digits, meaning, ordered, scale_of, written
+from reports.schema import TIMED_UNITS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One number of one pair. first, second, difference: as written. word: what the second is, against the first.
+    counts: whether it decides the outcome."""
+
+    pair: str
+    metric: str
+    title: str
+    first: str
+    second: str
+    difference: str
+    word: str
+    paired: bool
+    needed: int | None
+    counts: bool
+    reason: str
+    values: tuple[float | None, float | None, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Everything that two sets have in common. unfair: what should have been the same and was not. alone: contenders
+    that the other set has no partner for."""
+
+    lines: tuple[Line, ...]
+    unfair: tuple[str, ...]
+    alone: tuple[str, ...]
+    gathered: tuple[Gathered, Gathered]
+
+    @property
+    def worse(self) -> tuple[Line, ...]:
+        """Numbers that count and in which the second is worse."""
+        return tuple(line for line in self.lines if line.counts and line.word == "worse")
+
+    @property
+    def better(self) -> tuple[Line, ...]:
+        """Numbers that count and in which the second is better."""
+        return tuple(line for line in self.lines if line.counts and line.word == "better")
+
+
+def comparison(first: Sequence[Path], second: Sequence[Path], metrics: Sequence[str] = ()) -> Comparison:
+    """The second set against the first. metrics: names or patterns of the numbers that are to be compared and that
+    count; without any, all are compared, and those that no clock or machine's counter gave count.
+
+    UserError where a set has no done run, where nobody has a partner, or where a pattern fits no number.
+    """
+    gathered = gather(first), gather(second)
+    sides = [_side(found, places) for found, places in zip(gathered, (first, second), strict=True)]
+    pairs, alone = partners(*sides)
+    names = ordered(name for a, b in pairs for name in a.metrics if name in b.metrics)
+    for pattern in metrics:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(f"no number '{pattern}' in both sets: {nearest(pattern, names)}")
+    wanted = [name for name in names if not metrics or any(fnmatchcase(name, pattern) for pattern in metrics)]
+    both = [(a, b, name) for a, b in pairs for name in wanted if name in a.metrics and name in b.metrics]
+    lines = [line for a, b, name in both if (line := _line(a, b, name, bool(metrics))) is not None]
+    unfair = dict.fromkeys(name for a, b in pairs for name in facts.unfair(facts.identical(_named(a, b))))
+    return Comparison(lines=tuple(lines), unfair=tuple(unfair), alone=alone, gathered=gathered)
+
+
+def _side(found: Gathered, places: Sequence[Path]) -> tuple[Contender, ...]:
+    if not found.done:
+        named = ", ".join(str(place) for place in places)
+        why = found.refused[0].reason if found.refused else found.others[0].record.reason
+        raise UserError(f"no done run in {named}: {why}")
+    return contenders(found.done, claims.order())
+
+
+def _named(a: Contender, b: Contender) -> tuple[Contender, Contender]:
+    """With labels that differ, so that each keeps its own facts."""
+    return replace(a, label=f"first: {a.label}"), replace(b, label=f"second: {b.label}")
+
+
+def partners(
+    first: Sequence[Contender], second: Sequence[Contender]
+) -> tuple[list[tuple[Contender, Contender]], tuple[str, ...]]:
+    """Who is compared with whom: one and one, whatever they are; otherwise those of the same approach and settings,
+    then those left over of the same approach, where each set has one. And who is left alone."""
+    if len(first) == len(second) == 1:
+        return [(first[0], second[0])], ()
+    pairs: list[tuple[Contender, Contender]] = []
+    left, right = list(first), list(second)
+    for same in (_same_settings, _same_approach):
+        for a in list(left):
+            fitting = [b for b in right if same(a, b)]
+            rivals = [c for c in left if same(c, a)]
+            if len(fitting) == len(rivals) == 1:
+                pairs.append((a, fitting[0]))
+                left.remove(a)
+                right.remove(fitting[0])
+    if not pairs:
+        names = [", ".join(c.label for c in side) for side in (first, second)]
+        raise UserError(f"nobody to compare: the first set has {names[0]}, the second {names[1]}")
+    return pairs, tuple([f"{c.label} (first only)" for c in left] + [f"{c.label} (second only)" for c in right])
+
+
+def _same_settings(a: Contender, b: Contender) -> bool:
+    return a.approach == b.approach and a.record.settings == b.record.settings
+
+
+def _same_approach(a: Contender, b: Contender) -> bool:
+    return a.approach == b.approach
+
+
+def _line(a: Contender, b: Contender, name: str, named: bool) -> Line | None:
+    first, second = a.metrics[name], b.metrics[name]
+    title = meaning(name).title
+    scale = scale_of(first.unit, [e.value for e in (first, second) if e.value is not None])
+    decimals = common_digits((first, second), scale)
+    if first.value != second.value and written(first, scale) == written(second, scale):
+        scale, decimals = Scale(unit=first.unit), common_digits((first, second), Scale())  # counts that differ little
+    told: dict[str, Any] = {
+        "pair": b.label if a.label == b.label else f"{b.label} against {a.label}",
+        "metric": name,
+        "title": f"{title} ({scale.unit})" if scale.unit else title,
+        "first": written(first, scale, decimals=decimals),
+        "second": written(second, scale, decimals=decimals),
+    }
+    one, other = _named(a, b)
+    found = Judge().difference(other, one, name)
+    if found is None:
+        if first.value is None and second.value is None:
+            return None
+        if first.value is not None and second.value is not None:
+            return None  # no direction: nothing is better or worse
+        lost = first if first.value is None else second
+        return Line(
+            **told, difference="–", word="missing", paired=False, needed=None, counts=False, reason=lost.reason,
+            values=(None, None, None),
+        )  # fmt: skip
+    gap = found.estimate
+    return Line(
+        **told,
+        difference=written(gap, scale, decimals=decimals),
+        word=Judge().word(other, one, name) if gap.reason != COUNTED else found.word,
+        paired=found.paired,
+        needed=found.needed,
+        counts=named or first.unit not in TIMED_UNITS,
+        reason="" if gap.reason == COUNTED else gap.reason,
+        values=(gap.value, gap.low, gap.high),
+    )

@@ -1,0 +1,231 @@
+"""Who is compared: runs that differ in nothing but their seed are one contender, and its numbers are means over them.
+
+What is said of two contenders' numbers comes from metrics.statistics: over the same items where both rest on the same,
+over the seeds where both have run with at least two of the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from metrics.statistics import COUNTED, Difference, Estimate, across_seeds, difference
+from reports.gather import Run
+from reports.schema import TIMED_UNITS, Record
+
+BUDGETS: tuple[tuple[str, str, str], ...] = (
+    ("parameters", "total", "parameters"),
+    ("parameters_trained", "trainable", "parameters"),
+    ("parameters_active", "active", "parameters"),
+    ("training_flops", "flops", "FLOP"),
+    ("training_steps", "steps", ""),
+    ("images_seen", "images", ""),
+)
+"""Numbers that a record holds as budgets: name here, field there, unit."""
+LEVEL = 0.01  # exact counts that differ by no more than this share are called level
+NO_ITEMS = ("per_item", "pseudo", "sizes", "items", "strata", "cosines", "confidence", "tasks", "batches", "documents")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One way to do it, with its runs by seed. label: its approach, and what tells it from others of that approach."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def record(self) -> Record:
+        """Of the first seed."""
+        return self.runs[0].record
+
+    @property
+    def approach(self) -> str:
+        """Its name in the registry."""
+        return self.record.approach
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """In ascending order."""
+        return tuple(run.record.seed for run in self.runs)
+
+    @cached_property
+    def by_seed(self) -> tuple[dict[str, Estimate], ...]:
+        """Every number of every run, budgets among them."""
+        return tuple({**budget_estimates(run.record), **run.record.metrics} for run in self.runs)
+
+    @cached_property
+    def metrics(self) -> dict[str, Estimate]:
+        """Every number of one run, or the means over the seeds."""
+        if len(self.runs) == 1:
+            return self.by_seed[0]
+        names = dict.fromkeys(name for metrics in self.by_seed for name in metrics)
+        return {name: _over_seeds([m[name] for m in self.by_seed if name in m]) for name in names}
+
+
+def budget_estimates(record: Record) -> dict[str, Estimate]:
+    """What was spent, as exact counts. What the record does not know is left out."""
+    found = {}
+    for name, place, unit in BUDGETS:
+        if (value := getattr(record.budgets, place)) is not None:
+            better: Any = "lower" if unit in ("parameters", "FLOP") else ""
+            found[name] = Estimate.counted(float(value), unit=unit, better=better)
+    if record.budgets.borrowed:
+        borrowed = float(sum(record.budgets.borrowed.values()))
+        found["parameters_borrowed"] = Estimate.counted(borrowed, unit="parameters", better="lower")
+    if "train" in record.seconds:
+        reason = "one run's clock: a machine's noise is no sampling error"
+        found["training_seconds"] = Estimate(
+            value=record.seconds["train"], n=1, unit="s", better="lower", reason=reason
+        )
+    return found
+
+
+def _over_seeds(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean over those seeds that have the number; what is the same exact count in all stays one."""
+    known = [estimate for estimate in estimates if estimate.value is not None]
+    if not known:
+        return estimates[0]
+    first, values = known[0], [float(estimate.value or 0.0) for estimate in known]
+    if all(estimate.reason == COUNTED for estimate in known) and len(set(values)) == 1:
+        return first
+    details = {name: value for name, value in first.details.items() if name not in NO_ITEMS}
+    return across_seeds(values, unit=first.unit, better=first.better, details={**details, "items_each": first.n})
+
+
+# --------------------------------------------------------------------------------------------------------- grouping
+
+
+def contenders(runs: Iterable[Run], order: Sequence[str] = ()) -> tuple[Contender, ...]:
+    """Runs by what they are, approaches in `order` first, then by name. A seed that stands twice counts once."""
+    groups: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        groups.setdefault(_identity(run.record), {}).setdefault(run.record.seed, run)
+    rank = {name: place for place, name in enumerate(order)}
+    told = [[group[seed] for seed in sorted(group)] for group in groups.values()]
+    told.sort(key=lambda g: (rank.get(g[0].record.approach, len(rank)), g[0].record.approach, _settings(g[0].record)))
+    firsts = [group[0].record for group in told]
+    labels = [_label(record, [other for other in firsts if other.approach == record.approach]) for record in firsts]
+    labels = [f"{x} ({r.key[:8]})" if labels.count(x) > 1 else x for x, r in zip(labels, firsts, strict=True)]
+    return tuple(Contender(label=x, runs=tuple(group)) for x, group in zip(labels, told, strict=True))
+
+
+def _settings(record: Record) -> str:
+    return json.dumps(record.settings, sort_keys=True)
+
+
+def _identity(record: Record) -> str:
+    return json.dumps([record.approach, _facts(record)], sort_keys=True)
+
+
+def _facts(record: Record) -> dict[str, Any]:
+    """Everything that a repetition with another seed has in common, flat."""
+    parts = record.provenance.get("key")
+    key = {f"key.{n}": v for n, v in parts.items() if n != "config"} if isinstance(parts, dict) else {}
+    config = {name: value for name, value in flat(record.config) if name != "seed" and not name.startswith("pretrain.")}
+    return {**dict(flat(record.settings, "settings")), **config, **key}
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Leaves of nested objects with dotted names."""
+    for name, value in values.items():
+        whole = f"{prefix}.{name}" if prefix else str(name)
+        if isinstance(value, Mapping):
+            yield from flat(value, whole)
+        else:
+            yield whole, value
+
+
+def _label(record: Record, rivals: Sequence[Record]) -> str:
+    """The approach, and the settings in which it differs from the others of its name."""
+    if len(rivals) == 1:
+        return record.approach
+    every = [_facts(rival) for rival in rivals]
+    own = _facts(record)
+    differing = [name for name in own if len({json.dumps(facts.get(name), sort_keys=True) for facts in every}) > 1]
+    told = [name for name in differing if not name.startswith("key.")] or differing
+    parts = [f"{name.rpartition('.')[2]} {_brief(own[name])}" for name in told[:3]]
+    return f"{record.approach} ({', '.join(parts)})" if parts else record.approach
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text[:16] or "none"
+
+
+# -------------------------------------------------------------------------------------------------------- comparing
+
+
+@dataclass(kw_only=True)
+class Judge:
+    """What may be said of two contenders' numbers; each question is answered once."""
+
+    answers: dict[tuple[str, str, str], Difference | None] = field(default_factory=dict)
+
+    def difference(self, a: Contender, b: Contender, name: str) -> Difference | None:
+        """a minus b; None where one has no such number, or it has no direction."""
+        key = (a.label, b.label, name)
+        if key not in self.answers:
+            self.answers[key] = compare(a, b, name)
+        return self.answers[key]
+
+    def word(self, a: Contender, b: Contender, name: str) -> str:
+        """better, worse, not told apart; "" where there is nothing to compare. Exact counts within LEVEL of each other
+        are told apart by nobody who has to choose."""
+        found = self.difference(a, b, name)
+        if found is None or found.estimate.value is None:
+            return ""
+        if found.estimate.reason == COUNTED:
+            size = max(abs(c.metrics[name].value or 0.0) for c in (a, b))
+            return "not told apart" if abs(found.estimate.value) <= LEVEL * size else found.word
+        return found.word
+
+
+def compare(a: Contender, b: Contender, name: str) -> Difference | None:
+    """a minus b in one number. Two or more seeds in common: their differences, with Student's t. Otherwise the runs of
+    one seed, of the first in common where there is one, whose intervals cover sampling only."""
+    first, second = a.metrics.get(name), b.metrics.get(name)
+    if first is None or second is None or first.value is None or second.value is None:
+        return None
+    if not first.better or (first.unit, first.better) != (second.unit, second.better):
+        return None
+    if first.reason == second.reason == COUNTED and first.unit not in TIMED_UNITS:
+        return difference(first, second)
+    pairs = [
+        (x.metrics[name], y.metrics[name])
+        for x, y in ((_of_seed(a, seed), _of_seed(b, seed)) for seed in a.seeds if seed in b.seeds)
+        if _has(x, name) and _has(y, name)
+    ]
+    if len(pairs) > 1:
+        gaps = [float(x.value or 0.0) - float(y.value or 0.0) for x, y in pairs]
+        told = across_seeds(gaps, unit=first.unit, better=first.better)
+        return Difference(estimate=replace(told, details={}), word=_word(told), paired=True, needed=None)
+    return difference(*map(_sampled, pairs[0] if pairs else (first, second)))
+
+
+def _sampled(estimate: Estimate) -> Estimate:
+    """What a machine's clock or counter gave is no exact count: the next reading may differ. What is one and the same
+    for all of several items, such as a number of evaluations, has no spread."""
+    if estimate.reason == COUNTED and estimate.unit in TIMED_UNITS:
+        return replace(estimate, reason="one reading of a machine's counter")
+    items = estimate.details.get("per_item")
+    if estimate.low is None and isinstance(items, list) and len(items) > 1 and set(items) == {estimate.value}:
+        return replace(estimate, low=estimate.value, high=estimate.value)
+    return estimate
+
+
+def _of_seed(contender: Contender, seed: int) -> Contender:
+    return replace(contender, runs=tuple(run for run in contender.runs if run.record.seed == seed))
+
+
+def _has(contender: Contender, name: str) -> bool:
+    estimate = contender.metrics.get(name)
+    return estimate is not None and estimate.value is not None
+
+
+def _word(estimate: Estimate) -> Any:
+    if estimate.low is None or estimate.high is None or estimate.low <= 0 <= estimate.high:
+        return "not told apart"
+    return "better" if (estimate.low > 0) == (estimate.better == "higher") else "worse"

@@ -1,0 +1,158 @@
+"""The figures with a line a contender: quality against what was spent on a picture, and on training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reports.contenders import Contender
+from reports.figures import Plot, legend, new
+from reports.glossary import listed, meaning, scale_of
+from reports.svg import SERIES, look, spelled
+from reports.tables import is_distance
+
+MOST_ROWS = 60  # of a figure's table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One contender's points: x, y, and y's bounds where they are known."""
+
+    place: int
+    label: str
+    points: tuple[tuple[float, float, float | None, float | None], ...]
+
+
+def by_nfe(contenders: Sequence[Contender]) -> Plot:
+    """Quality against network evaluations."""
+    return _sweep(contenders, "nfe", "How many evaluations does a good picture take?", "evaluations per picture")
+
+
+def by_guidance(contenders: Sequence[Contender]) -> Plot:
+    """Quality against guidance."""
+    return _sweep(contenders, "guidance", "How much guidance is best?", "guidance scale (1 is none)")
+
+
+def _sweep(contenders: Sequence[Contender], curve: str, question: str, label: str) -> Plot:
+    """A quality against what was varied while drawing."""
+    names = {n for c in contenders for row in c.record.curves.get(curve, ()) for n in row}
+    metric = next(
+        (
+            n
+            for n in sorted(names, key=lambda n: (not is_distance(n), n))
+            if n not in (curve, "step") and _is_metric(n, names)
+        ),
+        None,
+    )
+    if metric is None:
+        return Plot(name=curve, question=question, reason=f"no run was measured at several values of {label}")
+    series = [
+        Series(place=place, label=c.label, points=_points(c, curve, curve, metric))
+        for place, c in enumerate(contenders)
+    ]
+    return _lines(curve, question, label, metric, series, log=curve == "nfe")
+
+
+def _is_metric(name: str, names: set[str]) -> bool:
+    """Whether a column is a number itself, and no bound of one."""
+    return not any(name.endswith(end) and name.removesuffix(end) in names for end in ("_low", "_high"))
+
+
+def _points(contender: Contender, curve: str, x: str, y: str, factor: float = 1.0) -> tuple[Any, ...]:
+    rows = contender.record.curves.get(curve, ())
+    return tuple(
+        (row[x] * factor, row[y], row.get(f"{y}_low"), row.get(f"{y}_high")) for row in rows if x in row and y in row
+    )
+
+
+def by_compute(contenders: Sequence[Contender]) -> Plot:
+    """Quality against training FLOPs."""
+    question = "What does training compute buy?"
+    metric, series = "validation_loss", []
+    scale = scale_of("FLOP", [c.record.budgets.flops for c in contenders if c.record.budgets.flops])
+    for place, contender in enumerate(contenders):
+        flops = contender.record.budgets.flops_per_step
+        if flops:
+            points = _points(contender, "validation", "step", metric, flops / scale.factor)
+            series.append(Series(place=place, label=contender.label, points=points))
+    if not any(s.points for s in series):
+        return Plot(name="compute", question=question, reason="no run was measured while it was trained")
+    return _lines("compute", question, f"training compute ({scale.unit})", metric, series, log=True)
+
+
+def losses(contenders: Sequence[Contender]) -> Plot:
+    """The training loss of the diffusion objective by step, smoothed."""
+    question = "Did training settle?"
+    series = []
+    for place, contender in enumerate(contenders):
+        rows = contender.record.curves.get("loss", ())
+        name = "diffusion" if any("diffusion" in row for row in rows) else "loss"
+        points = [(row["step"], row[name]) for row in rows if "step" in row and name in row]
+        series.append(
+            Series(place=place, label=contender.label, points=tuple((x, y, None, None) for x, y in smoothed(points)))
+        )
+    if not any(s.points for s in series):
+        return Plot(name="losses", question=question, reason="no run recorded its training loss")
+    return _lines("losses", question, "step", "diffusion loss in training, smoothed", series, markers=False)
+
+
+def smoothed(points: Sequence[tuple[float, float]], most: int = 60) -> list[tuple[float, float]]:
+    """Means of up to `most` equal stretches."""
+    finite = [(x, y) for x, y in points if math.isfinite(y)]
+    size = max(1, math.ceil(len(finite) / most))
+    parts = [finite[start : start + size] for start in range(0, len(finite), size)]
+    return [(sum(x for x, _ in p) / len(p), sum(y for _, y in p) / len(p)) for p in parts]
+
+
+def _lines(
+    name: str, question: str, x: str, metric: str, series: Sequence[Series], *, log: bool = False, markers: bool = True
+) -> Plot:
+    figure, axes = new()
+    drawn = [one for one in series if one.points]
+    for one in drawn:
+        xs, ys, lows, highs = zip(*one.points, strict=True)
+        every = max(1, len(xs) // 8)
+        axes.plot(xs, ys, label=one.label, markevery=1 if markers else every, **look(one.place))
+        if all(bound is not None for bound in (*lows, *highs)):
+            axes.fill_between(xs, lows, highs, color=SERIES[one.place % len(SERIES)], alpha=0.15, linewidth=0)
+    if log:
+        axes.set_xscale("log")
+        ticks = log_ticks([point[0] for one in drawn for point in one.points])
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+    title = meaning(metric).title
+    axes.set_xlabel(x)
+    axes.set_ylabel(title)
+    legend(axes)
+    rows = [
+        (
+            one.label,
+            f"{point[0]:.4g}",
+            f"{point[1]:.4g}" + ("" if point[2] is None else f" [{point[2]:.4g}, {point[3]:.4g}]"),
+        )
+        for one in drawn
+        for point in (one.points if len(one.points) * len(drawn) <= MOST_ROWS else one.points[-1:])
+    ]
+    ends = listed([f"{one.label} ends at {one.points[-1][1]:.4g}" for one in drawn])
+    banded = any(point[2] is not None for one in drawn for point in one.points)
+    return Plot(
+        name=name,
+        question=question,
+        text=spelled(figure, name),
+        words=f"{title} against {x}: {ends}.",
+        note="Bands are 95% intervals." if banded else "",
+        table=(("", x, title), *rows),
+    )
+
+
+def log_ticks(values: Sequence[float], most: int = 8) -> list[float]:
+    """Where a logarithmic axis is labelled: at the values where they are few, else at 1, 2, 5 times powers of ten."""
+    distinct = sorted({value for value in values if value > 0})
+    if len(distinct) <= most // 2 or not distinct:
+        return distinct
+    low, high = math.floor(math.log10(distinct[0])), math.ceil(math.log10(distinct[-1]))
+    steps = (1, 2, 5) if high - low <= 3 else (1,)
+    ticks = [step * 10.0**power for power in range(low, high + 1) for step in steps]
+    return [tick for tick in ticks if 0.9 * distinct[0] <= tick <= 1.1 * distinct[-1]]

@@ -1,0 +1,216 @@
+"""What was the same for all and what was not, what was spent, how to run it again, and what did not come to an end."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from metrics.statistics import Estimate
+from reports.contenders import Contender, budget_estimates, flat
+from reports.gather import Run
+from reports.glossary import meaning, written
+from reports.schema import Identical
+
+SAME = {
+    "data": "pictures and captions",
+    "text": "text corpus",
+    "vae": "VAE weights",
+    "language_model": "language model weights",
+    "batches": "training batches, noise and times",
+    "noise": "noise that pictures are drawn from",
+    "diffusion": "diffusion",
+    "kernels": "kernels",
+    "details": "data details",
+}
+"""Fields of a record's `identical`, in words."""
+NEVER_FATAL = ("kernels", "details")
+"""Fields whose difference is no unfairness by itself."""
+BUDGETS = (
+    "parameters", "parameters_trained", "parameters_active", "training_flops", "images_seen", "training_steps",
+    "training_seconds", "parameters_borrowed",
+)  # fmt: skip
+PLACES = {
+    "commit": "commit", "sources": "sources (hash)", "python": "Python", "system": "system", "cpu": "processor",
+    "cores": "cores", "threads": "threads", "devices": "devices", "version": "version", "packages": "packages",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """One thing that a fair comparison asks to be the same. value: where it is; else who has what."""
+
+    name: str
+    same: bool
+    value: str
+    by: tuple[tuple[str, str], ...] = ()
+    fatal: bool = True
+
+    @property
+    def main(self) -> bool:
+        """Whether a reader should see it at once."""
+        return self.fatal or not self.same
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What one contender spent, as written numbers, and what it borrowed."""
+
+    label: str
+    cells: tuple[str, ...]
+    borrowed: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rerun:
+    """How to run one run again."""
+
+    name: str
+    label: str
+    command: str
+    commit: str
+    dirty: bool
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unfinished:
+    """A run that is not done, and what it left."""
+
+    name: str
+    approach: str
+    status: str
+    reason: str
+    left: str
+
+
+def identical(contenders: Sequence[Contender]) -> list[Shared]:
+    """Every field of the records' `identical`, leaf by leaf. Seeds change batches and noise, so runs are compared with
+    the others of their own seed."""
+    found = []
+    for item in fields(Identical):
+        leaves: dict[str, dict[str, str]] = {}
+        for contender in contenders:
+            for run in contender.runs:
+                value = getattr(run.record.identical, item.name)
+                flattened = flat(value, item.name) if isinstance(value, Mapping) else [(item.name, value)]
+                for name, leaf in flattened:
+                    who = contender.label if len(contender.runs) == 1 else f"{contender.label}, seed {run.record.seed}"
+                    leaves.setdefault(name, {})[who] = _leaf(leaf)
+        found += [_shared(name, values, item.name, contenders) for name, values in leaves.items()]
+    return [row for row in found if ".reasons." not in row.name]
+
+
+def _shared(name: str, values: dict[str, str], field: str, contenders: Sequence[Contender]) -> Shared:
+    seeds: dict[int, set[str]] = {}
+    for contender in contenders:
+        for run in contender.runs:
+            who = contender.label if len(contender.runs) == 1 else f"{contender.label}, seed {run.record.seed}"
+            seeds.setdefault(run.record.seed, set()).add(values.get(who, ""))
+    same = all(len(group) == 1 for group in seeds.values())
+    words = SAME[field] if name == field else f"{SAME[field]}: {name.partition('.')[2]}"
+    each = tuple(values.items())
+    value = each[0][1] if len(set(values.values())) == 1 else "the same within each seed"
+    return Shared(
+        name=words, same=same, value=value if same else "", by=() if same else each, fatal=field not in NEVER_FATAL
+    )
+
+
+def _leaf(value: Any) -> str:
+    if isinstance(value, str):
+        return value[:16] + ("…" if len(value) > 16 and " " not in value else value[16:]) if value else "–"
+    return json.dumps(value, sort_keys=True)[:160]
+
+
+def unfair(rows: Sequence[Shared]) -> list[str]:
+    """Names of what should have been the same and was not."""
+    return [row.name for row in rows if not row.same and row.fatal]
+
+
+def budgets(contenders: Sequence[Contender]) -> tuple[tuple[str, ...], list[Budget]]:
+    """A heading, and a row a contender: of its first seed."""
+    every = [budget_estimates(contender.record) for contender in contenders]
+    names = [name for name in BUDGETS if any(name in estimates for estimates in every)]
+    missing = Estimate.missing("not known")
+    rows = [
+        Budget(
+            label=contender.label,
+            cells=tuple(written(estimates.get(name, missing), unit=True) for name in names),
+            borrowed=", ".join(
+                f"{part.replace('_', ' ')} {count / 1e6:.3g} million"
+                for part, count in contender.record.budgets.borrowed.items()
+            )
+            or "–",
+        )
+        for contender, estimates in zip(contenders, every, strict=True)
+    ]
+    return tuple(meaning(name).title for name in names), rows
+
+
+def reruns(contenders: Sequence[Contender]) -> list[Rerun]:
+    """The command, commit and seed of every run."""
+    return [_rerun(contender.label, run) for contender in contenders for run in contender.runs]
+
+
+def _rerun(label: str, run: Run) -> Rerun:
+    provenance = run.record.provenance
+    commit, command = provenance.get("commit"), provenance.get("command")
+    known = commit if isinstance(commit, dict) else {}
+    return Rerun(
+        name=run.record.name,
+        label=label,
+        command=shlex.join(map(str, command)) if isinstance(command, list) and command else "not recorded",
+        commit=str(known.get("id") or known.get("reason") or "not recorded"),
+        dirty=bool(known.get("dirty")),
+        seed=run.record.seed,
+    )
+
+
+def surroundings(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Machine and packages, in words; where runs differ, each value that one had."""
+    found = []
+    for key, words in PLACES.items():
+        if key == "commit":
+            continue
+        values = dict.fromkeys(_worded(run.record.provenance[key]) for run in runs if key in run.record.provenance)
+        if values:
+            found.append((words, " / ".join(values)))
+    return found
+
+
+def _worded(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_worded(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_worded, value)) or "none"
+    return str(value)
+
+
+def unfinished(runs: Sequence[Run]) -> list[Unfinished]:
+    """Runs that are not done, with what they left behind."""
+    return [
+        Unfinished(
+            name=run.record.name,
+            approach=run.record.approach,
+            status=run.record.status,
+            reason=run.record.reason or "no reason was recorded",
+            left=_left(run),
+        )
+        for run in runs
+    ]
+
+
+def _left(run: Run) -> str:
+    parts = [name for name in ("metrics", "curves", "samples") if getattr(run.record, name)]
+    return ", ".join(parts) if parts else "no numbers"
+
+
+def notes(contenders: Sequence[Contender]) -> list[tuple[str, str]]:
+    """What the records note about themselves: (who, what)."""
+    told: dict[str, list[str]] = {}
+    for contender in contenders:
+        for note in dict.fromkeys(note for run in contender.runs for note in run.record.notes):
+            told.setdefault(note, []).append(contender.label)
+    return [("all" if len(who) == len(contenders) > 1 else ", ".join(who), note) for note, who in told.items()]

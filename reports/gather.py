@@ -1,0 +1,161 @@
+"""Records from folders: every one that reads is kept, every other is refused by name. A record's pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.errors import UserError
+from reports import schema
+from reports.schema import Record
+
+REQUEST = "request.json"  # what a run's folder holds from its beginning on
+LARGEST = 192  # pixels of a picture's longer side in a report; a larger one is made smaller
+ENLARGED = 64  # up to this side a picture is shown with its pixels as squares
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A record and the folder that its paths are relative to."""
+
+    record: Record
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """What could not be read, by the name that it was given by, and why."""
+
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """Every run, and what was refused."""
+
+    runs: tuple[Run, ...] = ()
+    refused: tuple[Refused, ...] = ()
+
+    @property
+    def done(self) -> tuple[Run, ...]:
+        """Those whose numbers count."""
+        return tuple(run for run in self.runs if run.record.status == "done")
+
+    @property
+    def others(self) -> tuple[Run, ...]:
+        """Those that failed, or are not done."""
+        return tuple(run for run in self.runs if run.record.status != "done")
+
+
+def gather(places: Sequence[Path]) -> Gathered:
+    """The records in files, runs' folders, and folders of runs. The same run from two places counts once."""
+    runs: dict[str, Run] = {}
+    refused: dict[str, Refused] = {}
+    for place in places:
+        for file in _files(place):
+            name = _named(file)
+            try:
+                run = Run(record=schema.load(file), folder=file.parent)
+            except UserError as error:
+                begun = not file.exists() and (file.parent / REQUEST).exists()
+                reason = "the run has no record yet" if begun else str(error).replace(str(file), name)
+                refused[str(file)] = Refused(place=name, reason=reason)
+                continue
+            kept = runs.get(run.record.key)
+            if kept is None or (kept.record.status != "done" and run.record.status == "done"):
+                runs[run.record.key] = run
+    return Gathered(runs=tuple(runs.values()), refused=tuple(refused.values()))
+
+
+def _files(place: Path) -> Iterator[Path]:
+    """The record files that a place means; one that does not exist where it means none."""
+    if not place.is_dir():
+        yield place
+        return
+    inside = sorted(path for path in place.iterdir() if path.is_dir() and _is_run(path))
+    if _is_run(place) or not inside:
+        yield place / schema.FILE
+        return
+    for folder in inside:
+        yield folder / schema.FILE
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / schema.FILE).exists() or (folder / REQUEST).exists()
+
+
+def _named(file: Path) -> str:
+    """A file without what its machine's folders are called."""
+    return f"{file.parent.name}/{file.name}" if file.parent.name else file.name
+
+
+# -------------------------------------------------------------------------------------------------------- pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture as a page shows it. data: of the encoded file, `kind` its type; empty, with the reason, where there is
+    none. words: what the file says of itself."""
+
+    data: bytes = b""
+    kind: str = "png"
+    width: int = 0
+    height: int = 0
+    reason: str = ""
+    words: str = ""
+
+    @property
+    def uri(self) -> str:
+        """For an <img>'s src."""
+        return f"data:image/{self.kind};base64,{base64.b64encode(self.data).decode()}"
+
+    @property
+    def small(self) -> bool:
+        """Whether its pixels are to be shown as squares."""
+        return max(self.width, self.height) <= ENLARGED
+
+
+@dataclass(kw_only=True)
+class Album:
+    """Pictures of runs by their relative paths, each read once."""
+
+    found: dict[tuple[Path, str, int], Picture] = field(default_factory=dict)
+
+    def picture(self, run: Run, path: str | None, largest: int = LARGEST) -> Picture:
+        """The picture at a path that a record names. A path that leads out of the run's folder is not followed."""
+        if not path:
+            return Picture(reason="the record names no picture")
+        key = (run.folder, path, largest)
+        if key not in self.found:
+            self.found[key] = _read(run.folder, path, largest)
+        return self.found[key]
+
+
+def _read(folder: Path, path: str, largest: int) -> Picture:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        file = (folder / path).resolve()
+        if not file.is_relative_to(folder.resolve()):
+            return Picture(reason="the record names a picture outside of its folder")
+        data = file.read_bytes()
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
+            image.load()
+            kind, words = (image.format or "png").lower(), str(image.info.get("Description", ""))
+            if max(image.size) > largest:
+                smaller = image.convert("RGB")
+                smaller.thumbnail((largest, largest))
+                buffer = io.BytesIO()
+                smaller.save(buffer, format="WEBP", quality=88)
+                return Picture(
+                    data=buffer.getvalue(), kind="webp", width=smaller.width, height=smaller.height, words=words
+                )
+            return Picture(data=data, kind=kind, width=image.width, height=image.height, words=words)
+    except FileNotFoundError:
+        return Picture(reason="its file is missing")
+    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        return Picture(reason=f"its file can't be read: {type(error).__name__}")

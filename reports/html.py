@@ -1,0 +1,80 @@
+"""The report as one HTML file that needs nothing else: no request leaves it, and nothing in a record is markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from typing import Any
+
+from reports.claims import published
+from reports.document import Document
+from reports.glossary import listed, meaning, number
+from reports.pictures import BRIEF, LONGEST
+from reports.svg import SERIES
+
+VERDICTS = {
+    "supported": "good", "holds": "good", "contradicted": "bad", "mixed": "fair", "not told apart": "fair",
+    "not measured": "none",
+}  # fmt: skip
+"""Verdict -> how its badge looks; its words say the same."""
+
+
+def html(document: Document) -> str:
+    """The page."""
+    environment = _environment()
+    style, script = (environment.get_template(name).render(series=SERIES) for name in ("style.css", "script.js"))
+    values = {
+        "style": style,
+        "script": script,
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "published": published(),
+        "verdicts": VERDICTS,
+    }
+    text: str = environment.get_template("report.html").render(d=document, **values)
+    return text
+
+
+@cache
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("reports", "templates"),
+        autoescape=lambda name: name is not None and name.endswith(".html"),
+        finalize=_finished,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"listed": listed, "number": number, "cut": cut}
+    environment.globals |= {"meaning": meaning, "brief": BRIEF, "longest": LONGEST}
+    return environment
+
+
+def _finished(value: Any) -> Any:
+    """What every printed value goes through."""
+    return clean(value) if type(value) is str else value
+
+
+def clean(text: Any) -> str:
+    """Text without what HTML can't hold: control characters and lone surrogates become a mark of replacement."""
+    return "".join("�" if _unfit(c) else c for c in str(text))
+
+
+def _unfit(character: str) -> bool:
+    code = ord(character)
+    control = code < 32 and character not in "\t\n"
+    return (
+        control
+        or 0x7F <= code <= 0x9F
+        or 0xD800 <= code <= 0xDFFF
+        or code & 0xFFFE == 0xFFFE
+        or 0xFDD0 <= code <= 0xFDEF
+    )
+
+
+def cut(text: str, length: int = LONGEST) -> str:
+    """Text up to a length, and then how long it is."""
+    return text if len(text) <= length else f"{text[:length]} … ({len(text):,} letters in all)"

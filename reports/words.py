@@ -1,0 +1,215 @@
+"""The answer in plain words, made from the numbers by rule, and what keeps it honest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import combinations
+
+from metrics.statistics import COUNTED
+from reports.contenders import Contender, Judge
+from reports.gather import Gathered
+from reports.glossary import counted, first_of, known, listed, meaning, scale_of, written
+from reports.tables import (
+    distance_name,
+    is_distance,
+    leader_of,
+    main_names,
+    marks_of,
+    measured,
+    names_of,
+    null_distance,
+)
+
+RETENTION = "perplexity_retention"
+CONTENT = ("scene_accuracy", "right_objects", "clip_score", "clip_*")
+LISTENING = ("caption_gap",)
+DESCRIBING = ("caption_attribute_f1", "caption_cider", "caption_exact_match")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """question: what it answers, in two or three words. words: the sentence with its numbers. brief: without them, for
+    the paragraph that stands first."""
+
+    question: str
+    words: str
+    brief: str = ""
+
+
+def answers(contenders: Sequence[Contender], judge: Judge) -> list[Answer]:
+    """Who keeps text, who draws best, who listens, who describes, what each costs. A question without a number is left
+    out."""
+    every = measured(contenders)
+    looks = distance_name(contenders) or first_of(("validation_loss",), every)
+    content, listening, describing = (first_of(names, every) for names in (CONTENT, LISTENING, DESCRIBING))
+    told = [
+        _text(contenders),
+        _lead(contenders, looks, judge, "Draws best", "draw the best pictures"),
+        _lead(contenders, content, judge, "Draws what the words say", "draw most of what the words say"),
+        _lead(contenders, listening, judge, "Uses the words at all", ""),
+        _lead(contenders, describing, judge, "Describes best", "describe pictures best"),
+        _costs(contenders, judge),
+    ]
+    return [answer for answer in told if answer.words]
+
+
+def _text(contenders: Sequence[Contender]) -> Answer:
+    """Who keeps the language model as it was, by the interval of its retention."""
+    kept, lost, unsure = [], [], []
+    losers = []
+    for contender in contenders:
+        estimate = contender.metrics.get(RETENTION)
+        if estimate is None or estimate.value is None:
+            continue
+        told = f"{contender.label} ({written(estimate)})"
+        if estimate.low is None or estimate.high is None:
+            unsure.append(told)
+        elif estimate.low == estimate.high == 1.0:
+            kept.append(contender.label)
+        elif estimate.high < 1:
+            losers.append(contender.label)
+            lost.append(f"{contender.label} loses some: retention {written(estimate)}, where 1 is nothing lost")
+        elif estimate.low > 1:
+            lost.append(f"{contender.label} is better at it than before ({written(estimate)})")
+        else:
+            unsure.append(told)
+    parts = []
+    if kept:
+        parts.append(f"{listed(kept)} {'loses' if len(kept) == 1 else 'lose'} nothing (retention exactly 1)")
+    parts += lost
+    if unsure:
+        parts.append(f"of {listed(unsure)} no loss can be told")
+    brief = []
+    if kept:
+        brief.append(f"{listed(kept)} {'keeps' if len(kept) == 1 else 'keep'} the language model as it was")
+    if losers:
+        brief.append(f"{listed(losers)} {'loses' if len(losers) == 1 else 'lose'} some of its text")
+    return Answer(question="Keeps its text", words=_sentence("; ".join(parts)), brief=_sentence(", while ".join(brief)))
+
+
+def _sentence(text: str) -> str:
+    return f"{text}." if text else ""
+
+
+def _lead(contenders: Sequence[Contender], name: str | None, judge: Judge, question: str, deed: str) -> Answer:
+    """Who is ahead in one number, and of whom it is told apart. deed: what is said of the leaders in brief, of several;
+    "" for nothing."""
+    having = [c for c in contenders if name and (e := c.metrics.get(name)) is not None and e.value is not None]
+    if name is None or not having or not having[0].metrics[name].better:
+        return Answer(question=question, words="")
+    title, leader = meaning(name).title, leader_of(having, name)
+    told = {c.label: f"{c.label} ({written(c.metrics[name])})" for c in having}
+    marks = marks_of(having, name, judge)
+    ahead = [leader.label, *(c.label for c in having if c.label in marks and c is not leader)]
+    rest = [told[c.label] for c in having if c.label not in marks]
+    if len(having) == 1:
+        words, brief = f"By {title}, there is only {told[leader.label]}.", ""
+    elif not marks:
+        words = f"By {title}, nobody is told apart from the leader, {leader.label}: {listed(list(told.values()))}."
+        brief = f"By {title}, nobody is told apart from the leader." if deed else ""
+    elif len(ahead) == 1:
+        words = f"By {title}, {told[leader.label]} leads, told apart from {listed(rest)}."
+        verb, _, rest_of_it = deed.partition(" ")
+        brief = f"By {title}, {leader.label} {verb}s {rest_of_it}." if deed else ""
+    else:
+        words = (
+            f"By {title}, {listed([told[label] for label in ahead])} lead, not told apart from the first; behind them "
+            f"{listed(rest)}."
+        )
+        brief = f"By {title}, {listed(ahead)} {deed}, not told apart." if deed else ""
+    if nulls := [null for c in having if is_distance(name) and (null := null_distance(c, name)) is not None]:
+        mean = sum(nulls) / len(nulls)
+        words += f" Real pictures are {mean:.3g} from other real ones: nobody can be expected to do better."
+    return Answer(question=question, words=words, brief=brief)
+
+
+def _costs(contenders: Sequence[Contender], judge: Judge) -> Answer:
+    """The range of the main costs, with who stands at its ends."""
+    parts, brief = [], ""
+    for name, word in (
+        ("parameters_trained", "trained parameters"),
+        ("training_flops", "training"),
+        ("seconds_per_image", "a picture"),
+        ("peak_memory_bytes", "memory"),
+    ):
+        having = [c for c in contenders if (e := c.metrics.get(name)) is not None and e.value is not None]
+        if not having:
+            continue
+        ranked = sorted(having, key=lambda c: c.metrics[name].value or 0.0)
+        scale = scale_of(having[0].metrics[name].unit, [c.metrics[name].value or 0.0 for c in having])
+        least, most = (f"{written(c.metrics[name], scale)} {scale.unit}".strip() for c in (ranked[0], ranked[-1]))
+        gap = judge.difference(ranked[0], ranked[-1], name)
+        exact = gap is not None and gap.estimate.reason == COUNTED
+        level = least == most or (exact and judge.word(ranked[0], ranked[-1], name) == "not told apart")
+        if level:
+            parts.append(f"{word}: {least}" + (" for all" if len(having) > 1 else ""))
+        else:
+            parts.append(f"{word}: from {least} ({ranked[0].label}) to {most} ({ranked[-1].label})")
+            if name == "training_flops":
+                brief = f"Training takes from {least} ({ranked[0].label}) to {most} ({ranked[-1].label})."
+    text = "; ".join(parts)
+    return Answer(question="Costs", words=_sentence(f"{text[:1].upper()}{text[1:]}"), brief=brief)
+
+
+# ---------------------------------------------------------------------------------------------------------- honesty
+
+
+def marks_of_honesty(contenders: Sequence[Contender], gathered: Gathered, judge: Judge) -> list[str]:
+    """What a reader must know before believing the answer: the embedded models, n, the seeds, the comparisons."""
+    told = []
+    names = names_of(contenders)
+    presets = {str(c.record.config.get("preset", "")) for c in contenders}
+    told += [known()["presets"][preset] for preset in sorted(presets) if preset in known()["presets"]]
+    told += _seeds(contenders)
+    for pattern, sentence in known()["embedded"].items():
+        if sentence and any(fnmatchcase(name, pattern) for name in names):
+            told.append(sentence)
+    main = main_names(contenders)
+    told += _counts(contenders, main)
+    said = [word for name in main for a, b in combinations(contenders, 2) if (word := judge.word(a, b, name))]
+    if said:
+        apart = sum(word in ("better", "worse") for word in said)
+        told.append(
+            f"Of {counted(len(said), 'pair')} of main numbers {apart} are told apart. Each is judged at the 5% level "
+            f"on its own: by chance alone about {max(1, round(len(said) * 0.05))} would be."
+        )
+    if gathered.others or gathered.refused:
+        lost = [counted(len(gathered.others), "run") + " not done"] if gathered.others else []
+        lost += [counted(len(gathered.refused), "record") + " refused"] if gathered.refused else []
+        told.append(f"{listed(lost)}: see below.")
+    return told
+
+
+def _seeds(contenders: Sequence[Contender]) -> list[str]:
+    """One seed: intervals cover sampling, not training."""
+    if not contenders:
+        return []
+    one = [c.label for c in contenders if len(c.runs) == 1]
+    more = [f"{c.label} ({len(c.runs)})" for c in contenders if len(c.runs) > 1]
+    told = []
+    if one:
+        who = "Every contender was" if not more else f"{listed(one)} {'was' if len(one) == 1 else 'were'}"
+        told.append(
+            f"{who} trained with one seed: intervals cover the sampling of what was measured, not the training. "
+            "Another seed may change the order."
+        )
+    if more:
+        told.append(
+            f"Means over seeds for {listed(more)}: their intervals cover training and noise, with Student's t over so "
+            "few seeds, and not the choice of the held-out pictures, which all seeds share."
+        )
+    return told
+
+
+def _counts(contenders: Sequence[Contender], names: Sequence[str]) -> list[str]:
+    """How many items the main numbers rest on."""
+    told: dict[int, list[str]] = {}
+    for name in names:
+        having = [e for c in contenders if (e := c.metrics.get(name)) is not None and e.value is not None]
+        if having and all(e.reason != COUNTED and e.low is not None for e in having):
+            least = min(int(e.details.get("items_each", e.n)) for e in having)
+            told.setdefault(least, []).append(meaning(name).title)
+    parts = [f"{n:,} items for {listed(titles)}" for n, titles in sorted(told.items())]
+    return [f"The numbers rest on {listed(parts)}."] if parts else []

@@ -1,0 +1,192 @@
+"""`report` and `compare` as a person types them: files, sentences, exit codes, and no torch."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import cli
+from bench.console import Console
+from bench.report import after_run
+from metrics.statistics import Estimate
+from reports.schema import Budgets, Record
+from tests.reports.records import APPROACHES, four, mean_at, record_of, whole, write_run
+
+FREE = (
+    "import sys; from bench.cli import main; code = main(sys.argv[1:]);"
+    "sys.exit(99 if {'torch', 'transformers', 'diffusers'} & set(sys.modules) else code)"
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("report --out no/such", "no folder no/such: python -m bench run --out no/such makes some runs"),
+        ("report nowhere --out no/such", "no run 'nowhere': and no/such holds no runs"),
+        ("report . --to README.md", "--to README.md is a file, expected a folder"),
+        ("compare one", "'compare' needs two, A and B"),
+        ("compare nowhere README.md", "no run 'nowhere'"),
+        ("report --too x", "did you mean --to?"),
+    ],
+)
+def test_a_mistake_gets_one_sentence(capsys: pytest.CaptureFixture[str], line: str, sentence: str):
+    assert cli.main(line.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and sentence in captured.err, captured.err
+
+
+def test_a_report_is_four_files_and_what_was_refused_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = whole(tmp_path / "runs")
+    assert cli.main(["report", str(out)]) == 0
+    captured = capsys.readouterr()
+    for name in ("report.html", "report.md", "results.csv", "results.json"):
+        assert f"wrote {out / name}" in captured.out and (out / name).stat().st_size > 500
+    assert captured.err.count("warning: refused") == 4
+    # Made again, with the report among the runs, it is the same to the byte.
+    before = {path: path.read_bytes() for path in out.rglob("report*") if path.is_file()}
+    assert cli.main(["report", str(out), "--to", str(tmp_path / "again")]) == 0
+    for path, data in before.items():
+        assert (tmp_path / "again" / path.relative_to(out)).read_bytes() == data
+
+
+def test_it_goes_beside_the_runs_that_it_is_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = write_run(tmp_path / "runs" / "modular-tiny-01", record_of("modular"))
+    assert cli.main(["report", "modular-tiny", "--out", str(folder.parent), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["refused"] == [] and [Path(path).parent for path in told["files"]] == [folder.parent] * 4
+    assert "modular-tiny" in (folder.parent / "report.html").read_text()
+
+
+def test_with_nothing_that_reads_it_is_a_mistake_and_says_so(tmp_path: Path):
+    (tmp_path / "record.json").write_text("{")
+    assert cli.main(["report", str(tmp_path), "--to", str(tmp_path / "to")]) == 2
+    assert "refused" in (tmp_path / "to" / "report.html").read_text()
+
+
+def test_results_for_machines_are_the_records_numbers(tmp_path: Path):
+    out = four(tmp_path / "runs", seeds=2)
+    assert cli.main(["report", str(out)]) == 0
+    rows = list(csv.DictReader((out / "results.csv").read_text(encoding="utf-8").splitlines()))
+    for approach in APPROACHES:
+        for seed in (0, 1):
+            record = record_of(approach, seed=seed)
+            own = {r["metric"]: r for r in rows if r["approach"] == approach and r["seed"] == str(seed)}
+            for name, estimate in record.metrics.items():
+                assert (float(own[name]["value"]) if own[name]["value"] else None) == estimate.value
+                assert own[name]["reason"] == estimate.reason
+        means = {r["metric"]: r for r in rows if r["approach"] == approach and r["seed"] == ""}
+        assert float(means["caption_gap"]["n"]) == 2
+    values = json.loads((out / "results.json").read_text())
+    assert len(values["results"]) == len(rows) and len(values["contenders"]) == 4
+    pairs = {(d["first"], d["second"]) for d in values["differences"]}
+    assert len(pairs) == 6
+    assert "per_item" not in (out / "results.json").read_text()
+
+
+def test_a_report_that_can_t_be_written_changes_nothing_of_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = write_run(tmp_path / "a", record_of("modular"), pictures=False)
+    (tmp_path / "blocked").write_text("")
+    after_run([folder], tmp_path / "blocked" / "in", Console())
+    assert "warning: no report: can't write" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------------- compare
+
+
+def pair(tmp_path: Path, better: str = "higher", unit: str = "", **gaps: float) -> tuple[str, str]:
+    """Two runs of one approach, the second better by these gaps in the named numbers."""
+    made = []
+    for side in ("a", "b"):
+        # Noise of its own: the differences of the items must have a spread.
+        metrics = {
+            name: mean_at(1 + (gap if side == "b" else 0), f"{name}{side}", better=better, unit=unit)
+            for name, gap in gaps.items()
+        }
+        record = record_of("modular", metrics=metrics, budgets=Budgets(), seconds={})
+        made.append(str(write_run(tmp_path / side, record, pictures=False)))
+    return made[0], made[1]
+
+
+@pytest.mark.parametrize(
+    ("gaps", "more", "code"),
+    [
+        ({"x": 0.0, "y": 0.0}, [], 0),
+        ({"x": 0.5, "y": 0.0}, [], 0),
+        ({"x": -0.5, "y": 0.0}, [], 1),
+        ({"x": -0.5, "y": 0.0}, ["--metrics", "y"], 0),
+        ({"x": -0.5, "y": 0.0}, ["--metrics", "x*"], 1),
+    ],
+)
+def test_the_exit_code_says_whether_b_is_worse(tmp_path: Path, gaps: dict[str, float], more: list[str], code: int):
+    assert cli.main(["compare", *pair(tmp_path, **gaps), *more]) == code
+
+
+def test_lower_is_better_where_the_record_says_so_and_clocks_do_not_judge(tmp_path: Path):
+    assert cli.main(["compare", *pair(tmp_path / "1", better="lower", x=-0.5)]) == 0
+    assert cli.main(["compare", *pair(tmp_path / "2", better="lower", x=0.5)]) == 1
+    slower = pair(tmp_path / "3", better="lower", unit="s", x=0.5)
+    assert cli.main(["compare", *slower]) == 0
+    assert cli.main(["compare", *slower, "--metrics", "x"]) == 1
+
+
+def test_the_difference_is_told_with_its_interval_and_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["compare", *pair(tmp_path, x=-0.5, y=0.001), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    lines = {line["metric"]: line for line in told["lines"]}
+    assert (lines["x"]["word"], lines["y"]["word"], told["worse"]) == ("worse", "not told apart", ["x"])
+    value, low, high = lines["x"]["values"]
+    assert value == pytest.approx(-0.5) and low <= value <= high < 0
+    assert lines["x"]["paired"] and lines["y"]["needed"] is not None
+
+
+def test_sets_are_paired_by_what_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    first, second = four(tmp_path / "one", seeds=2), four(tmp_path / "two", seeds=2)
+    assert cli.main(["compare", str(first), str(second), "--json"]) == 0
+    lines = json.loads(capsys.readouterr().out)["lines"]
+    assert {line["pair"] for line in lines} == set(APPROACHES)
+    assert {line["word"] for line in lines} == {"not told apart"}
+    some = f"{second / 'modular-0'},{second / 'dual_tower-0'}"
+    assert cli.main(["compare", str(first), some, "--metrics", "caption_gap"]) == 0
+    assert "nobody to compare with: full_retraining (first only)" in capsys.readouterr().err
+
+
+def test_two_approaches_are_compared_where_each_set_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = four(tmp_path / "runs")
+    assert cli.main(["compare", str(out / "full_retraining-0"), str(out / "dual_tower-0")]) == 1
+    said = capsys.readouterr().out
+    assert "dual_tower against full_retraining" in said and "worse in" in said
+    assert (
+        cli.main(["compare", f"{out}/full_retraining-0,{out}/modular-0", f"{out}/dual_tower-0,{out}/projection-0"]) == 2
+    )
+    assert "nobody to compare: the first set has full_retraining, modular" in capsys.readouterr().err
+
+
+def test_what_can_t_be_compared_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    a, b = pair(tmp_path, x=0.0)
+    assert cli.main(["compare", a, b, "--metrics", "z"]) == 2
+    assert "no number 'z' in both sets" in capsys.readouterr().err
+    lost: Record = dataclasses.replace(record_of("modular"), status="failed", reason="a fire")
+    gone = write_run(tmp_path / "lost", lost, pictures=False)
+    assert cli.main(["compare", a, str(gone)]) == 2
+    assert "no done run in" in (said := capsys.readouterr().err) and "a fire" in said
+    other = record_of(
+        "modular", metrics={"x": Estimate.missing("no x", better="higher")}, budgets=Budgets(), seconds={}
+    )
+    changed = dataclasses.replace(other, identical=dataclasses.replace(other.identical, data="another"))
+    assert cli.main(["compare", a, str(write_run(tmp_path / "other", changed, pictures=False))]) == 0
+    captured = capsys.readouterr()
+    assert "no fair comparison: they differ in pictures and captions" in captured.err and "missing" in captured.out
+
+
+def test_neither_imports_torch(tmp_path: Path):
+    out = four(tmp_path / "runs")
+    lines = (["report", str(out)], ["compare", str(out / "modular-0"), str(out / "modular-0")])
+    for line in lines:
+        done = subprocess.run([sys.executable, "-c", FREE, *line], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr

@@ -1,0 +1,118 @@
+"""Who is compared and what may be said: groups of seeds, labels that tell apart, words from intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import t as student
+
+from metrics.statistics import Estimate, difference
+from reports.contenders import Judge, compare, contenders
+from reports.gather import Run
+from reports.schema import Record
+from tests.reports.records import APPROACHES, contender, mean_at, record_of
+
+
+def runs(*records: Record) -> list[Run]:
+    return [Run(record=record, folder=Path("x")) for record in records]
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_contender():
+    made = contenders(runs(*(record_of(name, seed=seed) for seed in (2, 0, 1) for name in APPROACHES)), APPROACHES)
+    assert [c.label for c in made] == list(APPROACHES)
+    assert all(c.seeds == (0, 1, 2) for c in made)
+    assert [c.label for c in contenders(runs(*map(record_of, APPROACHES)), ("modular",))][0] == "modular"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"settings": {"learning_rate": 1e-3, "variant": "gated"}}, "variant gated"),
+        ({"settings": {"learning_rate": 2e-3, "variant": "dual_tower"}}, "learning_rate 0.002"),
+        ({"config": {**record_of("dual_tower", metrics={}).config, "data": {"name": "emoji"}}}, "name emoji"),
+        ({"provenance": {"key": {"config": "c0", "sources": "other", "data": "d"}}}, "sources other"),
+    ],
+)  # fmt: skip
+def test_what_differs_in_anything_else_is_another_and_its_label_says_in_what(changes: dict[str, Any], words: str):
+    made = contenders(runs(record_of("dual_tower"), record_of("dual_tower", **changes), record_of("modular")))
+    labels = [c.label for c in made]
+    assert len(labels) == len(set(labels)) == 3
+    assert sum(words in label for label in labels) == 1
+    assert labels[-1] == "modular"
+
+
+def test_a_mean_over_seeds_has_student_s_interval_and_one_seed_its_own():
+    values = [0.4, 0.5, 0.9]
+    estimates = [Estimate(value=v, low=0, high=1, n=7, better="lower") for v in values]
+    group = contender("way", *(record_of("modular", seed=s, metrics={"x": e}) for s, e in enumerate(estimates)))
+    told = group.metrics["x"]
+    reach = student.ppf(0.975, 2) * 0.26457513110645906 / 3**0.5
+    assert told.value == pytest.approx(0.6)
+    assert (told.low, told.high) == pytest.approx((0.6 - reach, 0.6 + reach))
+    assert told.n == 3 and told.details["items_each"] == 7
+    assert contender("way", record_of("modular")).metrics["caption_gap"] == record_of("modular").metrics["caption_gap"]
+
+
+def test_a_seed_without_the_number_is_left_out_of_the_mean():
+    have = Estimate(value=0.5, low=0.4, high=0.6, n=7, better="lower")
+    records = [record_of("modular", seed=0, metrics={"x": have}), record_of("modular", seed=1, metrics={"x": have}),
+               record_of("modular", seed=2, metrics={"x": Estimate.missing("nan")})]  # fmt: skip
+    assert contender("way", *records).metrics["x"].n == 2
+
+
+def seeded(label: str, *values: float, first: int = 0) -> Any:
+    records = (
+        record_of("modular", seed=first + s, metrics={"x": mean_at(v, f"{label}{s}", better="lower", spread=5.0)})
+        for s, v in enumerate(values)
+    )
+    return contender(label, *records)
+
+
+def test_over_seeds_in_common_the_differences_are_judged():
+    # Each seed moves both alike: the means overlap, the differences do not.
+    a, b = seeded("a", 1.0, 3.0, 5.0), seeded("b", 0.5, 2.49, 4.51)
+    found = compare(a, b, "x")
+    assert found is not None and found.paired and found.word == "worse"
+    assert found.estimate.value == pytest.approx(0.5)
+    assert abs(found.estimate.low - 0.5) < 0.05  # type: ignore[operator]
+    unpaired = compare(a, seeded("b", 0.5, 2.49, 4.51, first=7), "x")
+    assert unpaired is not None and unpaired.word == "not told apart" and not unpaired.paired
+
+
+def test_one_seed_is_judged_by_its_items():
+    a, b = contender("a", x=mean_at(1.0, "p", better="lower")), contender("b", x=mean_at(1.3, "q", better="lower"))
+    assert compare(a, b, "x") == difference(a.metrics["x"], b.metrics["x"])
+    assert Judge().word(a, b, "x") == "better" and Judge().word(b, a, "x") == "worse"
+
+
+def test_there_is_nothing_to_say_without_two_numbers_and_a_direction():
+    a = contender("a", x=Estimate.missing("none", better="lower"), y=mean_at(1, "y"), z=mean_at(1, "z", better="lower"))
+    b = contender(
+        "b", x=mean_at(1, "x", better="lower"), y=mean_at(2, "y"), z=mean_at(2, "z", better="lower", unit="s")
+    )
+    assert [Judge().word(a, b, name) for name in ("x", "y", "z", "nothing")] == [""] * 4
+
+
+@pytest.mark.parametrize(
+    ("unit", "first", "second", "word"),
+    [
+        ("parameters", 100, 200, "better"),
+        ("parameters", 1000, 1005, "not told apart"),  # within a hundredth
+        ("parameters", 1000, 1011, "better"),
+        ("bytes", 100, 200, "not told apart"),  # one reading of a counter
+        ("s", 100, 200, "not told apart"),
+    ],
+)
+def test_counts_are_exact_and_readings_are_not(unit: str, first: float, second: float, word: str):
+    a, b = (contender(n, x=Estimate.counted(v, unit=unit, better="lower")) for n, v in (("a", first), ("b", second)))
+    assert Judge().word(a, b, "x") == word
+
+
+def test_what_is_the_same_for_every_item_has_no_spread():
+    same = Estimate(value=4.0, n=3, better="lower", reason="all 3 values are the same", details={"per_item": [4.0] * 3})
+    wide = Estimate(value=9.0, low=8.0, high=10.0, n=3, better="lower")
+    assert Judge().word(contender("a", x=same), contender("b", x=wide), "x") == "better"
+    unknown = Estimate(value=4.0, n=1, better="lower", reason="one item has no interval", details={"per_item": [4.0]})
+    assert Judge().word(contender("a", x=unknown), contender("b", x=wide), "x") == "not told apart"

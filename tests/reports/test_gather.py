@@ -1,0 +1,81 @@
+"""Which records a report is made of: what reads, once each; everything else refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from reports import schema
+from reports.gather import Album, Run, gather
+from tests.reports.records import record_of, whole, write_run
+
+
+def test_a_folder_of_runs_is_read_and_every_other_record_is_refused_by_name(tmp_path: Path):
+    found = gather([whole(tmp_path / "runs")])
+    assert {run.record.approach for run in found.done} == {"full_retraining", "dual_tower", "projection", "modular"}
+    assert [run.record.status for run in found.others] == ["killed"]
+    refused = {refused.place: refused.reason for refused in found.refused}
+    assert set(refused) == {f"{name}/record.json" for name in ("damaged", "foreign", "future", "begun")}
+    assert "not readable as JSON" in refused["damaged/record.json"]
+    assert "unknown field '<script>" in refused["foreign/record.json"]
+    assert "schema version 99" in refused["future/record.json"]
+    assert refused["begun/record.json"] == "the run has no record yet"
+    assert not any(str(tmp_path) in reason for reason in refused.values())
+
+
+def test_a_run_is_named_by_its_folder_its_record_or_the_folder_around(tmp_path: Path):
+    folder = write_run(tmp_path / "runs" / "a", record_of("modular"), pictures=False)
+    for place in (folder, folder / schema.FILE, folder.parent):
+        (run,) = gather([place]).runs
+        assert run == Run(record=record_of("modular"), folder=folder)
+    assert len(gather([folder, folder.parent, folder / schema.FILE]).runs) == 1
+    missing = gather([tmp_path / "nowhere"])
+    assert not missing.runs and "no such file" in missing.refused[0].reason
+
+
+def test_of_the_same_run_from_two_places_the_done_one_counts(tmp_path: Path):
+    done = record_of("modular")
+    write_run(tmp_path / "a", dataclasses.replace(done, status="failed", reason="x"), pictures=False)
+    write_run(tmp_path / "b", done, pictures=False)
+    for order in (["a", "b"], ["b", "a"]):
+        (run,) = gather([tmp_path / name for name in order]).runs
+        assert run.record.status == "done"
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("../secret.png", "outside of its folder"),
+        ("/etc/passwd", "outside of its folder"),
+        ("link.png", "outside of its folder"),
+        ("nothing.png", "missing"),
+        ("words.png", "can't be read"),
+        ("cut.png", "can't be read"),
+        ("a\0b", "can't be read"),
+        ("", "names no picture"),
+        (None, "names no picture"),
+    ],
+)
+def test_a_picture_that_is_none_has_a_reason(tmp_path: Path, path: str | None, reason: str):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "words.png").write_text("no picture")
+    (folder / "cut.png").write_bytes((tmp_path / "secret.png").read_bytes()[:40])
+    picture = Album().picture(Run(record=record_of("modular"), folder=folder), path)
+    assert picture.data == b"" and reason in picture.reason
+
+
+def test_a_large_picture_is_made_smaller_and_a_small_one_is_left_alone(tmp_path: Path):
+    run = Run(record=record_of("modular"), folder=tmp_path)
+    Image.new("RGB", (32, 24), "red").save(tmp_path / "small.png")
+    Image.new("RGBA", (600, 300), "red").save(tmp_path / "large.png")
+    album = Album()
+    small, large = album.picture(run, "small.png"), album.picture(run, "large.png")
+    assert small.data == (tmp_path / "small.png").read_bytes() and small.small and small.kind == "png"
+    assert (large.width, large.height, large.kind, large.small) == (192, 96, "webp", False)
+    assert album.picture(run, "small.png") is small

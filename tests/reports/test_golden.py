@@ -1,0 +1,41 @@
+"""Records of every version that ever was, frozen, load for ever: a new version brings a new file and an upgrade."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.files import hash_file
+from reports import schema
+from reports.document import document
+from reports.html import html
+
+GOLDEN = Path(__file__).parent / "golden"
+FROZEN = {1: "ecd815d9f598969c"}
+"""Version -> hash of its file: who changes one has thawed it."""
+
+
+def test_every_version_has_its_golden_record_and_none_was_changed():
+    assert set(FROZEN) == set(range(1, schema.VERSION + 1))
+    assert {path.name for path in GOLDEN.iterdir()} == {f"record-{version}.json" for version in FROZEN}
+    for version, digest in FROZEN.items():
+        assert hash_file(GOLDEN / f"record-{version}.json") == digest
+
+
+def test_what_the_first_version_said_is_still_read():
+    record = schema.load(GOLDEN / "record-1.json")
+    assert (record.schema, record.status, record.approach) == (schema.VERSION, "done", "modular")
+    assert (record.key, record.seed, record.budgets.images) == ("28afa7190fa33e4e", 0, 192)
+    assert record.metrics["validation_loss"].value == 1.2074542474001646
+    assert record.metrics["perplexity_retention"].low == record.metrics["perplexity_retention"].high == 1.0
+    assert record.metrics["validation_loss_t0_0.25"].reason == "no items"
+    assert record.samples[0].trace["plan"] == "plan: large red circle 5 3; dark"
+    assert record.curves["validation"][-1]["step"] == 8
+    assert record.identical.diffusion["prediction"] == "flow"
+
+
+@pytest.mark.parametrize("version", FROZEN)
+def test_it_makes_a_report(version: int):
+    page = html(document([GOLDEN / f"record-{version}.json"]))
+    assert "retention exactly 1" in page and "its file is missing" in page

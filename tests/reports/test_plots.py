@@ -1,0 +1,115 @@
+"""Figures: the Pareto front is one, text is text, and nobody needs colours to tell who is who."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reports import curves, plots, svg
+from reports.claims import order
+from reports.contenders import Contender, contenders
+from reports.gather import Run
+from tests.reports.records import APPROACHES, contender, record_of
+
+POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=9)
+
+
+@pytest.fixture(scope="module")
+def everyone() -> tuple[Contender, ...]:
+    return contenders([Run(record=record_of(name), folder=Path("x")) for name in APPROACHES], order())
+
+
+@pytest.fixture(scope="module")
+def drawn(everyone: tuple[Contender, ...]) -> dict[str, plots.Plot]:
+    return {plot.name: plot for plot in plots.plots(everyone)}
+
+
+@given(POINTS)
+def test_the_front_is_what_nobody_beats(points: list[tuple[float, float]]):
+    front = plots.pareto(points)
+    beaten = [any(a <= x and b >= y and (a, b) != (x, y) for a, b in points) for x, y in points]
+    assert front == [i for i, lost in enumerate(beaten) if not lost] and front
+
+
+def test_every_figure_of_the_issue_is_drawn(drawn: dict[str, plots.Plot]):
+    assert set(drawn) == {"plane", "nfe", "guidance", "compute", "losses", "costs", "documents"}
+    for plot in drawn.values():
+        assert plot.text and not plot.reason
+        assert plot.question.endswith("?")
+        root = ElementTree.fromstring(plot.text)
+        words = {"".join(text.itertext()) for text in root.iter("{http://www.w3.org/2000/svg}text")}
+        assert set(APPROACHES) <= words, plot.name  # text is text, and everybody is named
+        assert len({len(row) for row in plot.table}) == 1 and {row[0] for row in plot.table[1:]} == set(APPROACHES)
+        assert plot.words
+
+
+def test_a_figure_that_has_nothing_to_draw_says_why():
+    for plot in plots.plots([contender("way")]):
+        assert (plot.text == "") == bool(plot.reason)
+        assert plot.inline == "" or plot.text
+    assert plots.plots([]) == []
+
+
+def test_the_plane_says_who_is_on_the_front_and_what_stands_in_for_a_distance(everyone: tuple[Contender, ...]):
+    with svg.style():
+        assert plots.plane(everyone).note.startswith("On the Pareto front: dual_tower.")
+        bare = [contender("a", **{n: everyone[0].metrics[n] for n in ("validation_loss", "perplexity_retention")})]
+        assert "validation loss stands in" in plots.plane(bare).note
+
+
+def test_the_same_figure_is_the_same_text(everyone: tuple[Contender, ...], drawn: dict[str, plots.Plot]):
+    assert {plot.name: plot.text for plot in plots.plots(everyone)} == {n: p.text for n, p in drawn.items()}
+
+
+def test_inlined_figures_share_no_id_no_style_and_no_colour_with_the_page(drawn: dict[str, plots.Plot]):
+    ids: list[str] = []
+    for plot in drawn.values():
+        text = plot.inline
+        assert text.startswith("<svg viewBox=") and 'role="img"' in text
+        own = re.findall(r'\bid="([^"]+)"', text)
+        ids += own
+        assert set(re.findall(r'(?:href="|url\()#([^")]+)', text)) <= set(own)
+        assert "<style" not in text and "<metadata" not in text
+        assert "http" not in re.sub(r'xmlns\S*="[^"]+"', "", text)
+        assert "DejaVu" not in text
+        for colour in (*svg.SERIES, svg.INK, svg.FAINT, svg.PAPER):
+            assert colour not in text
+    assert len(ids) == len(set(ids))
+
+
+def test_contenders_are_told_apart_without_colour():
+    looks = [svg.look(place) for place in range(len(svg.SERIES))]
+    for what in ("marker", "linestyle"):
+        assert len({str(look[what]) for look in looks}) == len(looks)
+    assert len(set(svg.HATCHES)) == len(svg.SERIES)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(-1e3, 1e3)), min_size=1, max_size=300))
+def test_smoothing_keeps_the_mean_of_equal_stretches(points: list[tuple[float, float]]):
+    smooth = curves.smoothed(points)
+    assert len(smooth) <= 60
+    assert min(y for _, y in points) - 1e-9 <= min(y for _, y in smooth)
+    assert max(y for _, y in smooth) <= max(y for _, y in points) + 1e-9
+    if len(points) <= 60:
+        assert smooth == points
+
+
+def test_a_logarithmic_axis_is_labelled_where_it_can_be_read():
+    assert curves.log_ticks([4, 8, 16, 25]) == [4, 8, 16, 25]
+    assert curves.log_ticks([]) == []
+    many = curves.log_ticks([0.2 + 0.01 * i for i in range(300)])
+    assert many == pytest.approx([0.2, 0.5, 1, 2])
+    assert len(curves.log_ticks([10.0**i for i in range(9)])) <= 9
+
+
+def test_retention_by_document_is_that_of_its_sums(everyone: tuple[Contender, ...]):
+    values = plots.document_retentions(everyone[0])
+    assert len(values) == 12 and values == sorted(values)
+    assert sum(values) / 12 == pytest.approx(0.8, abs=0.01)
+    assert plots.document_retentions(everyone[1]) == [1.0] * 12
+    assert plots.document_retentions(contender("way")) == []

@@ -1,0 +1,137 @@
+"""Tables and numbers: marks only where something is told apart, reasons for what is missing, digits that are borne."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics.statistics import Estimate
+from reports.contenders import Judge
+from reports.glossary import Scale, digits, known, main_metrics, meaning, number, ordered, scale_of, written
+from reports.tables import is_distance, marks_of, null_distance, table
+from tests.reports.records import contender
+
+
+def at(value: float, reach: float = 0.1, better: str = "higher") -> Estimate:
+    return Estimate(value=value, low=value - reach, high=value + reach, n=9, better=better)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "better", "marks"),
+    [
+        ((3.0, 2.0, 1.0), "higher", {"c0": "best"}),
+        ((3.0, 2.0, 1.0), "lower", {"c2": "best"}),
+        ((3.0, 2.95, 1.0), "higher", {"c0": "tied", "c1": "tied"}),
+        ((1.0, 1.01, 1.02), "higher", {}),
+        ((1.0,), "higher", {}),
+        ((3.0, None, 1.0), "higher", {"c0": "best"}),
+        ((3.0, None, None), "higher", {}),
+        ((3.0, 1.0), "", {}),
+    ],
+)
+def test_best_is_marked_only_where_it_is_told_apart(
+    values: tuple[float | None, ...], better: str, marks: dict[str, str]
+):
+    made = [
+        contender(f"c{i}", x=Estimate.missing("no", better=better) if v is None else at(v, better=better))  # type: ignore[arg-type]
+        for i, v in enumerate(values)
+    ]
+    assert marks_of(made, "x", Judge()) == marks
+
+
+def test_numbers_without_intervals_are_never_marked():
+    made = [contender(f"c{v}", x=Estimate(value=v, n=1, reason="one reading", better="lower")) for v in (1.0, 100.0)]
+    assert marks_of(made, "x", Judge()) == {}
+
+
+def test_what_is_missing_is_a_dash_with_its_reason_as_a_note():
+    a, b = contender("a", fid=Estimate.missing("no weights", better="lower"), x=at(1)), contender("b", x=at(2))
+    made = table("t", "T", ["fid", "x"], [a, b], Judge())
+    missing, absent = made.rows[0].cells[0], made.rows[1].cells[0]
+    assert (missing.text, missing.value, missing.hint) == ("–", None, "no weights")
+    assert [made.footnotes[n - 1] for n in missing.notes] == ["no weights"]
+    assert [made.footnotes[n - 1] for n in absent.notes] == ["the record holds no such number"]
+    assert made.rows[0].cells[1].notes == ()
+    assert [column.arrow for column in made.columns] == ["↓", "↑"]
+
+
+def test_a_number_without_an_interval_has_the_reason_as_a_note():
+    made = table("t", "T", ["x"], [contender("a", x=Estimate(value=1.0, n=1, reason="one batch"))], Judge())
+    assert made.footnotes == ("no interval: one batch",)
+    exact = table("t", "T", ["x"], [contender("a", x=Estimate.counted(3, unit=""))], Judge())
+    assert exact.footnotes == ()
+
+
+def test_beside_a_distance_stand_n_the_null_distance_and_a_warning_for_too_few_pictures():
+    details = {"null": 1.5, "rank_deficient": True}
+    few = Estimate(value=9.0, low=8.0, high=10.0, n=500, better="lower", details=details)
+    made = table("t", "T", ["fd_x"], [contender("a", fd_x=few)], Judge())
+    assert made.rows[0].cells[0].beside == "n 500, null 1.50"
+    assert "no larger than the number of features" in made.footnotes[0]
+    bare = contender("a", fd_x=Estimate(value=9.0, low=8.0, high=10.0, n=500, better="lower"))
+    assert null_distance(bare, "fd_x") is None
+    assert table("t", "T", ["fd_x"], [bare], Judge()).footnotes == ("the null distance was not measured",)
+    assert is_distance("fid") and is_distance("kid_x") and not is_distance("fidelity") and not is_distance("null_fid")
+
+
+# ---------------------------------------------------------------------------------------------------------- numbers
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-5, 1e3))
+def test_a_number_has_two_digits_of_its_interval(value: float, reach: float):
+    estimate = Estimate(value=value, low=value - reach, high=value + reach, n=2)
+    decimals = digits(estimate, Scale())
+    assert decimals >= 0
+    if 0 < decimals < 6:
+        assert 9.5 <= reach * 10**decimals < 100.5
+    # What is written lies within a twentieth of half the interval of the number.
+    if abs(value) < 1e7:
+        assert abs(float(number(value, decimals).replace(",", "")) - value) <= 0.06 * reach + 0.5 * (decimals == 0)
+
+
+@given(st.floats(1e-9, 1e20), st.sampled_from(["bytes", "FLOP", "parameters", "s", "J", "share", ""]))
+def test_a_scaled_number_is_the_number(value: float, unit: str):
+    scale = scale_of(unit, [value])
+    assert scale.factor > 0
+    if unit in ("bytes", "FLOP", "parameters") and 1 <= value < 1e21:
+        assert value / scale.factor >= 1
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        (Estimate(value=0.9081, low=0.8284, high=0.9292, n=1), "0.908 [0.828, 0.929]"),
+        (Estimate(value=1.0, low=1.0, high=1.0, n=1), "1 [1, 1]"),
+        (Estimate(value=-0.00012, low=-0.004, high=0.004, n=1), "-0.0001 [-0.0040, 0.0040]"),
+        (Estimate(value=-0.000001, low=-0.4, high=0.4, n=1), "0.00 [-0.40, 0.40]"),
+        (Estimate.counted(3_658_820, unit="parameters"), "3.66 million"),
+        (Estimate.counted(1.5e13, unit="FLOP"), "15 TFLOP"),
+        (Estimate(value=0.0165, n=1, unit="s", reason="x"), "16.5 ms"),
+        (Estimate.missing("x"), "–"),
+    ],
+)
+def test_numbers_as_they_are_written(estimate: Estimate, text: str):
+    assert written(estimate, unit=True) == text
+
+
+# --------------------------------------------------------------------------------------------------------- glossary
+
+
+def test_every_metric_of_the_glossary_is_found_by_its_own_pattern():
+    for entry in known()["metrics"]:
+        name = entry["pattern"].replace("*", "_x" if not entry["pattern"].endswith("_*") else "x")
+        assert meaning(name).says == entry["says"], name
+        assert "{" not in meaning(name).title and entry["group"] in known()["groups"]
+
+
+def test_a_stranger_s_metric_is_shown_under_its_own_name_and_last():
+    assert meaning("my_own_thing").title == "my own thing"
+    assert ordered(["my_own_thing", "peak_memory_bytes", "fid"]) == ["fid", "peak_memory_bytes", "my_own_thing"]
+    assert ordered(["validation_loss_t0.25_0.5", "validation_loss_t0_0.25"])[0] == "validation_loss_t0_0.25"
+
+
+def test_the_headline_takes_what_was_measured_before_what_is_missing():
+    assert main_metrics(["fid", "fd_x"], ["fd_x"]) == ["fd_x"]
+    assert main_metrics(["fid", "fd_x"], ["fid", "fd_x"]) == ["fid"]
+    assert main_metrics(["fid"], []) == ["fid"]

@@ -1,0 +1,69 @@
+"""The answer in words says what the numbers say, and nothing without its marks of honesty."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metrics.statistics import Estimate
+from reports.contenders import Judge, contenders
+from reports.gather import Gathered, Refused, Run
+from reports.words import answers, marks_of_honesty
+from tests.reports.records import APPROACHES, contender, record_of
+
+
+def everyone(seeds: int = 1, **changes: object):
+    runs = [Run(record=record_of(n, seed=s, **changes), folder=Path("x")) for n in APPROACHES for s in range(seeds)]
+    return contenders(runs, APPROACHES)
+
+
+def test_each_question_is_answered_from_its_number():
+    told = {answer.question: answer for answer in answers(everyone(), Judge())}
+    assert told["Keeps its text"].brief == (
+        "dual_tower, projection and modular keep the language model as it was, while full_retraining loses some of its "
+        "text."
+    )
+    assert told["Draws best"].brief == "By FD (efficientnet lite0), dual_tower draws the best pictures."
+    assert "Real pictures are 1.25 from other real ones" in told["Draws best"].words
+    assert "full_retraining (0.900 [0.8" in told["Uses the words at all"].words
+    assert told["Describes best"].brief == "By attribute F1, nobody is told apart from the leader."
+    assert "from 4 million (full_retraining) to 8 million (projection)" in told["Costs"].words
+    assert told["Costs"].brief == "Training takes from 1 TFLOP (dual_tower) to 3 TFLOP (projection)."
+
+
+def test_text_is_kept_lost_unsure_or_better_by_the_interval():
+    def of(value: float, low: float | None, high: float | None) -> str:
+        estimate = Estimate(value=value, low=low, high=high, n=9, better="higher", reason="" if low else "one document")
+        return answers([contender("way", perplexity_retention=estimate)], Judge())[0].words
+
+    assert "loses nothing" in of(1, 1, 1)
+    assert "loses some" in of(0.9, 0.85, 0.95)
+    assert "no loss can be told" in of(0.98, 0.9, 1.05)
+    assert "no loss can be told" in of(0.5, None, None)
+    assert "better at it than before" in of(1.2, 1.1, 1.3)
+
+
+def test_a_question_without_a_number_is_left_out():
+    assert [answer.question for answer in answers([contender("way")], Judge())] == []
+
+
+def test_the_marks_of_honesty():
+    found = everyone()
+    lost = Gathered(runs=(Run(record=record_of("modular", status="failed"), folder=Path("x")),),
+                    refused=(Refused(place="a", reason="b"),))  # fmt: skip
+    told = " ".join(marks_of_honesty(found, lost, Judge()))
+    assert "one seed: intervals cover the sampling of what was measured, not the training" in told
+    assert "EfficientNet-Lite0" in told
+    assert "12 items for text retention" in told and "64 items for FD (efficientnet lite0)" in told
+    assert "told apart. Each is judged at the 5% level" in told
+    assert "1 run not done and 1 record refused" in told
+    assert "means nothing" not in told and "mean nothing" not in told
+
+
+def test_with_seeds_the_intervals_are_said_to_cover_training():
+    told = " ".join(marks_of_honesty(everyone(seeds=2), Gathered(), Judge()))
+    assert "Means over seeds for full_retraining (2), dual_tower (2)" in told and "one seed" not in told
+
+
+def test_smoke_says_that_its_numbers_mean_nothing():
+    told = " ".join(marks_of_honesty(everyone(config={"preset": "smoke", "seed": 0}), Gathered(), Judge()))
+    assert "its numbers mean nothing" in told
