@@ -1,0 +1,88 @@
+"""What must stay true of a fixed small training of every approach: its first losses bit for bit, its metrics within
+intervals, and, of an approach whose language model is frozen, the base model's words exactly."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from approaches.base import Approach
+from approaches.registry import APPROACHES
+from bench.environment import cpu_name
+from bench.evaluate import measure
+from bench.gates.thresholds import Thresholds
+from bench.gates.world import World, quiet
+
+GROUPS = ("golden", "smoke", "retention")
+Values = dict[str, Any]
+
+
+def machine() -> str:
+    """The kind of machine that rounds like this one: processor, what torch uses of it, torch, threads."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    version = torch.__version__.partition("+")[0]
+    return f"{cpu_name()}, {platform.machine()} {capability}, torch {version}, {torch.get_num_threads()} thread(s)"
+
+
+def quality(world: World, thresholds: Thresholds, groups: tuple[str, ...]) -> dict[str, Values]:
+    """By name: `golden/X`, term -> its first losses; `smoke/X`, metric -> value; `retention/X`, of approaches that
+    promise it. groups: those that are wanted."""
+    found: dict[str, Values] = {}
+    for name in APPROACHES:
+        approach = world.fresh(name)
+        with deterministic():
+            trainee = world.trainee(approach)
+            rows = [trainee.step(step, 1.0).tolist() for step in range(thresholds.smoke_steps)]
+            golden = rows[: thresholds.golden_steps]
+            terms = {term: [row[i] for row in golden] for i, term in enumerate(trainee.names)}
+            approach.eval()
+            if "golden" in groups:
+                found[f"golden/{name}"] = terms
+            if "retention" in groups and "complete" in approach.capabilities and frozen(approach):
+                found[f"retention/{name}"] = retention(world, approach)
+            if "smoke" in groups:
+                found[f"smoke/{name}"] = smoke(world, approach, thresholds)
+    return found
+
+
+def frozen(approach: Approach) -> bool:
+    """Whether the approach promises the base model's words: all of its language model's weights are frozen."""
+    return not any(parameter.requires_grad for parameter in approach.language_model.parameters())
+
+
+@torch.no_grad()
+def retention(world: World, approach: Approach) -> Values:
+    """Over held-out text: perplexity of the base over the adapted model's, and the largest difference of any logit."""
+    window = 64
+    ids = torch.tensor([list(row[: window + 1]) for row in world.held.documents if len(row) > window])
+    base = world.base.transformer
+    original, adapted = base.logits(base(ids[:, :-1])), approach.text_logits(ids[:, :-1])
+    kept = math.exp(_nats(original, ids) - _nats(adapted, ids))
+    return {"perplexity_retention": kept, "largest_difference": float((original - adapted).abs().max())}
+
+
+def _nats(logits: Tensor, ids: Tensor) -> float:
+    return float(-logits.float().log_softmax(-1).gather(-1, ids[:, 1:, None]).double().mean())
+
+
+def smoke(world: World, approach: Approach, thresholds: Thresholds) -> Values:
+    """The metrics that the thresholds name, as every run is measured; None where one is missing."""
+    told = measure(approach, world.held, world.config, world.base, quiet()).metrics
+    return {name: told[name].value if name in told else None for name in thresholds.smoke}
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Inside, torch takes only algorithms that give the same every time, or raises."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -1,0 +1,92 @@
+"""The speed gate: every timed case of this tree against the base's, in pairs; a suspicion is measured again.
+No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from bench.console import Console, Progress
+from bench.gates.findings import Finding
+from bench.gates.judge import unseen
+from bench.gates.pairs import BaseError, Compared, compare
+from bench.gates.thresholds import Thresholds
+from bench.gates.workers import Worker, WorkerError
+
+
+def judged(
+    head: Path,
+    base: Path | None,
+    why: str,
+    expected: Sequence[str],
+    groups: Collection[str],
+    limits: Thresholds,
+    console: Console,
+) -> list[Finding]:
+    """A finding a name. head, base: the trees; without a base nothing is judged, and `why` says why there is none; that
+    every case can still be run is judged all the same."""
+    with Worker(head, limits.threads) as worker:
+        worker.hello()
+        seen = [name for name in worker.call("names")["names"] if not groups or name.split("/")[0] in groups]
+    findings = unseen("speed", expected, seen, groups)
+    known = [name for name in expected if name in seen]
+    if base is None:
+        said = f"there is no base: {why}"
+        return [*findings, *(Finding(kind="speed", name=name, status="not judged", said=said) for name in known)]
+    with console.progress(len(known), "speed, head against base") as progress:
+        first = measure(head, base, known, limits.pairs, limits, progress)
+    suspected = [name for name in known if _slower(first[name], limits)]
+    again: dict[str, Compared | WorkerError | BaseError] = {}
+    if suspected:
+        console.info(f"gate: measured again, by fresh pairs: {', '.join(suspected)}")
+        with console.progress(len(suspected), "fresh pairs") as progress:
+            again = measure(head, base, suspected, limits.pairs_again, limits, progress)
+    return [*findings, *(finding(name, first[name], again.get(name), limits) for name in known)]
+
+
+def measure(
+    head: Path, base: Path, names: Sequence[str], pairs: int, limits: Thresholds, progress: Progress
+) -> dict[str, Compared | WorkerError | BaseError]:
+    """Pairs of each case by two new processes; or what stood in the way."""
+    found: dict[str, Compared | WorkerError | BaseError] = {}
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(tree, limits.threads)) for tree in (base, head)]
+        for worker in workers:
+            worker.ask("hello")
+        for worker in workers:
+            worker.told()
+        for name in names:
+            try:
+                found[name] = compare(*workers, name, pairs=pairs, seconds=limits.seconds)
+            except (BaseError, WorkerError) as error:
+                found[name] = error
+            progress.advance(1, name)
+    return found
+
+
+def _slower(found: Compared | WorkerError | BaseError, limits: Thresholds) -> bool:
+    return isinstance(found, Compared) and found.slower(limits.limit)
+
+
+def finding(
+    name: str,
+    first: Compared | WorkerError | BaseError,
+    again: Compared | WorkerError | BaseError | None,
+    limits: Thresholds,
+) -> Finding:
+    """The verdict of a case. A suspicion is judged by the fresh pairs alone: the first ones were chosen for being
+    slow."""
+    if isinstance(first, WorkerError):
+        return Finding(kind="speed", name=name, status="missing", said=f"can't be run: {first}")
+    if isinstance(first, BaseError):
+        return Finding(kind="speed", name=name, status="not judged", said=f"the base can't run it: {first}")
+    if again is None:
+        said = f"{len(first.ratios)} pairs, limit {limits.limit:g}"
+        return Finding(kind="speed", name=name, status="pass", said=said, ratio=first.told, seconds=first.seconds)
+    if not isinstance(again, Compared):
+        return Finding(kind="speed", name=name, status="missing", said=f"can't be run again: {again}")
+    worse = again.slower(limits.limit)
+    said = f"{len(again.ratios)} fresh pairs, limit {limits.limit:g}; the first ones said {first.median:.3f}"
+    status = "regression" if worse else "pass"
+    return Finding(kind="speed", name=name, status=status, said=said, ratio=again.told, seconds=again.seconds)  # type: ignore[arg-type]
