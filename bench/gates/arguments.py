@@ -24,7 +24,7 @@ class GateArguments:
     only: tuple[Kind, ...] = ()
     """Some of speed, counted, quality; by default all."""
     group: tuple[str, ...] = ()
-    """Some groups, the first part of a name, such as training_step or parameters; by default all."""
+    """Some groups, the first part of a name, such as training_step or parameters, or whole names; by default all."""
     markdown: Path | None = None
     """Write the table as markdown, for a pull request."""
     junit: Path | None = None

@@ -45,7 +45,7 @@ class Case:
         """What a timing is to be read with: FLOPs of one call, kernels, threads."""
         return {
             "flops": None if self.flops is None else self.flops(world),
-            "kernels": world.share().kernels.record(),
+            "kernels": world.common.kernels.record(),
             "threads": torch.get_num_threads(),
             "device": "cpu",
         }
@@ -132,12 +132,12 @@ def _flops_of(setup: Callable[[World], Work], world: World) -> int:
 
 
 def _encoding(world: World) -> Work:
-    codec, pictures = world.share().codecs["image"], to_unit(np.asarray(world.held.test.pictures[:8]))
+    codec, pictures = world.common.codecs["image"], to_unit(np.asarray(world.held.test.pictures[:8]))
     return lambda: codec.encode(pictures)
 
 
 def _decoding(world: World) -> Work:
-    codec, latents = world.share().codecs["image"], world.held.test.latents[:8]
+    codec, latents = world.common.codecs["image"], world.held.test.latents[:8]
     return lambda: codec.decode(latents)
 
 

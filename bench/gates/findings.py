@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +30,11 @@ class Finding:
     def group(self) -> str:
         """The first part of the name."""
         return self.name.split("/")[0]
+
+
+def wanted(name: str, groups: Collection[str]) -> bool:
+    """Whether a name is one of these groups', or is itself among them; every name is where there are none."""
+    return not groups or name in groups or name.split("/")[0] in groups
 
 
 def exit_code(findings: Sequence[Finding]) -> int:

@@ -12,13 +12,13 @@ from typing import Any
 from bench.config import Config
 from bench.console import Console
 from bench.environment import ROOT
-from bench.errors import UserError
+from bench.errors import UserError, nearest
 from bench.exits import DONE
 from bench.gates import baseline as stored
 from bench.gates import benchmarks, judge, output, speed, thresholds, trees
 from bench.gates.arguments import GateArguments
 from bench.gates.baseline import Baseline
-from bench.gates.findings import Finding, exit_code
+from bench.gates.findings import Finding, exit_code, wanted
 from bench.gates.thresholds import Thresholds
 from bench.gates.workers import Worker
 
@@ -68,18 +68,17 @@ def judged(arguments: GateArguments, base: Baseline, limits: Thresholds, console
         if {"counted", "quality"} & set(arguments.kinds):
             findings += _stored(arguments, groups, base, limits, commit, console)
         if "speed" in arguments.kinds:
-            wanted = [name for name in base.names.get("speed", []) if not groups or name.split("/")[0] in groups]
-            if wanted or not groups:
-                findings += speed.judged(ROOT, tree, why, wanted, groups, limits, console)
+            timed = [name for name in base.names.get("speed", []) if wanted(name, groups)]
+            if timed or not groups:
+                findings += speed.judged(ROOT, tree, why, timed, groups, limits, console)
         return findings
 
 
 def _groups(arguments: GateArguments, base: Baseline) -> tuple[str, ...]:
-    known = {name.split("/")[0] for kind in arguments.kinds for name in base.names.get(kind, [])}
+    names = {name for kind in arguments.kinds for name in base.names.get(kind, [])}
+    known = names | {name.split("/")[0] for name in names}
     for group in arguments.group:
         if group not in known:
-            from bench.errors import nearest
-
             raise UserError(f"--group is '{group}': {nearest(group, known)}")
     return arguments.group
 
@@ -94,7 +93,7 @@ def measured(
     with ExitStack() as stack:
         asked: dict[str, Worker] = {}
         for kind, known, request in (("counted", COUNTED, "count"), ("quality", QUALITY, "quality")):
-            if kind in kinds and (not groups or set(groups) & set(known)):
+            if kind in kinds and (not groups or {group.split("/")[0] for group in groups} & set(known)):
                 asked[kind] = stack.enter_context(Worker(ROOT, limits.threads))
                 asked[kind].ask("hello")
                 asked[kind].ask(request, groups=list(groups))

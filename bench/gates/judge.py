@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from bench.gates.baseline import Baseline
-from bench.gates.findings import Finding
+from bench.gates.findings import Finding, wanted
 from bench.gates.thresholds import Thresholds
 
 RENEW = "python -m bench gate --update-baseline --reason TEXT"
@@ -16,13 +16,13 @@ TORCH_DECIDES = ("memory", "graphs")
 def unseen(kind: str, expected: Iterable[str], seen: Collection[str], groups: Collection[str]) -> list[Finding]:
     """A finding for every name that the gate must see and has not, and for every one that it does not know."""
     found = []
-    wanted = [name for name in expected if not groups or name.split("/")[0] in groups]
-    for name in wanted:
+    known = [name for name in expected if wanted(name, groups)]
+    for name in known:
         if name not in seen:
             said = "expected, and not seen: removed, renamed, or it can't run here"
             found.append(Finding(kind=kind, name=name, status="missing", said=said))
     for name in seen:
-        if name not in wanted:
+        if name not in known:
             said = f"new: nothing is stored to compare it with; {RENEW}"
             found.append(Finding(kind=kind, name=name, status="refused", said=said))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,10 +16,10 @@ from approaches.base import Approach
 from approaches.registry import APPROACHES
 from bench.environment import cpu_name
 from bench.evaluate import measure
+from bench.gates.findings import wanted
 from bench.gates.thresholds import Thresholds
 from bench.gates.world import World, quiet
 
-GROUPS = ("golden", "smoke", "retention")
 Values = dict[str, Any]
 
 
@@ -30,24 +30,26 @@ def machine() -> str:
     return f"{cpu_name()}, {platform.machine()} {capability}, torch {version}, {torch.get_num_threads()} thread(s)"
 
 
-def quality(world: World, thresholds: Thresholds, groups: tuple[str, ...]) -> dict[str, Values]:
+def quality(world: World, thresholds: Thresholds, groups: Collection[str]) -> dict[str, Values]:
     """By name: `golden/X`, term -> its first losses; `smoke/X`, metric -> value; `retention/X`, of approaches that
-    promise it. groups: those that are wanted."""
+    promise it. groups: see `bench.gates.findings.wanted`."""
     found: dict[str, Values] = {}
     for name in APPROACHES:
+        golden, kept, small = (f"{group}/{name}" for group in ("golden", "retention", "smoke"))
+        if not any(wanted(each, groups) for each in (golden, kept, small)):
+            continue
         approach = world.fresh(name)
         with deterministic():
             trainee = world.trainee(approach)
             rows = [trainee.step(step, 1.0).tolist() for step in range(thresholds.smoke_steps)]
-            golden = rows[: thresholds.golden_steps]
-            terms = {term: [row[i] for row in golden] for i, term in enumerate(trainee.names)}
+            first = rows[: thresholds.golden_steps]
             approach.eval()
-            if "golden" in groups:
-                found[f"golden/{name}"] = terms
-            if "retention" in groups and "complete" in approach.capabilities and frozen(approach):
-                found[f"retention/{name}"] = retention(world, approach)
-            if "smoke" in groups:
-                found[f"smoke/{name}"] = smoke(world, approach, thresholds)
+            if wanted(golden, groups):
+                found[golden] = {term: [row[i] for row in first] for i, term in enumerate(trainee.names)}
+            if wanted(kept, groups) and "complete" in approach.capabilities and frozen(approach):
+                found[kept] = retention(world, approach)
+            if wanted(small, groups):
+                found[small] = smoke(world, approach, thresholds)
     return found
 
 

@@ -3,16 +3,18 @@ No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.console import Console, Progress
-from bench.gates.findings import Finding
+from bench.gates.findings import Finding, wanted
 from bench.gates.judge import unseen
 from bench.gates.pairs import BaseError, Compared, compare
 from bench.gates.thresholds import Thresholds
 from bench.gates.workers import Worker, WorkerError
+
+Outcome = Compared | WorkerError | BaseError
 
 
 def judged(
@@ -26,53 +28,63 @@ def judged(
 ) -> list[Finding]:
     """A finding a name. head, base: the trees; without a base nothing is judged, and `why` says why there is none; that
     every case can still be run is judged all the same."""
-    with Worker(head, limits.threads) as worker:
-        worker.hello()
-        seen = [name for name in worker.call("names")["names"] if not groups or name.split("/")[0] in groups]
-    findings = unseen("speed", expected, seen, groups)
-    known = [name for name in expected if name in seen]
-    if base is None:
-        said = f"there is no base: {why}"
-        return [*findings, *(Finding(kind="speed", name=name, status="not judged", said=said) for name in known)]
-    with console.progress(len(known), "speed, head against base") as progress:
-        first = measure(head, base, known, limits.pairs, limits, progress)
+    with running(head, base, limits) as workers:
+        seen = [name for name in workers[-1].call("names")["names"] if wanted(name, groups)]
+        findings = unseen("speed", expected, seen, groups)
+        known = [name for name in expected if name in seen]
+        if base is None:
+            said = f"there is no base: {why}"
+            return [*findings, *(Finding(kind="speed", name=name, status="not judged", said=said) for name in known)]
+        with console.progress(len(known), "speed, head against base") as progress:
+            first = measure(workers, known, limits.pairs, limits, progress)
     suspected = [name for name in known if _slower(first[name], limits)]
-    again: dict[str, Compared | WorkerError | BaseError] = {}
+    again: dict[str, Outcome] = {}
     if suspected:
         console.info(f"gate: measured again, by fresh pairs: {', '.join(suspected)}")
-        with console.progress(len(suspected), "fresh pairs") as progress:
-            again = measure(head, base, suspected, limits.pairs_again, limits, progress)
+        with (
+            running(head, base, limits) as workers,
+            console.progress(len(suspected), "fresh pairs in fresh processes") as progress,
+        ):
+            again = measure(workers, suspected, limits.pairs_again, limits, progress)
     return [*findings, *(finding(name, first[name], again.get(name), limits) for name in known)]
 
 
-def measure(
-    head: Path, base: Path, names: Sequence[str], pairs: int, limits: Thresholds, progress: Progress
-) -> dict[str, Compared | WorkerError | BaseError]:
-    """Pairs of each case by two new processes; or what stood in the way."""
-    found: dict[str, Compared | WorkerError | BaseError] = {}
+@contextmanager
+def running(head: Path, base: Path | None, limits: Thresholds) -> Iterator[list[Worker]]:
+    """New workers: the base's, where there is one, and last the head's; they start side by side."""
     with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(tree, limits.threads)) for tree in (base, head)]
+        trees = [tree for tree in (base, head) if tree is not None]
+        workers = [stack.enter_context(Worker(tree, limits.threads)) for tree in trees]
         for worker in workers:
             worker.ask("hello")
         for worker in workers:
             worker.told()
-        for name in names:
-            try:
-                found[name] = compare(*workers, name, pairs=pairs, seconds=limits.seconds)
-            except (BaseError, WorkerError) as error:
-                found[name] = error
-            progress.advance(1, name)
+        yield workers
+
+
+def measure(
+    workers: Sequence[Worker], names: Sequence[str], pairs: int, limits: Thresholds, progress: Progress
+) -> dict[str, Outcome]:
+    """Pairs of each case by the base's worker and the head's; or what stood in the way."""
+    base, head = workers
+    found: dict[str, Outcome] = {}
+    for name in names:
+        try:
+            found[name] = compare(base, head, name, pairs=pairs, seconds=limits.seconds)
+        except (BaseError, WorkerError) as error:
+            found[name] = error
+        progress.advance(1, name)
     return found
 
 
-def _slower(found: Compared | WorkerError | BaseError, limits: Thresholds) -> bool:
+def _slower(found: Outcome, limits: Thresholds) -> bool:
     return isinstance(found, Compared) and found.slower(limits.limit)
 
 
 def finding(
     name: str,
-    first: Compared | WorkerError | BaseError,
-    again: Compared | WorkerError | BaseError | None,
+    first: Outcome,
+    again: Outcome | None,
     limits: Thresholds,
 ) -> Finding:
     """The verdict of a case. A suspicion is judged by the fresh pairs alone: the first ones were chosen for being

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 import bench
 from bench.gates import clock, thresholds
+from bench.gates.findings import wanted
 
 
 class Server:
@@ -63,21 +64,20 @@ class Server:
         return {"seconds": self._seconds(case, calls) / calls}
 
     def count(self, groups: list[str]) -> dict[str, Any]:
-        """What can be counted, of these groups; of all where none is named."""
+        """What can be counted, of these groups or names; all where none is given."""
         from bench.gates.counts import counts
 
         found = {}
         for name, function in counts().items():
-            if not groups or name.split("/")[0] in groups:
+            if wanted(name, groups):
                 found[name] = _tried(lambda function=function: function(self.world))
         return {"counts": found}
 
     def quality(self, groups: list[str]) -> dict[str, Any]:
-        """What a fixed small training gives, of these groups; of all where none is named."""
-        from bench.gates.quality import GROUPS, quality
+        """What a fixed small training gives, of these groups or names; all where none is given."""
+        from bench.gates.quality import quality
 
-        wanted = tuple(group for group in GROUPS if not groups or group in groups)
-        return {"quality": quality(self.world, self.thresholds, wanted) if wanted else {}}
+        return {"quality": quality(self.world, self.thresholds, groups)}
 
     def _seconds(self, case: str, calls: int) -> float:
         work = self.work[case]

@@ -47,7 +47,7 @@ class World:
             data=DataConfig(train_items=48, eval_items=16),
             text=TextConfig(name="file", path=str(text)),
             diffusion=replace(smoke.diffusion, nfe=2),
-            train=replace(smoke.train, batch=12, warmup=1, precision="fp32"),
+            train=replace(smoke.train, batch=6, warmup=1, precision="fp32"),
             evaluate=EvaluateConfig(pictures=8, captions=8, documents=2, triples=16, batch=16),
         )
 
@@ -60,22 +60,29 @@ class World:
     @cached_property
     def batches(self) -> Batches:
         """The batches of a training."""
-        shared, dataset = self.share(), open_dataset(self.config.data, "train")
+        shared, dataset = self.common, open_dataset(self.config.data, "train")
         codec = shared.codecs["image"]
         return Batches(self.config, dataset, self.corpus, shared.language_model, codec, quiet())
 
     @cached_property
     def held(self) -> HeldOut:
         """What approaches are measured on."""
-        return hold_out(self.config, self.share(), self.corpus, quiet())
+        return hold_out(self.config, self.common, self.corpus, quiet())
 
     @cached_property
     def base(self) -> LanguageModel:
         """The language model that every approach starts from."""
-        return self.share().language_model.eval().requires_grad_(False)
+        return self.common.language_model
+
+    @cached_property
+    def common(self) -> Shared:
+        """The shared models for whoever changes nothing in them."""
+        shared = self.share()
+        shared.language_model.eval().requires_grad_(False)
+        return shared
 
     def share(self) -> Shared:
-        """The shared models anew: whoever freezes or trains them hurts nobody else."""
+        """The shared models anew, for whoever freezes or trains them."""
         return share(self.config, CPU)
 
     def fresh(self, name: str) -> Approach:
