@@ -1,7 +1,8 @@
 """Everything that is timed, by name: for pytest-benchmark, and for the gate's pairs of workers. One table for both.
 
 A name is group/what; the approaches' come from their registry and from what they say they can, so a new one is timed
-without a line here."""
+without a line here. A case imports what it alone needs in its setup: what has another place in the base's code then
+costs that case only."""
 
 from __future__ import annotations
 
@@ -18,9 +19,7 @@ from approaches.registry import APPROACHES
 from approaches.shared.vae import to_unit
 from bench import meter
 from bench.gates.world import ROWS, World
-from metrics.composition import scene_metrics
-from metrics.features import EXTRACTORS, open_extractor
-from metrics.fidelity import Features, fidelity_metrics
+from metrics.registry import EXTRACTORS
 from reports import schema
 from reports.schema import Record
 
@@ -100,7 +99,7 @@ def _training_flops(name: str, world: World) -> int:
 
 def _denoising(name: str, world: World) -> Work:
     approach = world.approach(name).eval()
-    x_t, t = world.held.test.latents[:ROWS], torch.linspace(0.1, 0.9, ROWS)
+    x_t, t = world.test.latents[:ROWS], torch.linspace(0.1, 0.9, ROWS)
     with torch.no_grad():
         condition = approach.condition(world.prompts())
 
@@ -114,7 +113,7 @@ def _denoising(name: str, world: World) -> Work:
 def _captioning(name: str, world: World) -> Work:
     approach: Approach = world.approach(name).eval()
     with torch.no_grad():
-        logits, state = approach.text_start([Prompt.image(latent) for latent in world.held.test.latents[:ROWS]])
+        logits, state = approach.text_start([Prompt.image(latent) for latent in world.test.latents[:ROWS]])
     tokens = logits.argmax(-1, keepdim=True)
 
     @torch.no_grad()
@@ -132,21 +131,25 @@ def _flops_of(setup: Callable[[World], Work], world: World) -> int:
 
 
 def _encoding(world: World) -> Work:
-    codec, pictures = world.common.codecs["image"], to_unit(np.asarray(world.held.test.pictures[:8]))
+    codec, pictures = world.common.codecs["image"], to_unit(np.asarray(world.test.pictures[:8]))
     return lambda: codec.encode(pictures)
 
 
 def _decoding(world: World) -> Work:
-    codec, latents = world.common.codecs["image"], world.held.test.latents[:8]
+    codec, latents = world.common.codecs["image"], world.test.latents[:8]
     return lambda: codec.decode(latents)
 
 
 def _extraction(name: str, world: World) -> Work:
-    extractor, pictures = open_extractor(name), np.asarray(world.held.test.pictures[:2])
+    from metrics.features import open_extractor
+
+    extractor, pictures = open_extractor(name), np.asarray(world.test.pictures[:2])
     return lambda: extractor.extract(pictures, batch=2)
 
 
 def _fidelity(world: World) -> Work:
+    from metrics.fidelity import Features, fidelity_metrics
+
     draws = np.random.default_rng(0)
     sets = []
     for place in range(3):
@@ -157,7 +160,9 @@ def _fidelity(world: World) -> Work:
 
 
 def _scenes(world: World) -> Work:
-    test = world.held.test
+    from metrics.composition import scene_metrics
+
+    test = world.test
     pictures = np.asarray(test.pictures[:8])
     return lambda: scene_metrics(pictures, pictures, test.scenes[:8])
 

@@ -46,7 +46,7 @@ def counts() -> dict[str, Callable[[World], Counts]]:
 
 
 def _parameters(name: str, world: World) -> Counts:
-    told = meter.parameters(world.approach(name), world.held.test.latents)
+    told = meter.parameters(world.approach(name), world.test.latents)
     borrowed = {f"borrowed.{part}": count for part, count in told.pop("borrowed").items()}
     return {key: count for key, count in {**told, **borrowed}.items() if count is not None}
 
@@ -55,7 +55,7 @@ def _flops(name: str, world: World) -> Counts:
     approach = world.approach(name)
     found = {"training_step": meter.flops_per_step(approach, world.batches(0), world.batches.generators(0))}
     if "denoise" in approach.capabilities:
-        found |= meter.flops_per_evaluation(approach, world.held.test.latents)
+        found |= meter.flops_per_evaluation(approach, world.test.latents)
     return found
 
 
@@ -143,7 +143,7 @@ def _graphs(name: str, world: World) -> Counts:
     from torch._dynamo.utils import counters
 
     approach = world.approach(name).eval()
-    condition, latents = approach.condition(world.prompts()), world.held.test.latents
+    condition, latents = approach.condition(world.prompts()), world.test.latents
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     dynamo.reset()
     counters.clear()
@@ -197,7 +197,7 @@ def _once(name: str, world: World) -> Counts:
         with torch.no_grad():
             made: list[Any] = []
             found["language_model.condition"] = _reads(words, lambda: made.append(approach.condition(world.prompts())))
-            x_t, t = world.held.test.latents[:ROWS], torch.linspace(0.1, 0.9, ROWS)
+            x_t, t = world.test.latents[:ROWS], torch.linspace(0.1, 0.9, ROWS)
             found["language_model.denoise"] = _reads(words, lambda: approach.denoise(x_t, t, made[0]))
     if "generate" in approach.capabilities:
         for nfe in (2, 4):
@@ -226,7 +226,7 @@ def _asked(approach: Approach) -> Iterator[list[int]]:
 
 def _draw(world: World, approach: Approach, nfe: int) -> object:
     sampling = Sampling(diffusion=approach.shared.diffusion, nfe=nfe, guidance=3.0)
-    shape = tuple(world.held.test.latents.shape[1:])
+    shape = tuple(world.test.latents.shape[1:])
     return draw(approach, world.prompts(), sampling, shape=shape, seed=0, batch=ROWS)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from approaches.base import Approach
 from approaches.registry import APPROACHES
 from bench.environment import cpu_name
-from bench.evaluate import measure
+from bench.evaluate import hold_out, measure
 from bench.gates.findings import wanted
 from bench.gates.thresholds import Thresholds
 from bench.gates.world import World, quiet
@@ -62,7 +62,10 @@ def frozen(approach: Approach) -> bool:
 def retention(world: World, approach: Approach) -> Values:
     """Over held-out text: perplexity of the base over the adapted model's, and the largest difference of any logit."""
     window = 64
-    ids = torch.tensor([list(row[: window + 1]) for row in world.held.documents if len(row) > window])
+    model = world.common.language_model
+    texts = (document.text for document in world.corpus.documents("test"))
+    rows = [[model.start_id, *model.encode(text)][: window + 1] for text in texts]
+    ids = torch.tensor([row for row in rows if len(row) > window][:8])
     base = world.base.transformer
     original, adapted = base.logits(base(ids[:, :-1])), approach.text_logits(ids[:, :-1])
     kept = math.exp(_nats(original, ids) - _nats(adapted, ids))
@@ -75,7 +78,8 @@ def _nats(logits: Tensor, ids: Tensor) -> float:
 
 def smoke(world: World, approach: Approach, thresholds: Thresholds) -> Values:
     """The metrics that the thresholds name, as every run is measured; None where one is missing."""
-    told = measure(approach, world.held, world.config, world.base, quiet()).metrics
+    held = hold_out(world.config, world.common, world.corpus, quiet())
+    told = measure(approach, held, world.config, world.base, quiet()).metrics
     return {name: told[name].value if name in told else None for name in thresholds.smoke}
 
 

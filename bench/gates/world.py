@@ -15,12 +15,12 @@ from approaches.registry import APPROACHES
 from approaches.shared.language_model import LanguageModel
 from bench.assembly import share
 from bench.batches import Batches
+from bench.collection import Collection, collect
 from bench.config import Config, DataConfig, EvaluateConfig, TextConfig
 from bench.console import Console
 from bench.data.catalogue import open_dataset
 from bench.data.text import TEXTS, TextCorpus
 from bench.data.world_text import world_documents
-from bench.evaluate import HeldOut, hold_out
 from bench.files import write_text
 from bench.presets import preset
 from bench.training import ApproachTrainee, accelerator_for
@@ -65,9 +65,10 @@ class World:
         return Batches(self.config, dataset, self.corpus, shared.language_model, codec, quiet())
 
     @cached_property
-    def held(self) -> HeldOut:
-        """What approaches are measured on."""
-        return hold_out(self.config, self.common, self.corpus, quiet())
+    def test(self) -> Collection:
+        """Held-out pictures, captions, scenes and latents."""
+        dataset = open_dataset(self.config.data, "test")
+        return collect(dataset, self.config.data.eval_items, self.common.codecs["image"], quiet())
 
     @cached_property
     def base(self) -> LanguageModel:
@@ -103,8 +104,7 @@ class World:
 
     def prompts(self) -> list[Prompt]:
         """Held-out captions of different lengths, ROWS of them, with their scenes."""
-        test = self.held.test
-        return [Prompt.text(test.captions[i][0], test.scenes[i]) for i in range(ROWS)]
+        return [Prompt.text(self.test.captions[i][0], self.test.scenes[i]) for i in range(ROWS)]
 
 
 def quiet() -> Console:
