@@ -6,6 +6,9 @@ costs that case only."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,8 +21,10 @@ from approaches.base import Approach, Prompt
 from approaches.registry import APPROACHES
 from approaches.shared.vae import to_unit
 from bench import meter
+from bench.config import Config, to_json
 from bench.gates.world import ROWS, World
 from metrics.registry import EXTRACTORS
+from metrics.statistics import mean_estimate
 from reports import schema
 from reports.schema import Record
 
@@ -82,6 +87,8 @@ def _of_shared_parts() -> Iterator[Case]:
     yield Case(name="metric_computation/fidelity", setup=_fidelity)
     yield Case(name="metric_computation/scenes", setup=_scenes)
     yield Case(name="report_build/record", setup=_record)
+    if importlib.util.find_spec("bench.report") is not None:
+        yield Case(name="report_build/report", setup=_report)
 
 
 # ------------------------------------------------------------------------------------------------------ approaches
@@ -169,14 +176,35 @@ def _scenes(world: World) -> Work:
 
 def _record(world: World) -> Work:
     """Write and read a record of the size that a run leaves."""
-    curve = tuple({"step": float(step), "loss": 1.0 / (1 + step), "diffusion": 0.5} for step in range(400))
-    record = Record(
-        key="k", name="n", approach="a", settings={}, config={"seed": 0}, status="done",
-        curves={"loss": curve, "validation": curve},
-    )  # fmt: skip
+    record = _made("any", 400)
 
     def work() -> object:
         schema.save(record, world.folder)
         return schema.load(world.folder)
 
     return work
+
+
+def _report(world: World) -> Work:
+    """A whole report of a record of every approach."""
+    write = importlib.import_module("bench.report").write
+    places = [world.folder / "records" / name for name in APPROACHES]
+    for place in places:
+        place.mkdir(parents=True)
+        schema.save(_made(place.name, 40), place)
+    return lambda: write(places, world.folder / "report")
+
+
+def _made(name: str, rows: int) -> Record:
+    curve = tuple({"step": float(step), "loss": 1.0 / (1 + step), "diffusion": 0.5} for step in range(rows))
+    losses = np.random.default_rng(0).random(64)
+    return Record(
+        key=name,
+        name=name,
+        approach=name,
+        settings={},
+        config=json.loads(to_json(Config())),
+        status="done",
+        curves={"loss": curve, "validation": curve},
+        metrics={"validation_loss": mean_estimate(losses, better="lower", details={})},
+    )

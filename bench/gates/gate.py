@@ -123,7 +123,9 @@ def _stored(
         beside: tuple[Found | None, list[str]] = (None, [])
         if any(name.startswith("golden/") for name in quality) and here not in base.golden and commit:
             beside = _golden_of(commit, base, limits, console)
-        findings += judge.quality(quality, base, limits, here, groups, *beside)
+        findings += judge.quality(
+            quality, base, limits, here, groups, *beside, skip=arguments.unknown_machine == "skip"
+        )
     return findings
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from bench.gates.baseline import Baseline
-from bench.gates.findings import Finding, wanted
+from bench.gates.findings import Finding, Status, wanted
 from bench.gates.thresholds import Thresholds
 
 RENEW = "python -m bench gate --update-baseline --reason TEXT"
@@ -48,9 +48,9 @@ def counted(
             continue
         told = [_change(key, stored.get(key), now.get(key)) for key in sorted(stored.keys() | now.keys())]
         changed = [line for line in told if line]
-        status = "regression" if changed else "pass"
+        status: Status = "regression" if changed else "pass"
         said = "; ".join(changed) if changed else f"{len(stored)} as stored"
-        findings.append(Finding(kind="counted", name=name, status=status, said=said))  # type: ignore[arg-type]
+        findings.append(Finding(kind="counted", name=name, status=status, said=said))
     return findings
 
 
@@ -79,11 +79,13 @@ def quality(
     groups: Collection[str],
     base: Mapping[str, Mapping[str, Any]] | None = None,
     announced: Collection[str] = (),
+    skip: bool = False,
 ) -> list[Finding]:
     """Retention exactly, metrics within stored intervals, golden losses bit for bit.
 
     base: the golden losses of the base, measured on this machine, for a machine of whose kind none are stored.
-    announced: names whose stored golden losses the commit itself has changed since the base.
+    announced: names whose stored golden losses the commit itself has changed since the base. skip: leave out what has
+    nothing to be compared with, in place of a refusal.
     """
     findings = unseen("quality", baseline.names.get("quality", []), found, groups)
     known = {finding.name for finding in findings}
@@ -96,7 +98,7 @@ def quality(
             case "smoke":
                 findings.append(_smoke(name, now, baseline, thresholds))
             case _:
-                findings.append(_golden(name, now, baseline, machine, base, announced))
+                findings.append(_golden(name, now, baseline, machine, base, announced, skip))
     return findings
 
 
@@ -137,6 +139,7 @@ def _golden(
     machine: str,
     base: Mapping[str, Mapping[str, Any]] | None,
     announced: Collection[str],
+    skip: bool,
 ) -> Finding:
     stored = baseline.golden.get(machine, {}).get(name)
     whose = "stored for this kind of machine"
@@ -144,12 +147,11 @@ def _golden(
         kinds = "; ".join(sorted(baseline.golden)) or "no machine"
         refused = f"stored for {kinds}; this is {machine}: not compared"
         if base is None or name not in base:
-            return Finding(kind="quality", name=name, status="refused", said=f"{refused}; {RENEW}")
-        if name in announced:
-            said = f"{refused}; the base's differ, as the stored ones say since"
-            stored = base[name]
-            if stored != now:
-                return Finding(kind="quality", name=name, status="pass", said=said)
+            status: Status = "not judged" if skip else "refused"
+            return Finding(kind="quality", name=name, status=status, said=f"{refused}; {RENEW}")
+        if name in announced and base[name] != now:
+            said = f"{refused}; the base's differ, and so do the stored ones since the base"
+            return Finding(kind="quality", name=name, status="pass", said=said)
         stored, whose = base[name], "the base's, measured here beside"
     if stored == now:
         steps = len(now.get("loss", []))

@@ -7,6 +7,7 @@ import math
 import platform
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,10 +25,21 @@ Values = dict[str, Any]
 
 
 def machine() -> str:
-    """The kind of machine that rounds like this one: processor, what torch uses of it, torch, threads."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    version = torch.__version__.partition("+")[0]
-    return f"{cpu_name()}, {platform.machine()} {capability}, torch {version}, {torch.get_num_threads()} thread(s)"
+    """The kind of machine that rounds like this one: processor, what torch uses of it, torch's build, threads."""
+    capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+    processor = f"{cpu_name()}{_model()}, {platform.machine()} {capability}"
+    return f"{processor}, torch {torch.__version__}, {threads} thread{'s' * (threads > 1)}"
+
+
+def _model() -> str:
+    """The numbers by which Linux tells processors of one name apart; "" elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    told = [line.partition(":") for line in lines]
+    numbers = [next((v.strip() for k, _, v in told if k.strip() == name), "?") for name in ("cpu family", "model")]
+    return f" (family {numbers[0]}, model {numbers[1]})"
 
 
 def quality(world: World, thresholds: Thresholds, groups: Collection[str]) -> dict[str, Values]:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.console import Console, Progress
-from bench.gates.findings import Finding, wanted
+from bench.gates.findings import Finding, Status, wanted
 from bench.gates.judge import unseen
 from bench.gates.pairs import BaseError, Compared, compare
 from bench.gates.thresholds import Thresholds
@@ -100,5 +100,5 @@ def finding(
         return Finding(kind="speed", name=name, status="missing", said=f"can't be run again: {again}")
     worse = again.slower(limits.limit)
     said = f"{len(again.ratios)} fresh pairs, limit {limits.limit:g}; the first ones said {first.median:.3f}"
-    status = "regression" if worse else "pass"
-    return Finding(kind="speed", name=name, status=status, said=said, ratio=again.told, seconds=again.seconds)  # type: ignore[arg-type]
+    status: Status = "regression" if worse else "pass"
+    return Finding(kind="speed", name=name, status=status, said=said, ratio=again.told, seconds=again.seconds)

@@ -3,10 +3,12 @@ lines of JSON. The gate's own files are the same in both trees, so that both are
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import math
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,6 +18,8 @@ from typing import Any, TextIO
 import bench
 from bench.gates import clock, thresholds
 from bench.gates.findings import wanted
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class Server:
@@ -127,6 +131,8 @@ def _plain(value: Any) -> Any:
 
 def main() -> int:
     """Serve until standard input ends. Whatever else prints goes to standard error."""
+    if sys.platform == "linux":  # a gate that is killed leaves no worker at work
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     serve(lambda: Server(Path(sys.argv[1])), sys.stdin, answers)

@@ -206,6 +206,7 @@ def test_a_broken_promise_is_missing() -> None:
 def test_another_kind_of_machine_is_refused_or_judged_by_the_base() -> None:
     elsewhere = "another processor, torch 2.13.0, 1 thread(s)"
     assert judged(values(), elsewhere)["golden/a"] == "refused"
+    assert judged(values(), elsewhere, skip=True)["golden/a"] == "not judged"
     said = next(f.said for f in judge.quality(values(), baseline(), LIMITS, elsewhere, ()) if f.name == "golden/a")
     assert HERE in said and elsewhere in said
     golden = {"golden/a": values()["golden/a"]}
