@@ -26,8 +26,8 @@ class GateArguments:
     group: tuple[str, ...] = ()
     """Some groups, the first part of a name, such as training_step or parameters, or whole names; by default all."""
     unknown_machine: Literal["refuse", "skip"] = "refuse"
-    """What to make of golden losses where none are stored for this kind of machine, and no base can be measured in
-    their place: refuse to judge, or leave them out and say so."""
+    """What to make of numbers that are stored for other kinds of machine only, or versions of torch or Python, and that
+    no base can be measured for: refuse to judge, or leave them out and say so."""
     markdown: Path | None = None
     """Write the table as markdown, for a pull request."""
     junit: Path | None = None

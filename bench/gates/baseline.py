@@ -21,12 +21,13 @@ SHOWN = 60  # changes kept with a reason
 @dataclass(kw_only=True)
 class Baseline:
     """names: what a gate must see, by kind. counted: name -> quantity -> whole number. smoke: name -> metric -> value,
-    low, high. golden: kind of machine -> name -> term -> losses. torch: the version that memory and graphs were counted
-    with. history: date, reason and changes, the newest last."""
+    low, high. golden: kind of machine -> name -> term -> losses. torch, python: the versions that memory and graphs
+    were counted with. history: date, reason and changes, the newest last."""
 
     schema: int = SCHEMA
     threads: int = 1
     torch: str = ""
+    python: str = ""
     names: dict[str, list[str]] = field(default_factory=dict)
     counted: dict[str, dict[str, int]] = field(default_factory=dict)
     smoke: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)

@@ -74,8 +74,8 @@ def _of_approaches() -> Iterator[Case]:
             if capability in able:
                 flops = partial(_flops_of, partial(setup, name))
                 made[group].append(Case(name=f"{group}/{name}", setup=partial(setup, name), flops=flops))
-    for group in made.values():
-        yield from group
+    for found in made.values():
+        yield from found
 
 
 def _of_shared_parts() -> Iterator[Case]:

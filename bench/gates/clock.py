@@ -11,12 +11,24 @@ import time
 from pathlib import Path
 
 WAITS = Path("/proc/thread-self/schedstat")
+TRIES = 20
 
 
 def own() -> float:
     """Seconds of this thread, of which only differences mean anything."""
+    before = _waited()
+    for _ in range(TRIES):
+        now = time.perf_counter()
+        waited = _waited()
+        if waited == before:  # else the thread waited between the two readings, which then don't belong together
+            break
+        before = waited
+    return now - waited / 1e9
+
+
+def _waited() -> int:
+    """Nanoseconds that this thread has waited for a processor; 0 where nothing tells."""
     try:
-        waited = int(WAITS.read_bytes().split()[1])
+        return int(WAITS.read_bytes().split()[1])
     except (OSError, IndexError, ValueError):
-        waited = 0
-    return time.perf_counter() - waited / 1e9
+        return 0

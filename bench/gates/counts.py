@@ -68,7 +68,8 @@ class Live(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
+        self.now: int = 0
+        self.peak: int = 0
         self._known: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -121,7 +122,7 @@ def _memory(name: str, world: World) -> Counts:
                 losses = approach.losses(batch, world.batches.generators(0))
             torch.stack([loss.weight * loss.sum for loss in losses.values()]).sum().backward()
         approach.zero_grad(set_to_none=True)
-        return live.peak
+        return int(live.peak)
 
     step(False)  # what is made once, on the first step, is not the step's
     peak = step(False)
@@ -147,8 +148,12 @@ def _graphs(name: str, world: World) -> Counts:
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     dynamo.reset()
     counters.clear()
-    counter = CompileCounter()  # type: ignore[no-untyped-call]
-    step: Any = torch.compile(lambda x_t, t: approach.denoise(x_t, t, condition), backend=counter)
+    counter = CompileCounter()
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        return approach.denoise(x_t, t, condition)
+
+    step: Any = torch.compile(denoise, backend=counter)
     step(latents[:ROWS], torch.full((ROWS,), 0.25))
     graphs, breaks = counter.frame_count, sum(counters["graph_break"].values())
     step(latents[ROWS : 2 * ROWS], torch.full((ROWS,), 0.75))
@@ -166,7 +171,7 @@ class Reads(TorchDispatchMode):
     def __init__(self, weights: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._known = {weight.untyped_storage().data_ptr() for weight in weights}
-        self.count = 0
+        self.count: int = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Torch's hook: one operation."""
@@ -178,7 +183,7 @@ class Reads(TorchDispatchMode):
 def _reads(weights: Iterable[Tensor], work: Callable[[], object]) -> int:
     with Reads(weights) as reads:
         work()
-    return reads.count
+    return int(reads.count)
 
 
 def _once(name: str, world: World) -> Counts:

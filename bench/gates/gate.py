@@ -4,6 +4,7 @@ Counted quantities and quality are compared with the stored baseline; speed with
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -115,17 +116,15 @@ def _stored(
     console: Console,
 ) -> list[Finding]:
     counted, quality, about = measured(arguments.kinds, groups, limits, console)
-    findings = []
+    findings, skip = [], arguments.unknown_machine == "skip"
     if counted or ("counted" in arguments.kinds and not groups):
-        findings += judge.counted(counted, base, about["torch"], groups)
+        findings += judge.counted(counted, base, about["torch"], groups, skip=skip)
     if quality or ("quality" in arguments.kinds and not groups):
         here = about["machine"]
         beside: tuple[Found | None, list[str]] = (None, [])
         if any(name.startswith("golden/") for name in quality) and here not in base.golden and commit:
             beside = _golden_of(commit, base, limits, console)
-        findings += judge.quality(
-            quality, base, limits, here, groups, *beside, skip=arguments.unknown_machine == "skip"
-        )
+        findings += judge.quality(quality, base, limits, here, groups, *beside, skip=skip)
     return findings
 
 
@@ -160,6 +159,7 @@ def update(reason: str, limits: Thresholds, console: Console) -> int:
     new = Baseline(
         threads=limits.threads,
         torch=about["torch"],
+        python=platform.python_version(),
         names={"speed": timed, "counted": sorted(counted), "quality": sorted(quality)},
         counted=counted,
         smoke={name: intervals(values, limits) for name, values in quality.items() if name.startswith("smoke/")},

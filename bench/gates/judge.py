@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -10,7 +11,8 @@ from bench.gates.findings import Finding, Status, wanted
 from bench.gates.thresholds import Thresholds
 
 RENEW = "python -m bench gate --update-baseline --reason TEXT"
-TORCH_DECIDES = ("memory", "graphs")
+TRACED = "graphs"
+TORCH_DECIDES = ("memory", TRACED)
 
 
 def unseen(kind: str, expected: Iterable[str], seen: Collection[str], groups: Collection[str]) -> list[Finding]:
@@ -29,9 +31,15 @@ def unseen(kind: str, expected: Iterable[str], seen: Collection[str], groups: Co
 
 
 def counted(
-    found: Mapping[str, Mapping[str, Any]], baseline: Baseline, torch: str, groups: Collection[str]
+    found: Mapping[str, Mapping[str, Any]],
+    baseline: Baseline,
+    torch: str,
+    groups: Collection[str],
+    *,
+    skip: bool = False,
 ) -> list[Finding]:
-    """Exact, on any machine. torch: the version here: memory and graphs counted under another are not compared."""
+    """Exact, on any machine. torch: the version here: memory and graphs counted under another are not compared, nor are
+    graphs traced by another Python. skip: leave these out in place of a refusal."""
     findings = unseen("counted", baseline.names.get("counted", []), found, groups)
     for name, now in found.items():
         stored = baseline.counted.get(name)
@@ -42,9 +50,9 @@ def counted(
                 Finding(kind="counted", name=name, status="missing", said=f"can't be counted: {now['error']}")
             )
             continue
-        if name.split("/")[0] in TORCH_DECIDES and not same_version(torch, baseline.torch):
-            said = f"stored under torch {baseline.torch}, this is torch {torch}: not compared; {RENEW}"
-            findings.append(Finding(kind="counted", name=name, status="refused", said=said))
+        if other := _otherwise(name.split("/")[0], torch, baseline):
+            unfit: Status = "not judged" if skip else "refused"
+            findings.append(Finding(kind="counted", name=name, status=unfit, said=f"{other}: not compared; {RENEW}"))
             continue
         told = [_change(key, stored.get(key), now.get(key)) for key in sorted(stored.keys() | now.keys())]
         changed = [line for line in told if line]
@@ -52,6 +60,16 @@ def counted(
         said = "; ".join(changed) if changed else f"{len(stored)} as stored"
         findings.append(Finding(kind="counted", name=name, status=status, said=said))
     return findings
+
+
+def _otherwise(group: str, torch: str, baseline: Baseline) -> str:
+    """Why a group's stored numbers can't be compared with those here; "" where they can."""
+    if group in TORCH_DECIDES and not same_version(torch, baseline.torch):
+        return f"stored under torch {baseline.torch}, this is torch {torch}"
+    here = platform.python_version()
+    if group == TRACED and not same_version(here, baseline.python):
+        return f"stored under Python {baseline.python}, this is Python {here}"
+    return ""
 
 
 def _change(key: str, before: Any, now: Any) -> str:
@@ -67,7 +85,7 @@ def _number(value: Any) -> str:
 
 
 def same_version(one: str, other: str) -> bool:
-    """Whether two versions of torch agree but for the patch."""
+    """Whether two versions agree but for the patch."""
     return one.split(".")[:2] == other.split(".")[:2]
 
 
@@ -141,7 +159,7 @@ def _golden(
     announced: Collection[str],
     skip: bool,
 ) -> Finding:
-    stored = baseline.golden.get(machine, {}).get(name)
+    stored: Mapping[str, Any] | None = baseline.golden.get(machine, {}).get(name)
     whose = "stored for this kind of machine"
     if stored is None:
         kinds = "; ".join(sorted(baseline.golden)) or "no machine"

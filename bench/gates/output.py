@@ -63,7 +63,9 @@ def write_junit(findings: Sequence[Finding], path: Path) -> None:
             "errors": sum(f.status == "refused" for f in own),
             "skipped": sum(f.status == "not judged" for f in own),
         }
-        suite = ElementTree.SubElement(root, "testsuite", name=kind, **{name: str(n) for name, n in counts.items()})
+        suite = ElementTree.SubElement(
+            root, "testsuite", {"name": kind, **{name: str(n) for name, n in counts.items()}}
+        )
         for finding in own:
             case = ElementTree.SubElement(
                 suite, "testcase", classname=f"gate.{kind}.{finding.group}", name=finding.name,

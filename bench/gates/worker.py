@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -74,7 +75,7 @@ class Server:
         found = {}
         for name, function in counts().items():
             if wanted(name, groups):
-                found[name] = _tried(lambda function=function: function(self.world))
+                found[name] = _tried(partial(function, self.world))
         return {"counts": found}
 
     def quality(self, groups: list[str]) -> dict[str, Any]:

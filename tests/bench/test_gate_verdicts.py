@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -29,6 +30,7 @@ def baseline() -> Baseline:
     return Baseline(
         threads=1,
         torch="2.13.0",
+        python=platform.python_version(),
         names={
             "speed": ["step/a", "step/b"],
             "counted": ["parameters/a", "memory/a"],
@@ -145,6 +147,17 @@ def test_another_torch_decides_memory_only() -> None:
     assert statuses(found) == {"parameters/a": "pass", "memory/a": "refused"}
     assert "2.13.0" in found[-1].said and "2.14.1" in found[-1].said
     assert set(statuses(judge.counted(counts(), baseline(), "2.13.9", ())).values()) == {"pass"}
+
+
+def test_another_python_decides_graphs_only() -> None:
+    before = baseline()
+    before.python = "3.1.0"
+    before.names["counted"].append("graphs/a")
+    before.counted["graphs/a"] = {"breaks": 0}
+    found = judge.counted({**counts(), "graphs/a": {"breaks": 1}}, before, "2.13.0", ())
+    assert statuses(found) == {"parameters/a": "pass", "memory/a": "pass", "graphs/a": "refused"}
+    found = judge.counted({**counts(), "graphs/a": {"breaks": 1}}, before, "2.13.0", (), skip=True)
+    assert statuses(found)["graphs/a"] == "not judged" and exit_code(found) == 0
 
 
 def test_what_can_not_be_counted_is_missing() -> None:

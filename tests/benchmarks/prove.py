@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -120,6 +121,7 @@ class Trial:
     load: float
     commit: str
     worst: float | None
+    cpu: float | None = None
 
 
 def main() -> int:
@@ -234,7 +236,7 @@ def tried(copy: Path, what: str, index: int, fault: Fault | None, kinds: Sequenc
     if fault is not None:
         with (copy / fault.file).open("a", encoding="utf-8") as file:
             file.write(fault.code)
-    began = time.monotonic()
+    began, spent = time.monotonic(), children()
     done = subprocess.run(
         words, cwd=copy, env={**os.environ, "PYTHONPATH": str(copy)}, capture_output=True, text=True, check=False
     )
@@ -257,7 +259,14 @@ def tried(copy: Path, what: str, index: int, fault: Fault | None, kinds: Sequenc
         load=os.getloadavg()[0],
         commit=commit(copy),
         worst=max(ratios, default=None),
+        cpu=children() - spent,
     )
+
+
+def children() -> float:
+    """Seconds of processors that ended children took, and theirs."""
+    found = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return found.ru_utime + found.ru_stime
 
 
 def commit(copy: Path) -> str:
@@ -279,9 +288,10 @@ def read(state: Path) -> list[Trial]:
 
 def table(trials: Sequence[Trial]) -> str:
     """What was tried, how often it was right, and what it took."""
-    lines = ["| | right | measured again | largest ratio | seconds | load |", "|---|---|---|---|---|---|"]
+    lines = ["| | right | measured again | largest ratio | wall s | CPU s | load |", "|---|---|---|---|---|---|---|"]
     for what in dict.fromkeys(trial.what for trial in trials):
         own = [trial for trial in trials if trial.what == what]
+        spent = [trial.cpu for trial in own if trial.cpu is not None]
         ratios = [trial.worst for trial in own if trial.worst is not None]
         cells = (
             what,
@@ -289,6 +299,7 @@ def table(trials: Sequence[Trial]) -> str:
             str(sum(len(trial.again) for trial in own)),
             f"{min(ratios):.3f} to {max(ratios):.3f}" if ratios else "",
             f"{min(t.seconds for t in own):.0f} to {max(t.seconds for t in own):.0f}",
+            f"{min(spent):.0f} to {max(spent):.0f}" if spent else "",
             f"{min(t.load for t in own):.1f} to {max(t.load for t in own):.1f}",
         )
         lines.append("| " + " | ".join(cells) + " |")

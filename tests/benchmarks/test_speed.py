@@ -35,6 +35,7 @@ def test_speed(name: str, world: World, benchmark: BenchmarkFixture) -> None:
     benchmark.extra_info.update(case.info(world))
     benchmark.pedantic(case.setup(world), rounds=ROUNDS, warmup_rounds=1)
     if benchmark.enabled:
+        assert benchmark.stats is not None
         assert benchmark.stats.stats.rounds == ROUNDS
 
 
