@@ -1,7 +1,8 @@
 # Needs python3 (3.11 or later) with venv, and make. Every target makes its environment on first use.
 #   make run     the preset tiny for all four approaches: a table, pictures, records
 #   make test    all tests; lists the skips, and fails on one that tests/skips.txt doesn't allow
-#   make check   ruff, mypy and the tests: what CI runs
+#   make gate    the gates that need no base: parameters, FLOPs, memory, quality against the stored baseline
+#   make check   ruff, mypy, the gates and the tests: what CI runs
 #   make clean   removes the environment and every cache; keeps runs/
 # PYTHON=python3.12 chooses the interpreter, PIP_FLAGS="..." goes to every pip install (an index with CPU builds of
 # torch, say), OMP_NUM_THREADS=n sets the threads, TESTS="tests/metrics -k fid" chooses tests.
@@ -15,7 +16,7 @@ READY := $(VENV)/ready
 CORES := $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())")
 export OMP_NUM_THREADS ?= $(CORES)
 
-.PHONY: run test check lint types install clean
+.PHONY: run test check gate lint types install clean
 .DEFAULT_GOAL := check
 
 install: $(READY)
@@ -42,7 +43,10 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-check: lint types test
+gate: $(READY)
+	$(BIN)/python -m bench gate --only counted quality --unknown-machine skip
+
+check: lint types gate test
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

@@ -105,6 +105,12 @@ VERBS = {
         target="bench.doctor:main",
         arguments="bench.doctor:DoctorArguments",
     ),
+    "gate": Verb(
+        summary="judge this checkout against a base: speed in interleaved pairs, what can be counted, quality",
+        target="bench.gates.gate:main",
+        arguments="bench.gates.arguments:GateArguments",
+        check="bench.gates.arguments:check",
+    ),
     "pretrain": Verb(
         summary="make the tiny weights that every approach starts from",
         target="bench.pretrain:main",

@@ -92,7 +92,7 @@ def test_the_version_is_the_packages_own() -> None:
     assert Version(bench.__version__) >= Version("0.1.0")
 
 
-@pytest.mark.parametrize("target", ["run", "test", "check"])
+@pytest.mark.parametrize("target", ["run", "test", "gate", "check"])
 def test_a_target_makes_its_environment_first(target: str, tmp_path: Path) -> None:
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())

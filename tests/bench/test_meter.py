@@ -24,12 +24,11 @@ from bench.meter import (
     flops,
     flops_per_evaluation,
     flops_per_step,
-    median_interval,
     mfu,
     parameters,
     peak_flops,
-    quantile,
 )
+from bench.quantiles import median_interval, quantile
 from metrics.statistics import Estimate
 from tests.approaches.small import small_batch, small_generators, small_shared
 
