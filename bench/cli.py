@@ -53,6 +53,13 @@ VERBS = {
         configured=True,
         check="bench.sweep_arguments:check",
     ),
+    "plan": Verb(
+        summary="what a run would take: parameters, FLOPs, memory, disk, hours, with the arithmetic",
+        target="bench.plan:main",
+        arguments="bench.plan_arguments:PlanArguments",
+        configured=True,
+        check="bench.plan_arguments:check",
+    ),
     "generate": Verb(
         summary="draw pictures from words with a trained run",
         target="bench.hands_on:generate",

@@ -123,6 +123,8 @@ class TrainConfig:
     warmup: Annotated[int, Range(0, 10**9)] = 50
     """Steps of linear warm-up; then half a cosine down to 1%."""
     weight_decay: Annotated[float, Range(0, 100)] = 0.01
+    beta2: Annotated[float, Range(0, 1)] = 0.99
+    """AdamW's memory of squared gradients; of gradients it is 0.9."""
     clip: Annotated[float, Range(0, 1e9, above=True)] = 1.0
     """Largest norm of the gradient."""
     ema: Annotated[float, Range(0, 1)] = 0.995

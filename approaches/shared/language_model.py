@@ -220,7 +220,9 @@ def _from_transformers(source: Source, *, gguf: bool) -> tuple[Any, Any]:
     location, options = source.location, {}
     if gguf and source.path is not None:
         location, options = str(source.path.parent), {"gguf_file": source.path.name}
-    local: dict[str, Any] = {"local_files_only": source.path is not None, **options}
+    local: dict[str, Any] = {
+        "local_files_only": source.path is not None, "subfolder": source.subfolder, **options
+    }  # fmt: skip
     if not gguf:
         local["use_safetensors"] = True
     try:
