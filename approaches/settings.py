@@ -38,7 +38,6 @@ class FullRetrainingSettings(Settings):
 
     OF_PRESETS = {"small": {"learning_rate": 5e-4}, "base": {"learning_rate": 1e-4, "lm_learning_rate_ratio": 1.0}}
 
-
     variant: Literal["transfusion", "lora"] = "transfusion"
     """transfusion trains every weight; lora freezes the language model but for low-rank updates."""
     start: Literal["language_model", "scratch"] = "language_model"
@@ -61,7 +60,6 @@ class DualTowerSettings(Settings):
     """X-Fusion (arXiv 2504.20996): a vision tower beside the frozen text tower, layer by layer."""
 
     OF_PRESETS = {"small": {"learning_rate": 5e-4}, "base": {"learning_rate": 1e-4}}
-
 
     variant: Literal["dual_tower", "dual_projection", "gated"] = "dual_tower"
     """The paper's block variants (its table 1)."""

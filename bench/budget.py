@@ -21,8 +21,8 @@ class Counts:
 
     total, trainable, active, borrowed: parameters, see `bench.meter.parameters`. codec: the VAE's. largest_block,
     outside: parameters of one unit of sharding, and of what is in none. rows: of a batch, to draw, to describe, windows
-    of text; part: of what one GPU works through at a time. forward, step: FLOPs of a batch's losses, and with their
-    gradients. condition, denoise: of a prompt, and of one evaluation of one picture. encode: of a picture by the VAE.
+    of text; part: of what one GPU works through at a time. forward, step: FLOPs of a batch's losses (None where they
+    are not asked for: without accumulation), and with their gradients. condition, denoise: of a prompt, and of one evaluation of one picture. encode: of a picture by the VAE.
     activations: bytes that a part holds at once, beside weights and gradients. validation: that a batch of the fixed
     triples holds, without gradients.
     """
@@ -40,7 +40,7 @@ class Counts:
     caption_tokens: int
     captions_of: str
     image_tokens: int
-    forward: int
+    forward: int | None
     step: int
     condition: int
     denoise: int
@@ -115,7 +115,7 @@ def step_flops(counts: Counts, config: Config) -> float:
     """Of a step as it is worked: with accumulation all parts but a rank's last are worked through once more, without
     gradient, for the counts that the loss is divided by."""
     parts = config.train.accumulation
-    return counts.step + (parts - 1) / parts * counts.forward
+    return counts.step + (parts - 1) / parts * (counts.forward or 0)
 
 
 def times(counts: Counts, config: Config, machine: Machine, steps: int) -> dict[str, dict[str, float]]:
@@ -173,16 +173,14 @@ def lines(counts: Counts, config: Config, machine: Machine, steps: int) -> list[
         f"a batch       {draw:,} pictures to draw, {describe:,} to describe, {windows:,} windows of "
         f"{config.train.replay_tokens} tokens to replay; {counts.image_tokens} image tokens a picture, captions of "
         f"{counts.caption_tokens} ({counts.captions_of})",
-        f"FLOPs a step  {counts.step:.4g} (its forward pass {counts.forward:.4g})"
-        + (f" + {parts - 1}/{parts} of the forward pass again = {worked:.4g}" if parts > 1 else ""),
+        f"FLOPs a step  {counts.step:.4g}"
+        + (f" + {parts - 1}/{parts} of its forward pass's {counts.forward:.4g} = {worked:.4g}" if parts > 1 else ""),
         f"FLOPs in all  {worked:.4g} x {steps:,} steps = {done['training']['flops']:.4g}",
         f"speed         {machine.gpus} x {machine.peak:.4g} FLOP/s ({machine.name}) x MFU {machine.mfu:.3g} "
         f"({machine.mfu_of}) = {machine.speed:.4g} FLOP/s",
     ]
     for stage, values in done.items():
-        told.append(
-            f"{stage:<14}{values['flops']:.4g} FLOPs / {machine.speed:.4g} FLOP/s = {hours(values['seconds'])}"
-        )
+        told.append(f"{stage:<14}{values['flops']:.4g} FLOPs / {machine.speed:.4g} FLOP/s = {hours(values['seconds'])}")
     return told + _memory_lines(counts, config, machine) + _disk_lines(counts, config)
 
 

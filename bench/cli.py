@@ -78,6 +78,12 @@ VERBS = {
         arguments="bench.hands_on_arguments:CompleteArguments",
         check="bench.hands_on_arguments:check_complete",
     ),
+    "clean": Verb(
+        summary="what caches, checkpoints and runs take on the disk, and freeing it by choice",
+        target="bench.clean:main",
+        arguments="bench.clean_arguments:CleanArguments",
+        check="bench.clean_arguments:check",
+    ),
     "list": Verb(
         summary="what there is to choose from, and whether it can run here",
         target="bench.listing:main",

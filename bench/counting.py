@@ -58,7 +58,7 @@ def count(approach: str, settings: Any, config: Config, *, ranks: int, bf16: boo
             caption_tokens=caption,
             captions_of=whose,
             image_tokens=shared.patchify.tokens,
-            forward=_forward(built, batch),
+            forward=_forward(built, batch) if train.accumulation > 1 else None,
             step=flops_per_step(built, batch, lambda purpose: generator(0, purpose)),
             encode=flops(lambda: codec.encode(torch.zeros(1, 3, side, side))),
             activations=_activations(built, small, bf16),
@@ -120,4 +120,7 @@ def _units(approach: Approach) -> dict[str, int]:
         return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
 
     blocks = approach.blocks()
-    return {"largest_block": max((size([block]) for block in blocks), default=0), "outside": size([approach]) - size(blocks)}
+    return {
+        "largest_block": max((size([block]) for block in blocks), default=0),
+        "outside": size([approach]) - size(blocks),
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from approaches.shared.kernels import choose
 from approaches.shared.language_model import LanguageModel, config_of
 from approaches.shared.randomness import generator
 from approaches.shared.sources import Source, resolve
-from approaches.shared.transformer import Transformer
+from approaches.shared.transformer import Transformer, TransformerConfig
 from approaches.shared.vae import LatentCodec
 from bench.assembly import shared_of
 from bench.config import Config
@@ -112,16 +113,22 @@ def imagine(config: Config) -> Shared:
     not known here, or does not fit."""
     codec = LatentCodec(_autoencoder(resolve(config.model.vae, field="model.vae")))
     model = _language_model(resolve(config.model.lm, field="model.lm"))
-    encoder, width = None, 0
-    if config.model.encoder:
-        from metrics.features import open_extractor
+    if not config.model.encoder:
+        return shared_of(config, codec, model, choose("cpu"), None, 0)
+    from metrics.features import open_extractor
 
-        width = open_extractor(config.model.encoder).feature_size
-        encoder = lambda pictures: torch.zeros(len(pictures), width)  # noqa: E731
-    return shared_of(config, codec, model, choose("cpu"), encoder, width)
+    width = open_extractor(config.model.encoder).feature_size
+    return shared_of(config, codec, model, choose("cpu"), lambda pictures: torch.zeros(len(pictures), width), width)
 
 
 def _language_model(source: Source) -> LanguageModel:
+    shape, ends = _shape_of(source)
+    return LanguageModel(Transformer(shape, choose("cpu")), tokenizer_of(source) or CountedTokens(*ends))
+
+
+@lru_cache(maxsize=8)
+def _shape_of(source: Source) -> tuple[TransformerConfig, tuple[int, int]]:
+    """A language model's shape, and the tokens that texts start after and end with."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
@@ -135,10 +142,10 @@ def _language_model(source: Source) -> LanguageModel:
             model: Any = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise UserError(_unknown("model.lm", source, LANGUAGE_MODELS, error)) from error
-    transformer = Transformer(config_of(model), choose("cpu"))
-    return LanguageModel(transformer, tokenizer_of(source) or CountedTokens(*_ends(config)))
+    return config_of(model), _ends(config)
 
 
+@lru_cache(maxsize=8)
 def tokenizer_of(source: Source) -> Any:
     """The tokenizer of a local source; None where it is not at hand."""
     from transformers import AutoTokenizer
@@ -224,4 +231,3 @@ def backward(approach: Approach, batch: Batch) -> None:
     losses = approach.losses(batch, lambda purpose: generator(0, purpose))
     terms = [loss.weight * loss.sum.float() / loss.count for loss in losses.values()]
     torch.stack(terms).sum().backward()
-
