@@ -19,12 +19,12 @@ FP32, BF16 = 4, 2
 class Counts:
     """One approach at a config's sizes.
 
-    total, trainable, active, borrowed: parameters, see `bench.meter.parameters`. codec: the VAE's. largest_block,
-    outside: parameters of one unit of sharding, and of what is in none. rows: of a batch, to draw, to describe, windows
-    of text; part: of what one GPU works through at a time. forward, step: FLOPs of a batch's losses (None where they
-    are not asked for: without accumulation), and with their gradients. condition, denoise: of a prompt, and of one evaluation of one picture. encode: of a picture by the VAE.
-    activations: bytes that a part holds at once, beside weights and gradients. validation: that a batch of the fixed
-    triples holds, without gradients.
+    total, trainable, active, borrowed: parameters, see `bench.meter.parameters`. codec: the VAE's. latent_values: of a
+    picture. largest_block, outside: parameters of one unit of sharding, and of what is in none. rows: of a batch, to
+    draw, to describe, windows of text; part: of what one GPU works through at a time. forward, step: FLOPs of a batch's
+    losses (None where they are not asked for: without accumulation), and with their gradients. condition, denoise: of a
+    prompt, and of one evaluation of one picture. encode: of a picture by the VAE. activations: bytes that a part holds
+    at once, beside weights and gradients. validation: that a batch of the fixed triples holds, without gradients.
     """
 
     total: int

