@@ -1,4 +1,4 @@
-"""docs/your-models.md, as a reader would follow it: each of its commands, on small stand-ins in a folder of their own."""
+"""docs/your-models.md, as a reader would follow it: each of its commands, on small stand-ins in a folder of its own."""
 
 from __future__ import annotations
 
