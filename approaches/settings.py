@@ -36,7 +36,7 @@ class Settings:
 class FullRetrainingSettings(Settings):
     """Transfusion (arXiv 2408.11039): one transformer, all of it trained."""
 
-    OF_PRESETS = {"small": {"learning_rate": 5e-4}, "base": {"learning_rate": 1e-4, "lm_learning_rate_ratio": 1.0}}
+    OF_PRESETS = {"small": {"learning_rate": 5e-4}, "base": {"learning_rate": 1e-4, "words_learning_rate_ratio": 1.0}}
 
     variant: Literal["transfusion", "lora"] = "transfusion"
     """transfusion trains every weight; lora freezes the language model but for low-rank updates."""
@@ -59,7 +59,7 @@ class FullRetrainingSettings(Settings):
 class DualTowerSettings(Settings):
     """X-Fusion (arXiv 2504.20996): a vision tower beside the frozen text tower, layer by layer."""
 
-    OF_PRESETS = {"small": {"learning_rate": 5e-4}, "base": {"learning_rate": 1e-4}}
+    OF_PRESETS = {"small": {"learning_rate": 5e-4}, "base": {"learning_rate": 1e-4, "words_learning_rate_ratio": 1.0}}
 
     variant: Literal["dual_tower", "dual_projection", "gated"] = "dual_tower"
     """The paper's block variants (its table 1)."""
@@ -85,7 +85,8 @@ class ProjectionSettings(Settings):
             "learning_rate": 5e-4, "queries": 32, "width": 576, "layers": 16, "heads": 9, "encoder_layers": 4
         },
         "base": {
-            "learning_rate": 1e-4, "queries": 64, "width": 1536, "layers": 24, "heads": 24, "encoder_layers": 6
+            "learning_rate": 1e-4, "words_learning_rate_ratio": 1.0, "queries": 64, "width": 1536, "layers": 24,
+            "heads": 24, "encoder_layers": 6,
         },
     }  # fmt: skip
 

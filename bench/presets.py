@@ -86,7 +86,7 @@ def base() -> Config:
             vae="stable-diffusion-v1-5/stable-diffusion-v1-5:vae",
             clip="ViT-L-14/openai",
         ),
-        diffusion=DiffusionConfig(shift=1.0, guidance=5.5),
+        diffusion=DiffusionConfig(time_sampling="logit_normal", shift=1.0, guidance=5.5),
         train=TrainConfig(
             budget="steps",
             amount=100_000.0,

@@ -87,6 +87,7 @@ def test_base_is_the_published_recipe() -> None:
     base = preset("base")
     tokens = base.train.batch * ((base.data.size // 8 // base.train.patch) ** 2 + 2 + base.train.caption_tokens)
     assert tokens == pytest.approx(800_000, rel=0.01)
+    assert (base.diffusion.prediction, base.diffusion.time_sampling) == ("flow", "logit_normal")
     assert (base.train.amount, base.train.budget, base.diffusion.guidance) == (100_000, "steps", 5.5)
     for name in APPROACHES:
         settings = APPROACHES[name].load_settings().of_preset("base")
