@@ -13,7 +13,7 @@ import pytest
 
 from approaches.registry import APPROACHES
 from approaches.shared.language_model import LanguageModel
-from bench import cli
+from bench import cli, stages
 from bench.environment import ROOT
 from bench.presets import preset
 from reports import schema
@@ -68,10 +68,17 @@ def held(record: schema.Record) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("approach", [name for name in APPROACHES if name != "dual_tower"])
 def test_base_runs_whole_on_stand_ins(
-    approach: str, words: list[str], monkeypatch: pytest.MonkeyPatch, own_cache: Path
+    approach: str,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    own_cache: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     stand_ins.work_here(monkeypatch)
+    monkeypatch.setattr(stages, "MUCH", 0)
     assert cli.main([*words, "--approach", approach, *narrow(approach)]) == 0
+    told = capsys.readouterr().out
+    assert told.index("on the disk: weights ") < told.index("results, with 95% intervals")
     held(record_of(Path(words[words.index("--out") + 1]), approach))
 
 
