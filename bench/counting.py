@@ -43,7 +43,7 @@ def count(approach: str, settings: Any, config: Config, *, ranks: int, bf16: boo
         batch = blank_batch(shared, rows, **sizes)
         small = blank_batch(shared, (part[0], part[1], part[2]), **sizes)
         counted = parameters(built, batch.noise)
-        of_evaluation = {"condition": 0, "denoise": 0}
+        of_evaluation: dict[str, Any] = {"condition": 0, "denoise": 0}
         if "denoise" in built.capabilities:
             of_evaluation = flops_per_evaluation(built, batch.noise)
         codec = shared.codecs["image"]
@@ -113,7 +113,7 @@ def _activations(approach: Approach, batch: Batch, bf16: bool) -> int:
     return held.peak
 
 
-def _units(approach: Approach) -> dict[str, int]:
+def _units(approach: Approach) -> dict[str, Any]:
     """Parameters of the largest block, and of all that is in no block: what FSDP gathers at once."""
 
     def size(modules: list[nn.Module]) -> int:

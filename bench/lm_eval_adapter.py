@@ -35,7 +35,7 @@ WRITTEN = 256  # most tokens of an answer where a task says nothing
 
 
 @register_model("draw-bench")
-class DrawBenchLM(TemplateLM):
+class DrawBenchLM(TemplateLM):  # type: ignore[misc]
     """run: a done run, as `python -m bench complete` takes it. out: folder of the runs. base: the language model that
     the run started from in place of what it became. batch_size: rows at a time. max_length: tokens of a window, the
     model's context where 0 (at most 4096).

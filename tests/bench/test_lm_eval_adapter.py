@@ -103,7 +103,7 @@ def test_a_run_that_is_not_there_is_a_persons_mistake(tmp_path: Path) -> None:
         DrawBenchLM(run="x", out=str(tmp_path))
 
 
-TASKS = {
+TASKS: dict[str, dict[str, Any]] = {
     "micro_choice": {
         "output_type": "multiple_choice", "doc_to_text": "{{question}}", "doc_to_choice": ["things", "zebra"],
         "doc_to_target": "{{answer}}", "metric_list": [{"metric": "acc"}],
@@ -124,7 +124,7 @@ def test_tasks_of_each_kind_run_through_the_harness_own_command_line(micro_run: 
     rows = [{"question": f"document {n} says {n * n}", "answer": 0} for n in range(4)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for name, task in TASKS.items():
-        own = {"task": name, "dataset_path": "json", "test_split": "test", **task,
+        own: dict[str, Any] = {"task": name, "dataset_path": "json", "test_split": "test", **task,
                "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}}}  # fmt: skip
         (tmp_path / f"{name}.yaml").write_text(json.dumps(own))  # JSON is YAML
     words = ["run", "--model", "draw-bench", "--model_args", f"run={micro_run.folder}", "--tasks", ",".join(TASKS),

@@ -67,6 +67,7 @@ def allocated(work) -> int:
     return most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("approach", list(APPROACHES))
 def test_a_plan_counts_what_is_measured(approach: str, own_cache):
     config = preset("tiny")
