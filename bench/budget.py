@@ -52,7 +52,8 @@ class Counts:
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """What the training is to run on. name: of a kind of GPU, or "here". peak: FLOP/s of one. memory: bytes of one.
-    mfu: share of the peak that training reaches, and whose figure that is."""
+    mfu: share of the peak that training reaches, and whose figure that is. host: whether it is a CPU, whose memory
+    holds a checkpoint too while it is put together."""
 
     name: str
     gpus: int
@@ -61,6 +62,7 @@ class Machine:
     mfu: float
     mfu_of: str
     bf16: bool
+    host: bool = False
 
     @property
     def speed(self) -> float:
@@ -73,7 +75,9 @@ class Machine:
 
 def memory(counts: Counts, config: Config, machine: Machine) -> dict[str, dict[str, float]]:
     """Bytes on each GPU by what they hold: under DDP, where each GPU has everything, and under FSDP, which shares
-    weights, gradients, moments and average out and gathers blocks as they are needed. `all` is the sum."""
+    weights, gradients, moments and average out and gathers blocks as they are needed. Of what never is at once the
+    largest is counted: a step's activations, a look at the validation loss (which keeps a copy of the trained weights),
+    a checkpoint. `all` is the sum."""
     trained, average = FP32 * counts.trainable, bool(config.train.ema)
     whole: dict[str, float] = {
         "weights": FP32 * counts.total,
@@ -81,12 +85,21 @@ def memory(counts: Counts, config: Config, machine: Machine) -> dict[str, dict[s
         "AdamW's moments": 2 * trained,
         "moving average": trained * average,
     }
-    fixed: dict[str, float] = {"VAE": FP32 * counts.codec, "activations": counts.activations}
+    at_once = {"activations": counts.activations, "a validation": counts.validation + trained}
+    if machine.host:
+        at_once["a checkpoint being written"] = checkpoint_bytes(counts.trainable, config)
+    largest = max(at_once, key=lambda name: at_once[name])
+    fixed: dict[str, float] = {"VAE": FP32 * counts.codec, largest: at_once[largest]}
     ddp = {**whole, "gradients in exchange": trained * (machine.gpus > 1), **fixed}
     width = BF16 if machine.bf16 else FP32
     gathered = width * (counts.outside + 2 * counts.largest_block) * (machine.gpus > 1)
     fsdp = {**{name: value / machine.gpus for name, value in whole.items()}, "gathered weights": gathered, **fixed}
     return {name: {**parts, "all": sum(parts.values())} for name, parts in (("DDP", ddp), ("FSDP", fsdp))}
+
+
+def checkpoint_bytes(trainable: int, config: Config) -> int:
+    """Of the trained weights, both moments and, where there is one, the average."""
+    return FP32 * trainable * (3 + bool(config.train.ema))
 
 
 # ------------------------------------------------------------------------------------------------------------ disk
@@ -99,10 +112,9 @@ def disk(trainable: int, latent_values: int, config: Config) -> dict[str, float]
     trained, sizes = FP32 * trainable, config.evaluate
     held_out = [min(config.data.eval_items, wanted) for wanted in (sizes.triples, max(sizes.pictures, sizes.captions))]
     pictures = config.data.train_items + sum(held_out)
-    copies = 3 + bool(config.train.ema)
     return {
         "weights": trained,
-        "checkpoint": 2 * copies * trained,
+        "checkpoint": 2 * checkpoint_bytes(trainable, config),
         "cached pictures": 3 * config.data.size**2 * pictures,
         "cached latents": FP32 * latent_values * pictures,
     }
