@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from bench.ranges import Count, Depth, Range, Rate, Share, Weight, Width
 
@@ -14,7 +15,11 @@ Ratio = Annotated[float, Range(0, 100)]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What every approach has. A subclass gives its own defaults, which are those of the preset `tiny`."""
+    """What every approach has. A subclass gives its own defaults, which are those of the preset `tiny`.
+
+    OF_PRESETS: preset -> the fields in which it differs from the defaults."""
+
+    OF_PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     learning_rate: Rate = 2e-3
     """Peak learning rate of the new parameters."""
@@ -24,12 +29,14 @@ class Settings:
     @classmethod
     def of_preset(cls, preset: str) -> Self:
         """The settings that a preset means for this approach."""
-        return cls()
+        return cls(**cls.OF_PRESETS.get(preset, {}))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FullRetrainingSettings(Settings):
     """Transfusion (arXiv 2408.11039): one transformer, all of it trained."""
+
+    OF_PRESETS = {"small": {"learning_rate": 5e-4}, "base": {"learning_rate": 1e-4, "words_learning_rate_ratio": 1.0}}
 
     variant: Literal["transfusion", "lora"] = "transfusion"
     """transfusion trains every weight; lora freezes the language model but for low-rank updates."""
@@ -52,6 +59,8 @@ class FullRetrainingSettings(Settings):
 class DualTowerSettings(Settings):
     """X-Fusion (arXiv 2504.20996): a vision tower beside the frozen text tower, layer by layer."""
 
+    OF_PRESETS = {"small": {"learning_rate": 5e-4}, "base": {"learning_rate": 1e-4, "words_learning_rate_ratio": 1.0}}
+
     variant: Literal["dual_tower", "dual_projection", "gated"] = "dual_tower"
     """The paper's block variants (its table 1)."""
     words_learning_rate_ratio: Ratio = 5.0
@@ -70,6 +79,16 @@ class DualTowerSettings(Settings):
 @dataclass(frozen=True, kw_only=True)
 class ProjectionSettings(Settings):
     """BLIP-2 (arXiv 2301.12597) one way, MetaQuery (arXiv 2504.06256) the other."""
+
+    OF_PRESETS = {
+        "small": {
+            "learning_rate": 5e-4, "queries": 32, "width": 576, "layers": 16, "heads": 9, "encoder_layers": 4
+        },
+        "base": {
+            "learning_rate": 1e-4, "words_learning_rate_ratio": 1.0, "queries": 64, "width": 1536, "layers": 24,
+            "heads": 24, "encoder_layers": 6,
+        },
+    }  # fmt: skip
 
     readout: Literal["learned_queries", "random_queries", "last_hidden"] = "learned_queries"
     """What is read out of the language model: trained queries, queries left at random, or the prompt's own states."""
@@ -96,6 +115,17 @@ class ProjectionSettings(Settings):
 @dataclass(frozen=True, kw_only=True)
 class ModularSettings(Settings):
     """Chain of thought with visual modules, after LLM-grounded diffusion (arXiv 2305.13655)."""
+
+    OF_PRESETS = {
+        "small": {
+            "learning_rate": 5e-4, "width": 576, "layers": 16, "heads": 9,
+            "captioner_width": 384, "captioner_layers": 6, "checker_width": 192, "checker_layers": 4,
+        },
+        "base": {
+            "learning_rate": 1e-4, "width": 1536, "layers": 24, "heads": 24,
+            "captioner_width": 1024, "captioner_layers": 12, "checker_width": 512, "checker_layers": 8,
+        },
+    }  # fmt: skip
 
     planner: Literal["lm", "rules", "oracle", "empty"] = "lm"
     """Who writes the plan: the language model, a rule-based parser, the true scene, or nobody."""

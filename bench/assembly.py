@@ -13,7 +13,7 @@ from torch import Tensor
 
 from approaches.base import Approach, Shared
 from approaches.registry import APPROACHES
-from approaches.shared.kernels import choose
+from approaches.shared.kernels import Kernels, choose
 from approaches.shared.language_model import LanguageModel
 from approaches.shared.sources import check_safetensors
 from approaches.shared.vae import LatentCodec
@@ -33,25 +33,43 @@ def share(config: Config, device: torch.device, *, training: bool = True) -> Sha
     drawn. UserError where a model can't be had, or does not fit the pictures."""
     kernels = choose(device, **_kernels(config), training=training)
     codec = LatentCodec.load(config.model.vae).to(device)
+    check_fit(config, codec)
+    encoder, width = _encoder(config, device)
+    return shared_of(config, codec, LanguageModel.load(config.model.lm, kernels=kernels), kernels, encoder, width)
+
+
+def check_fit(config: Config, codec: LatentCodec) -> None:
+    """UserError where pictures don't divide into the codec's latents and these into patches."""
     side, rest = divmod(config.data.size, codec.factor)
     if rest or side % config.train.patch:
         raise UserError(
             f"data.size is {config.data.size}, expected a multiple of {codec.factor * config.train.patch}: the VAE "
             f"shrinks pictures by {codec.factor}, and an image token is {config.train.patch} latents wide (train.patch)"
         )
-    encoder, width = _encoder(config, device)
+
+
+def shared_of(
+    config: Config,
+    codec: LatentCodec,
+    language_model: LanguageModel,
+    kernels: Kernels,
+    encoder: Callable[[NDArray[np.uint8]], Tensor] | None,
+    encoder_width: int,
+) -> Shared:
+    """What all approaches reuse, of models at hand. UserError where they don't fit the pictures."""
+    check_fit(config, codec)
     return Shared(
-        language_model=LanguageModel.load(config.model.lm, kernels=kernels),
+        language_model=language_model,
         codecs={"image": codec},
         diffusion=diffusion_of(config.diffusion),
         kernels=kernels,
-        latent_size=side,
+        latent_size=config.data.size // codec.factor,
         patch=config.train.patch,
         patch_channels=config.train.patch_channels,
         caption_tokens=config.train.caption_tokens,
         seed=config.seed,
         encoder=encoder,
-        encoder_width=width,
+        encoder_width=encoder_width,
     )
 
 

@@ -77,6 +77,13 @@ VERBS = {
         arguments="bench.report_arguments:CompareArguments",
         check="bench.report_arguments:check_compare",
     ),
+    "plan": Verb(
+        summary="what a run would take: parameters, FLOPs, memory, disk, hours, with the arithmetic",
+        target="bench.plan:main",
+        arguments="bench.plan_arguments:PlanArguments",
+        configured=True,
+        check="bench.plan_arguments:check",
+    ),
     "generate": Verb(
         summary="draw pictures from words with a trained run",
         target="bench.hands_on:generate",
@@ -94,6 +101,12 @@ VERBS = {
         target="bench.hands_on:complete",
         arguments="bench.hands_on_arguments:CompleteArguments",
         check="bench.hands_on_arguments:check_complete",
+    ),
+    "clean": Verb(
+        summary="what caches, checkpoints and runs take on the disk, and freeing it by choice",
+        target="bench.clean:main",
+        arguments="bench.clean_arguments:CleanArguments",
+        check="bench.clean_arguments:check",
     ),
     "list": Verb(
         summary="what there is to choose from, and whether it can run here",

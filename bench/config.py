@@ -51,7 +51,8 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The models that every approach starts from: `shipped:NAME`, a local folder, or a hub id."""
+    """The models that every approach starts from: `shipped:NAME`, a local folder, or a hub id (owner/name, or
+    owner/name:folder). --lm, --vae and --clip are short for these flags."""
 
     lm: str = "shipped:lm-tiny"
     """Language model (Llama family): shipped:NAME, package:smollm2, a folder, a GGUF file, or a hub id."""
@@ -123,6 +124,8 @@ class TrainConfig:
     warmup: Annotated[int, Range(0, 10**9)] = 50
     """Steps of linear warm-up; then half a cosine down to 1%."""
     weight_decay: Annotated[float, Range(0, 100)] = 0.01
+    beta2: Annotated[float, Range(0, 1)] = 0.99
+    """AdamW's memory of squared gradients; of gradients it is 0.9."""
     clip: Annotated[float, Range(0, 1e9, above=True)] = 1.0
     """Largest norm of the gradient."""
     ema: Annotated[float, Range(0, 1)] = 0.995

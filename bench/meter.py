@@ -264,18 +264,23 @@ def mfu(steps_per_second: Estimate, flops_a_step: float, peak: float) -> Estimat
 # ----------------------------------------------------------------------------------------------------- parameters
 
 
+def storage_of(tensor: Tensor) -> int:
+    """What tells a tensor's storage from all others that are alive; tensors without values have one too."""
+    return int(tensor.untyped_storage()._cdata)
+
+
 class _Touched(TorchDispatchMode):
     """Notes which of some tensors any operation reads, by their storage: however a module reaches its weights."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._known = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+        self._known = {storage_of(parameter) for parameter in parameters}
         self.found: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Torch's hook: one operation."""
         for value in torch.utils._pytree.tree_leaves((args, kwargs)):
-            if isinstance(value, Tensor) and (storage := value.untyped_storage().data_ptr()) in self._known:
+            if isinstance(value, Tensor) and (storage := storage_of(value)) in self._known:
                 self.found.add(storage)
         return func(*args, **(kwargs or {}))
 
@@ -292,7 +297,7 @@ def parameters(approach: Approach, latents: Tensor, words: str = "a red circle")
             condition = approach.eval().condition([Prompt.text(words)])
             approach.denoise(torch.zeros_like(latents[:1]), latents.new_full((1,), 0.5), condition)
         approach.train(was_training)
-        active = sum(p.numel() for p in every if p.untyped_storage().data_ptr() in touched.found)
+        active = sum(p.numel() for p in every if storage_of(p) in touched.found)
     return {
         "total": sum(p.numel() for p in every),
         "trainable": sum(p.numel() for p in every if p.requires_grad),

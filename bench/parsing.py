@@ -9,14 +9,17 @@ import io
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 from bench.config import Config
 from bench.errors import UserError, nearest
 from bench.presets import load_config, preset
+
+SHORT = {"--lm": "--model.lm", "--vae": "--model.vae", "--clip": "--model.clip"}
+"""Short names of flags that every verb with a config takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,7 @@ def parse(kind: type[Any], words: Sequence[str], *, verb: str, program: str, con
     UserError, one sentence, on the first mistake. `--help` prints and raises SystemExit(0)."""
     import tyro
 
+    words = spelled_out(words, {flag for flag, _ in flags_of(kind)}) if configured else words
     base = _base(words) if configured else Config()
     if hasattr(kind, "of_words"):
         kind = kind.of_words(words, base)
@@ -69,7 +73,7 @@ def parse(kind: type[Any], words: Sequence[str], *, verb: str, program: str, con
             description=kind.__doc__,
             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
         )
-    config = parsed.config if configured else base
+    config = _named_by_path(parsed.config, words) if configured else base
     return Parsed(arguments=parsed.arguments, config=config, debug=parsed.common.debug)
 
 
@@ -95,6 +99,29 @@ def _base(words: Sequence[str]) -> Config:
     if file:
         return load_config(Path(file[-1]))
     return preset(name[-1] if name else "tiny")
+
+
+def spelled_out(words: Sequence[str], own: Container[str] = ()) -> list[str]:
+    """The words with short flags in full, but for a verb's own flags of the same name.
+
+    >>> spelled_out(["--lm", "./mine", "--vae=other"])
+    ['--model.lm', './mine', '--model.vae=other']
+    """
+    parted = [word.partition("=") for word in words]
+    return [(flag if flag in own else SHORT.get(flag, flag)) + equals + value for flag, equals, value in parted]
+
+
+def _named_by_path(config: Config, words: Sequence[str]) -> Config:
+    """The config, with the dataset and the corpus that can read its paths where the words give a path and no name."""
+    from bench.data.sources import dataset_of, text_of
+
+    for section, kind in (("data", dataset_of), ("text", text_of)):
+        if not last_values(words, f"--{section}.path") or last_values(words, f"--{section}.name"):
+            continue
+        own = getattr(config, section)
+        if found := kind(own.name, own.path):
+            config = replace(config, **{section: replace(own, name=found)})
+    return config
 
 
 def last_values(words: Sequence[str], flag: str) -> list[str]:

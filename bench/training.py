@@ -132,7 +132,7 @@ def optimizer_of(approach: Approach, config: Config) -> torch.optim.AdamW:
         raise ValueError(f"{type(approach).__name__}'s parameter groups don't hold every trained parameter once")
     peak = approach.settings.learning_rate
     rated = [(list[nn.Parameter](group.parameters), group.ratio * peak) for group in groups]
-    return decaying(rated, config.train.weight_decay)
+    return decaying(rated, config.train.weight_decay, betas=(0.9, config.train.beta2))
 
 
 class ApproachTrainee(Trainee):

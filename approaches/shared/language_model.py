@@ -3,6 +3,8 @@ by our own transformer."""
 
 from __future__ import annotations
 
+import io
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -220,16 +222,19 @@ def _from_transformers(source: Source, *, gguf: bool) -> tuple[Any, Any]:
     location, options = source.location, {}
     if gguf and source.path is not None:
         location, options = str(source.path.parent), {"gguf_file": source.path.name}
-    local: dict[str, Any] = {"local_files_only": source.path is not None, **options}
+    local: dict[str, Any] = {
+        "local_files_only": source.path is not None, "subfolder": source.subfolder, **options
+    }  # fmt: skip
     if not gguf:
         local["use_safetensors"] = True
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             location, **{k: v for k, v in local.items() if k != "use_safetensors"}
         )
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            location, dtype=torch.float32, output_loading_info=True, **local
-        )
+        with redirect_stderr(io.StringIO()) if gguf else nullcontext():  # a bar that no setting hides
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                location, dtype=torch.float32, output_loading_info=True, **local
+            )
         model, info = loaded
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]

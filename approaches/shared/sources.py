@@ -15,12 +15,13 @@ from bench.files import hash_file
 
 WEIGHTS = Path(__file__).parent / "weights"
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A judged source. path: a local folder or file; None for a hub id, which is then `text`."""
+    """A judged source. path: a local folder or file; None for a hub id, which is then `text`: owner/name, or
+    owner/name:folder for a folder inside the repository."""
 
     text: str
     path: Path | None
@@ -28,7 +29,12 @@ class Source:
     @property
     def location(self) -> str:
         """What `from_pretrained` takes."""
-        return self.text if self.path is None else str(self.path)
+        return self.text.partition(":")[0] if self.path is None else str(self.path)
+
+    @property
+    def subfolder(self) -> str:
+        """The folder inside a hub repository; "" for its root, and for what is local."""
+        return self.text.partition(":")[2] if self.path is None else ""
 
 
 def shipped() -> dict[str, Path]:

@@ -147,6 +147,7 @@ def _load(source: Source) -> nn.Module:
     try:
         model, info = kind.from_pretrained(
             source.location,
+            subfolder=source.subfolder or None,
             use_safetensors=True,
             torch_dtype=torch.float32,
             local_files_only=source.path is not None,

@@ -110,5 +110,32 @@ def hub_source(path: str | None) -> str:
     return given
 
 
+def dataset_of(name: str, path: str | None) -> str:
+    """The dataset that reads a path, where `name` is of one that reads none: by what lies there; "" to leave it."""
+    if name != "shapes" or not path:
+        return ""
+    root = Path(path).expanduser()
+    if root.is_dir():
+        if _metadata(root) or any(_metadata(child) for child in root.iterdir() if child.name.lower() in ALIASES):
+            return "folder"
+        if _saved(root) or any(root.rglob("*.parquet")):
+            return "hub"
+        return "webdataset" if any(root.rglob("*.tar")) else "folder"
+    return "webdataset" if path.endswith(".tar") else ""
+
+
+def text_of(name: str, path: str | None) -> str:
+    """The same for text."""
+    if name != "pydocs" or not path:
+        return ""
+    root = Path(path).expanduser()
+    return "file" if root.is_file() else "" if not root.is_dir() else "hub" if _saved(root) else "folder"
+
+
+def _saved(folder: Path) -> bool:
+    """Whether datasets' save_to_disk wrote a folder."""
+    return any((folder / name).exists() for name in ("dataset_dict.json", "state.json"))
+
+
 def _metadata(folder: Path) -> Path | None:
     return next((folder / name for name in METADATA if (folder / name).is_file()), None)

@@ -1,0 +1,231 @@
+"""The arithmetic of a plan: counts in, bytes, seconds and the lines that show how they come about out. Closed forms
+over plain numbers; imports no torch.
+
+T trained parameters, P all of an approach's, V the VAE's, N GPUs. Weights, gradients, both of AdamW's moments and the
+moving average are float32, 4 bytes each; what is computed with is bfloat16 where the precision says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bench.config import Config
+
+FP32, BF16 = 4, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """One approach at a config's sizes.
+
+    total, trainable, active, borrowed: parameters, see `bench.meter.parameters`. codec: the VAE's. latent_values: of a
+    picture. largest_block, outside: parameters of one unit of sharding, and of what is in none. rows: of a batch, to
+    draw, to describe, windows of text; part: of what one GPU works through at a time. forward, step: FLOPs of a batch's
+    losses (None where they are not asked for: without accumulation), and with their gradients. condition, denoise: of a
+    prompt, and of one evaluation of one picture. encode: of a picture by the VAE. activations: bytes that a part holds
+    at once, beside weights and gradients. validation: that a batch of the fixed triples holds, without gradients.
+    """
+
+    total: int
+    trainable: int
+    active: int | None
+    borrowed: dict[str, int]
+    codec: int
+    latent_values: int
+    largest_block: int
+    outside: int
+    rows: tuple[int, int, int]
+    part: tuple[int, int, int]
+    caption_tokens: int
+    captions_of: str
+    image_tokens: int
+    forward: int | None
+    step: int
+    condition: int
+    denoise: int
+    encode: int
+    activations: int
+    validation: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What the training is to run on. name: of a kind of GPU, or "here". peak: FLOP/s of one. memory: bytes of one.
+    mfu: share of the peak that training reaches, and whose figure that is. host: whether it is a CPU, whose memory
+    holds a checkpoint too while it is put together."""
+
+    name: str
+    gpus: int
+    peak: float
+    memory: float
+    mfu: float
+    mfu_of: str
+    bf16: bool
+    host: bool = False
+
+    @property
+    def speed(self) -> float:
+        """FLOP/s of all together in training."""
+        return self.gpus * self.peak * self.mfu
+
+
+# ---------------------------------------------------------------------------------------------------------- memory
+
+
+def memory(counts: Counts, config: Config, machine: Machine) -> dict[str, dict[str, float]]:
+    """Bytes on each GPU by what they hold: under DDP, where each GPU has everything, and under FSDP, which shares
+    weights, gradients, moments and average out and gathers blocks as they are needed. Of what never is at once the
+    largest is counted: a step's activations, a look at the validation loss (which keeps a copy of the trained weights),
+    a checkpoint. `all` is the sum."""
+    trained, average = FP32 * counts.trainable, bool(config.train.ema)
+    whole: dict[str, float] = {
+        "weights": FP32 * counts.total,
+        "gradients": trained,
+        "AdamW's moments": 2 * trained,
+        "moving average": trained * average,
+    }
+    at_once = {"activations": counts.activations, "a validation": counts.validation + trained}
+    if machine.host:
+        at_once["a checkpoint being written"] = checkpoint_bytes(counts.trainable, config)
+    largest = max(at_once, key=lambda name: at_once[name])
+    fixed: dict[str, float] = {"VAE": FP32 * counts.codec, largest: at_once[largest]}
+    ddp = {**whole, "gradients in exchange": trained * (machine.gpus > 1), **fixed}
+    width = BF16 if machine.bf16 else FP32
+    gathered = width * (counts.outside + 2 * counts.largest_block) * (machine.gpus > 1)
+    fsdp = {**{name: value / machine.gpus for name, value in whole.items()}, "gathered weights": gathered, **fixed}
+    return {name: {**parts, "all": sum(parts.values())} for name, parts in (("DDP", ddp), ("FSDP", fsdp))}
+
+
+def checkpoint_bytes(trainable: int, config: Config) -> int:
+    """Of the trained weights, both moments and, where there is one, the average."""
+    return FP32 * trainable * (3 + bool(config.train.ema))
+
+
+# ------------------------------------------------------------------------------------------------------------ disk
+
+
+def disk(trainable: int, latent_values: int, config: Config) -> dict[str, float]:
+    """Bytes that a run leaves or needs for a while: in its folder the averaged weights and a checkpoint (weights,
+    average, two moments; the one before stays until the next is whole), in the cache pictures (3 bytes a pixel) and
+    latents (float32) of all splits. Samples and tokens of the text are small beside these, and not counted."""
+    trained, sizes = FP32 * trainable, config.evaluate
+    held_out = [min(config.data.eval_items, wanted) for wanted in (sizes.triples, max(sizes.pictures, sizes.captions))]
+    pictures = config.data.train_items + sum(held_out)
+    return {
+        "weights": trained,
+        "checkpoint": 2 * checkpoint_bytes(trainable, config),
+        "cached pictures": 3 * config.data.size**2 * pictures,
+        "cached latents": FP32 * latent_values * pictures,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ time
+
+
+def step_flops(counts: Counts, config: Config) -> float:
+    """Of a step as it is worked: with accumulation all parts but a rank's last are worked through once more, without
+    gradient, for the counts that the loss is divided by."""
+    parts = config.train.accumulation
+    return counts.step + (parts - 1) / parts * (counts.forward or 0)
+
+
+def times(counts: Counts, config: Config, machine: Machine, steps: int) -> dict[str, dict[str, float]]:
+    """FLOPs and seconds by stage: encoding all pictures once, training, the looks at the validation loss (each triple
+    with its own caption and with another's), drawing the held-out prompts. Captions and perplexity are not counted."""
+    validated = config.train.validations * min(config.evaluate.triples, config.data.eval_items)
+    prompts = min(config.evaluate.pictures, config.data.eval_items)
+    guided = 1 if config.diffusion.guidance == 1 else 2
+    work = {
+        "encoding": float(config.data.train_items * counts.encode),
+        "training": steps * step_flops(counts, config),
+        "validating": float(validated * 2 * (counts.denoise + counts.condition)),
+        "drawing": float(prompts * guided * (config.diffusion.nfe * counts.denoise + counts.condition)),
+    }
+    return {name: {"flops": value, "seconds": value / machine.speed} for name, value in work.items()}
+
+
+# ------------------------------------------------------------------------------------------------------- in words
+
+
+def bytes_(value: float) -> str:
+    """Bytes in a reader's unit.
+
+    >>> bytes_(1.5e9), bytes_(2.5e6)
+    ('1.50 GB', '2.50 MB')
+    """
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}" if value >= 100 * size else f"{value / size:.2f} {unit}"
+    return f"{value / 1e3:.1f} kB"
+
+
+def hours(seconds: float) -> str:
+    """Seconds in a reader's unit.
+
+    >>> hours(90), hours(7200), hours(1e6)
+    ('1.5 minutes', '2.0 hours', '278 hours (11.6 days)')
+    """
+    if seconds < 3600:
+        return f"{seconds / 60:.1f} minutes"
+    if seconds < 172_800:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 3600:.0f} hours ({seconds / 86_400:.1f} days)"
+
+
+def lines(counts: Counts, config: Config, machine: Machine, steps: int) -> list[str]:
+    """The plan of one approach, a line a step of the arithmetic."""
+    worked, done = step_flops(counts, config), times(counts, config, machine, steps)
+    draw, describe, windows = counts.rows
+    borrowed = ", ".join(f"{name} {size:,}" for name, size in counts.borrowed.items())
+    parts = config.train.accumulation
+    told = [
+        f"parameters    {counts.total:,} in all = {counts.total - counts.trainable:,} frozen + {counts.trainable:,} "
+        f"trained; {counts.active or 0:,} active in a drawing; borrowed: {borrowed}",
+        f"a batch       {draw:,} pictures to draw, {describe:,} to describe, {windows:,} windows of "
+        f"{config.train.replay_tokens} tokens to replay; {counts.image_tokens} image tokens a picture, captions of "
+        f"{counts.caption_tokens} ({counts.captions_of})",
+        f"FLOPs a step  {counts.step:.4g}"
+        + (f" + {parts - 1}/{parts} of its forward pass's {counts.forward:.4g} = {worked:.4g}" if parts > 1 else ""),
+        f"FLOPs in all  {worked:.4g} x {steps:,} steps = {done['training']['flops']:.4g}",
+        f"speed         {machine.gpus} x {machine.peak:.4g} FLOP/s ({machine.name}) x MFU {machine.mfu:.3g} "
+        f"({machine.mfu_of}) = {machine.speed:.4g} FLOP/s",
+    ]
+    for stage, values in done.items():
+        told.append(f"{stage:<14}{values['flops']:.4g} FLOPs / {machine.speed:.4g} FLOP/s = {hours(values['seconds'])}")
+    return told + _memory_lines(counts, config, machine) + _disk_lines(counts, config)
+
+
+def _memory_lines(counts: Counts, config: Config, machine: Machine) -> list[str]:
+    told = []
+    part = "{} + {} pictures, {} windows".format(*counts.part)
+    for name, held in memory(counts, config, machine).items():
+        if machine.gpus == 1 and name == "FSDP":
+            continue
+        where = f"{name} on {machine.gpus}" if machine.gpus > 1 else "one device"
+        terms = " + ".join(f"{what} {bytes_(value)}" for what, value in held.items() if value and what != "all")
+        fits = "fits" if held["all"] < machine.memory else "DOES NOT FIT"
+        told.append(
+            f"memory        {where}: {terms} = {bytes_(held['all'])} each; {fits} into {bytes_(machine.memory)} "
+            f"({part} at a time)"
+        )
+    return told
+
+
+def _disk_lines(counts: Counts, config: Config) -> list[str]:
+    needed = disk(counts.trainable, counts.latent_values, config)
+    terms = " + ".join(f"{what} {bytes_(value)}" for what, value in needed.items())
+    return [f"disk          {terms} = {bytes_(sum(needed.values()))}"]
+
+
+def to_json(counts: Counts, config: Config, machine: Machine, steps: int) -> dict[str, Any]:
+    """The same as plain values."""
+    return {
+        "counts": vars(counts),
+        "machine": {**vars(machine), "speed": machine.speed},
+        "steps": steps,
+        "flops_per_step": step_flops(counts, config),
+        "times": times(counts, config, machine, steps),
+        "memory": memory(counts, config, machine),
+        "disk": disk(counts.trainable, counts.latent_values, config),
+    }

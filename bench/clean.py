@@ -1,0 +1,90 @@
+"""`python -m bench clean`: what caches and runs take on the disk, and freeing it. Imports no torch.
+
+Only what this program wrote is touched: the folders that it makes in its cache, and folders under --out that hold a
+run's request.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from bench import store
+from bench.budget import bytes_
+from bench.clean_arguments import KINDS, CleanArguments
+from bench.config import Config
+from bench.console import Console
+from bench.errors import UserError
+from bench.files import cache_directory
+
+CACHES = ("pictures", "latents", "tokens", "pydocs")
+CHECKPOINTS = "checkpoint*"
+
+
+def main(arguments: CleanArguments, config: Config, console: Console) -> int:
+    """Say what each kind takes, and delete the kinds named where that is asked for; 0."""
+    deleting = arguments.delete and not arguments.dry_run
+    found = {}
+    for kind in arguments.what or KINDS:
+        paths = list(_paths(kind, arguments.out, console))
+        sizes = [size_of(path) for path in paths]
+        if deleting:
+            for path in paths:
+                _remove(path, kind, arguments.out)
+        found[kind] = {"bytes": sum(sizes), "paths": [str(path) for path in paths], "deleted": deleting}
+        console.info(f"{kind}: {bytes_(sum(sizes))} in {len(paths)} places {'freed' if deleting else ''}".rstrip())
+        console.info(f"  {KINDS[kind]}")
+        for path, size in [] if deleting else list(zip(paths, sizes, strict=True)):
+            console.info(f"  {path} {bytes_(size)}")
+    if not deleting:
+        kinds = " ".join(arguments.what) or "KIND"
+        console.info(f"nothing was deleted: python -m bench clean --what {kinds} --delete does it")
+    if console.as_json:
+        console.emit(found)
+    return 0
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; links are not followed."""
+    if path.is_symlink() or not path.is_dir():
+        return path.lstat().st_size
+    return sum(each.lstat().st_size for each in path.rglob("*") if not each.is_dir() or each.is_symlink())
+
+
+def _paths(kind: str, out: Path, console: Console) -> Iterator[Path]:
+    """What a kind means now, of runs that nobody works on."""
+    if kind == "caches":
+        yield from (path for name in CACHES if (path := cache_directory() / name).exists())
+        return
+    for run in store.runs(out):
+        if run.state is not None and run.state.state == "running":
+            console.warn(f"{run.folder.name} is at work, and left alone")
+            continue
+        done = run.state is not None and run.state.state == "done"
+        if kind == "checkpoints" and not done:
+            yield from sorted(run.folder.glob(CHECKPOINTS))
+        elif kind == "weights" and done and (weights := run.folder / store.WEIGHTS).exists():
+            yield weights
+        elif kind == ("done" if done else "unfinished"):
+            yield run.folder
+
+
+def _remove(path: Path, kind: str, out: Path) -> None:
+    """Delete a file or folder; of a run, while no other process can begin to work on it. UserError where it can't be
+    deleted; BusyError where somebody just began."""
+    folder = path if path.parent == out else path.parent
+    with ExitStack() as stack:
+        if (folder / store.REQUEST).exists():
+            stack.enter_context(store.locked(folder))
+            state = store.read_state(folder)
+            if kind in ("checkpoints", "unfinished") and state is not None and state.state == "done":
+                return  # it ended since it was looked at
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except OSError as error:
+            raise UserError(f"can't delete {path}: {error.strerror or error}") from error

@@ -1,0 +1,46 @@
+"""What the command line of `clean` takes. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.config import Config
+from bench.errors import UserError, nearest
+
+KINDS = {
+    "caches": "pictures, latents, tokens and texts that any run makes again",
+    "checkpoints": "what runs that are not done would go on from; they start again without",
+    "weights": "trained weights of done runs: their records stay, but they draw no more",
+    "unfinished": "whole folders of runs that are not done, their records with them",
+    "done": "whole folders of done runs, their records with them",
+}
+"""What can be freed, and what that means."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanArguments:
+    """Free disk space, by kind. Without --delete nothing is deleted: it only says what each kind would free. A run at
+    work is left alone; a done run's record goes only with the kind `done`."""
+
+    what: tuple[str, ...] = ()
+    """Kinds to free: caches, checkpoints, weights, unfinished, done."""
+    out: Path = Path("runs")
+    """Folder of the runs."""
+    delete: bool = False
+    """Delete what --what names; without it this is a dry run."""
+    dry_run: bool = False
+    """Delete nothing, whatever else is said."""
+    json: bool = False
+    """Print JSON: kind -> bytes, files and whether they are deleted."""
+
+
+def check(arguments: CleanArguments, config: Config) -> None:
+    """UserError on an unknown kind, or where nothing is named to be deleted."""
+    for name in arguments.what:
+        if name not in KINDS:
+            raise UserError(f"--what is '{name}': {nearest(name, KINDS)}")
+    if arguments.delete and not arguments.what:
+        raise UserError(f"--delete needs --what, one or more of: {', '.join(KINDS)}")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise UserError(f"--out {arguments.out} is a file, expected a folder")

@@ -1,0 +1,83 @@
+"""`python -m bench plan`: what a run would take, counted before anything runs. Names no approach: each is built as it
+always is, of tensors that have shapes and no values, and asked."""
+
+from __future__ import annotations
+
+import psutil
+
+from bench import store
+from bench.budget import Counts, Machine, lines, step_flops, to_json
+from bench.config import Config
+from bench.console import Console
+from bench.errors import UserError
+from bench.hardware import HERE, KINDS
+from bench.plan_arguments import PlanArguments
+from bench.run_arguments import chosen
+from reports import schema
+
+
+def main(arguments: PlanArguments, config: Config, console: Console) -> int:
+    """Print the plan of each approach asked for; 0."""
+    from bench.counting import count
+
+    machine = machine_of(arguments, config)
+    found = {}
+    for name in chosen(arguments.approach):
+        settings = arguments.settings_for(name, config)
+        counts = count(name, settings, config, ranks=machine.gpus, bf16=machine.bf16)
+        steps = steps_of(counts, config, machine)
+        found[name] = to_json(counts, config, machine, steps)
+        if not console.as_json:
+            console.info(f"{name} at {config.preset}" + (f", each of {arguments.seeds} seeds" * (arguments.seeds > 1)))
+            for line in lines(counts, config, machine, steps):
+                console.info(f"  {line}")
+            console.info()
+    if console.as_json:
+        console.emit(found)
+    return 0
+
+
+def machine_of(arguments: PlanArguments, config: Config) -> Machine:
+    """What is planned for: its peak from the data sheet, from the run whose MFU is taken, or measured now. UserError
+    where that run measured none."""
+    mfu, source, peak = arguments.mfu, "given", 0.0
+    if arguments.measured:
+        record = schema.load(store.find(arguments.measured, arguments.out))
+        value = record.metrics.get("mfu")
+        if value is None or value.value is None:
+            why = value.reason if value is not None else "its record has none"
+            raise UserError(f"run {record.name} has no measured MFU: {why}")
+        mfu, source = value.value, f"measured by {record.name}"
+        peak = float((value.details or {}).get("peak_flops_per_second", 0.0))
+    wanted = config.train.precision
+    if arguments.gpu != HERE:
+        kind = KINDS[arguments.gpu]
+        peak, memory, bf16, host = kind.peak, kind.memory, wanted != "fp32", False
+    else:
+        from bench.assembly import device_here
+        from bench.meter import peak_flops
+
+        device = device_here()
+        bf16 = wanted == "bf16" or (wanted == "auto" and device.type == "cuda")
+        peak, memory, host = peak or peak_flops(device), memory_of(device.type), device.type == "cpu"
+    gpus = arguments.gpus or (1 if arguments.gpu == HERE else 8)
+    return Machine(name=arguments.gpu, gpus=gpus, peak=peak, memory=memory, mfu=mfu, mfu_of=source, bf16=bf16)
+
+
+def memory_of(device: str) -> float:
+    """Bytes of this machine's device."""
+    if device != "cuda":
+        return float(psutil.virtual_memory().total)
+    import torch
+
+    return float(torch.cuda.get_device_properties(0).total_memory)
+
+
+def steps_of(counts: Counts, config: Config, machine: Machine) -> int:
+    """Steps of the config's budget; of one in seconds, as many as the machine does in them."""
+    from bench.trainee import Budget
+
+    worked = step_flops(counts, config)
+    if config.train.budget == "seconds":
+        return max(1, int(config.train.amount * machine.speed / worked))
+    return Budget.of(config.train, worked).steps or 1

@@ -1,0 +1,41 @@
+"""What the command line of `plan` takes besides a config. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from bench import store
+from bench.config import Config
+from bench.errors import UserError, nearest
+from bench.hardware import HERE, KINDS
+from bench.ranges import Range
+from bench.run_arguments import RunArguments, chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanArguments(RunArguments):
+    """What a run would take, before anything runs and without any weights: parameters, FLOPs, memory on each GPU, disk
+    and hours, with the arithmetic. One approach's settings are options too: --approach dual_tower --settings.fuse."""
+
+    gpu: str = "h100"
+    """Kind of GPU: one of b200, h200, h100, a100, l40s, rtx4090, or "here" for this machine."""
+    gpus: Annotated[int, Range(1, 1_000_000)] | None = None
+    """How many of them share a batch; by default 8, and 1 here."""
+    mfu: Annotated[float, Range(0, 1, above=True)] = 0.4
+    """Share of the GPUs' peak that training reaches; see also --measured."""
+    measured: str = ""
+    """A done run whose measured MFU is taken in place of --mfu: its folder, its name's beginning, or an approach."""
+    json: bool = False
+    """Print JSON: approach -> counts, memory, disk, times."""
+
+
+def check(arguments: PlanArguments, config: Config) -> None:
+    """UserError on an unknown approach or kind of GPU, or a run that is not there. Data and weights need not be."""
+    chosen(arguments.approach)
+    if not arguments.approach:
+        raise UserError("--approach names none, expected one or more, or all")
+    if arguments.gpu not in (*KINDS, HERE):
+        raise UserError(f"--gpu is '{arguments.gpu}': {nearest(arguments.gpu, (*KINDS, HERE))}")
+    if arguments.measured:
+        store.find(arguments.measured, arguments.out)

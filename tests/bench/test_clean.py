@@ -1,0 +1,100 @@
+"""Nothing goes that was not named; a done run's record goes with the kind `done` alone; a run at work stays whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench import cli, store
+from bench.clean_arguments import KINDS
+from bench.config import Config
+
+FILES = ("record.json", "weights.safetensors", "checkpoint.safetensors", "samples/grid.png")
+
+
+@pytest.fixture
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A done, a killed and a running run, somebody's own folder beside them, and a cache."""
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    for name in ("pictures/a.npy", "latents/b.safetensors", "tokens/c.npy", "mine/d"):
+        (tmp_path / "cache" / name).parent.mkdir(parents=True)
+        (tmp_path / "cache" / name).write_bytes(bytes(1000))
+    folder = tmp_path / "runs"
+    request = store.Request(approach="a", settings={}, config=Config(), key="k", parts={})
+    for name in ("done", "killed", "running"):
+        for file in FILES:
+            (folder / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name / file).write_bytes(bytes(100))
+        (folder / name / "record.json").unlink()
+        replace(request, key=name).write(folder / name)
+        store.write_state(folder / name, "done" if name == "done" else "running")
+        (folder / name / "record.json").write_bytes(bytes(100))
+    (folder / "killed" / "record.json").unlink()
+    store.end(folder / "killed", "killed", "by a test")
+    (folder / "killed" / "record.json").write_bytes(bytes(100))
+    (folder / "own").mkdir()
+    (folder / "own" / "notes.txt").write_text("mine")
+    return folder
+
+
+def everything(out: Path) -> set[str]:
+    return {str(path.relative_to(out.parent)) for path in out.parent.rglob("*") if path.is_file()}
+
+
+def clean(out: Path, *words: str) -> int:
+    return cli.main(["clean", "--out", str(out), *words])
+
+
+def gone(out: Path, *words: str) -> set[str]:
+    before = everything(out)
+    assert clean(out, *words) == 0
+    return {name for name in before - everything(out) if not name.endswith("/lock")}
+
+
+@pytest.mark.parametrize("words", [[], ["--dry-run"], ["--what", *KINDS], ["--what", *KINDS, "--delete", "--dry-run"]])
+def test_a_dry_run_deletes_nothing(out: Path, words: list[str], capsys: pytest.CaptureFixture[str]):
+    assert gone(out, *words) == set()
+    told = capsys.readouterr().out
+    assert "nothing was deleted" in told and all(f"{kind}: " in told for kind in KINDS)
+
+
+def test_each_kind_frees_its_own_and_no_more(out: Path):
+    assert gone(out, "--what", "caches", "--delete") == {
+        "cache/pictures/a.npy", "cache/latents/b.safetensors", "cache/tokens/c.npy"
+    }  # fmt: skip
+    assert gone(out, "--what", "checkpoints", "--delete") == {"runs/killed/checkpoint.safetensors"}
+    assert gone(out, "--what", "weights", "--delete") == {"runs/done/weights.safetensors"}
+    assert (out / "done" / "record.json").exists()
+    assert {name.split("/")[1] for name in gone(out, "--what", "unfinished", "--delete")} == {"killed"}
+    assert (out / "done" / "record.json").exists()
+    assert {name.split("/")[1] for name in gone(out, "--what", "done", "--delete")} == {"done"}
+    assert {path.name for path in out.iterdir()} == {"running", "own"}
+
+
+def test_a_run_that_somebody_just_began_is_left_whole(out: Path):
+    with store.locked(out / "killed"):
+        assert clean(out, "--what", "unfinished", "--delete") == 2
+    assert (out / "killed" / "record.json").exists()
+
+
+def test_what_is_told_is_what_it_takes(out: Path, capsys: pytest.CaptureFixture[str]):
+    assert clean(out, "--what", "caches", "weights", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {kind: value["bytes"] for kind, value in found.items()} == {"caches": 3000, "weights": 100}
+    assert not any(value["deleted"] for value in found.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--what", "cache"], "--what is 'cache': did you mean 'caches'?"),
+        (["--delete"], "--delete needs --what, one or more of: caches, checkpoints"),
+        (["--force"], "'clean' has no option --force"),
+    ],
+)
+def test_a_mistake_gets_one_sentence(out: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]):
+    assert clean(out, *words) == 2
+    assert sentence in capsys.readouterr().err

@@ -1,0 +1,233 @@
+"""A plan against what is measured: parameters and FLOPs exactly, memory and time within 15%; published shapes; and the
+arithmetic against sums by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+
+from approaches.registry import APPROACHES
+from approaches.shared.sources import Source
+from bench import cli
+from bench.assembly import share
+from bench.budget import Counts, Machine, disk, lines, memory, step_flops, times
+from bench.config import Config, TrainConfig
+from bench.counting import count
+from bench.imagined import Held, _autoencoder, _language_model, backward, blank_batch, imagining
+from bench.meter import flops_per_evaluation, flops_per_step, parameters
+from bench.presets import preset
+from bench.run_arguments import settings_of
+from reports import schema
+from tests.approaches.small import small_generators
+from tests.bench.conftest import MicroRun
+
+HERE = Machine(name="here", gpus=1, peak=1e12, memory=1e9, mfu=0.5, mfu_of="given", bf16=False)
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Accessing the data pointer")
+        yield
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("meta-llama/Llama-3.2-1B", 1_235_814_400), ("HuggingFaceTB/SmolLM2-135M", 134_515_008)],
+)
+def test_published_language_models_have_their_published_sizes(name: str, size: int):
+    with imagining():
+        model = _language_model(Source(text=name, path=None))
+        assert sum(p.numel() for p in model.parameters()) == size
+
+
+def test_the_published_autoencoder_has_its_published_size():
+    with imagining():
+        model = _autoencoder(Source(text="stable-diffusion-v1-5/stable-diffusion-v1-5:vae", path=None))
+        assert sum(p.numel() for p in model.parameters()) == 83_653_863
+
+
+def allocated(work) -> int:
+    """The most bytes that torch's own allocator handed out at once inside a call."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as watched:
+        work()
+    events = [event for event in watched.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("approach", list(APPROACHES))
+def test_a_plan_counts_what_is_measured(approach: str, own_cache):
+    config = preset("tiny")
+    config = replace(config, train=replace(config.train, batch=24))
+    settings = settings_of(approach, "tiny")
+    planned = count(approach, settings, config, ranks=1, bf16=False)
+    shared = share(config, torch.device("cpu"))
+    built = APPROACHES[approach].load().build(shared, settings)
+    sizes = {"caption": planned.caption_tokens, "window": config.train.replay_tokens, "picture": config.data.size}
+    batch = blank_batch(shared, planned.rows, **sizes)
+    measured = parameters(built, batch.noise)
+    assert {name: getattr(planned, name) for name in measured} == measured
+    assert planned.step == flops_per_step(built, batch, small_generators())
+    assert flops_per_evaluation(built, batch.noise) == {"condition": planned.condition, "denoise": planned.denoise}
+    backward(built, batch)  # what is made once stays out of what is measured
+    gradients = [p.grad for p in built.parameters() if p.grad is not None]
+    built.zero_grad(set_to_none=False)
+    taken = allocated(lambda: backward(built, batch))
+    assert gradients and planned.activations == pytest.approx(taken, rel=0.15)
+
+
+def test_a_plan_foretells_a_run(micro_run: MicroRun):
+    record = schema.load(micro_run.folder)
+    settings = APPROACHES[record.approach].load_settings()(**record.settings)
+    planned = count(record.approach, settings, micro_run.config, ranks=1, bf16=False)
+    spent = record.budgets
+    assert (planned.total, planned.trainable, planned.active) == (spent.total, spent.trainable, spent.active)
+    assert planned.step == pytest.approx(spent.flops_per_step, rel=0.15)
+    mfu = record.metrics["mfu"]
+    assert mfu.value is not None and spent.steps is not None
+    machine = replace(HERE, peak=mfu.details["peak_flops_per_second"], mfu=mfu.value)
+    seconds = statistics.median(record.metrics["steps_per_second"].details["seconds_per_step"]) * spent.steps
+    foretold = times(planned, micro_run.config, machine, spent.steps)["training"]["seconds"]
+    assert foretold == pytest.approx(seconds, rel=0.15)
+    weights = (micro_run.folder / "weights.safetensors").stat().st_size
+    assert disk(planned.trainable, planned.latent_values, micro_run.config)["weights"] == pytest.approx(
+        weights, rel=0.15
+    )
+
+
+def test_held_counts_what_is_alive_at_once():
+    weight = torch.nn.Parameter(torch.zeros(10))
+    held = Held([weight])
+    with held:
+        a = torch.zeros(1000)
+        b = a.view(10, 100)  # the same bytes
+        del a, b
+        c = torch.zeros(500)
+        (weight * c[:10]).sum().backward()  # its gradient is the weight's, not counted here
+    held.release()
+    assert held.peak == 4000
+    with imagining(), (again := Held([])):
+        kept = [torch.zeros(10**12) for _ in range(3)]
+        assert again.peak == 12 * 10**12
+        del kept
+
+
+# ------------------------------------------------------------------------------------------------- the arithmetic
+
+COUNTS = Counts(
+    total=1000, trainable=600, active=900, borrowed={"language_model": 400}, codec=50, latent_values=16,
+    largest_block=100, outside=300, rows=(16, 8, 24), part=(2, 1, 3), caption_tokens=30, captions_of="a test",
+    image_tokens=64, forward=90, step=300, condition=7, denoise=10, encode=5, activations=50_000, validation=99,
+)  # fmt: skip
+
+
+def test_memory_is_the_sum_by_hand():
+    machine = replace(HERE, gpus=4, bf16=True)
+    held = memory(COUNTS, Config(), machine)
+    assert held["DDP"]["all"] == 4 * 1000 + 4 * 600 * (1 + 2 + 1 + 1) + 4 * 50 + 50_000
+    assert held["FSDP"]["all"] == (4 * 1000 + 4 * 600 * 4) / 4 + 2 * (300 + 200) + 4 * 50 + 50_000
+    alone = memory(COUNTS, Config(train=TrainConfig(ema=0.0)), replace(HERE, gpus=1))
+    assert alone["DDP"]["all"] == alone["FSDP"]["all"] == 4 * 1000 + 4 * 600 * 3 + 4 * 50 + 50_000
+
+
+def test_of_what_never_is_at_once_the_largest_counts():
+    few = replace(COUNTS, activations=10)
+    held = memory(few, Config(), HERE)["DDP"]
+    assert held["a validation"] == 99 + 2400 and "activations" not in held
+    held = memory(few, Config(), replace(HERE, host=True))["DDP"]
+    assert held["a checkpoint being written"] == 4 * 2400 and "a validation" not in held
+    # as measured on a CPU: SmolLM2's second tower, 3 pictures a step, above what was there before training
+    small = replace(few, total=0, trainable=136_339_844, codec=0, activations=500_000_000)
+    assert memory(small, Config(), replace(HERE, host=True))["DDP"]["all"] == pytest.approx(4_547_969_024, rel=0.15)
+
+
+def test_time_is_work_over_speed():
+    config = Config(train=TrainConfig(accumulation=3))
+    assert step_flops(COUNTS, config) == 300 + 2 / 3 * 90
+    found = times(COUNTS, config, HERE, steps=10)
+    assert found["training"] == {"flops": 3600.0, "seconds": 3600.0 / 5e11}
+    assert found["encoding"]["flops"] == 5 * config.data.train_items
+    assert found["drawing"]["flops"] == 512 * 2 * (config.diffusion.nfe * 10 + 7)
+    assert found["validating"]["flops"] == 5 * 512 * 2 * 17
+
+
+def test_disk_is_the_sum_by_hand():
+    needed = disk(600, 16, Config())
+    pictures = 20_000 + 512 + 512
+    assert needed["cached pictures"] == 3 * 32 * 32 * pictures and needed["cached latents"] == 64 * pictures
+    assert (needed["weights"], needed["checkpoint"]) == (2400, 8 * 2400)
+
+
+def test_the_lines_show_the_arithmetic():
+    told = "\n".join(lines(COUNTS, Config(train=TrainConfig(accumulation=3)), replace(HERE, gpus=2), steps=10))
+    assert "300 + 2/3 of its forward pass's 90 = 360" in told
+    assert "360 x 10 steps = 3600" in told
+    assert "2 x 1e+12 FLOP/s (here) x MFU 0.5 (given) = 1e+12 FLOP/s" in told
+    assert "FSDP on 2" in told and "DDP on 2" in told and "fits into 1.00 GB" in told
+
+
+# -------------------------------------------------------------------------------------------------- the command
+
+
+@pytest.mark.slow
+def test_base_is_planned_without_its_weights(capsys: pytest.CaptureFixture[str]):
+    line = "plan --preset base --approach dual_tower --train.batch 48 --train.accumulation 1 --gpu h100 --json"
+    assert cli.main(line.split()) == 0
+    found = json.loads(capsys.readouterr().out)["dual_tower"]
+    assert found["counts"]["borrowed"] == {"language_model": 1_235_814_400, "vae": 83_653_863}
+    assert found["counts"]["image_tokens"] == 256 and found["steps"] == 100_000
+    assert found["machine"]["speed"] == 8 * 989e12 * 0.4
+    assert math.isclose(
+        found["times"]["training"]["seconds"], found["flops_per_step"] * 100_000 / (8 * 989e12 * 0.4), rel_tol=1e-9
+    )
+    # Six FLOPs a trained parameter and token at most, two at least: what any transformer's step must lie between.
+    tokens = 48 * (256 + 2 + 64)
+    assert 2 < found["counts"]["step"] / (found["counts"]["trainable"] * tokens) < 8
+
+
+def test_a_budget_in_seconds_is_turned_into_steps():
+    from bench.plan import steps_of
+
+    config = Config(train=TrainConfig(budget="seconds", amount=3.0))
+    assert steps_of(COUNTS, config, replace(HERE, peak=2000.0)) == 10
+
+
+MISTAKES = [
+    ("plan --gpu h10", "--gpu is 'h10': did you mean 'h100'?"),
+    ("plan --gpus 0", "gpus is 0, expected a value from 1"),
+    ("plan --mfu 2", "mfu is 2.0, expected a value above 0"),
+    ("plan --approach dual_towr", "did you mean 'dual_tower'?"),
+    ("plan --measured x --out no/such", "no run in no/such"),
+    ("plan --train.batch 4 --train.accumulation 4 --gpus 2 --approach projection", "can't be shared by 2 GPUs"),
+    ("plan --lm ./nowhere", "model.lm is './nowhere'"),
+    ("plan --lm some/model --approach modular", "the shape of model.lm 'some/model' is not known here"),
+    ("plan --data.size 36 --approach modular", "data.size is 36, expected a multiple of 8"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "sentence"), MISTAKES, ids=[line for line, _ in MISTAKES])
+def test_a_mistake_gets_one_sentence(capsys: pytest.CaptureFixture[str], line: str, sentence: str):
+    assert cli.main(line.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and sentence in captured.err.splitlines()[-1], captured.err
+
+
+def test_a_mistake_is_judged_before_torch_is_imported():
+    code = (
+        "import sys; from bench.cli import main; code = main(['plan', '--gpu', 'h10']);"
+        "sys.exit(99 if {'torch', 'transformers'} & set(sys.modules) else code)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 2
