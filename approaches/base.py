@@ -291,11 +291,12 @@ class Approach(nn.Module, ABC):
         return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
 
     def frozen_hash(self) -> str:
-        """Of every parameter that is not trained."""
+        """Of every parameter that is not trained; of the whole ones, where they are sharded, all ranks together."""
         frozen = nn.ParameterDict()
         for name, value in self.named_parameters():
             if not value.requires_grad:
-                frozen[name.replace(".", "/")] = value
+                whole = value.full_tensor() if hasattr(value, "full_tensor") else value
+                frozen[name.replace(".", "/")] = nn.Parameter(whole, requires_grad=False)
         return tensors_hash(frozen)
 
     # ------------------------------------------------------------------------------------------ text to image

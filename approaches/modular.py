@@ -36,7 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from approaches.base import Approach, Batch, Captioned, Generation, Generators, Loss, NoiseFor, Prompt, Sampler, Shared
+from approaches.base import Approach, Batch, Generation, Generators, Loss, NoiseFor, Prompt, Sampler, Shared
 from approaches.settings import ModularSettings
 from approaches.shared import captioner, checker
 from approaches.shared.captioner import Captioner
