@@ -53,6 +53,13 @@ VERBS = {
         configured=True,
         check="bench.sweep_arguments:check",
     ),
+    "reproduce": Verb(
+        summary="run a published table's rows with several seeds, and say which of its orderings hold",
+        target="bench.reproduce:main",
+        arguments="bench.reproduce_arguments:ReproduceArguments",
+        configured=True,
+        check="bench.reproduce_arguments:check",
+    ),
     "generate": Verb(
         summary="draw pictures from words with a trained run",
         target="bench.hands_on:generate",
