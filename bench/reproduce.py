@@ -54,15 +54,16 @@ class Work:
         self.seeds = tuple(range(config.seed, config.seed + arguments.seeds))
         self.points = [(row, seed) for seed in self.seeds for row in self.table.rows]
         self.ended: list[runner.Ended] = []
+        defaults = {row.approach: settings_of(row.approach, config.preset) for row in self.table.rows}
+        self.settings = {row.name: published.settings_for(row, defaults[row.approach]) for row in self.table.rows}
         self.provenance = {**provenance({"seed": config.seed}), "command": ["python", "-m", "bench", *sys.argv[1:]]}
         self._contents = store.contents(self.config, console.info)
         self.key = hash_bytes(*(self.request(row, seed).key for row, seed in self.points))
 
     def request(self, row: published.Row, seed: int) -> store.Request:
         """The run that a row is with a seed, from the sources as they are now."""
-        settings = published.settings_for(row, settings_of(row.approach, self.config.preset))
         config, command = replace(self.config, seed=seed), tuple(self.provenance["command"])
-        return store.request(config, row.approach, settings, self._contents, command)
+        return store.request(config, row.approach, self.settings[row.name], self._contents, command)
 
     def record(self) -> Reproduction:
         """The reproduction as it stands."""
@@ -91,11 +92,10 @@ class Work:
 
     def _row(self, row: published.Row) -> Row:
         done = [end for (each, _), end in zip(self.points, self.ended, strict=False) if each is row]
-        settings = published.settings_for(row, settings_of(row.approach, self.config.preset))
         return Row(
             name=row.name,
             approach=row.approach,
-            settings=json.loads(to_json(settings)),
+            settings=json.loads(to_json(self.settings[row.name])),
             published=row.published,
             runs=tuple(self._done(end) for end in done),
         )

@@ -103,13 +103,14 @@ def begun(request: store.Request, out: Path, console: Console) -> tuple[Path, En
         except UserError as error:
             console.warn(f"{error}; the run's last stage is done again")
     if state is None and not (folder / store.REQUEST).exists():
-        _make(folder)
+        make(folder)
         request.write(folder)
     console.info(f"{folder.name}: {'begins' if state is None else f'was {state.state}, goes on'}")
     return folder, None
 
 
-def _make(folder: Path) -> None:
+def make(folder: Path) -> None:
+    """A run's folder; UserError where it can't be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -60,6 +60,8 @@ TORCH_FREE = frozenset(
         "bench.run_arguments",
         "bench.sweep",
         "bench.sweep_arguments",
+        "bench.array",
+        "bench.array_arguments",
         "bench.reproduce",
         "bench.reproduce_arguments",
         "bench.published",

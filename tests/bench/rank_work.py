@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from tests.approaches.small import small_shared
 from tests.bench.test_training import Watched, batches_of, changed
 
 STEPS, STOP = 4, 2
-CONFIG = changed(amount=STEPS, warmup=1, validations=2, checkpoint_seconds=0.0)
+CONFIG = changed(amount=STEPS, warmup=1, validations=2, checkpoint_seconds=1e9)
+OFTEN = replace(CONFIG, train=replace(CONFIG.train, checkpoint_seconds=0.0))
 NAMES = tuple(APPROACHES)
 
 
@@ -52,10 +54,11 @@ def training(name: str, path: Path, *, until_stop: bool = False) -> Trained | No
     batches: Any = batches_of(CONFIG)
     if until_stop:
         batches = Watched(batches, stop)
+    config = OFTEN if until_stop else CONFIG
     console = Console(interval=1e9) if launch.rank() == 0 else launch.Quiet()
     try:
         return train(
-            approach, batches, CONFIG, path=path, key=name, validate=lambda: drawn(approach), console=console,
+            approach, batches, config, path=path, key=name, validate=lambda: drawn(approach), console=console,
             meter=Meter(),
         )  # fmt: skip
     except Stopped:
