@@ -8,6 +8,7 @@ what one process does.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,8 @@ def shard(step: Step) -> None:
     }
     if plugin.cpu_offload:
         options["offload_policy"] = plugin.cpu_offload
+    # keys and values are views, and nobody writes into them
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(.*\) returned a view tensor")
     for block in step.approach.blocks():
         fully_shard(block, **options)
         for name in getattr(block, "entries", ()):

@@ -23,8 +23,8 @@ from bench.training import Trained, train
 from tests.approaches.small import small_shared
 from tests.bench.test_training import Watched, batches_of, changed
 
-STEPS, STOP = 4, 2
-CONFIG = changed(amount=STEPS, warmup=1, validations=2, checkpoint_seconds=1e9)
+STEPS, STOP = 3, 1
+CONFIG = changed(amount=STEPS, batch=6, warmup=1, validations=2, checkpoint_seconds=1e9)
 OFTEN = replace(CONFIG, train=replace(CONFIG.train, checkpoint_seconds=0.0))
 NAMES = tuple(APPROACHES)
 

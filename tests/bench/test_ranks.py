@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ import torch
 
 from bench import cli, launch, shard_checkpoint
 from bench.batches import part
+from bench.config import to_json
 from bench.errors import UserError
+from reports import schema
 from tests.bench import rank_work
+from tests.bench.conftest import MicroRun
 from tests.bench.rank_work import NAMES, STEPS, STOP, told, training
 from tests.bench.test_training import CONFIG, ROOT, batches_of
 
@@ -124,6 +127,27 @@ def test_shards_hold_a_share_each_and_no_pickle(pair: Pair) -> None:
                 rows[key] = rows.get(key, 0) + (shape[0] if shape else 1)
             assert sum(map(len, held.values())) > 0
         assert rows == {key: shape[0] if shape else 1 for key, shape in shapes.items()}  # once, and all of it
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(PATIENCE + 300)
+def test_two_sharded_ranks_do_a_whole_run(micro_run: MicroRun, tmp_path: Path) -> None:
+    """From the command line to the record, beside the same run by one process."""
+    file, out = tmp_path / "config.json", tmp_path / "runs"
+    file.write_text(to_json(replace(micro_run.config, preset="smoke")))  # a file names a preset that there is
+    words = ["-m", "bench", "run", "--config", str(file), "--approach", "dual_tower", "--out", str(out)]
+    launched(words, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    (folder,) = out.iterdir()
+    ours, one = schema.load(folder), schema.load(micro_run.folder)
+    assert ours.status == "done" and ours.provenance["launch"] == {"ranks": 2, "sharded": True}
+    assert ours.identical.batches == one.identical.batches and ours.budgets.images == one.budgets.images
+    assert ours.budgets.flops == pytest.approx(one.budgets.flops, rel=0.01)
+    for name in ("loss", "validation"):
+        for row, other in zip(ours.curves[name], one.curves[name], strict=True):
+            assert row == pytest.approx(other, rel=1e-3)
+    assert ours.metrics.keys() == one.metrics.keys()
+    assert ours.metrics["perplexity_retention"].value == 1.0
+    assert not [path for path in folder.iterdir() if path.name.startswith("checkpoint")]
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
