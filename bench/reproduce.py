@@ -126,7 +126,7 @@ def stand(name: str, measure: published.Measure, rows: Sequence[Row]) -> Stand:
     runs = [run for row in rows for run in row.runs if run.state == "done"]
     if not measure.stands_in:
         return Stand(measure=name, metric="", reason=measure.why_not)
-    passed = []
+    passed: list[str] = []
     for metric in measure.stands_in:
         missing = [run for run in runs if (found := run.metrics.get(metric)) is None or found.value is None]
         if runs and not missing:

@@ -233,8 +233,14 @@ class ApproachTrainee(Trainee):
         """See Trainee. Whichever number of ranks it was written by."""
         if shard_checkpoint.step(path) < 0 or (path.exists() and checkpoint.step(path) >= shard_checkpoint.step(path)):
             return super().load(path, average, key)
-        state = {"weights": self.weights, "average": average, "optimizers": self.optimizers}
-        return shard_checkpoint.load(path, **state, key=key, frozen_hash=self.frozen_hash)
+        return shard_checkpoint.load(
+            path,
+            weights=self.weights,
+            average=average,
+            optimizers=self.optimizers,
+            key=key,
+            frozen_hash=self.frozen_hash,
+        )
 
     def _losses(self, batch: Batch, draws: Generators) -> tuple[Tensor, Tensor, Tensor]:
         numbers: tuple[Tensor, Tensor, Tensor] = self.module(moved(batch, self.accelerator.device), draws)

@@ -19,6 +19,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -197,13 +198,13 @@ def main(words: list[str] | None = None) -> int:
         print("error: no CUDA device here: --dry-run goes through everything on the CPU", file=sys.stderr)
         return 2
     session = Session(torch.device("cpu" if arguments.dry_run else "cuda"), dry=arguments.dry_run)
-    session.take("parity/kernels", lambda: parity_of_kernels(session.dry))
+    session.take("parity/kernels", partial(parity_of_kernels, session.dry))
     for name in APPROACHES:
-        session.take(f"parity/{name}", lambda name=name: parity_of(name, session.device))
+        session.take(f"parity/{name}", partial(parity_of, name, session.device))
         for shape in session.shapes:
-            session.take(f"{shape.name}/{name}", lambda name=name, shape=shape: training(session, name, shape))
+            session.take(f"{shape.name}/{name}", partial(training, session, name, shape))
     for shape in session.shapes:
-        session.take(f"{shape.name}/rival", lambda shape=shape: beside_the_rival(session, shape))
+        session.take(f"{shape.name}/rival", partial(beside_the_rival, session, shape))
     record = {
         "dry_run": session.dry,
         "peak_flops_per_second": session.peak,
