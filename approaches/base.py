@@ -28,7 +28,9 @@ from bench.seeds import derive
 
 Capability = Literal["denoise", "generate", "caption", "complete"]
 Generators = Callable[[str], torch.Generator]
-"""purpose -> the generator of this step for it; the same for every approach."""
+"""purpose -> the generator of this step for it; the same for every approach. Parts of a batch in one process draw on
+from one stream, and every process has its own; a purpose that begins with "whole/" gives the same stream from its
+beginning to every part everywhere, for what is drawn for the whole batch, of which a part takes its `Batch.rows`."""
 NoiseFor = Callable[[Sequence[int], int], Tensor]
 """(indices of prompts, round) -> their noise, B C H W; a prompt's noise depends on its index and the round only."""
 
@@ -95,6 +97,7 @@ class Batch:
 
     draw: rows to draw, at `times` (B) with `noise` (B C H W); `empty` (B bool) marks those whose caption is left out.
     describe: rows to describe, from clean latents. text: R W windows of plain text, for those that replay.
+    place: (index, parts), of a part of a batch. whole: that batch, on the CPU; the batch itself where it is no part.
     """
 
     step: int
@@ -104,6 +107,18 @@ class Batch:
     empty: Tensor
     describe: Captioned
     text: Tensor
+    place: tuple[int, int] = (0, 1)
+    parent: Batch | None = None
+
+    @property
+    def whole(self) -> Batch:
+        """See the class."""
+        return self if self.parent is None else self.parent
+
+    def rows(self, count: int) -> slice:
+        """Which of `count` rows of the whole batch are this part's."""
+        index, parts = self.place
+        return slice(count * index // parts, count * (index + 1) // parts)
 
     def drawn_prompt(self) -> tuple[Tensor, Tensor]:
         """`draw.prompt`, where rows marked empty keep their start token only."""
@@ -261,7 +276,8 @@ class Approach(nn.Module, ABC):
 
     @abstractmethod
     def blocks(self) -> list[nn.Module]:
-        """The repeated layers: the units for compiling, sharding and checkpointing."""
+        """The repeated layers: the units for compiling, sharding and checkpointing. Whatever uses a layer's weights
+        calls the layer, or one of the methods that its class names in `entries`."""
 
     def borrowed(self) -> dict[str, int]:
         """What came already trained, and its number of parameters."""
@@ -275,11 +291,12 @@ class Approach(nn.Module, ABC):
         return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
 
     def frozen_hash(self) -> str:
-        """Of every parameter that is not trained."""
+        """Of every parameter that is not trained; of the whole ones, where they are sharded, all ranks together."""
         frozen = nn.ParameterDict()
         for name, value in self.named_parameters():
             if not value.requires_grad:
-                frozen[name.replace(".", "/")] = value
+                whole = value.full_tensor() if hasattr(value, "full_tensor") else value
+                frozen[name.replace(".", "/")] = nn.Parameter(whole, requires_grad=False)
         return tensors_hash(frozen)
 
     # ------------------------------------------------------------------------------------------ text to image

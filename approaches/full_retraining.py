@@ -26,6 +26,7 @@ from approaches.shared.low_rank import add_low_rank
 from approaches.shared.prefix import Prefix
 from approaches.shared.prompts import last_logits, read_parts
 from approaches.shared.randomness import generator
+from bench.errors import UserError
 
 
 class OneTower(Interleaved):
@@ -85,8 +86,13 @@ class FullRetraining(Approach):
         image = self.tower.read_image(batch.describe.latents, Prefix.nothing(len(tokens), tokens.device), keep=("all",))
         nats = self.tower.text_loss(tokens, batch.describe.targets, image, mask)
         terms["caption"] = Loss(nats, mask.sum(), self.settings.caption_weight)
-        if rows := round(self.settings.replay_share * len(batch.text)):
-            text = batch.text[:rows]
+        if replayed := round(self.settings.replay_share * len(batch.whole.text)):
+            text = batch.whole.text[:replayed][batch.rows(replayed)].to(tokens.device, non_blocking=True)
+            if not (rows := len(text)):
+                raise UserError(
+                    f"settings.replay_share replays {replayed} windows of text a step, fewer than the "
+                    f"{batch.place[1]} parts that a batch is worked through in: raise it or train.batch, or set it to 0"
+                )
             nats = self.tower.text_loss(text[:, :-1], text[:, 1:], Prefix.nothing(rows, text.device))
             terms["replay"] = Loss(nats, rows * (text.shape[1] - 1), self.settings.replay_weight)
         return terms

@@ -36,7 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from approaches.base import Approach, Batch, Captioned, Generation, Generators, Loss, NoiseFor, Prompt, Sampler, Shared
+from approaches.base import Approach, Batch, Generation, Generators, Loss, NoiseFor, Prompt, Sampler, Shared
 from approaches.settings import ModularSettings
 from approaches.shared import captioner, checker
 from approaches.shared.captioner import Captioner
@@ -115,7 +115,8 @@ class Modular(Approach):
         diffusion = self.shared.diffusion
         latents = batch.draw.latents
         layouts = Layouts.of([scene_plan(scene) for scene in batch.draw.scenes])
-        luck = torch.rand(len(layouts), 2, generator=generators("layout"))
+        count = len(batch.whole.draw)
+        luck = torch.rand(count, 2, generator=generators("whole/layout"))[batch.rows(count)]
         layouts = layouts.said(batch.draw.captions, luck[:, 0] < self.settings.layout_whole)
         layouts = layouts.without((luck[:, 1] < self.settings.layout_dropout) | batch.empty.cpu())
         condition = self._prepare(*batch.drawn_prompt(), layouts)
@@ -128,21 +129,26 @@ class Modular(Approach):
         return {
             "diffusion": Loss(error.sum(), len(error)),
             "caption": Loss(nats, mask.sum(), self.settings.caption_weight),
-            "check": self._check_loss((batch.draw, batch.describe), generators("check")),
+            "check": self._check_loss(batch, generators("whole/check")),
         }
 
-    def _check_loss(self, parts: Sequence[Captioned], draw: torch.Generator) -> Loss:
+    def _check_loss(self, batch: Batch, draw: torch.Generator) -> Loss:
         """The checker's cross entropy on lightly noised pictures beside true and false plans, a mean over all rows; one
-        whose scene is not known gives 0."""
-        latents = torch.cat([part.latents for part in parts])
-        true = Layouts.of([scene_plan(scene) for part in parts for scene in part.scenes])
+        whose scene is not known gives 0. Plans are made false among those of the whole batch."""
+        whole = batch.whole
+        latents = torch.cat([batch.draw.latents, batch.describe.latents])
+        clean = torch.cat([whole.draw.latents, whole.describe.latents])
+        true = Layouts.of([scene_plan(scene) for scene in (*whole.draw.scenes, *whole.describe.scenes)])
         planned = corrupted(true, drawn_ways(len(true), draw), draw)
         true = true.widened(planned.mask.shape[1])
-        times = (CHECKED_NOISE * torch.rand(len(latents), generator=draw)).to(latents.device)
-        noise = self.shared.diffusion.noise_like(latents, draw)
-        noised = self.shared.diffusion.add_noise(latents, noise, times)
-        device = latents.device
-        return Loss(self.checker.loss(noised, planned.to(device), true.to(device)), len(latents))
+        times = CHECKED_NOISE * torch.rand(len(true), generator=draw)
+        noise = self.shared.diffusion.noise_like(clean, draw)
+        device, rows = latents.device, torch.arange(len(true))
+        drawn, described = rows[: len(whole.draw)], rows[len(whole.draw) :]
+        mine = torch.cat([each[batch.rows(len(each))] for each in (drawn, described)])
+        noised = self.shared.diffusion.add_noise(latents, noise[mine].to(device), times[mine].to(device))
+        planned, true = (layouts.select(mine).to(device) for layouts in (planned, true))
+        return Loss(self.checker.loss(noised, planned, true), len(latents))
 
     def _prepare(self, tokens: Tensor, mask: Tensor, layouts: Layouts) -> Prepared:
         """What the drawing expert is told: captions, B L ids and mask, and layouts."""

@@ -113,10 +113,12 @@ class Batches:
     def generators(self, step: int, rank: int = 0) -> Generators:
         """The named generators of a step. Within what this returns, a purpose is one stream that goes on where its last
         draw ended: the parts of a batch draw what the whole would have drawn. A purpose that begins with `batch/` is
-        the batch's own."""
+        the batch's own; one that begins with `whole/` begins anew for every part, the same in every process."""
         known: dict[str, torch.Generator] = {}
 
         def named(purpose: str) -> torch.Generator:
+            if purpose.startswith("whole/"):
+                return generator(self.config.seed, purpose.removeprefix("whole/"), step)
             if purpose not in known:
                 known[purpose] = generator(self.config.seed, f"{purpose}/rank{rank}" if rank else purpose, step)
             return known[purpose]
@@ -199,6 +201,8 @@ def part(batch: Batch, index: int, of: int) -> Batch:
         empty=batch.empty[draw],
         describe=_sliced(batch.describe, describe),
         text=batch.text[text],
+        place=(index, of),
+        parent=batch,
     )
 
 
@@ -214,8 +218,8 @@ def moved(batch: Batch, device: torch.device) -> Batch:
         latents, tokens, mask = to(value.latents), to(value.tokens), to(value.mask)
         return dataclasses.replace(value, latents=latents, tokens=tokens, mask=mask)
 
-    return Batch(
-        step=batch.step,
+    return dataclasses.replace(
+        batch,
         draw=rows(batch.draw),
         times=to(batch.times),
         noise=to(batch.noise),

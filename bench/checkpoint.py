@@ -18,6 +18,7 @@ from torch import Tensor
 from approaches.shared.sources import check_safetensors
 from bench.errors import UserError
 from bench.files import atomic_path
+from bench.shards import like
 
 
 def save(
@@ -30,6 +31,17 @@ def save(
 ) -> None:
     """Write the state. weights: name -> tensor of all that training changes. meta: plain JSON (step, key, curve, and
     whatever else the training needs to go on)."""
+    tensors, scalars = tensors_of(weights, average, optimizers)
+    metadata = {"meta": json.dumps(meta), "scalars": json.dumps(scalars)}
+    # Clones, because tied weights share storage, which safetensors refuses.
+    with atomic_path(path) as part:
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, part, metadata)
+
+
+def tensors_of(
+    weights: Mapping[str, Tensor], average: Mapping[str, Tensor], optimizers: list[torch.optim.Optimizer]
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """A training's tensors by the names that they are stored under, and what else an optimizer keeps."""
     tensors = {f"model/{name}": value for name, value in weights.items()}
     tensors |= {f"ema/{name}": value for name, value in average.items()}
     scalars: list[dict[str, Any]] = []
@@ -42,10 +54,7 @@ def save(
                     tensors[f"optimizer{number}/{index}/{slot}"] = value
                 else:
                     scalars[number][f"{index}/{slot}"] = value
-    metadata = {"meta": json.dumps(meta), "scalars": json.dumps(scalars)}
-    # Clones, because tied weights share storage, which safetensors refuses.
-    with atomic_path(path) as part:
-        save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, part, metadata)
+    return tensors, scalars
 
 
 def load(
@@ -67,24 +76,19 @@ def load(
         if "meta" not in metadata:
             raise UserError(f"{path} is no checkpoint of ours")
         meta: dict[str, Any] = json.loads(metadata["meta"])
-        if meta.get("key") != key:
-            raise UserError(f"{path} belongs to another training (key {meta.get('key')}, this one is {key}); remove it")
-        if meta.get("frozen_hash", "") != frozen_hash:
-            raise UserError(
-                f"{path} was trained on frozen weights {meta.get('frozen_hash')}, these are {frozen_hash}: bring back "
-                "the models that it started from, or remove it"
-            )
+        check_meta(path, meta, key, frozen_hash)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     scalars = json.loads(metadata["scalars"])
-    _check_shapes(path, tensors, {f"model/{name}": value for name, value in weights.items()})
-    _check_shapes(path, tensors, {f"ema/{name}": value for name, value in average.items()})
+    live = {f"model/{name}": value for name, value in weights.items()}
+    live |= {f"ema/{name}": value for name, value in average.items()}
+    shapes = ({name: list(value.shape) for name, value in of.items()} for of in (tensors, live))
+    check_shapes(path, *shapes)
     if len(scalars) != len(optimizers):
         raise UserError(f"{path} is of {len(scalars)} optimizers, this training has {len(optimizers)}; remove it")
     slots = [_slots(path, tensors, scalars, number, optimizer) for number, optimizer in enumerate(optimizers)]
     with torch.no_grad():
-        for prefix, live in (("model", weights), ("ema", average)):
-            for name, value in live.items():
-                value.copy_(tensors[f"{prefix}/{name}"])
+        for name, value in live.items():
+            value.copy_(like(tensors[name], value))
     for optimizer, state in zip(optimizers, slots, strict=True):
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return meta
@@ -106,19 +110,36 @@ def _slots(
             index, slot = name.removeprefix(prefix).split("/")
             if int(index) >= len(parameters) or (value.ndim and value.shape != parameters[int(index)].shape):
                 raise UserError(f"{path} is of another optimizer: {name} fits no parameter; remove it")
-            slots.setdefault(int(index), {})[slot] = value
+            slots.setdefault(int(index), {})[slot] = like(value, parameters[int(index)]) if value.ndim else value
     for name, value in scalars[number].items():
         index, slot = name.split("/")
         slots.setdefault(int(index), {})[slot] = value
     return slots
 
 
-def _check_shapes(path: Path, stored: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def step(path: Path) -> int:
+    """The step that a checkpoint is of."""
+    check_safetensors(path)
+    with safe_open(path, "pt") as file:
+        return int(json.loads((file.metadata() or {}).get("meta", "{}")).get("step", -1))
+
+
+def check_meta(path: Path, meta: Mapping[str, Any], key: str, frozen_hash: str) -> None:
+    """UserError where a checkpoint is of another training, or of other frozen weights."""
+    if meta.get("key") != key:
+        raise UserError(f"{path} belongs to another training (key {meta.get('key')}, this one is {key}); remove it")
+    if meta.get("frozen_hash", "") != frozen_hash:
+        raise UserError(
+            f"{path} was trained on frozen weights {meta.get('frozen_hash')}, these are {frozen_hash}: bring back "
+            "the models that it started from, or remove it"
+        )
+
+
+def check_shapes(path: Path, stored: Mapping[str, list[int]], expected: Mapping[str, list[int]]) -> None:
     """UserError where the stored tensors with the same first part of the name differ in name or shape."""
     parts = {name.split("/")[0] for name in expected}
-    found = {name: list(value.shape) for name, value in stored.items() if name.split("/")[0] in parts}
-    wanted = {name: list(value.shape) for name, value in expected.items()}
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            says = [f"of shape {shapes[name]}" if name in shapes else "absent" for shapes in (found, wanted)]
+    found = {name: shape for name, shape in stored.items() if name.split("/")[0] in parts}
+    for name in sorted(found.keys() | expected.keys(), key=lambda name: (not name.startswith("model/"), name)):
+        if found.get(name) != expected.get(name):
+            says = [f"of shape {shapes[name]}" if name in shapes else "absent" for shapes in (found, expected)]
             raise UserError(f"{path} is of another model: {name} is {says[0]}, this one's is {says[1]}; remove it")

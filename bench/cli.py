@@ -84,6 +84,20 @@ VERBS = {
         configured=True,
         check="bench.plan_arguments:check",
     ),
+    "array": Verb(
+        summary="many runs as jobs, here or in SLURM's queue: approaches by seeds by values of a field",
+        target="bench.array:main",
+        arguments="bench.array_arguments:ArrayArguments",
+        configured=True,
+        check="bench.array_arguments:check",
+    ),
+    "reproduce": Verb(
+        summary="run a published table's rows with several seeds, and say which of its orderings hold",
+        target="bench.reproduce:main",
+        arguments="bench.reproduce_arguments:ReproduceArguments",
+        configured=True,
+        check="bench.reproduce_arguments:check",
+    ),
     "generate": Verb(
         summary="draw pictures from words with a trained run",
         target="bench.hands_on:generate",

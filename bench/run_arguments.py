@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from approaches.registry import APPROACHES
+from bench import launch
 from bench.config import Config
 from bench.errors import UserError, nearest
 from bench.parsing import last_values
@@ -87,7 +88,7 @@ def check(arguments: RunArguments, config: Config) -> None:
     from bench.data.catalogue import check_data
     from bench.data.text import TEXTS
 
-    chosen(arguments.approach)
+    launch.check(chosen(arguments.approach), arguments.seeds)
     if not arguments.approach:
         raise UserError(f"--approach names none, expected one or more of: {', '.join((*APPROACHES, ALL))}")
     if arguments.out.exists() and not arguments.out.is_dir():

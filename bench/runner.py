@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import store
+from bench import launch, store
 from bench.config import Config
 from bench.console import Console, clock
 from bench.errors import UserError
@@ -54,6 +54,10 @@ class Ended:
 
 def main(arguments: RunArguments, config: Config, console: Console) -> int:
     """Do every run asked for that is not done yet; 0 where all are done in the end."""
+    if launch.ranks() > 1:
+        from bench import ranks
+
+        return ranks.main(arguments, config, console)
     ended = [execute(request, arguments.out, console) for request in plan(arguments, config, console)]
     if arguments.json:
         console.emit([summary(end) for end in ended])
@@ -76,6 +80,19 @@ def plan(arguments: RunArguments, config: Config, console: Console) -> Iterator[
 
 def execute(request: store.Request, out: Path, console: Console) -> Ended:
     """Do one run, or say that it is done. BusyError where another process is at it."""
+    launch.refuse("this command")
+    folder, done = begun(request, out, console)
+    if done is not None:
+        return done
+    code = _work(folder, console)
+    if code == BUSY:
+        raise store.busy(folder)
+    return judge(request, folder, code, console)
+
+
+def begun(request: store.Request, out: Path, console: Console) -> tuple[Path, Ended | None]:
+    """A run's folder with its request in it, and what became of the run where it is done. BusyError where another
+    process is at it."""
     folder = out / request.name
     state = store.read_state(folder)
     if state is not None and state.state == "running":
@@ -86,20 +103,18 @@ def execute(request: store.Request, out: Path, console: Console) -> Ended:
         try:
             record = schema.load(folder)
             console.info(f"{folder.name}: done already")
-            return Ended(request=request, folder=folder, state=state, record=record, code=DONE)
+            return folder, Ended(request=request, folder=folder, state=state, record=record, code=DONE)
         except UserError as error:
             console.warn(f"{error}; the run's last stage is done again")
     if state is None and not (folder / store.REQUEST).exists():
-        _make(folder)
+        make(folder)
         request.write(folder)
     console.info(f"{folder.name}: {'begins' if state is None else f'was {state.state}, goes on'}")
-    code = _work(folder, console)
-    if code == BUSY:
-        raise store.busy(folder)
-    return _judge(request, folder, code, console)
+    return folder, None
 
 
-def _make(folder: Path) -> None:
+def make(folder: Path) -> None:
+    """A run's folder; UserError where it can't be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -145,7 +160,7 @@ def oom_kills() -> int | None:
     return None
 
 
-def _judge(request: store.Request, folder: Path, code: int, console: Console) -> Ended:
+def judge(request: store.Request, folder: Path, code: int, console: Console) -> Ended:
     """What became of a run whose worker has ended. A worker that could not say it itself has it said here."""
     state, record = store.read_state(folder), None
     if code == DONE:

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 from approaches.base import Approach, Shared
 from approaches.shared.language_model import LanguageModel
-from bench import store
+from bench import launch, shard_checkpoint, store
 from bench.assembly import build, device_here, open_trained, share
-from bench.batches import Batches, moved
+from bench.batches import Batches, moved, part
 from bench.budget import bytes_, disk
 from bench.collection import collect
 from bench.config import Config, to_json
@@ -53,13 +53,13 @@ MUCH = 1e9  # bytes on the disk that a run says beforehand that it will take
 
 
 class Run:
-    """One run at work in its folder."""
+    """One run at work in its folder. main: this process writes."""
 
     def __init__(self, folder: Path, console: Console) -> None:
         self.folder, self.console = folder, console
         self.request = store.Request.read(folder)
         self.config = self.request.config
-        self.device = device_here()
+        self.device, self.main = device_here(), launch.rank() == 0
 
     @cached_property
     def corpus(self) -> TextCorpus:
@@ -73,6 +73,8 @@ class Run:
         if not path.exists():
             begun = now()
             found = work()
+            if not self.main:
+                return found
             write_json(path, {"seconds": {name.partition(".")[0]: now() - begun}, **found})
         values: dict[str, Any] = read_json(path)
         return values
@@ -84,11 +86,16 @@ def work(folder: Path, console: Console) -> None:
     if run.request.parts["sources"] != source_hash(ROOT, store.DECIDING):
         raise UserError("the sources have changed since this run was asked for: start it again, as another run")
     record = _begun(run)
-    schema.save(record, folder)
+    if run.main:
+        schema.save(record, folder)
     trained = run.stage(TRAINED, lambda: _train(run))
+    launch.leave()
+    if not run.main:
+        return
     measured = run.stage(MEASURED, lambda: measure_again(run, trained, folder))
     schema.save(_done(record, trained, measured), folder)
     (folder / CHECKPOINT).unlink(missing_ok=True)
+    shard_checkpoint.remove(folder / CHECKPOINT)
 
 
 def _begun(run: Run) -> Record:
@@ -106,6 +113,7 @@ def _begun(run: Run) -> Record:
             **provenance({"seed": run.config.seed, "data": run.config.data.seed, "text": run.config.text.seed}),
             "command": list(request.command),
             "key": request.parts,
+            **({"launch": launch.record()} if launch.ranks() > 1 else {}),
         },
     )
 
@@ -131,11 +139,12 @@ def _done(record: Record, trained: dict[str, Any], measured: dict[str, Any]) -> 
 def _train(run: Run) -> dict[str, Any]:
     """Train to the budget's end, from the checkpoint where there is one, and write the averaged weights."""
     config, console, begun = run.config, run.console, now()
-    shared = share(config, run.device)
-    approach = build(run.request, shared).to(run.device)
-    _tell_disk(run, approach)
-    batches = _batches(run, shared)
-    held = hold_out(config, shared, run.corpus, console)
+    with launch.first_of_machine():
+        shared = share(config, run.device)
+        approach = build(run.request, shared).to(run.device)
+        _tell_disk(run, approach)
+        batches = _batches(run, shared)
+        held = hold_out(config, shared, run.corpus, console)
     counted, step = parameters(approach, held.validation.latents.to(run.device)), _step_flops(approach, batches)
     prepared, meter = now() - begun, Meter(run.device)
 
@@ -158,17 +167,15 @@ def _train(run: Run) -> dict[str, Any]:
             flops_per_step=step,
             description=run.request.approach,
         )
-    average = {name: value.cpu().contiguous().clone() for name, value in fitted.average.items()}
-    with atomic_path(run.folder / store.WEIGHTS) as part:
-        save_file(average, part)
+    if run.main:
+        average = {name: value.cpu().contiguous().clone() for name, value in fitted.average.items()}
+        with atomic_path(run.folder / store.WEIGHTS) as whole:
+            save_file(average, whole)
     costs = {
         **_speed(meter, batches, step, run.device),
         "peak_memory_bytes": memory.estimate(),
         "energy_joules": energy.estimate(whole=not resumed),
     }
-    if "denoise" in approach.capabilities:
-        work = flops_per_evaluation(approach, held.validation.latents.to(run.device))
-        costs["flops_per_evaluation"] = Estimate.counted(work["denoise"], unit="FLOP", better="lower", **work)
     return {
         "metrics": {name: value.to_json() for name, value in costs.items()},
         "curves": {"loss": fitted.losses, "validation": fitted.curve},
@@ -217,7 +224,10 @@ def _batches(run: Run, shared: Shared) -> Batches:
 
 
 def _step_flops(approach: Approach, batches: Batches) -> int:
-    return flops_per_step(approach, moved(batches(0), device_here()), batches.generators(0))
+    """Of the whole batch, by a part of it: the whole may be more than one device holds."""
+    parts = launch.ranks() * batches.config.train.accumulation
+    mine = moved(part(batches(0), 0, parts), device_here())
+    return parts * flops_per_step(approach, mine, batches.generators(0))
 
 
 def _spent(fitted: Trained, flops: int) -> dict[str, Any]:
@@ -239,7 +249,7 @@ def _speed(meter: Meter, batches: Batches, flops: int, device: torch.device) -> 
         "steps_per_second": steps,
         "images_per_second": meter.rate(rows),
         "tokens_per_second": meter.rate(tokens),
-        "mfu": mfu(steps, flops, peak_flops(device)),
+        "mfu": mfu(steps, flops / launch.ranks(), peak_flops(device)),
     }
 
 
@@ -251,6 +261,10 @@ def measure_again(run: Run, trained: dict[str, Any], place: Path) -> dict[str, A
     held = hold_out(config, shared, run.corpus, console)
     base = LanguageModel.load(config.model.lm, kernels=shared.kernels).to(run.device).eval().requires_grad_(False)
     found = measure(approach, held, config, base, console)
+    if "denoise" in approach.capabilities:
+        work = flops_per_evaluation(approach, held.validation.latents.to(run.device))
+        counted = Estimate.counted(work["denoise"], unit="FLOP", better="lower", **work)
+        found.metrics["flops_per_evaluation"] = counted
     if (frozen := approach.frozen_hash()) != trained["frozen_hash"]:
         raise RuntimeError(f"training changed frozen weights: {trained['frozen_hash']} became {frozen}")
     return {

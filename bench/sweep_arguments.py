@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from bench import run_arguments
 from bench.config import Config
@@ -138,7 +138,19 @@ def share_of(arguments: SweepArguments, config: Config) -> float:
 # ----------------------------------------------------------------------------------------------- the field's values
 
 
-def values_of(arguments: SweepArguments, approach: str, settings: Any) -> tuple[Any, ...]:
+class Varying(Protocol):
+    """Arguments that vary one field."""
+
+    @property
+    def field(self) -> str:
+        """See SweepArguments."""
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """See SweepArguments."""
+
+
+def values_of(arguments: Varying, approach: str, settings: Any) -> tuple[Any, ...]:
     """The values to try, numbers in ascending order. UserError on an unknown field, on values that are none of it, and
     on fewer than two."""
     hint = _hint(arguments.field, approach, settings)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bench import checkpoint
 from bench.config import TrainConfig
 
 
@@ -104,12 +106,34 @@ class Trainee:
                 group["lr"] = peak * share
         numbers = self.gradients(step)
         # a finite loss can have an infinite slope, and one step along it ruins the weights
-        norm = nn.utils.clip_grad_norm_(self.trained, self.clip)
+        norm = self.clipped()
         numbers[0] = torch.where(torch.isfinite(numbers[0]) & ~torch.isfinite(norm), norm, numbers[0])
         if self.lag or math.isfinite(numbers[0]):
             for optimizer in self.optimizers:
                 optimizer.step()
         return numbers
+
+    def clipped(self) -> Tensor:
+        """The norm of the gradient before it is cut to `clip`, which this does."""
+        return nn.utils.clip_grad_norm_(self.trained, self.clip)
+
+    def save(self, path: Path, average: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Write a checkpoint."""
+        if self.main:
+            checkpoint.save(path, weights=self.weights, average=average, optimizers=self.optimizers, meta=meta)
+
+    def load(self, path: Path, average: dict[str, Tensor], key: str) -> dict[str, Any] | None:
+        """Go on from the checkpoint at `path`: its meta, None where there is none. See checkpoint.load."""
+        if not path.exists():
+            return None
+        return checkpoint.load(
+            path,
+            weights=self.weights,
+            average=average,
+            optimizers=self.optimizers,
+            key=key,
+            frozen_hash=self.frozen_hash,
+        )
 
     def agreed(self, seconds: float) -> float:
         """The same seconds for all processes of a training."""

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import checkpoint
 from bench.config import OptimizerConfig
 from bench.console import Console, Progress
 from bench.meter import Meter, now
@@ -126,11 +125,8 @@ class Run:
             "key": self.key, "frozen_hash": self.trainee.frozen_hash, "step": 0, "seconds": 0.0, "spent": 0.0,
             "warm": 0.0, "curve": [], "evaluated": 0, "losses": [], "recorded": 0, "window": [],
         }  # fmt: skip
-        if self.path.exists():
-            self.meta |= checkpoint.load(
-                self.path, weights=weights, average=self.average, optimizers=self.trainee.optimizers,
-                key=self.key, frozen_hash=self.trainee.frozen_hash,
-            )  # fmt: skip
+        if (found := self.trainee.load(self.path, self.average, self.key)) is not None:
+            self.meta |= found
             if "meter" in self.meta:
                 self.meter.restore(self.meta["meter"])
             self.trainee.restore(self.meta)
@@ -152,7 +148,7 @@ class Run:
                     self._settle(progress)
                     if self._due():
                         self._evaluate()
-                    if now() - saved > self.checkpoint_seconds:
+                    if self.trainee.agreed(now() - saved) > self.checkpoint_seconds:
                         self._save()
                         saved = now()
         self._save()
@@ -230,12 +226,8 @@ class Run:
 
     def _save(self) -> None:
         self.meta["seconds"] = now() - self._begun
-        if self.trainee.main:
-            meta = {**self.meta, **self.trainee.state(), "meter": self.meter.state()}
-            optimizers = self.trainee.optimizers
-            checkpoint.save(
-                self.path, weights=self.trainee.weights, average=self.average, optimizers=optimizers, meta=meta
-            )
+        meta = {**self.meta, **self.trainee.state(), "meter": self.meter.state()}
+        self.trainee.save(self.path, self.average, meta)
         self.meter.start()
 
 

@@ -15,12 +15,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from approaches.base import Approach, Batch, Generators, Loss
+from approaches.base import Approach, Batch, Generators
+from bench import checkpoint, launch, shard_checkpoint
 from bench.batches import Batches, moved, part
 from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError, nearest
 from bench.meter import Meter
+from bench.shards import Step, full, gathered, shard, whole
 from bench.trainee import Budget, Trainee, decaying
 from bench.trainer import Fitted, Run
 
@@ -60,15 +62,14 @@ def train(
     accelerator = accelerator_for(config, path.parent)
     approach.to(accelerator.device)
     if settings.compile:
-        for block in approach.blocks():
-            block.compile()
+        compile_blocks(approach)
     trainee = ApproachTrainee(approach, batches, config, accelerator)
     if settings.tracker:
         accelerator.init_trackers("draw-bench", config=_flat(asdict(config)))
     run = Run(
         trainee=trainee,
         budget=Budget.of(settings, flops_per_step),
-        evaluate=validate,
+        evaluate=lambda: trainee.evaluated(validate),
         evaluations=settings.validations,
         path=path,
         key=key,
@@ -87,12 +88,20 @@ def train(
         curve=fitted.curve,
         losses=fitted.losses,
         seconds=fitted.seconds,
-        average=fitted.average,
+        average=gathered(fitted.average),
         steps=fitted.steps,
         images=fitted.steps * settings.batch,
         digest=trainee.digest,
         frozen_hash=trainee.frozen_hash,
     )
+
+
+def compile_blocks(approach: Approach) -> None:
+    """torch.compile for the blocks, by whatever way they are called: see Approach.blocks."""
+    for block in approach.blocks():
+        block.compile()
+        for name in getattr(block, "entries", ()):
+            setattr(block, name, torch.compile(getattr(block, name)))
 
 
 def accelerator_for(config: Config, folder: Path) -> Accelerator:
@@ -136,9 +145,12 @@ def optimizer_of(approach: Approach, config: Config) -> torch.optim.AdamW:
 
 
 class ApproachTrainee(Trainee):
-    """An approach on its batches. digest: over the batches so far."""
+    """An approach on its batches, whole on every rank or sharded over them. digest: over the batches so far."""
 
     def __init__(self, approach: Approach, batches: Batches, config: Config, accelerator: Accelerator) -> None:
+        frozen_hash = approach.frozen_hash()
+        self.module, self.sharded = Step(approach, accelerator), launch.sharded()
+        shard(self.module)
         super().__init__(
             approach,
             [optimizer_of(approach, config)],
@@ -151,7 +163,7 @@ class ApproachTrainee(Trainee):
         self.parts, self.tracked = config.train.accumulation, bool(config.train.tracker)
         self.lag = 0 if accelerator.device.type == "cpu" else LAG
         self.main = accelerator.is_main_process
-        self.frozen_hash = approach.frozen_hash()
+        self.frozen_hash = frozen_hash
         self.digest = batches.start_digest
 
     def gradients(self, step: int) -> Tensor:
@@ -164,19 +176,18 @@ class ApproachTrainee(Trainee):
         # batch in one part costs nothing more; the others are worked through once without gradient, and then again.
         draws = self.batches.generators(step, rank)
         with torch.no_grad():
-            found = [_numbers(self._losses(each, draws))[:2] for each in mine[:-1]]
-        last = self._losses(mine[-1], draws)
-        sums, counts, weights = _numbers(last)
-        self._name(last)
+            found = [self._losses(each, draws)[:2] for each in mine[:-1]]
+        sums, counts, weights = self._losses(mine[-1], draws)
+        self.names = ("loss", *self.module.names)
         totals = torch.stack([torch.stack([sums.detach(), counts]), *map(torch.stack, found)]).sum(0)
         totals = self._added(totals)
         # a term that nothing counts for is absent, not 0/0
         shares = torch.where(totals[1] > 0, weights / totals[1].clamp(min=1e-30), 0.0)
         (shares * sums).sum().backward()
-        del last, sums
+        del sums
         draws = self.batches.generators(step, rank)
         for each in mine[:-1]:
-            (shares * _numbers(self._losses(each, draws))[0]).sum().backward()
+            (shares * self._losses(each, draws)[0]).sum().backward()
         self._add_gradients()
         means = torch.where(totals[1] > 0, totals[0] / totals[1].clamp(min=1e-30), 0.0)
         return torch.cat([(shares * totals[0]).sum()[None], means])
@@ -199,15 +210,41 @@ class ApproachTrainee(Trainee):
             values = {name: value for name, value in row.items() if name != "step"}
             self.accelerator.log(values, step=int(row["step"]))
 
-    def _losses(self, batch: Batch, draws: Generators) -> dict[str, Loss]:
-        with self.accelerator.autocast():
-            return self.approach.losses(moved(batch, self.accelerator.device), draws)
+    def evaluated(self, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """What validate finds, which all ranks ask for alike."""
+        with whole(self.module):
+            return validate()
 
-    def _name(self, losses: dict[str, Loss]) -> None:
-        names = ("loss", *losses)
-        if self.names not in (("loss",), names):
-            raise RuntimeError(f"the loss had the terms {self.names[1:]}, and has {names[1:]} now")
-        self.names = names
+    def clipped(self) -> Tensor:
+        """See Trainee."""
+        return full(super().clipped())
+
+    def save(self, path: Path, average: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """See Trainee."""
+        if self.sharded:
+            weights, optimizers = self.weights, self.optimizers
+            shard_checkpoint.save(path, weights=weights, average=average, optimizers=optimizers, meta=meta)
+            return
+        super().save(path, average, meta)
+        if self.main:
+            shard_checkpoint.remove(path)
+
+    def load(self, path: Path, average: dict[str, Tensor], key: str) -> dict[str, Any] | None:
+        """See Trainee. Whichever number of ranks it was written by."""
+        if shard_checkpoint.step(path) < 0 or (path.exists() and checkpoint.step(path) >= shard_checkpoint.step(path)):
+            return super().load(path, average, key)
+        return shard_checkpoint.load(
+            path,
+            weights=self.weights,
+            average=average,
+            optimizers=self.optimizers,
+            key=key,
+            frozen_hash=self.frozen_hash,
+        )
+
+    def _losses(self, batch: Batch, draws: Generators) -> tuple[Tensor, Tensor, Tensor]:
+        numbers: tuple[Tensor, Tensor, Tensor] = self.module(moved(batch, self.accelerator.device), draws)
+        return numbers
 
     def _added(self, values: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -219,26 +256,12 @@ class ApproachTrainee(Trainee):
     def _add_gradients(self) -> None:
         """Every process gets the sum of all processes' gradients, in one reduction. A parameter that a process's rows
         did not reach counts as zero there, so that all of them reduce the same."""
-        if self.accelerator.num_processes == 1:
+        if self.accelerator.num_processes == 1 or self.sharded:  # fully_shard has done it
             return
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.trained])
         pieces = self._added(flat).split([p.numel() for p in self.trained])
         for parameter, piece in zip(self.trained, pieces, strict=True):
             parameter.grad = piece.view_as(parameter)
-
-
-def _numbers(losses: dict[str, Loss]) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums, counts and weights of all terms, each float32."""
-    sums = torch.stack([loss.sum.float() for loss in losses.values()])
-
-    def placed(value: Tensor | float) -> Tensor:
-        # filled in on the device: copying a number there would wait for it
-        if isinstance(value, Tensor):
-            return value.detach().float().to(sums.device)
-        return torch.full((), float(value), device=sums.device)
-
-    counts, weights = ([placed(getattr(loss, name)) for loss in losses.values()] for name in ("count", "weight"))
-    return sums, torch.stack(counts), torch.stack(weights)
 
 
 def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:

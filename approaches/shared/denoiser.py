@@ -94,6 +94,8 @@ def _split_heads(x: Tensor, heads: int) -> Tensor:
 class Block(nn.Module):
     """Self-attention over all tokens, cross-attention to the condition, SwiGLU. At initialisation the identity."""
 
+    entries = ("condition",)  # see Approach.blocks
+
     def __init__(self, width: int, heads: int, hidden: int, kernels: Kernels) -> None:
         super().__init__()
         self.heads = heads

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from approaches.shared.kernels import AttentionMask, attention, linear_cross_entropy
+from approaches.shared.kernels import AttentionMask, linear_cross_entropy
 from approaches.shared.patches import PatchEmbedding, TimeEmbedding, positions_2d
 from approaches.shared.prefix import Prefix, reading_mask
 from approaches.shared.transformer import Block, RMSNorm, Transformer
@@ -182,17 +182,10 @@ def unit(x: Tensor) -> Tensor:
 def block_layer(
     block: Block, x: Tensor, rope: Rope, mask: AttentionMask | None, earlier: Pair | None
 ) -> tuple[Tensor, Pair]:
-    """A transformer block over new tokens that also see earlier keys and values: its output, and the new tokens' own
-    keys and values. Without a mask attention is causal."""
-    normed = block.attention_norm(x)
-    q = block.queries(normed, rope)
-    k, v = own = block.keys_values(normed, rope)
-    if earlier is not None:
-        k, v = torch.cat([earlier[0], k], 2), torch.cat([earlier[1], v], 2)
-    x = x + block.output(attention(q, k, v, mask=mask, causal=mask is None, backend=block.kernels.attention))
-    return x + block.mlp(x), own
+    """See Block.read."""
+    return block.read(x, rope, mask, earlier)
 
 
 def block_pair(block: Block, x: Tensor, rope: Rope) -> Pair:
-    """The keys and values that a block makes of tokens."""
-    return block.keys_values(block.attention_norm(x), rope)
+    """See Block.pair."""
+    return block.pair(x, rope)

@@ -116,6 +116,8 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
 class Block(nn.Module):
     """One layer. The parts are separate methods, because integrating a second modality is surgery on them."""
 
+    entries = ("read", "pair")  # see Approach.blocks
+
     def __init__(self, config: TransformerConfig, kernels: Kernels) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_width = config.heads, config.kv_heads, config.head_width
@@ -167,6 +169,27 @@ class Block(nn.Module):
         mixed = attention(q, k, v, mask=mask, causal=mask is None, backend=self.kernels.attention)
         x = x + self.output(mixed)
         return x + self.mlp(x)
+
+    def read(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: AttentionMask | None,
+        earlier: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """New tokens, B T D, that also see earlier keys and values: the block's output, B T D, and the new tokens' own
+        keys and values. Without a mask attention is causal."""
+        normed = self.attention_norm(x)
+        q = self.queries(normed, rope)
+        k, v = own = self.keys_values(normed, rope)
+        if earlier is not None:
+            k, v = torch.cat([earlier[0], k], 2), torch.cat([earlier[1], v], 2)
+        x = x + self.output(attention(q, k, v, mask=mask, causal=mask is None, backend=self.kernels.attention))
+        return x + self.mlp(x), own
+
+    def pair(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The keys and values that the block makes of tokens."""
+        return self.keys_values(self.attention_norm(x), rope)
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
         split: Tensor = x.unflatten(-1, (heads, self.head_width))

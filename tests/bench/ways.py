@@ -88,7 +88,7 @@ def act(folder: Path, console: Console) -> None:
             raise ArithmeticError("the loss is nan at step 7\nand a second line")
         case "greedy":
             raise MemoryError("9 PiB")
-        case "killed" | "eaten":
+        case "killed" | "eaten" if "SPARED" not in os.environ:
             os.kill(os.getpid(), signal.SIGKILL)
         case "mute":
             os._exit(9)

@@ -1,0 +1,86 @@
+"""What the command line of `array` takes besides a config, and the runs that this means. Imports no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from bench import launch, run_arguments
+from bench.config import Config
+from bench.errors import UserError
+from bench.ranges import Range
+from bench.run_arguments import RunArguments, chosen
+from bench.sweep_arguments import placed, values_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayArguments(RunArguments):
+    """Many runs as jobs of a queue: every approach with every value of a field and every seed. Runs that are done, at
+    work or in the queue are not asked for again, and those that were cut off go on: repeat the command."""
+
+    executor: Literal["local", "slurm"] = "local"
+    """Where jobs run: processes of this machine, or SLURM (an array of its own jobs, by submitit)."""
+    field: str = ""
+    """A field to vary, as in `sweep`: settings.NAME or a field of the config; none by default."""
+    values: tuple[str, ...] = ()
+    """The field's values, two or more."""
+    parallel: Annotated[int, Range(1, 10_000)] = 1
+    """Runs at a time."""
+    wait: bool = False
+    """With SLURM, wait until all have ended and print their table; jobs of this machine are always waited for."""
+    minutes: Annotated[int, Range(1, 100_000)] = 1440
+    """Longest time of a job; one that runs out of it goes back into SLURM's queue, and goes on from its checkpoint."""
+    gpus: Annotated[int, Range(0, 64)] = 0
+    """GPUs a job."""
+    cpus: Annotated[int, Range(1, 1024)] = 2
+    """CPU cores a job."""
+    memory: Annotated[int, Range(0, 100_000)] = 0
+    """GB of memory a job; 0 leaves it to SLURM."""
+    partition: str = ""
+    """SLURM's partition; its default where empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One run to ask for."""
+
+    approach: str
+    settings: Any
+    config: Config
+
+
+def check(arguments: ArrayArguments, config: Config) -> None:
+    """UserError where the runs can't be asked for here."""
+    launch.refuse("array")
+    if importlib.util.find_spec("submitit") is None:
+        raise UserError("the package submitit is missing: install this project's extra 'slurm'")
+    if arguments.executor == "slurm" and shutil.which("sbatch") is None:
+        raise UserError("SLURM's sbatch is not found on this machine: take --executor local")
+    if arguments.values and not arguments.field:
+        raise UserError("--values are of no field: name it by --field, such as --field settings.learning_rate")
+    run_arguments.check(arguments, config)
+    for own in dict.fromkeys(replace(point.config, seed=config.seed) for point in points(arguments, config)):
+        run_arguments.check(arguments, own)
+
+
+def points(arguments: ArrayArguments, config: Config) -> Iterator[Point]:
+    """The runs asked for: seed by seed, so that the first seed of all is done first. UserError on a value that is none
+    of the field."""
+    for seed in range(config.seed, config.seed + arguments.seeds):
+        for approach in chosen(arguments.approach):
+            settings = arguments.settings_for(approach, config)
+            values = values_of(arguments, approach, settings) if arguments.field else (None,)
+            for value in values:
+                own, changed = (
+                    placed(arguments.field, value, config, settings) if arguments.field else (config, settings)
+                )
+                yield Point(approach=approach, settings=changed, config=replace(own, seed=seed))
+
+
+def jobs_folder(out: Path) -> Path:
+    """Where submitit keeps what it needs of the jobs, and their output."""
+    return out / "jobs"

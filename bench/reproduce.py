@@ -1,0 +1,250 @@
+"""`python -m bench reproduce TABLE`: the rows of a published table as runs of ours, at equal data and steps, with the
+same seeds; and of each published ordering whether it holds, is contradicted, or can't be told. Imports no torch.
+
+Values are never compared, for data, sizes and compute are others'. A run is an ordinary one (see bench.runner): in a
+process of its own, done once, resumed where it was cut off; the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from bench import published, runner, store
+from bench.config import Config, to_json
+from bench.console import Console
+from bench.environment import provenance
+from bench.files import hash_bytes
+from bench.published import Table
+from bench.reproduce_arguments import ReproduceArguments, reduced
+from bench.run_arguments import settings_of
+from metrics.statistics import Estimate, across_seeds
+from reports import reproductions
+from reports.reproductions import Done, Ordering, Reproduction, Row, Stand, Verdict
+
+RUNS = "runs"
+
+
+def main(arguments: ReproduceArguments, config: Config, console: Console) -> int:
+    """Do every run that is not done yet, and record what they say; 0 where all are done."""
+    work = Work(arguments, config, console)
+    path = reproductions.save(work.record(), arguments.out)
+    for place, (row, seed) in enumerate(work.points):
+        console.info(f"run {place + 1} of {len(work.points)}: {row.name}, seed {seed}")
+        work.ended.append(runner.execute(work.request(row, seed), arguments.out / RUNS, console))
+        reproductions.save(work.record(), arguments.out)
+    found = work.record()
+    if arguments.json:
+        console.emit({"file": str(path), **found.to_json()})
+    else:
+        tell(found, console)
+        console.info(str(path))
+    return runner.exit_code(work.ended)
+
+
+class Work:
+    """One reproduction at work. points: its runs, seed by seed, so that after each seed all rows can be compared.
+    ended: those that were done."""
+
+    def __init__(self, arguments: ReproduceArguments, config: Config, console: Console) -> None:
+        self.arguments, self.console = arguments, console
+        self.table, self.config = published.table(arguments.table), reduced(config, arguments.share)
+        self.seeds = tuple(range(config.seed, config.seed + arguments.seeds))
+        self.points = [(row, seed) for seed in self.seeds for row in self.table.rows]
+        self.ended: list[runner.Ended] = []
+        defaults = {row.approach: settings_of(row.approach, config.preset) for row in self.table.rows}
+        self.settings = {row.name: published.settings_for(row, defaults[row.approach]) for row in self.table.rows}
+        self.provenance = {**provenance({"seed": config.seed}), "command": ["python", "-m", "bench", *sys.argv[1:]]}
+        self._contents = store.contents(self.config, console.info)
+        self.key = hash_bytes(*(self.request(row, seed).key for row, seed in self.points))
+
+    def request(self, row: published.Row, seed: int) -> store.Request:
+        """The run that a row is with a seed, from the sources as they are now."""
+        config, command = replace(self.config, seed=seed), tuple(self.provenance["command"])
+        return store.request(config, row.approach, self.settings[row.name], self._contents, command)
+
+    def record(self) -> Reproduction:
+        """The reproduction as it stands."""
+        left = len(self.points) - len(self.ended)
+        bad = [end for end in self.ended if end.state.state != "done"]
+        rows = tuple(self._row(row) for row in self.table.rows)
+        stands = tuple(stand(name, measure, rows) for name, measure in self.table.measures.items())
+        rows = tuple(replace(row, means=_means(row, stands)) for row in rows)
+        return Reproduction(
+            name=f"{self.table.name}-{self.config.preset}-{self.key[:8]}",
+            key=self.key,
+            table=self.table.name,
+            source=self.table.source,
+            note=self.table.note,
+            status="unfinished" if left else "failed" if bad else "done",
+            reason=f"{left} runs are still to do" if left else f"{len(bad)} runs are not done" if bad else "",
+            share=self.arguments.share,
+            seeds=self.seeds,
+            config=json.loads(to_json(self.config)),
+            stands=stands,
+            rows=rows,
+            orderings=tuple(orderings(self.table, rows, stands)),
+            notes=tuple(_notes(rows)),
+            provenance=self.provenance,
+        )
+
+    def _row(self, row: published.Row) -> Row:
+        done = [end for (each, _), end in zip(self.points, self.ended, strict=False) if each is row]
+        return Row(
+            name=row.name,
+            approach=row.approach,
+            settings=json.loads(to_json(self.settings[row.name])),
+            published=row.published,
+            runs=tuple(self._done(end) for end in done),
+        )
+
+    def _done(self, end: runner.Ended) -> Done:
+        record = end.record
+        wanted = {name for measure in self.table.measures.values() for name in measure.stands_in}
+        metrics = {n: replace(e, details={}) for n, e in record.metrics.items() if n in wanted} if record else {}
+        state = end.state.state
+        return Done(
+            seed=end.request.config.seed,
+            folder=f"{RUNS}/{end.folder.name}",
+            state="unfinished" if state == "running" else state,
+            reason=end.state.reason,
+            batches=record.identical.batches if record else "",
+            steps=record.budgets.steps if record else None,
+            images=record.budgets.images if record else None,
+            seconds=math.fsum(record.seconds.values()) if record else None,
+            metrics=metrics,
+        )
+
+
+# --------------------------------------------------------------------------------------------------------- judging
+
+
+def stand(name: str, measure: published.Measure, rows: Sequence[Row]) -> Stand:
+    """The first of a measure's stand-ins that every run done so far holds."""
+    runs = [run for row in rows for run in row.runs if run.state == "done"]
+    if not measure.stands_in:
+        return Stand(measure=name, metric="", reason=measure.why_not)
+    passed: list[str] = []
+    for metric in measure.stands_in:
+        missing = [run for run in runs if (found := run.metrics.get(metric)) is None or found.value is None]
+        if runs and not missing:
+            return Stand(measure=name, metric=metric, reason="; ".join(passed))
+        passed.append(f"{metric} is missing in {len(missing)} of {len(runs)} runs")
+    return Stand(measure=name, metric="", reason="; ".join(passed))
+
+
+def orderings(table: Table, rows: Sequence[Row], stands: Sequence[Stand]) -> Iterator[Ordering]:
+    """Every published ordering with what the runs say of it."""
+    by_name, metric_of = {row.name: row for row in rows}, {each.measure: each for each in stands}
+    for measure, better, worse in table.orderings():
+        known, numbers = metric_of[measure], (better.published[measure], worse.published[measure])
+        difference = paired(by_name[better.name], by_name[worse.name], known)
+        yield Ordering(
+            measure=measure,
+            metric=known.metric,
+            better=better.name,
+            worse=worse.name,
+            published=numbers,
+            difference=difference,
+            verdict=verdict(difference),
+        )
+
+
+def paired(better: Row, worse: Row, known: Stand) -> Estimate:
+    """The mean over seeds of the better row's metric minus the worse one's. Runs of one seed saw the same batches and
+    noise, so it is their differences whose spread over seeds counts."""
+    if not known.metric:
+        return Estimate.missing(known.reason)
+    first, second = _by_seed(better, known.metric), _by_seed(worse, known.metric)
+    both = sorted(first.keys() & second.keys())
+    if not both:
+        return Estimate.missing("no seed has both runs yet")
+    like = first[both[0]]
+    gaps = [(first[seed].value or 0.0) - (second[seed].value or 0.0) for seed in both]
+    return across_seeds(gaps, unit=like.unit, better=like.better, details={"seeds": both})
+
+
+def verdict(difference: Estimate) -> Verdict:
+    """What a difference, better row minus worse row, says of the published ordering."""
+    if difference.value is None:
+        return "not measured"
+    if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
+        return "not told apart"
+    return "holds" if (difference.low > 0) == (difference.better == "higher") else "contradicted"
+
+
+def _by_seed(row: Row, metric: str) -> dict[int, Estimate]:
+    found = {run.seed: run.metrics[metric] for run in row.runs if run.state == "done" and metric in run.metrics}
+    return {seed: estimate for seed, estimate in found.items() if estimate.value is not None}
+
+
+def _means(row: Row, stands: Sequence[Stand]) -> dict[str, Estimate]:
+    found = {}
+    for known in stands:
+        values = _by_seed(row, known.metric) if known.metric else {}
+        if values:
+            like = next(iter(values.values()))
+            numbers = [value.value or 0.0 for value in values.values()]
+            found[known.measure] = across_seeds(numbers, unit=like.unit, better=like.better)
+    return found
+
+
+def _notes(rows: Sequence[Row]) -> Iterator[str]:
+    """What a reader should know of how far the rows are comparable."""
+    done = [run for row in rows for run in row.runs if run.state == "done"]
+    if len({(run.seed, run.batches) for run in done}) > len({run.seed for run in done}):
+        yield "rows of one seed saw different batches"
+    if len({(run.steps, run.images) for run in done}) > 1:
+        yield "rows differ in steps or images seen"
+    if len({run.seed for run in done}) < 3:
+        yield "fewer than three seeds: hardly any ordering can be told"
+    if bad := [row.name for row in rows if any(run.state != "done" for run in row.runs)]:
+        yield f"not all runs are done: {', '.join(bad)}"
+
+
+# --------------------------------------------------------------------------------------------------------- telling
+
+
+def tell(found: Reproduction, console: Console) -> None:
+    """What stands for what, the rows, and a verdict for every ordering."""
+    console.info()
+    console.info(f"{found.table}: {found.source}. {found.note}")
+    for known in found.stands:
+        words = f"{known.metric} stands for {known.measure}" if known.metric else f"nothing stands for {known.measure}"
+        console.info(f"{words}{f': {known.reason}' if known.reason else ''}")
+    console.info()
+    console.table(f"means over seeds {', '.join(map(str, found.seeds))}, with 95% intervals; published", rows_of(found))
+    console.info()
+    console.table("published orderings", verdicts_of(found))
+    for note in found.notes:
+        console.info(f"note: {note}")
+
+
+def rows_of(found: Reproduction) -> list[tuple[str, ...]]:
+    """A heading, then a row of the table each: ours and, in brackets, the published number."""
+    measured = [known for known in found.stands if known.metric]
+    table = [("", *(f"{known.metric} ({known.measure})" for known in measured))]
+    for row in found.rows:
+        cells = (f"{_cell(row.means.get(k.measure))} ({row.published[k.measure]:g})" for k in measured)
+        table.append((row.name, *cells))
+    return table
+
+
+def verdicts_of(found: Reproduction) -> list[tuple[str, ...]]:
+    """A heading, then an ordering each."""
+    table: list[tuple[str, ...]] = [("measure", "better", "worse", "published", "here, better - worse", "verdict")]
+    for each in found.orderings:
+        first, second = each.published
+        cells = (f"{first:g} : {second:g}", _cell(each.difference), each.verdict)
+        table.append((each.measure, each.better, each.worse, *cells))
+    return table
+
+
+def _cell(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.value is None:
+        return "-"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.4g}"
+    return f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"

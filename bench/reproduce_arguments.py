@@ -1,0 +1,52 @@
+"""What the command line of `reproduce` takes besides a config. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from bench import launch, published, run_arguments
+from bench.config import Config
+from bench.errors import UserError
+from bench.ranges import Range
+from bench.run_arguments import RunArguments
+
+PLACE: dict[str, Any] = {"positional": True}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceArguments:
+    """Run every row of a published table at equal data and steps, with several seeds, and say of each of its orderings
+    whether it holds here. Each run is done once, and resumed where it was cut off."""
+
+    table: Positional[Annotated[str, arg(metavar="TABLE")]] = field(default="", metadata=PLACE)
+    """Which table: x_fusion_table_1."""
+    out: Path = Path("reproductions")
+    """Folder that receives a record a reproduction, and the runs' folders in runs/."""
+    seeds: Annotated[int, Range(1, 10_000)] = 3
+    """How many seeds: the config's, the next, and so on."""
+    share: Annotated[float, Range(0, 1, above=True)] = 1.0
+    """Share of the config's budget that each run gets; warm-up shrinks alike, and the decay ends with it."""
+    json: bool = False
+    """Print the record as JSON."""
+
+
+def check(arguments: ReproduceArguments, config: Config) -> None:
+    """UserError where a table can't be run here."""
+    launch.refuse("reproduce")
+    if not arguments.table:
+        raise UserError(f"'reproduce' needs a TABLE, expected one of: {', '.join(published.names())}")
+    approaches = tuple(dict.fromkeys(row.approach for row in published.table(arguments.table).rows))
+    run_arguments.check(RunArguments(approach=approaches, out=arguments.out), config)
+
+
+def reduced(config: Config, share: float) -> Config:
+    """A config with a share of its training's budget."""
+    if share == 1:
+        return config
+    train = config.train
+    warmup = max(min(1, train.warmup), round(train.warmup * share))
+    return replace(config, train=replace(train, amount=train.amount * share, warmup=warmup))

@@ -1,0 +1,123 @@
+"""A sharded training's state: every rank writes its own shards as safetensors, by torch.distributed.checkpoint. No
+pickle.
+
+A checkpoint is a folder beside the path of a whole one, `checkpoint.shards/STEP/`, that counts once `latest.json`
+names it, so a kill leaves the one before. Any number of ranks reads it, one process without a launcher too. Names of
+tensors are those of bench.checkpoint.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bench import checkpoint
+from bench.errors import UserError
+from bench.files import read_json, write_json
+
+LATEST = "latest.json"
+
+
+def folder_of(path: Path) -> Path:
+    """Where the shards are of the training whose whole checkpoint would be at `path`."""
+    return path.with_suffix(".shards")
+
+
+def save(
+    path: Path,
+    *,
+    weights: Mapping[str, Tensor],
+    average: Mapping[str, Tensor],
+    optimizers: list[torch.optim.Optimizer],
+    meta: dict[str, Any],
+) -> None:
+    """Write the state; all ranks together. See bench.checkpoint.save."""
+    from torch.distributed.checkpoint import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint import save as save_shards
+
+    top, first = folder_of(path), dist.get_rank() == 0
+    folder = top / f"step-{meta['step']}-of-{dist.get_world_size()}-ranks"
+    if first:
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was ended while it wrote
+        folder.mkdir(parents=True)
+    dist.barrier()
+    tensors, scalars = checkpoint.tensors_of(weights, average, optimizers)
+    state: dict[str, Any] = dict(tensors)
+    save_shards(state, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    if first:
+        shapes = {name: list(value.shape) for name, value in tensors.items()}
+        write_json(top / LATEST, {"folder": folder.name, "meta": meta, "scalars": scalars, "shapes": shapes})
+        for other in top.iterdir():
+            if other.is_dir() and other != folder:
+                shutil.rmtree(other, ignore_errors=True)
+        path.unlink(missing_ok=True)
+
+
+def step(path: Path) -> int:
+    """The step that the shards beside `path` are of; -1 where there are none."""
+    latest = folder_of(path) / LATEST
+    return int(read_json(latest)["meta"]["step"]) if latest.exists() else -1
+
+
+def load(
+    path: Path,
+    *,
+    weights: Mapping[str, Tensor],
+    average: Mapping[str, Tensor],
+    optimizers: list[torch.optim.Optimizer],
+    key: str,
+    frozen_hash: str = "",
+) -> dict[str, Any]:
+    """Read what any number of ranks wrote, sharded or not as these tensors are. See bench.checkpoint.load."""
+    from torch.distributed.checkpoint import HuggingFaceStorageReader
+    from torch.distributed.checkpoint import load as load_shards
+
+    top = folder_of(path)
+    latest = read_json(top / LATEST)
+    meta: dict[str, Any] = latest["meta"]
+    checkpoint.check_meta(top, meta, key, frozen_hash)
+    live = {f"model/{name}": value for name, value in weights.items()}
+    live |= {f"ema/{name}": value for name, value in average.items()}
+    checkpoint.check_shapes(top, latest["shapes"], {name: list(value.shape) for name, value in live.items()})
+    if len(latest["scalars"]) != len(optimizers):
+        raise UserError(f"{top} is of {len(latest['scalars'])} optimizers, this training has {len(optimizers)}")
+    slots = [_slots(top, latest, number, optimizer) for number, optimizer in enumerate(optimizers)]
+    for number, of_optimizer in enumerate(slots):
+        for index, found in of_optimizer.items():
+            live |= {f"optimizer{number}/{index}/{n}": v for n, v in found.items() if isinstance(v, Tensor)}
+    with torch.no_grad():
+        load_shards(live, storage_reader=HuggingFaceStorageReader(str(top / latest["folder"])))
+    for optimizer, state in zip(optimizers, slots, strict=True):
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return meta
+
+
+def remove(path: Path) -> None:
+    """The shards beside `path`, where there are any."""
+    shutil.rmtree(folder_of(path), ignore_errors=True)
+
+
+def _slots(
+    top: Path, latest: dict[str, Any], number: int, optimizer: torch.optim.Optimizer
+) -> dict[int, dict[str, Any]]:
+    """Room for an optimizer's state, sharded as its parameters are."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    slots: dict[int, dict[str, Any]] = {}
+    for name, shape in latest["shapes"].items():
+        if not name.startswith(f"optimizer{number}/"):
+            continue
+        _, index, slot = name.split("/")
+        if int(index) >= len(parameters) or (shape and shape != list(parameters[int(index)].shape)):
+            raise UserError(f"{top} is of another optimizer: {name} fits no parameter; remove it")
+        room = torch.zeros_like(parameters[int(index)].detach()) if shape else torch.zeros(())
+        slots.setdefault(int(index), {})[slot] = room
+    for name, value in latest["scalars"][number].items():
+        index, slot = name.split("/")
+        slots.setdefault(int(index), {})[slot] = value
+    return slots

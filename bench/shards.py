@@ -1,0 +1,120 @@
+"""An approach spread over the ranks of a run: torch's fully_shard (FSDP2) on its blocks, and on all that is left.
+
+accelerate's own wrapper hooks a model's `forward`, and picks layers by class or size. An approach is entered by several
+methods and says its layers itself, so the layers are wrapped here; how (resharding, offloading) accelerate's plugin
+says, which its launcher and its config file fill in. Arithmetic stays autocast's, so that a sharded training computes
+what one process does.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from approaches.base import Approach, Batch, Generators
+from bench import launch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class Step(nn.Module):
+    """The loss terms of a part of a batch: what a training step calls, and the root of what is sharded.
+
+    names: of the terms, known after the first call."""
+
+    def __init__(self, approach: Approach, accelerator: Accelerator) -> None:
+        super().__init__()
+        self.approach, self.accelerator = approach, accelerator
+        self.names: tuple[str, ...] = ()
+
+    def forward(self, batch: Batch, draws: Generators) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums, counts and weights of all terms, each float32."""
+        with self.accelerator.autocast():
+            losses = self.approach.losses(batch, draws)
+        names = tuple(losses)
+        if self.names not in ((), names):
+            raise RuntimeError(f"the loss had the terms {self.names}, and has {names} now")
+        self.names = names
+        sums = torch.stack([loss.sum.float() for loss in losses.values()])
+
+        def placed(value: Tensor | float) -> Tensor:
+            # filled in on the device: copying a number there would wait for it
+            if isinstance(value, Tensor):
+                return value.detach().float().to(sums.device)
+            return torch.full((), float(value), device=sums.device)
+
+        counts, weights = ([placed(getattr(loss, name)) for loss in losses.values()] for name in ("count", "weight"))
+        return sums, torch.stack(counts), torch.stack(weights)
+
+
+def shard(step: Step) -> None:
+    """Spread the parameters over all ranks, where the launcher asks for it. Gradients become sums over ranks."""
+    if not launch.sharded():
+        return
+    from accelerate.utils import FullyShardedDataParallelPlugin
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+    # accelerate keeps the plugin for GPUs only; it reads the launcher's wishes from the environment
+    plugin = getattr(step.accelerator.state, "fsdp_plugin", None) or FullyShardedDataParallelPlugin(fsdp_version=2)
+    options: dict[str, Any] = {
+        "mesh": init_device_mesh(step.accelerator.device.type, (step.accelerator.num_processes,)),
+        "reshard_after_forward": plugin.reshard_after_forward,
+    }
+    if plugin.cpu_offload:
+        options["offload_policy"] = plugin.cpu_offload
+    # keys and values are views, and nobody writes into them
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(.*\) returned a view tensor")
+    for block in step.approach.blocks():
+        fully_shard(block, **options)
+        for name in getattr(block, "entries", ()):
+            register_fsdp_forward_method(block, name)
+    fully_shard(step, **options)
+    for module in step.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+
+
+@contextmanager
+def whole(step: Step) -> Iterator[None]:
+    """Inside, the parameters outside all blocks are whole on every rank, so that an approach can be entered by any of
+    its methods, by all ranks alike; blocks see to themselves when they are called. Nothing where nothing is sharded."""
+    root: Any = step
+    if not launch.sharded():
+        yield
+        return
+    root.unshard()
+    try:
+        yield
+    finally:
+        root.reshard()
+
+
+def gathered(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors, on the CPU where they were sharded; all ranks must ask for the same."""
+    return {name: full(value) for name, value in values.items()}
+
+
+def full(value: Tensor) -> Tensor:
+    """A sharded tensor, whole; any other as it is."""
+    if not hasattr(value, "full_tensor"):
+        return value
+    return value.full_tensor()  # type: ignore[no-any-return]
+
+
+def like(stored: Tensor, live: Tensor) -> Tensor:
+    """A whole tensor, sharded as a live one of the same shape is; nothing is exchanged for it."""
+    if not hasattr(live, "device_mesh"):
+        return stored
+    from torch.distributed.tensor import distribute_tensor
+
+    placed: Any = live
+    # every rank has the whole, and takes its own share
+    return distribute_tensor(stored.to(live.device), placed.device_mesh, placed.placements, src_data_rank=None)

@@ -1,0 +1,129 @@
+"""What `python -m bench reproduce` leaves: one versioned record, as JSON, of a published table's rows, run here, and of
+what became of each of its orderings. As strict as a run's record, see reports.schema. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.errors import UserError
+from bench.files import read_json, write_json
+from metrics.statistics import Estimate
+from reports.schema import Status, build
+
+VERSION = 1
+
+Verdict = Literal["holds", "contradicted", "not told apart", "not measured"]
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""version -> what makes a record of that version one of the next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """One run of a row, whose own record is in `folder`, relative to this one. state, reason: what became of it.
+    batches: digest over all that its steps saw. metrics: without their details."""
+
+    seed: int
+    folder: str
+    state: Status
+    reason: str = ""
+    batches: str = ""
+    steps: int | None = None
+    images: int | None = None
+    seconds: float | None = None
+    metrics: dict[str, Estimate] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of the table: its published numbers, what was run for it, and the mean over seeds of what stands for each
+    measure."""
+
+    name: str
+    approach: str
+    settings: dict[str, Any]
+    published: dict[str, float]
+    runs: tuple[Done, ...]
+    means: dict[str, Estimate] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stand:
+    """What stands here for a published measure: a metric of the runs' records, "" where nothing does, and why."""
+
+    measure: str
+    metric: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ordering:
+    """Two rows whose published numbers differ: `better` is the row that was better. difference: of the metric that
+    stands for the measure, better row minus worse row, over the same seeds."""
+
+    measure: str
+    metric: str
+    better: str
+    worse: str
+    published: tuple[float, ...]
+    difference: Estimate
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """One table, tried. status: done where every run is. share: of the preset's budget that each run got. config: that
+    of all runs, but for the seed."""
+
+    schema: int = VERSION
+    name: str
+    key: str
+    table: str
+    source: str
+    note: str
+    status: Status
+    reason: str = ""
+    share: float
+    seeds: tuple[int, ...]
+    config: dict[str, Any]
+    stands: tuple[Stand, ...] = ()
+    rows: tuple[Row, ...] = ()
+    orderings: tuple[Ordering, ...] = ()
+    notes: tuple[str, ...] = ()
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values: what `from_json` reads."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
+        return values
+
+
+def from_json(values: Any, whose: str) -> Reproduction:
+    """The reproduction in parsed JSON, of this version or an older one. UserError that begins with `whose`."""
+    if not isinstance(values, dict) or type(values.get("schema")) is not int or "orderings" not in values:
+        raise UserError(f"{whose} is no record of a reproduction")
+    version: int = values["schema"]
+    if not 1 <= version <= VERSION:
+        raise UserError(f"{whose} is a reproduction of schema version {version}, expected 1 to {VERSION}")
+    for older in range(version, VERSION):
+        values = {**UPGRADES[older](dict(values)), "schema": older + 1}
+    found: Reproduction = build(Reproduction, values, "", whose)
+    return found
+
+
+def load(path: Path) -> Reproduction:
+    """The reproduction in a file. UserError, naming the file, where it is missing, damaged, foreign, or has unknown or
+    missing fields."""
+    return from_json(read_json(path), str(path))
+
+
+def save(found: Reproduction, folder: Path) -> Path:
+    """Write the record into a folder, atomically, under its name; its path."""
+    path = folder / f"{found.name}.json"
+    write_json(path, found.to_json())
+    return path

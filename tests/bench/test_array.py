@@ -1,0 +1,131 @@
+"""`array`: many runs as jobs of submitit's local executor; each resumable, each told for what it was. The worker acts
+fates out (tests/bench/ways.py)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import array, array_arguments, cli, runner, store
+from bench.array_arguments import ArrayArguments
+from bench.config import Config
+from bench.console import Console
+from bench.errors import UserError
+from reports import schema
+from tests.bench import ways
+from tests.bench.test_runner import ROOT
+
+
+@dataclass(frozen=True)
+class ActedJob(array.Job):
+    """A job whose worker acts."""
+
+    def __call__(self) -> int:
+        """See Job."""
+        setattr(runner, "WORKER", (sys.executable, ways.__file__))  # noqa: B010  (another length of tuple)
+        return super().__call__()
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    ways.install(tmp_path / "site")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setattr(array, "Job", ActedJob)
+    monkeypatch.setattr(store, "source_hash", lambda *_: "sources")  # somebody may be editing them
+    monkeypatch.setattr(store, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
+    monkeypatch.setenv("PYTHONPATH", "")
+    return ways.micro(tmp_path)
+
+
+def asked(tmp_path: Path, config: Config, *approaches: str, **more: Any) -> int:
+    arguments = ArrayArguments(approach=approaches, out=tmp_path / "runs", **more)
+    return array.main(arguments, config, Console(as_json=arguments.json, interval=1e9))
+
+
+def states(tmp_path: Path) -> dict[str, str]:
+    return {f"{run.approach}/{run.key[:4]}": run.state.state for run in store.runs(tmp_path / "runs") if run.state}
+
+
+def test_jobs_do_the_runs_once_and_go_on_with_what_was_cut_off(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert asked(tmp_path, config, "good", "killed", parallel=2, json=True) == 3
+    told = json.loads(capsys.readouterr().out)
+    assert [(run["approach"], run["seed"], run["state"]) for run in told] == [
+        ("good", 0, "done"), ("killed", 0, "killed"),
+    ]  # fmt: skip
+    assert sorted(states(tmp_path).values()) == ["done", "killed"]
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob(f"good-*/{schema.FILE}")}
+    monkeypatch.setenv("SPARED", "by whoever killed them")
+    assert asked(tmp_path, config, "good", "killed") == 0
+    assert before and all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert set(states(tmp_path).values()) == {"done"}
+    assert "done already" in capsys.readouterr().out
+
+
+def test_the_runs_are_approach_by_seed_by_value(tmp_path: Path, config: Config) -> None:
+    arguments = ArrayArguments(
+        approach=("good", "slow"), seeds=2, field="settings.learning_rate", values=("1e-3", "2e-3", "4e-3")
+    )
+    found = list(array_arguments.points(arguments, config))
+    named = [(p.config.seed, p.approach, p.settings.learning_rate) for p in found]
+    assert named == [(s, a, v) for s in (0, 1) for a in ("good", "slow") for v in (1e-3, 2e-3, 4e-3)]
+    plain = list(array_arguments.points(ArrayArguments(approach=("good",), seeds=3), config))
+    assert [(p.config.seed, p.approach) for p in plain] == [(0, "good"), (1, "good"), (2, "good")]
+
+
+def test_a_job_that_is_moved_is_asked_for_again(tmp_path: Path) -> None:
+    job = array.Job(str(tmp_path))
+    assert job.checkpoint().function == job
+
+
+def test_an_array_of_slurm_asks_for_what_the_words_say(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With SLURM's commands put in place: the script that sbatch gets, and no second job for what is in the queue."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, body in (
+        ("sbatch", 'for last; do :; done; cp "$last" "$SCRIPT"; echo "Submitted batch job 77"'),
+        ("srun", "exit 0"),
+        ("sacct", 'printf "JobID|State\\n77_0|PENDING\\n77_1|PENDING\\n"'),
+    ):
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.setenv("SCRIPT", str(tmp_path / "script.sh"))
+    words: dict[str, Any] = {"executor": "slurm", "seeds": 2, "parallel": 3, "gpus": 1, "minutes": 30, "partition": "p"}
+    assert asked(tmp_path, config, "good", **words) == 0
+    script = (tmp_path / "script.sh").read_text()
+    for line in ("--array=0-1%2", "--gpus-per-node=1", "--time=30", "--partition=p", "--cpus-per-task=2"):
+        assert f"#SBATCH {line}" in script, script
+    assert set(json.loads((tmp_path / "runs" / "jobs" / array.ASKED).read_text()).values()) == {"77_0", "77_1"}
+    (tmp_path / "script.sh").unlink()
+    assert asked(tmp_path, config, "good", **words) == 0
+    assert not (tmp_path / "script.sh").exists() and "in the queue as job 77_1, pending" in capsys.readouterr().out
+
+
+def test_mistakes_are_answered_with_a_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    for words, sentence in (
+        (["--executor", "slurm"], "sbatch is not found on this machine: take --executor local"),
+        (["--values", "1", "2"], "--values are of no field"),
+        (["--field", "settings.learning_rat", "--values", "1", "2"], "did you mean 'settings.learning_rate'"),
+        (["--field", "train.ema", "--values", "0.5"], "two or more --values"),
+        (["--executor", "locale"], "did you mean 'local'"),
+    ):
+        assert cli.main(["array", "--approach", "dual_tower", *words]) == 2
+        assert sentence in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="array starts runs of its own: start it without a launcher"):
+        array_arguments.check(ArrayArguments(), Config())

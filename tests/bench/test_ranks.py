@@ -1,0 +1,205 @@
+"""A run by several ranks is the run by one: two gloo processes, every registered approach, whole and sharded."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import cli, launch, shard_checkpoint
+from bench.batches import part
+from bench.config import to_json
+from bench.errors import UserError
+from reports import schema
+from tests.bench import rank_work
+from tests.bench.conftest import MicroRun
+from tests.bench.rank_work import NAMES, STEPS, STOP, told, training
+from tests.bench.test_training import CONFIG, ROOT, batches_of
+
+PATIENCE = 900  # seconds: on a machine that does other work, ranks wait for each other at every exchange
+
+
+def launched(words: Sequence[str], ranks: int = 2, **more: str) -> None:
+    """Start as many processes as a launcher would, with the variables that it sets, and wait for them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, *words],
+            cwd=ROOT,
+            env={**os.environ, **shared, **more, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(ranks)
+    ]
+    try:
+        said = [process.communicate(timeout=PATIENCE)[1].decode() for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0] * ranks, "\n".join(said)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What one process found, by approach, and what each of two ranks did."""
+
+    folder: Path
+    one: dict[str, dict[str, Any]]
+    ranks: list[dict[str, dict[str, dict[str, Any]]]]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    folder = tmp_path_factory.mktemp("ranks")
+    one = {}
+    for name in NAMES:
+        one[name] = told(training(name, folder / f"alone-{name}.safetensors"))
+        assert training(name, folder / f"one-{name}.safetensors", until_stop=True) is None
+    launched(["-m", "tests.bench.rank_work", str(folder)])
+    ranks = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    return Pair(folder, one, ranks)
+
+
+def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """The same batches, and the same losses to 1e-5. Adam divides a gradient by its own size, so that rounding in a
+    tiny one moves a weight as far as any: a term of few words is held less tightly."""
+    assert found["digest"] == expected["digest"]
+    assert [row["step"] for row in found["losses"]] == list(range(1, STEPS + 1))
+    for row, other in zip(found["losses"], expected["losses"], strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert row == pytest.approx(other, rel=1e-4)
+    for row, other in zip(found["curve"], expected["curve"], strict=True):
+        assert row["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
+        assert row == pytest.approx(other, rel=1e-2)
+    assert found["weights"] == pytest.approx(expected["weights"], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(PATIENCE + 300)
+@pytest.mark.parametrize("way", ["whole", "sharded", "taken over"])
+@pytest.mark.parametrize("name", NAMES)
+def test_two_ranks_train_what_one_process_does(pair: Pair, name: str, way: str) -> None:
+    """`taken over`: one process trained up to STOP, two sharded ranks went on from its checkpoint."""
+    for rank in pair.ranks:
+        assert_alike(rank[name][way], pair.one[name])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(PATIENCE + 300)
+@pytest.mark.parametrize("name", NAMES)
+def test_one_process_goes_on_from_two_ranks_shards(pair: Pair, name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"left-{name}.safetensors"
+    shutil.copytree(shard_checkpoint.folder_of(pair.folder / path.name), shard_checkpoint.folder_of(path))
+    assert shard_checkpoint.step(path) == STOP and not path.exists()
+    assert_alike(told(training(name, path)), pair.one[name])
+    assert path.exists() and shard_checkpoint.step(path) < 0  # its own checkpoint is in the shards' place
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(PATIENCE + 300)
+def test_shards_hold_a_share_each_and_no_pickle(pair: Pair) -> None:
+    from safetensors import safe_open
+
+    for name in NAMES:
+        top = shard_checkpoint.folder_of(pair.folder / f"sharded-{name}.safetensors")
+        files = sorted(path for path in top.rglob("*") if path.is_file())
+        assert {path.suffix for path in files} == {".safetensors", ".json"} and len(files) == 3
+        shapes = json.loads((top / shard_checkpoint.LATEST).read_text())["shapes"]
+        rows: dict[str, int] = {}
+        for file in (path for path in files if path.suffix == ".safetensors"):
+            with safe_open(file, "pt") as shard:
+                held = {key: shard.get_slice(key).get_shape() for key in shard.keys()}  # noqa: SIM118
+            for key, shape in held.items():
+                rows[key] = rows.get(key, 0) + (shape[0] if shape else 1)
+            assert sum(map(len, held.values())) > 0
+        assert rows == {key: shape[0] if shape else 1 for key, shape in shapes.items()}  # once, and all of it
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(PATIENCE + 300)
+def test_two_sharded_ranks_do_a_whole_run(micro_run: MicroRun, tmp_path: Path) -> None:
+    """From the command line to the record, beside the same run by one process."""
+    file, out = tmp_path / "config.json", tmp_path / "runs"
+    file.write_text(to_json(replace(micro_run.config, preset="smoke")))  # a file names a preset that there is
+    words = ["-m", "bench", "run", "--config", str(file), "--approach", "dual_tower", "--out", str(out)]
+    launched(words, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    (folder,) = out.iterdir()
+    ours, one = schema.load(folder), schema.load(micro_run.folder)
+    assert ours.status == "done" and ours.provenance["launch"] == {"ranks": 2, "sharded": True}
+    assert ours.identical.batches == one.identical.batches and ours.budgets.images == one.budgets.images
+    assert ours.budgets.flops == pytest.approx(one.budgets.flops, rel=0.01)
+    for name, number, bound in (("loss", "loss", 1e-3), ("validation", "validation_loss", 1e-2)):  # after twelve steps
+        for row, other in zip(ours.curves[name], one.curves[name], strict=True):
+            assert row[number] == pytest.approx(other[number], rel=bound)
+    first, expected = ours.curves["loss"][0], one.curves["loss"][0]
+    assert first["step"] == 1 and first["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert ours.metrics.keys() == one.metrics.keys()
+    assert ours.metrics["perplexity_retention"].value == 1.0
+    assert not [path for path in folder.iterdir() if path.name.startswith("checkpoint")]
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_share_a_batch_out_without_repeats(ranks: int) -> None:
+    batches = batches_of(CONFIG)
+    whole = batches(3)
+    parts = [part(whole, rank, ranks) for rank in range(ranks)]
+    for of in ("draw", "describe"):
+        together = torch.cat([getattr(each, of).latents for each in parts])
+        assert torch.equal(together, getattr(whole, of).latents)
+        assert sum((getattr(each, of).captions for each in parts), ()) == getattr(whole, of).captions
+    assert torch.equal(torch.cat([each.text for each in parts]), whole.text)
+    rows = [row for each in parts for row in range(*each.rows(7).indices(7))]
+    assert rows == list(range(7)) and all(each.whole is whole for each in parts) and whole.whole is whole
+
+
+def test_what_is_drawn_for_the_whole_is_the_same_in_every_part() -> None:
+    batches = batches_of(CONFIG)
+    streams = [batches.generators(5, rank)("whole/x") for rank in (0, 0, 1)]
+    first = [torch.rand(3, generator=stream).tolist() for stream in streams]
+    assert first[0] == first[1] == first[2] == torch.rand(3, generator=batches.generators(5)("x")).tolist()
+    draws = batches.generators(5)
+    again = [torch.rand(3, generator=draws("whole/x")).tolist() for _ in range(2)]
+    assert again == [first[0], first[0]]
+
+
+# ------------------------------------------------------------------------------------------------ bad input
+
+
+def test_ranks_do_one_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for words in (["run"], ["run", "--approach", NAMES[0], "--seeds", "2"]):
+        assert cli.main(words) == 2
+        assert "the 2 ranks are one run" in capsys.readouterr().err
+    with pytest.raises(UserError, match="start it without a launcher"):
+        launch.refuse("a sweep")
+    assert rank_work.NAMES == NAMES
+
+
+def test_what_the_launcher_asks_for_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (launch.ranks(), launch.rank(), launch.sharded()) == (1, 0, False)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert not launch.sharded()  # one process has nobody to share with
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="--fsdp_version 2"):
+        launch.sharded()
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    assert (launch.ranks(), launch.rank(), launch.sharded()) == (2, 1, True)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(UserError, match="DeepSpeed is not wired in"):
+        launch.sharded()

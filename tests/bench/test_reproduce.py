@@ -1,0 +1,164 @@
+"""A published table, tried: its orderings as data, and what numbers of known difference make of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from approaches.registry import APPROACHES
+from bench import cli, published, reproduce, runner, store
+from bench.config import Config
+from bench.console import Console
+from bench.errors import UserError
+from bench.exits import DONE, FAILED
+from bench.reproduce_arguments import ReproduceArguments, reduced
+from metrics.statistics import Estimate
+from reports import reproductions, schema
+from reports.schema import Budgets, Identical, Record
+from tests.bench import ways
+
+TABLE = "x_fusion_table_1"
+
+
+def test_every_table_names_approaches_settings_and_measures_that_exist() -> None:
+    for name in published.names():
+        table = published.table(name)
+        assert table.name == name and table.source and table.note
+        for row in table.rows:
+            settings = published.settings_for(row, APPROACHES[row.approach].load_settings()())
+            assert all(getattr(settings, key) == value for key, value in row.settings.items())
+            assert row.published.keys() == table.measures.keys()
+        assert all(measure.stands_in or measure.why_not for measure in table.measures.values())
+
+
+def test_the_orderings_are_those_of_the_paper() -> None:
+    found = [(m, better.name, worse.name) for m, better, worse in published.table(TABLE).orderings()]
+    chain = ["dual_tower", "single_tower", "dual_projection", "gated_tower"]  # by FID, the least first
+    fid = [("fid", a, b) for place, a in enumerate(chain) for b in chain[place + 1 :]]
+    assert sorted(each for each in found if each[0] == "fid") == sorted(fid)
+    text = [("mmlu", each, "single_tower") for each in ("dual_projection", "dual_tower", "gated_tower")]
+    assert sorted(each for each in found if each[0] == "mmlu") == text  # equal numbers have no order
+    assert len(found) == 6 + 3 + 6 + 6
+
+
+Numbers = Callable[[published.Row, int], dict[str, float]]
+
+
+def faked(monkeypatch: pytest.MonkeyPatch, numbers: Numbers, *, failing: tuple[str, int] | None = None) -> list[str]:
+    """In place of a run: a record with these numbers. The names of the runs asked for."""
+    asked: list[str] = []
+
+    def execute(request: store.Request, out: Path, console: Console) -> runner.Ended:
+        row = next(
+            row
+            for row in published.table(TABLE).rows
+            if row.approach == request.approach and row.settings.items() <= request.settings.items()
+        )
+        seed = request.config.seed
+        asked.append(row.name)
+        if failing == (row.name, seed):
+            state = store.State(state="failed", reason="the loss is nan")
+            return runner.Ended(request=request, folder=out / request.name, state=state, record=None, code=FAILED)
+        metrics = {
+            name: Estimate.counted(value, unit="", better="lower" if "loss" in name or "fd" in name else "higher")
+            for name, value in numbers(row, seed).items()
+        }
+        record = Record(
+            key=request.key, name=request.name, approach=request.approach, settings=request.settings, config={},
+            status="done", budgets=Budgets(steps=5, images=60), identical=Identical(batches=f"digest of {seed}"),
+            metrics=metrics, seconds={"train": 2.0},
+        )  # fmt: skip
+        state = store.State(state="done")
+        return runner.Ended(request=request, folder=out / request.name, state=state, record=record, code=DONE)
+
+    monkeypatch.setattr(runner, "execute", execute)
+    monkeypatch.setattr(store, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
+    return asked
+
+
+def tried(tmp_path: Path, **more: Any) -> tuple[int, reproductions.Reproduction]:
+    arguments = ReproduceArguments(table=TABLE, out=tmp_path / "out", **more)
+    code = reproduce.main(arguments, ways.micro(tmp_path), Console(interval=1e9))
+    (file,) = (tmp_path / "out").glob("*.json")
+    return code, reproductions.load(file)
+
+
+PLACE = {"dual_tower": 1.0, "dual_projection": 2.0, "single_tower": 3.0, "gated_tower": 3.0}
+
+
+def numbers(row: published.Row, seed: int) -> dict[str, float]:
+    """Losses far apart but for two rows that are equal up to noise; retention of the frozen rows exactly 1."""
+    noise = 0.01 * (-1) ** (seed + len(row.name))
+    retention = 0.9 + noise if row.name == "single_tower" else 1.0
+    return {"validation_loss": PLACE[row.name] + noise, "perplexity_retention": retention}
+
+
+def test_orderings_hold_are_contradicted_or_not_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = faked(monkeypatch, numbers)
+    code, found = tried(tmp_path)
+    assert code == 0 and found.status == "done" and found.seeds == (0, 1, 2) and len(asked) == 12
+    assert [known.metric for known in found.stands] == ["validation_loss", "", "", "perplexity_retention"]
+    assert "fd_efficientnet_lite0 is missing in 12 of 12 runs" in found.stands[0].reason
+    said = {(each.measure, each.better, each.worse): each.verdict for each in found.orderings}
+    assert said["fid", "dual_tower", "gated_tower"] == "holds"
+    assert said["fid", "single_tower", "dual_projection"] == "contradicted"
+    assert said["fid", "single_tower", "gated_tower"] == "not told apart"
+    assert said["mmlu", "dual_tower", "single_tower"] == "holds"
+    assert (
+        said["clip", "dual_tower", "single_tower"] == said["blip2_itm", "dual_tower", "single_tower"] == "not measured"
+    )
+    gap = next(e.difference for e in found.orderings if (e.better, e.worse) == ("single_tower", "dual_projection"))
+    assert gap.n == 3 and gap.value == pytest.approx(1.0, abs=0.03) and gap.details["seeds"] == [0, 1, 2]
+    text = capsys.readouterr().out
+    assert "validation_loss stands for fid: fid is missing" in text and "not told apart" in text
+    assert found.notes == () and reproductions.from_json(found.to_json(), "it") == found
+
+
+def test_the_nearest_metric_to_the_published_one_stands_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faked(monkeypatch, lambda row, seed: {**numbers(row, seed), "fd_efficientnet_lite0": PLACE[row.name]})
+    _, found = tried(tmp_path, seeds=2)
+    assert found.stands[0].metric == "fd_efficientnet_lite0"
+    assert "fewer than three seeds" in found.notes[0]
+    equal = next(
+        e for e in found.orderings if (e.measure, e.worse) == ("fid", "gated_tower") and e.better == "single_tower"
+    )
+    assert equal.difference.value == 0 and equal.verdict == "not told apart"
+
+
+def test_a_run_that_failed_is_told_and_compares_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faked(monkeypatch, numbers, failing=("gated_tower", 1))
+    code, found = tried(tmp_path)
+    assert code == FAILED and found.status == "failed" and "not all runs are done: gated_tower" in found.notes
+    compared = next(e for e in found.orderings if (e.measure, e.worse) == ("fid", "gated_tower"))
+    assert compared.difference.details["seeds"] == [0, 2]
+
+
+def test_a_share_of_the_budget_shrinks_the_warmup_alike() -> None:
+    config = Config()
+    assert reduced(config, 1.0) is config
+    quarter = reduced(config, 0.25)
+    assert quarter.train.amount == config.train.amount / 4
+    assert quarter.train.warmup == round(config.train.warmup / 4)
+    assert dataclasses.replace(quarter, train=config.train) == config
+
+
+def test_mistakes_are_answered_with_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for words, sentence in (
+        (["reproduce"], "needs a TABLE, expected one of: x_fusion_table_1"),
+        (["reproduce", "x_fusion_table_2"], "did you mean 'x_fusion_table_1'"),
+        (["reproduce", TABLE, "--share", "0"], "share is 0.0, expected a value above 0"),
+        (["reproduce", TABLE, "--seeds", "0"], "seeds is 0, expected"),
+    ):
+        assert cli.main(words) == 2
+        assert sentence in capsys.readouterr().err
+    for text, sentence in (("{}", "no record of a reproduction"), ('{"schema": 9, "orderings": []}', "version 9")):
+        (tmp_path / "r.json").write_text(text)
+        with pytest.raises(UserError, match=sentence):
+            reproductions.load(tmp_path / "r.json")
+    assert schema.FILE not in [path.name for path in tmp_path.iterdir()]

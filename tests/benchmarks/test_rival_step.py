@@ -1,0 +1,63 @@
+"""A training step of full retraining beside one of transfusion-pytorch: equal parameters, the same batches, one thread.
+
+Pairs follow each other in alternating order, and it is the processor's time that is compared, which on one thread is
+the wall's on a machine that does nothing else: steps of these two are a second long, and others may be at work."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from tests.gpu.rival import TOLERANCE
+from tests.gpu.shapes import SHAPES
+from tests.gpu.stepping import RIVAL_OF, ours, theirs
+
+PAIRS = 5
+# As deep as ours, and therefore narrow: that is the comparison, and the bound that is asked for. As wide as equal
+# parameters allow, and therefore shallow, it does as many multiplications as ours in a third of the layers: no bound
+# is asked for there, and this one notices when ours becomes slow.
+WAYS = {"as deep": (6, 6, 1.5), "shallow": (2, 4, 0.75)}
+
+
+def seconds(step: Callable[[int], Any], number: int) -> float:
+    start = time.process_time()
+    step(number)
+    return time.process_time() - start
+
+
+def ratios(one: Callable[[int], Any], other: Callable[[int], Any], pairs: int = PAIRS) -> list[float]:
+    """Of each pair: the other's seconds over the first one's. A first step of each is not counted."""
+    found = []
+    for pair in range(pairs + 1):
+        if pair % 2:
+            a = seconds(one, pair)
+            b = seconds(other, pair)
+        else:
+            b = seconds(other, pair)
+            a = seconds(one, pair)
+        found.append(b / a)
+    return found[1:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_a_step_takes_less_time_than_transfusion_pytorchs(way: str) -> None:
+    depth, heads, least = WAYS[way]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        cpu, shape = torch.device("cpu"), SHAPES["tiny"]
+        mine = ours(RIVAL_OF, shape, cpu)
+        rival = theirs(shape, mine.data, cpu, parameters=mine.parameters, depth=depth, heads=heads)
+        assert abs(rival.parameters / mine.parameters - 1) <= TOLERANCE
+        found = ratios(mine.step, rival.step)
+    finally:
+        torch.set_num_threads(threads)
+    said = f"{rival.name}: {', '.join(f'{ratio:.2f}' for ratio in found)}"
+    print(said)
+    assert statistics.median(found) >= least, said
