@@ -11,7 +11,8 @@ from approaches.base import Approach, Prompt
 from bench.collection import Collection
 from bench.config import Config
 from bench.measured import Names
-from bench.meter import flops_per_evaluation, median_interval, now, synchronise
+from bench.meter import flops_per_evaluation, now, synchronise
+from bench.quantiles import median_interval
 from bench.sampler import Drawn, Sampling, draw
 from metrics.statistics import Estimate, mean_estimate
 

@@ -20,8 +20,9 @@ from bench.config import Config
 from bench.console import Console
 from bench.held_out import HeldOut, Texts, hold_out
 from bench.measured import Measured, Names
-from bench.meter import median_interval, now, synchronise
+from bench.meter import now, synchronise
 from bench.picture_metrics import drawn_names, measure_pictures
+from bench.quantiles import median_interval
 from metrics.captioning import caption_metrics
 from metrics.language import compare, language_metrics
 from metrics.statistics import Estimate, mean_estimate

@@ -30,8 +30,8 @@ from bench.assembly import shared_of
 from bench.config import Config
 from bench.errors import UserError
 from bench.files import read_json
+from bench.known_shapes import AUTOENCODERS, LANGUAGE_MODELS
 from bench.meter import storage_of
-from bench.published import AUTOENCODERS, LANGUAGE_MODELS
 
 CHARACTERS = 4  # a token, of a tokenizer that is not at hand
 

@@ -70,7 +70,7 @@ TORCH_FREE = frozenset(
         "bench.array_arguments",
         "bench.reproduce",
         "bench.reproduce_arguments",
-        "bench.published",
+        "bench.known_shapes",
         "bench.launch",
         "bench.hands_on_arguments",
         "bench.plan_arguments",
