@@ -153,7 +153,7 @@ def _cell(contender: Contender, name: str, column: Column, mark: Mark, notes: Fo
     if estimate.value is None:
         return Cell(text="–", hint=estimate.reason, notes=(notes.add(estimate.reason),))
     text, _, interval = written(estimate, column.scale, decimals=column.decimals).partition(" ")
-    told = ()
+    told: tuple[int, ...] = ()
     if not interval and estimate.reason and estimate.reason != COUNTED:
         told = (notes.add(f"no interval: {estimate.reason}"),)
     beside, more = _beside_distance(contender, name, column.scale) if is_distance(name) else ("", "")
