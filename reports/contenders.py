@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +27,8 @@ BUDGETS: tuple[tuple[str, str, str], ...] = (
 )
 """Numbers that a record holds as budgets: name here, field there, unit."""
 LEVEL = 0.01  # exact counts that differ by no more than this share are called level
+BIASED = ("fid", "fd_*")
+"""Numbers whose expectation depends on n: with another n they are other numbers."""
 NO_ITEMS = ("per_item", "pseudo", "sizes", "items", "strata", "cosines", "confidence", "tasks", "batches", "documents")
 
 
@@ -184,12 +187,15 @@ class Judge:
 
 
 def compare(a: Contender, b: Contender, name: str) -> Difference | None:
-    """a minus b in one number. Two or more seeds in common: their differences, with Student's t. Otherwise the runs of
-    one seed, of the first in common where there is one, whose intervals cover sampling only."""
+    """a minus b in one number; None where one has none, or they don't compare. Two or more seeds in common: their
+    differences, with Student's t. Otherwise the runs of one seed, of the first in common where there is one, whose
+    intervals cover sampling only."""
     first, second = a.metrics.get(name), b.metrics.get(name)
     if first is None or second is None or first.value is None or second.value is None:
         return None
     if not first.better or (first.unit, first.better) != (second.unit, second.better):
+        return None
+    if items_each(first) != items_each(second) and any(fnmatchcase(name, pattern) for pattern in BIASED):
         return None
     if first.reason == second.reason == COUNTED and first.unit not in TIMED_UNITS:
         return difference(first, second)
@@ -214,6 +220,11 @@ def _sampled(estimate: Estimate) -> Estimate:
     if estimate.low is None and isinstance(items, list) and len(items) > 1 and set(items) == {estimate.value}:
         return replace(estimate, low=estimate.value, high=estimate.value)
     return estimate
+
+
+def items_each(estimate: Estimate) -> int:
+    """How many items a number of one run rests on, or each of those that a mean is of."""
+    return int(estimate.details.get("items_each", estimate.n))
 
 
 def _of_seed(contender: Contender, seed: int) -> Contender:

@@ -10,10 +10,10 @@ from reports import claims, facts, plots, words
 from reports.claims import Claim, Member, Ordering
 from reports.contenders import Contender, Judge, contenders
 from reports.facts import Budget, Rerun, Shared, Unfinished
+from reports.figures import Plot
 from reports.gather import Album, Gathered, gather
 from reports.glossary import counted
 from reports.pictures import Pictures, pictures
-from reports.plots import Plot
 from reports.tables import Made, Table, group_tables, made, main_table
 from reports.words import Answer
 

@@ -23,7 +23,8 @@ TILE = 96  # pixels
 
 def markdown(document: Document) -> tuple[str, dict[str, bytes]]:
     """The text, and its pictures by their paths relative to it."""
-    d, files = document, {}
+    d = document
+    files: dict[str, bytes] = {}
     parts = [f"# {plain(d.title)}", plain(d.subtitle)]
     if d.unfair:
         parts.append(f"> **Not a fair comparison:** the contenders differ in {plain(listed(d.unfair))}.")

@@ -10,7 +10,7 @@ from metrics.statistics import Estimate
 from reports.contenders import Contender
 from reports.curves import by_compute, by_guidance, by_nfe, losses
 from reports.figures import Plot, legend, new
-from reports.glossary import listed, meaning, scale_of, written
+from reports.glossary import ARROWS, listed, meaning, scale_of, written
 from reports.svg import FAINT, HATCHES, INK, SERIES, look, spelled, style
 from reports.tables import distance_name, is_distance
 
@@ -128,7 +128,7 @@ def costs(contenders: Sequence[Contender]) -> Plot:
         question=question,
         text=spelled(figure, "costs"),
         words=f"Bars of {listed([meaning(name).title for name in names])}; the numbers are in the table.",
-        note="Whiskers are 95% intervals, where there are any.",
+        note="An arrow down: less is better. Whiskers are 95% intervals, where there are any.",
         table=tuple(told),
     )
 
@@ -157,9 +157,8 @@ def _bars(axes: Axes, name: str, contenders: Sequence[Contender], *, named: bool
     axes.tick_params(axis="x", labelsize=8.5)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    better = having[0].better
-    arrow = {"lower": ", less is better", "higher": ", more is better", "": ""}[better]
-    axes.set_title(f"{meaning(name).title}{f' ({scale.unit})' if scale.unit else ''}{arrow}", fontsize=9, loc="left")
+    arrow = ARROWS[having[0].better]
+    axes.set_title(f"{meaning(name).title}{f' ({scale.unit})' if scale.unit else ''} {arrow}", fontsize=9, loc="left")
 
 
 # -------------------------------------------------------------------------------------------------------- documents

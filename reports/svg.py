@@ -19,7 +19,7 @@ SERIES = ("#0072b2", "#d55e00", "#009e73", "#aa3377", "#7a5c00", "#4b5cc4", "#b3
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 HATCHES = ("", "//", "\\\\", "xx", "--", "||", "++", "////")
-RC = {
+RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from metrics.statistics import COUNTED, Estimate
-from reports.contenders import NO_ITEMS, Contender, Judge, flat
+from reports.contenders import NO_ITEMS, Contender, Judge, flat, items_each
 from reports.glossary import (
     ARROWS,
     Meaning,
@@ -22,6 +22,7 @@ from reports.glossary import (
     scale_of,
     written,
 )
+from reports.schema import TIMED_UNITS
 
 Mark = Literal["best", "tied", ""]
 DISTANCES = ("fid", "fd_dinov2", "fd_*", "kid_*")
@@ -29,12 +30,14 @@ DISTANCES = ("fid", "fd_dinov2", "fd_*", "kid_*")
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One metric: its meaning, the unit that its cells are written in, and the direction."""
+    """One metric: its meaning, the unit that its cells are written in, and the direction. uneven: whether the
+    contenders' numbers rest on different counts of items."""
 
     meaning: Meaning
     scale: Scale
     better: str
     decimals: int
+    uneven: bool = False
 
     @property
     def arrow(self) -> str:
@@ -145,7 +148,14 @@ def _column(name: str, contenders: Sequence[Contender]) -> Column:
     unit = next((e.unit for e in estimates if e.unit), "")
     better = next((e.better for e in estimates if e.better), "")
     scale = scale_of(unit, [e.value for e in estimates if e.value is not None])
-    return Column(meaning=meaning(name), scale=scale, better=better, decimals=common_digits(estimates, scale))
+    counts = {items_each(e) for e in estimates if e.value is not None and e.unit not in TIMED_UNITS}
+    return Column(
+        meaning=meaning(name),
+        scale=scale,
+        better=better,
+        decimals=common_digits(estimates, scale),
+        uneven=len(counts) > 1,
+    )
 
 
 def _cell(contender: Contender, name: str, column: Column, mark: Mark, notes: Footnotes) -> Cell:
@@ -153,10 +163,13 @@ def _cell(contender: Contender, name: str, column: Column, mark: Mark, notes: Fo
     if estimate.value is None:
         return Cell(text="–", hint=estimate.reason, notes=(notes.add(estimate.reason),))
     text, _, interval = written(estimate, column.scale, decimals=column.decimals).partition(" ")
-    told = ()
+    told: tuple[int, ...] = ()
     if not interval and estimate.reason and estimate.reason != COUNTED:
         told = (notes.add(f"no interval: {estimate.reason}"),)
     beside, more = _beside_distance(contender, name, column.scale) if is_distance(name) else ("", "")
+    if column.uneven and estimate.reason != COUNTED:
+        beside = beside or f"n {items_each(estimate):,}"
+        told = (*told, notes.add("the contenders differ in n: a number on other items is another number"))
     if more:
         told = (*told, notes.add(more))
     return Cell(
@@ -200,7 +213,7 @@ def null_distance(contender: Contender, name: str) -> float | None:
 def _beside_distance(contender: Contender, name: str, scale: Scale) -> tuple[str, str]:
     """n and the null distance, and a footnote where there are too few pictures for the features."""
     estimate = contender.metrics[name]
-    count = int(estimate.details.get("items_each", estimate.n))
+    count = items_each(estimate)
     null = null_distance(contender, name)
     told = f"n {count:,}, null {number(null / scale.factor, 2)}" if null is not None else f"n {count:,}"
     if estimate.details.get("rank_deficient"):
@@ -254,7 +267,7 @@ def made(contenders: Sequence[Contender]) -> list[Made]:
 
 
 def _made(name: str, estimates: Sequence[Estimate]) -> Made:
-    counts = sorted({int(e.details.get("items_each", e.n)) for e in estimates if e.value is not None})
+    counts = sorted({items_each(e) for e in estimates if e.value is not None})
     exact = all(e.reason == COUNTED for e in estimates)
     told: dict[str, set[str]] = {}
     for estimate in estimates:

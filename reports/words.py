@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from itertools import combinations
 
 from metrics.statistics import COUNTED
-from reports.contenders import Contender, Judge
+from reports.contenders import Contender, Judge, items_each
 from reports.gather import Gathered
 from reports.glossary import counted, first_of, known, listed, meaning, scale_of, written
 from reports.tables import (
@@ -209,7 +209,7 @@ def _counts(contenders: Sequence[Contender], names: Sequence[str]) -> list[str]:
     for name in names:
         having = [e for c in contenders if (e := c.metrics.get(name)) is not None and e.value is not None]
         if having and all(e.reason != COUNTED and e.low is not None for e in having):
-            least = min(int(e.details.get("items_each", e.n)) for e in having)
+            least = min(items_each(e) for e in having)
             told.setdefault(least, []).append(meaning(name).title)
     parts = [f"{n:,} items for {listed(titles)}" for n, titles in sorted(told.items())]
     return [f"The numbers rest on {listed(parts)}."] if parts else []

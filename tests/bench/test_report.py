@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,7 +100,7 @@ def test_a_report_that_can_t_be_written_changes_nothing_of_the_runs(tmp_path: Pa
 # ---------------------------------------------------------------------------------------------------------- compare
 
 
-def pair(tmp_path: Path, better: str = "higher", unit: str = "", **gaps: float) -> tuple[str, str]:
+def pair(tmp_path: Path, *, better: str = "higher", unit: str = "", **gaps: Any) -> tuple[str, str]:
     """Two runs of one approach, the second better by these gaps in the named numbers."""
     made = []
     for side in ("a", "b"):

@@ -22,7 +22,7 @@ def found(**details: Any) -> Any:
     return SimpleNamespace(metrics={"nearest_training_distance": estimate} if details else {})
 
 
-def training() -> tuple[list[str], np.ndarray]:
+def training() -> Any:
     return [f"train/{i}" for i in range(30)], np.stack([np.full((8, 8, 3), i, np.uint8) for i in range(30)])
 
 

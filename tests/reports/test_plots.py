@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from reports import curves, plots, svg
 from reports.claims import order
 from reports.contenders import Contender, contenders
+from reports.figures import Plot
 from reports.gather import Run
 from tests.reports.records import APPROACHES, contender, record_of
 
@@ -25,7 +26,7 @@ def everyone() -> tuple[Contender, ...]:
 
 
 @pytest.fixture(scope="module")
-def drawn(everyone: tuple[Contender, ...]) -> dict[str, plots.Plot]:
+def drawn(everyone: tuple[Contender, ...]) -> dict[str, Plot]:
     return {plot.name: plot for plot in plots.plots(everyone)}
 
 
@@ -36,7 +37,7 @@ def test_the_front_is_what_nobody_beats(points: list[tuple[float, float]]):
     assert front == [i for i, lost in enumerate(beaten) if not lost] and front
 
 
-def test_every_figure_of_the_issue_is_drawn(drawn: dict[str, plots.Plot]):
+def test_every_figure_of_the_issue_is_drawn(drawn: dict[str, Plot]):
     assert set(drawn) == {"plane", "nfe", "guidance", "compute", "losses", "costs", "documents"}
     for plot in drawn.values():
         assert plot.text and not plot.reason
@@ -62,11 +63,11 @@ def test_the_plane_says_who_is_on_the_front_and_what_stands_in_for_a_distance(ev
         assert "validation loss stands in" in plots.plane(bare).note
 
 
-def test_the_same_figure_is_the_same_text(everyone: tuple[Contender, ...], drawn: dict[str, plots.Plot]):
+def test_the_same_figure_is_the_same_text(everyone: tuple[Contender, ...], drawn: dict[str, Plot]):
     assert {plot.name: plot.text for plot in plots.plots(everyone)} == {n: p.text for n, p in drawn.items()}
 
 
-def test_inlined_figures_share_no_id_no_style_and_no_colour_with_the_page(drawn: dict[str, plots.Plot]):
+def test_inlined_figures_share_no_id_no_style_and_no_colour_with_the_page(drawn: dict[str, Plot]):
     ids: list[str] = []
     for plot in drawn.values():
         text = plot.inline

@@ -75,6 +75,18 @@ def test_beside_a_distance_stand_n_the_null_distance_and_a_warning_for_too_few_p
     assert is_distance("fid") and is_distance("kid_x") and not is_distance("fidelity") and not is_distance("null_fid")
 
 
+def test_a_distance_at_another_n_is_another_number_and_says_so():
+    a, b = (
+        contender(label, fd_x=Estimate(value=v, low=v - 1, high=v + 1, n=n, better="lower"), y=at(v, 1))
+        for label, v, n in (("a", 9.0, 500), ("b", 90.0, 64))
+    )
+    assert Judge().word(a, b, "fd_x") == "" and Judge().word(a, b, "y") == "worse"
+    assert marks_of([a, b], "fd_x", Judge()) == {}
+    made = table("t", "T", ["fd_x", "y"], [a, b], Judge())
+    assert [cell.beside for row in made.rows for cell in row.cells] == ["n 500", "", "n 64", ""]
+    assert "the contenders differ in n: a number on other items is another number" in made.footnotes
+
+
 # ---------------------------------------------------------------------------------------------------------- numbers
 
 
