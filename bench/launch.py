@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from bench.console import Console
+from bench.console import Console, Progress
 from bench.errors import UserError
 
 
@@ -71,6 +71,11 @@ class Quiet(Console):
 
     def table(self, title: str, rows: Sequence[Sequence[str]]) -> None:
         """See Console."""
+
+    @contextmanager
+    def progress(self, total: int, description: str, *, done: int = 0) -> Iterator[Progress]:
+        """See Console."""
+        yield Progress()
 
 
 @contextmanager
