@@ -52,14 +52,14 @@ def machine_of(arguments: PlanArguments, config: Config) -> Machine:
     wanted = config.train.precision
     if arguments.gpu != HERE:
         kind = KINDS[arguments.gpu]
-        peak, memory, bf16 = kind.peak, kind.memory, wanted != "fp32"
+        peak, memory, bf16, host = kind.peak, kind.memory, wanted != "fp32", False
     else:
         from bench.assembly import device_here
         from bench.meter import peak_flops
 
         device = device_here()
         bf16 = wanted == "bf16" or (wanted == "auto" and device.type == "cuda")
-        peak, memory = peak or peak_flops(device), memory_of(device.type)
+        peak, memory, host = peak or peak_flops(device), memory_of(device.type), device.type == "cpu"
     gpus = arguments.gpus or (1 if arguments.gpu == HERE else 8)
     return Machine(
         name=arguments.gpu, gpus=gpus, peak=peak, memory=memory, mfu=mfu, mfu_of=source, bf16=bf16, host=host

@@ -38,8 +38,8 @@ def save(
     meta: dict[str, Any],
 ) -> None:
     """Write the state; all ranks together. See bench.checkpoint.save."""
-    from torch.distributed.checkpoint import HuggingFaceStorageWriter
-    from torch.distributed.checkpoint import save as save_shards
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
     top, first = folder_of(path), dist.get_rank() == 0
     folder = top / f"step-{meta['step']}-of-{dist.get_world_size()}-ranks"
@@ -75,8 +75,8 @@ def load(
     frozen_hash: str = "",
 ) -> dict[str, Any]:
     """Read what any number of ranks wrote, sharded or not as these tensors are. See bench.checkpoint.load."""
-    from torch.distributed.checkpoint import HuggingFaceStorageReader
-    from torch.distributed.checkpoint import load as load_shards
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 
     top = folder_of(path)
     latest = read_json(top / LATEST)

@@ -124,7 +124,7 @@ def pair(tmp_path: Path, *, better: str = "higher", unit: str = "", **gaps: Any)
         ({"x": -0.5, "y": 0.0}, ["--metrics", "x*"], 1),
     ],
 )
-def test_the_exit_code_says_whether_b_is_worse(tmp_path: Path, gaps: dict[str, float], more: list[str], code: int):
+def test_the_exit_code_says_whether_b_is_worse(tmp_path: Path, gaps: dict[str, Any], more: list[str], code: int):
     assert cli.main(["compare", *pair(tmp_path, **gaps), *more]) == code
 
 

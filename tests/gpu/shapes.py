@@ -132,7 +132,7 @@ def _shipped() -> tuple[Any, LatentCodec]:
     return LanguageModel.load("shipped:lm-tiny").tokenizer, LatentCodec.load("shipped:vae-tiny")
 
 
-def share(shape: Shape, device: torch.device, **kernels: str) -> Shared:
+def share(shape: Shape, device: torch.device, **kernels: Any) -> Shared:
     """What approaches of a shape share: a language model of random weights with the shipped one's tokenizer."""
     chosen = choose(device, **kernels)
     tokenizer, codec = _shipped()
