@@ -130,10 +130,16 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def _module(finder: Any) -> str:
+    return str(getattr(finder, "__module__", ""))
+
+
 def main() -> int:
     """Serve until standard input ends. Whatever else prints goes to standard error."""
     if sys.platform == "linux":  # a gate that is killed leaves no worker at work
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # An editable installation hands out its own modules where this tree has none of a name: no tree may borrow them.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not _module(finder).startswith("__editable__")]
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     serve(lambda: Server(Path(sys.argv[1])), sys.stdin, answers)
