@@ -14,8 +14,9 @@ soft prefix of a small decoder) and the checker (patches and layout; true pictur
 checker shares nothing with any metric. No gradient passes from one expert to another.
 
 The drawing expert learns from true layouts, rounded as a written plan rounds them: whole for `layout_whole` of rows,
-else only what the caption says of them; without one where the scene is not known, for `layout_dropout` of rows, and
-where the caption is left out. `generate` draws from the whole plan, guesses and all. `condition` keeps what the caption
+else only what the caption says of them; false ones for `layout_false` of rows, so that it minds the caption where the
+plan fails; without one where the scene is not known, for `layout_dropout` of rows, and where the caption is left out.
+`generate` draws from the whole plan, guesses and all. `condition` keeps what the caption
 says: a given picture can't be judged under a plan's guesses of what its caption leaves open. A prompt has an empty
 layout where its plan does not parse (a failure, which the trace tells), where it names nothing that a plan could hold,
 or where no layout was ever learned from; it is drawn from its words alone, and nothing can be checked.
@@ -40,7 +41,7 @@ from approaches.base import Approach, Batch, Generation, Generators, Loss, Noise
 from approaches.settings import ModularSettings
 from approaches.shared import captioner, checker
 from approaches.shared.captioner import Captioner
-from approaches.shared.checker import Checker, corrupted, drawn_ways
+from approaches.shared.checker import FALSE, Checker, corrupted, drawn_ways
 from approaches.shared.denoiser import Denoiser, Prepared
 from approaches.shared.layout import Layouts, LayoutTokens, scene_plan
 from approaches.shared.planner import Planned, Planner
@@ -114,9 +115,7 @@ class Modular(Approach):
         """Diffusion on drawn rows under their true layouts; next token on described rows; the checker on both."""
         diffusion = self.shared.diffusion
         latents = batch.draw.latents
-        layouts = Layouts.of([scene_plan(scene) for scene in batch.draw.scenes])
-        count = len(batch.whole.draw)
-        luck = torch.rand(count, 2, generator=generators("whole/layout"))[batch.rows(count)]
+        layouts, luck = self._learned_from(batch, generators("whole/layout"))
         layouts = layouts.said(batch.draw.captions, luck[:, 0] < self.settings.layout_whole)
         layouts = layouts.without((luck[:, 1] < self.settings.layout_dropout) | batch.empty.cpu())
         condition = self._prepare(*batch.drawn_prompt(), layouts)
@@ -131,6 +130,15 @@ class Modular(Approach):
             "caption": Loss(nats, mask.sum(), self.settings.caption_weight),
             "check": self._check_loss(batch, generators("whole/check")),
         }
+
+    def _learned_from(self, batch: Batch, draw: torch.Generator) -> tuple[Layouts, Tensor]:
+        """The drawn rows' layouts, `layout_false` of them false of their pictures, as a planner's are at times, and two
+        numbers from 0 to 1 a row. Drawn for the whole batch."""
+        true = Layouts.of([scene_plan(scene) for scene in batch.whole.draw.scenes])
+        luck, ways = torch.rand(len(true), 3, generator=draw), torch.randint(len(FALSE), (len(true),), generator=draw)
+        layouts = corrupted(true, torch.where(luck[:, 2] < self.settings.layout_false, ways, -1), draw)
+        mine = torch.arange(len(true))[batch.rows(len(true))]
+        return layouts.select(mine), luck[mine]
 
     def _check_loss(self, batch: Batch, draw: torch.Generator) -> Loss:
         """The checker's cross entropy on lightly noised pictures beside true and false plans, a mean over all rows; one

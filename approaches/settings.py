@@ -21,7 +21,7 @@ class Settings:
 
     OF_PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
-    learning_rate: Rate = 2e-3
+    learning_rate: Rate = 1e-3
     """Peak learning rate of the new parameters."""
     caption_weight: Weight = 0.2
     """Weight of the captions' next-token loss (image to text)."""
@@ -63,6 +63,7 @@ class DualTowerSettings(Settings):
 
     variant: Literal["dual_tower", "dual_projection", "gated"] = "dual_tower"
     """The paper's block variants (its table 1)."""
+    learning_rate: Rate = 2e-3
     words_learning_rate_ratio: Ratio = 5.0
     """Learning rate of the vision tower's own embeddings of text as a share of the others'. They start as a copy of the
     text tower's, in which words of one kind, "dark" and "light", lie close together."""
@@ -145,5 +146,7 @@ class ModularSettings(Settings):
     """Longest plan."""
     layout_whole: Share = 0.5
     """Share of drawn rows trained with their whole layout; the others with what their captions say of it."""
+    layout_false: Share = 0.25
+    """Share of drawn rows trained with a layout that is false of their picture: about as often as a plan is wrong."""
     layout_dropout: Share = 0.15
     """Share of drawn rows trained without their layout, so that the fallback to plain text works."""

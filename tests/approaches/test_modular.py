@@ -137,7 +137,7 @@ def test_gradients_reach_every_expert_from_its_own_loss_alone(shared) -> None:
 
 
 def test_the_loss_goes_through_condition_and_denoise(shared) -> None:
-    approach = build(shared, planner="oracle", layout_dropout=0.0, layout_whole=0.0)
+    approach = build(shared, planner="oracle", layout_dropout=0.0, layout_whole=0.0, layout_false=0.0)
     batch = small_batch(shared, 6)
     batch = dataclasses.replace(batch, empty=torch.zeros(6, dtype=torch.bool))
     asked = [Prompt.text(c, s) for c, s in zip(batch.draw.captions, batch.draw.scenes, strict=True)]
