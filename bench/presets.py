@@ -62,7 +62,8 @@ def small() -> Config:
     64 px in the shipped VAE's 16 x 16 latents, 64 image tokens. Meant for one GPU, where bf16 and FlexAttention are
     taken by themselves and --train.compile compiles the blocks: 6,000 steps of 64 pictures. On CPU cores take few steps
     of few pictures: --train.budget steps --train.amount 4 --train.batch 3 took 8 minutes of training on a share of two
-    busy cores (AMD EPYC); the frozen text tower then retained exactly 1.0 on pydocs. Its learning rates are not tuned."""
+    busy cores (AMD EPYC); the frozen text tower then retained exactly 1.0 on pydocs. The learning rates are not
+    tuned."""
     return Config(
         preset="small",
         data=DataConfig(size=64, train_items=50_000),
