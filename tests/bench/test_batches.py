@@ -152,7 +152,10 @@ def test_times_noise_and_left_out_captions_have_their_distributions(text: Path) 
     noise = torch.cat([batch.noise.flatten() for batch in drawn])
     assert abs(float(noise.mean())) < 0.02 and abs(float(noise.std()) - 1) < 0.02
     times, empty = torch.cat([batch.times for batch in drawn]), torch.cat([batch.empty for batch in drawn])
-    assert abs(float(torch.logit(times).std()) - 1) < 0.15 and abs(float(empty.float().mean()) - 0.25) < 0.08
+    shift = CONFIG.diffusion.shift
+    even = times / (shift - (shift - 1) * times)  # before the shift
+    assert abs(float(even.mean()) - 0.5) < 0.05 and abs(float(even.std()) - 12**-0.5) < 0.02
+    assert abs(float(empty.float().mean()) - 0.25) < 0.08
     prompt, mask = drawn[0].drawn_prompt()
     assert torch.equal(mask.sum(1) == 1, drawn[0].empty | (drawn[0].draw.prompt[1].sum(1) == 1))
 
