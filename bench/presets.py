@@ -50,10 +50,10 @@ def smoke() -> Config:
 
 
 def tiny() -> Config:
-    """All four approaches at 32 px, 1,200 steps of 32 pictures each, sampled and measured: two CPU cores, under half an
-    hour; pictures follow background, number and often colour of their captions. It is the shipped weights' own recipe
-    too: 41 minutes for the VAE, 63 for the language model and 100 for CLIP,
-    measured on one thread each, three at once on two CPU cores. Expect what the cards of the shipped weights say."""
+    """All four approaches at 32 px, 1,200 steps of 32 pictures each, sampled and measured: two CPU cores, 34
+    minutes measured beside other work. Expect pictures to follow their captions' background and kind of colour, and no
+    shapes yet. It is the shipped weights' own recipe too: 41 minutes for the VAE, 63 for the language model and 100 for
+    CLIP, measured on one thread each, three at once on two CPU cores; for these expect what their cards say."""
     return Config(preset="tiny")
 
 
