@@ -95,7 +95,8 @@ class Captioned:
 class Batch:
     """What every approach sees in one step, the same for all.
 
-    draw: rows to draw, at `times` (B) with `noise` (B C H W); `empty` (B bool) marks those whose caption is left out.
+    draw: rows to draw, each at K levels of noise, side by side: `times` (B K) and `noise` (B K C H W, the first two in
+    one); `empty` (B bool) marks those whose caption is left out.
     describe: rows to describe, from clean latents. text: R W windows of plain text, for those that replay.
     place: (index, parts), of a part of a batch. whole: that batch, on the CPU; the batch itself where it is no part.
     """
@@ -114,6 +115,11 @@ class Batch:
     def whole(self) -> Batch:
         """See the class."""
         return self if self.parent is None else self.parent
+
+    @property
+    def levels(self) -> int:
+        """K, levels of noise a drawn picture."""
+        return len(self.times) // len(self.draw)
 
     def rows(self, count: int) -> slice:
         """Which of `count` rows of the whole batch are this part's."""
@@ -259,6 +265,19 @@ class Approach(nn.Module, ABC):
     def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
         """The terms of one step's loss. `diffusion` is a mean over drawn rows, others over what they predict."""
 
+    def diffusion_errors(self, batch: Batch, condition: Any, denoise: Callable[..., Tensor] | None = None) -> Tensor:
+        """The diffusion loss of every drawn picture at each of its noise levels, (B K), under what was read of its
+        caption once. denoise: called as `self.denoise` is, which it is by default."""
+        diffusion, levels = self.shared.diffusion, batch.levels
+        x_0 = batch.draw.latents
+        if levels > 1:
+            which = torch.arange(len(x_0), device=x_0.device).repeat_interleave(levels)
+            x_0, condition = x_0[which], condition.select(which)
+        prediction = (denoise or self.denoise)(
+            diffusion.add_noise(x_0, batch.noise, batch.times), batch.times, condition
+        )
+        return diffusion.loss(prediction, diffusion.target(x_0, batch.noise, batch.times))
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """Everything that is trained, each parameter once."""
         return self.grouped({})
@@ -278,6 +297,11 @@ class Approach(nn.Module, ABC):
     def blocks(self) -> list[nn.Module]:
         """The repeated layers: the units for compiling, sharding and checkpointing. Whatever uses a layer's weights
         calls the layer, or one of the methods that its class names in `entries`."""
+
+    def hidden_matrices(self) -> list[Tensor]:
+        """The trained matrices that layers inside `blocks` multiply by: what Muon is for."""
+        layers = [layer for block in self.blocks() for layer in block.modules() if isinstance(layer, nn.Linear)]
+        return [layer.weight for layer in layers if layer.weight.requires_grad]
 
     def borrowed(self) -> dict[str, int]:
         """What came already trained, and its number of parameters."""

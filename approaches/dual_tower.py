@@ -24,6 +24,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -131,14 +132,10 @@ class DualTower(Approach):
     def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
         """Diffusion on drawn rows; next token on described rows' captions, through the frozen tower to the vision
         tower's picture; and the alignment of the middle layer, where it is weighed."""
-        diffusion = self.shared.diffusion
-        tokens, mask = batch.drawn_prompt()
-        prefix = self._read_text(tokens, mask)
-        x_t = diffusion.add_noise(batch.draw.latents, batch.noise, batch.times)
-        target = diffusion.target(batch.draw.latents, batch.noise, batch.times)
         middle = len(self.towers.vision) // 2
-        taps = {middle: x_t} if self.settings.alignment else None
-        error = diffusion.loss(self.towers.denoise(x_t, batch.times, prefix, taps), target)
+        taps = {middle: batch.noise} if self.settings.alignment else None
+        prefix = self._read_text(*batch.drawn_prompt())
+        error = self.diffusion_errors(batch, prefix, partial(self.towers.denoise, taps=taps))
         terms = {"diffusion": Loss(error.sum(), len(error))}
         if taps is not None:
             distance = self._misaligned(taps[middle], batch)
@@ -160,7 +157,7 @@ class DualTower(Approach):
         """1 - cosine of the middle layer's mean image token, projected, and the encoder's features of the clean picture
         (REPA, arXiv 2410.06940, on pooled features), B."""
         assert self.align is not None and self.shared.encoder is not None and batch.draw.pictures is not None
-        features = self.shared.encoder(batch.draw.pictures).to(hidden.device)
+        features = self.shared.encoder(batch.draw.pictures).to(hidden.device).repeat_interleave(batch.levels, 0)
         return 1 - F.cosine_similarity(self.align(hidden[:, 1:-1].mean(1)).float(), features.float())
 
     def parameter_groups(self) -> list[ParameterGroup]:

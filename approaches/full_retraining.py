@@ -69,15 +69,12 @@ class FullRetraining(Approach):
     def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
         """Diffusion on drawn rows, next token on described rows' captions, on replayed text and, where weighed, on the
         captions that pictures are drawn from."""
-        diffusion = self.shared.diffusion
         tokens, mask = batch.drawn_prompt()
         weighed = self.settings.prompt_weight > 0
         hidden, prefix = self.tower.read_text(
             tokens, Prefix.nothing(len(tokens), tokens.device), mask, keep=("all",), output=weighed
         )
-        x_t = diffusion.add_noise(batch.draw.latents, batch.noise, batch.times)
-        target = diffusion.target(batch.draw.latents, batch.noise, batch.times)
-        error = diffusion.loss(self.denoise(x_t, batch.times, prefix), target)
+        error = self.diffusion_errors(batch, prefix)
         terms = {"diffusion": Loss(error.sum(), len(error))}
         if weighed:
             targets = batch.draw.targets.masked_fill(batch.empty[:, None], -100)

@@ -113,16 +113,10 @@ class Modular(Approach):
 
     def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
         """Diffusion on drawn rows under their true layouts; next token on described rows; the checker on both."""
-        diffusion = self.shared.diffusion
-        latents = batch.draw.latents
         layouts, luck = self._learned_from(batch, generators("whole/layout"))
         layouts = layouts.said(batch.draw.captions, luck[:, 0] < self.settings.layout_whole)
         layouts = layouts.without((luck[:, 1] < self.settings.layout_dropout) | batch.empty.cpu())
-        condition = self._prepare(*batch.drawn_prompt(), layouts)
-        x_t = diffusion.add_noise(latents, batch.noise, batch.times)
-        error = diffusion.loss(
-            self.denoise(x_t, batch.times, condition), diffusion.target(latents, batch.noise, batch.times)
-        )
+        error = self.diffusion_errors(batch, self._prepare(*batch.drawn_prompt(), layouts))
         tokens, mask = batch.describe.prompt
         nats = self.captioner.loss(batch.describe.latents, tokens, mask, batch.describe.targets)
         return {

@@ -104,11 +104,7 @@ class Projection(Approach):
 
     def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
         """Diffusion on drawn rows; next token on described rows' captions, after their soft prompts."""
-        diffusion = self.shared.diffusion
-        x_t = diffusion.add_noise(batch.draw.latents, batch.noise, batch.times)
-        target = diffusion.target(batch.draw.latents, batch.noise, batch.times)
-        condition = self._condition([("text", batch.drawn_prompt())])
-        error = diffusion.loss(self.denoise(x_t, batch.times, condition), target)
+        error = self.diffusion_errors(batch, self._condition([("text", batch.drawn_prompt())]))
         nats, count = self._caption_loss(batch)
         return {
             "diffusion": Loss(error.sum(), len(error)),

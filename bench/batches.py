@@ -95,12 +95,13 @@ class Batches:
         luck = torch.rand(len(indices), generator=draws("batch/captions"), dtype=torch.float64).numpy()
         chosen = self.starts[indices] + (luck * self.counts[indices]).astype(np.int64)
         draw = self._rows(indices[: self.draw_rows], chosen[: self.draw_rows])
+        levels = self.config.train.noise_levels
         describe = self._rows(indices[self.draw_rows :], chosen[self.draw_rows :])
         return Batch(
             step=step,
             draw=draw,
-            times=self.diffusion.times(self.draw_rows, draws("batch/times")),
-            noise=self.diffusion.noise_like(draw.latents, draws("batch/noise")),
+            times=self.diffusion.times(self.draw_rows, draws("batch/times"), levels=levels),
+            noise=self.diffusion.noise_like(draw.latents.repeat_interleave(levels, 0), draws("batch/noise")),
             empty=torch.rand(self.draw_rows, generator=draws("batch/empty")) < self.config.train.empty_share,
             describe=describe,
             text=self._text(step),
@@ -193,11 +194,12 @@ def part(batch: Batch, index: int, of: int) -> Batch:
         slice(rows * index // of, rows * (index + 1) // of)
         for rows in (len(batch.draw), len(batch.describe), len(batch.text))
     )
+    noised = slice(draw.start * batch.levels, draw.stop * batch.levels)
     return Batch(
         step=batch.step,
         draw=_sliced(batch.draw, draw),
-        times=batch.times[draw],
-        noise=batch.noise[draw],
+        times=batch.times[noised],
+        noise=batch.noise[noised],
         empty=batch.empty[draw],
         describe=_sliced(batch.describe, describe),
         text=batch.text[text],

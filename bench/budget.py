@@ -1,8 +1,9 @@
 """The arithmetic of a plan: counts in, bytes, seconds and the lines that show how they come about out. Closed forms
 over plain numbers; imports no torch.
 
-T trained parameters, P all of an approach's, V the VAE's, N GPUs. Weights, gradients, both of AdamW's moments and the
-moving average are float32, 4 bytes each; what is computed with is bfloat16 where the precision says so.
+T trained parameters, P all of an approach's, V the VAE's, N GPUs. Weights, gradients, the optimizer's moments (two of a
+parameter; Muon keeps one) and the moving average are float32, 4 bytes each; what is computed with is bfloat16 where the
+precision says so.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ FP32, BF16 = 4, 2
 class Counts:
     """One approach at a config's sizes.
 
-    total, trainable, active, borrowed: parameters, see `bench.meter.parameters`. codec: the VAE's. latent_values: of a
+    total, trainable, active, borrowed: parameters, see `bench.meter.parameters`. hidden: those of the trained in the
+    matrices of blocks, see `Approach.hidden_matrices`. codec: the VAE's. latent_values: of a
     picture. largest_block, outside: parameters of one unit of sharding, and of what is in none. rows: of a batch, to
     draw, to describe, windows of text; part: of what one GPU works through at a time. forward, step: FLOPs of a batch's
     losses (None where they are not asked for: without accumulation), and with their gradients. condition, denoise: of a
@@ -29,6 +31,7 @@ class Counts:
 
     total: int
     trainable: int
+    hidden: int
     active: int | None
     borrowed: dict[str, int]
     codec: int
@@ -82,12 +85,12 @@ def memory(counts: Counts, config: Config, machine: Machine) -> dict[str, dict[s
     whole: dict[str, float] = {
         "weights": FP32 * counts.total,
         "gradients": trained,
-        "AdamW's moments": 2 * trained,
+        "moments": FP32 * moments(counts.trainable, counts.hidden, config),
         "moving average": trained * average,
     }
     at_once = {"activations": counts.activations, "a validation": counts.validation + trained}
     if machine.host:
-        at_once["a checkpoint being written"] = checkpoint_bytes(counts.trainable, config)
+        at_once["a checkpoint being written"] = checkpoint_bytes(counts.trainable, counts.hidden, config)
     largest = max(at_once, key=lambda name: at_once[name])
     fixed: dict[str, float] = {"VAE": FP32 * counts.codec, largest: at_once[largest]}
     ddp = {**whole, "gradients in exchange": trained * (machine.gpus > 1), **fixed}
@@ -97,24 +100,29 @@ def memory(counts: Counts, config: Config, machine: Machine) -> dict[str, dict[s
     return {name: {**parts, "all": sum(parts.values())} for name, parts in (("DDP", ddp), ("FSDP", fsdp))}
 
 
-def checkpoint_bytes(trainable: int, config: Config) -> int:
-    """Of the trained weights, both moments and, where there is one, the average."""
-    return FP32 * trainable * (3 + bool(config.train.ema))
+def moments(trainable: int, hidden: int, config: Config) -> int:
+    """How many numbers the optimizers keep: two a parameter, and one where Muon works."""
+    return 2 * trainable - hidden * (config.train.optimizer == "muon")
+
+
+def checkpoint_bytes(trainable: int, hidden: int, config: Config) -> int:
+    """Of the trained weights, the moments and, where there is one, the average."""
+    return FP32 * (trainable * (1 + bool(config.train.ema)) + moments(trainable, hidden, config))
 
 
 # ------------------------------------------------------------------------------------------------------------ disk
 
 
-def disk(trainable: int, latent_values: int, config: Config) -> dict[str, float]:
+def disk(trainable: int, hidden: int, latent_values: int, config: Config) -> dict[str, float]:
     """Bytes that a run leaves or needs for a while: in its folder the averaged weights and a checkpoint (weights,
-    average, two moments; the one before stays until the next is whole), in the cache pictures (3 bytes a pixel) and
+    average, moments; the one before stays until the next is whole), in the cache pictures (3 bytes a pixel) and
     latents (float32) of all splits. Samples and tokens of the text are small beside these, and not counted."""
     trained, sizes = FP32 * trainable, config.evaluate
     held_out = [min(config.data.eval_items, wanted) for wanted in (sizes.triples, max(sizes.pictures, sizes.captions))]
     pictures = config.data.train_items + sum(held_out)
     return {
         "weights": trained,
-        "checkpoint": 2 * checkpoint_bytes(trainable, config),
+        "checkpoint": 2 * checkpoint_bytes(trainable, hidden, config),
         "cached pictures": 3 * config.data.size**2 * pictures,
         "cached latents": FP32 * latent_values * pictures,
     }
@@ -213,7 +221,7 @@ def _memory_lines(counts: Counts, config: Config, machine: Machine) -> list[str]
 
 
 def _disk_lines(counts: Counts, config: Config) -> list[str]:
-    needed = disk(counts.trainable, counts.latent_values, config)
+    needed = disk(counts.trainable, counts.hidden, counts.latent_values, config)
     terms = " + ".join(f"{what} {bytes_(value)}" for what, value in needed.items())
     return [f"disk          {terms} = {bytes_(sum(needed.values()))}"]
 
@@ -227,5 +235,5 @@ def to_json(counts: Counts, config: Config, machine: Machine, steps: int) -> dic
         "flops_per_step": step_flops(counts, config),
         "times": times(counts, config, machine, steps),
         "memory": memory(counts, config, machine),
-        "disk": disk(counts.trainable, counts.latent_values, config),
+        "disk": disk(counts.trainable, counts.hidden, counts.latent_values, config),
     }

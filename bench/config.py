@@ -110,6 +110,9 @@ class TrainConfig:
     """Share of a batch's rows that are described (image to text); X-Fusion's 1 in 3."""
     captions: Literal["any", "first"] = "any"
     """Which of a picture's captions a step sees: any of them, drawn anew at every visit, or always the first."""
+    noise_levels: Annotated[int, Range(1, 1024)] = 4
+    """Noise levels, and noises, at which a step shows each drawn picture. Its caption is read once for all of them, so
+    that a further one costs the image tokens only (MAR, arXiv 2406.11838, takes 4)."""
     empty_share: Share = 0.1
     """Share of drawn rows whose caption is left out, for classifier-free guidance."""
     caption_tokens: Annotated[int, Range(4, 100_000)] = 40
@@ -123,6 +126,8 @@ class TrainConfig:
     layer."""
     warmup: Annotated[int, Range(0, 10**9)] = 50
     """Steps of linear warm-up; then half a cosine down to 1%."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """muon for the matrices inside blocks and adamw for all else, or adamw for all."""
     weight_decay: Annotated[float, Range(0, 100)] = 0.01
     beta2: Annotated[float, Range(0, 1)] = 0.99
     """AdamW's memory of squared gradients; of gradients it is 0.9."""
@@ -194,7 +199,12 @@ class VaePretrainConfig:
 
     channels: tuple[Width, ...] = (32, 64, 80)
     latent_channels: Annotated[int, Range(1, 1024)] = 4
-    kl_weight: Annotated[float, Range(0, 1000)] = 1e-6
+    kl_weight: Annotated[float, Range(0, 1000)] = 5e-4
+    """Of the divergence a latent element, in nats: enough that a little noise in a latent is a little noise in its
+    picture."""
+    scale_weight: Annotated[float, Range(0, 1000)] = 1.0
+    """Of the same error between latents and pictures shrunk to half their side: without it neighbouring latents have
+    little in common, and a diffusion model learns slowly what to draw (arXiv 2502.14831, 2502.09509)."""
     emoji_share: Share = 0.3
     """Share of emoji in every batch; the rest is shapes."""
     optimizer: OptimizerConfig = field(

@@ -39,7 +39,12 @@ def count(approach: str, settings: Any, config: Config, *, ranks: int, bf16: boo
     with imagining():
         shared = imagine(config)
         built: Approach = APPROACHES[approach].load().build(shared, settings)
-        sizes = {"caption": caption, "window": train.replay_tokens, "picture": config.data.size}
+        sizes = {
+            "levels": train.noise_levels,
+            "caption": caption,
+            "window": train.replay_tokens,
+            "picture": config.data.size,
+        }
         batch = blank_batch(shared, rows, **sizes)
         small = blank_batch(shared, (part[0], part[1], part[2]), **sizes)
         counted = parameters(built, batch.noise)
@@ -50,6 +55,7 @@ def count(approach: str, settings: Any, config: Config, *, ranks: int, bf16: boo
         side = config.data.size
         return Counts(
             **counted,
+            hidden=sum(matrix.numel() for matrix in built.hidden_matrices()),
             codec=sum(p.numel() for p in codec.parameters()),
             latent_values=batch.noise[0].numel(),
             **_units(built),

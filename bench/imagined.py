@@ -198,9 +198,12 @@ def _unknown(field: str, source: Source, known: dict[str, Any], error: Exception
 # --------------------------------------------------------------------------------------------------------- batches
 
 
-def blank_batch(shared: Shared, rows: tuple[int, int, int], *, caption: int, window: int, picture: int) -> Batch:
-    """A batch of `rows` (to draw, to describe, windows of text), every caption `caption` tokens long with its start
-    and end, every window of `window` predictions; pictures only where an encoder looks at them."""
+def blank_batch(
+    shared: Shared, rows: tuple[int, int, int], *, levels: int, caption: int, window: int, picture: int
+) -> Batch:
+    """A batch of `rows` (to draw, each at `levels` levels of noise, to describe, windows of text), every caption
+    `caption` tokens long with its start and end, every window of `window` predictions; pictures only where an encoder
+    looks at them."""
     draw, describe, windows = rows
     shape = (shared.codecs["image"].channels, shared.latent_size, shared.latent_size)
 
@@ -218,8 +221,8 @@ def blank_batch(shared: Shared, rows: tuple[int, int, int], *, caption: int, win
     return Batch(
         step=0,
         draw=captioned(draw),
-        times=torch.zeros(draw),
-        noise=torch.zeros(draw, *shape),
+        times=torch.zeros(draw * levels),
+        noise=torch.zeros(draw * levels, *shape),
         empty=torch.zeros(draw, dtype=torch.bool),
         describe=captioned(describe),
         text=torch.zeros(windows, window + 1, dtype=torch.long),

@@ -201,8 +201,8 @@ def _train(run: Run) -> dict[str, Any]:
 def _tell_disk(run: Run, approach: Approach) -> None:
     """Say what the run will take on the disk where that is much. UserError where the disk has not that much left."""
     trained = sum(parameter.numel() for parameter in approach.parameters() if parameter.requires_grad)
-    shared = approach.shared
-    needed = disk(trained, shared.codecs["image"].channels * shared.latent_size**2, run.config)
+    hidden, shared = sum(matrix.numel() for matrix in approach.hidden_matrices()), approach.shared
+    needed = disk(trained, hidden, shared.codecs["image"].channels * shared.latent_size**2, run.config)
     mine = int(needed["weights"] + needed["checkpoint"])
     require_space(run.folder, mine, "the weights and checkpoints of this run")
     if (whole := sum(needed.values())) > MUCH:

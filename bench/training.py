@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from approaches.base import Approach, Batch, Generators
 from bench import checkpoint, launch, shard_checkpoint
@@ -22,6 +22,7 @@ from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError, nearest
 from bench.meter import Meter
+from bench.muon import Muon
 from bench.shards import Step, full, gathered, shard, whole
 from bench.trainee import Budget, Trainee, decaying
 from bench.trainer import Fitted, Run
@@ -132,16 +133,25 @@ def precision(config: Config, device: torch.device) -> Literal["no", "bf16"]:
     return "bf16" if wanted else "no"
 
 
-def optimizer_of(approach: Approach, config: Config) -> torch.optim.AdamW:
-    """AdamW for an approach's parameter groups. ValueError where they don't hold every trained parameter once."""
+def optimizers_of(approach: Approach, config: Config) -> list[torch.optim.Optimizer]:
+    """AdamW for an approach's parameter groups, and Muon for the matrices of its blocks where the config says so.
+    ValueError where the groups don't hold every trained parameter once."""
     groups = approach.parameter_groups()
     named = [parameter for group in groups for parameter in group.parameters]
     trained = {id(parameter) for parameter in approach.parameters() if parameter.requires_grad}
     if len(named) != len(trained) or {id(parameter) for parameter in named} != trained:
         raise ValueError(f"{type(approach).__name__}'s parameter groups don't hold every trained parameter once")
     peak = approach.settings.learning_rate
-    rated = [(list[nn.Parameter](group.parameters), group.ratio * peak) for group in groups]
-    return decaying(rated, config.train.weight_decay, betas=(0.9, config.train.beta2))
+    inside = {id(p) for p in approach.hidden_matrices()} if config.train.optimizer == "muon" else set()
+    rest, matrices = [], []
+    for group in groups:
+        rate = group.ratio * peak
+        rest.append(([p for p in group.parameters if id(p) not in inside], rate))
+        matrices.append({"params": [p for p in group.parameters if id(p) in inside], "lr": rate})
+    found: list[torch.optim.Optimizer] = [decaying(rest, config.train.weight_decay, betas=(0.9, config.train.beta2))]
+    if turned := [{**group, "weight_decay": config.train.weight_decay} for group in matrices if group["params"]]:
+        found.append(Muon(turned))
+    return found
 
 
 class ApproachTrainee(Trainee):
@@ -153,7 +163,7 @@ class ApproachTrainee(Trainee):
         shard(self.module)
         super().__init__(
             approach,
-            [optimizer_of(approach, config)],
+            optimizers_of(approach, config),
             weights=approach.trained_state(),
             warmup=config.train.warmup,
             ema=config.train.ema,

@@ -97,17 +97,19 @@ class Diffusion:
 
     # ------------------------------------------------------------------------------------------------- training
 
-    def times(self, batch: int, generator: torch.Generator, device: torch.device | str | None = None) -> Tensor:
-        """`batch` training times, B float32 in (0, 1], drawn on the generator's device and moved to `device`."""
-        if self.time_sampling == "uniform":
-            t = 1.0 - torch.rand(batch, generator=generator, device=generator.device)
-        else:
-            t = torch.sigmoid(torch.randn(batch, generator=generator, device=generator.device))
+    def times(self, batch: int, generator: torch.Generator, *, levels: int = 1) -> Tensor:
+        """`levels` training times for each of a batch, (B levels) float32 in (0, 1], an item's side by side, on the
+        generator's device. An item's lie one in each `levels`-th part of the distribution (stratified sampling), so
+        that a step's loss depends less on luck."""
+        luck = torch.rand(batch, levels, generator=generator, device=generator.device)
+        t = 1.0 - (torch.arange(levels, device=luck.device) + luck).flatten() / levels
+        if self.time_sampling == "logit_normal":
+            t = torch.sigmoid(torch.special.ndtri(t))
         # the shift is skipped at 1 so that t is bit-equal to the draw
         t = t if self.shift == 1.0 else shifted(t, self.shift)
         if self.prediction != "flow":
             t = torch.ceil(t * self.train_times) / self.train_times
-        return t if device is None else t.to(device)
+        return t
 
     def noise_like(self, x_0: Tensor, generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
         """Standard normal noise of the shape and device of `x_0`, float32, drawn on the generator's device.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
@@ -36,7 +37,9 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
     def loss(step: int) -> Tensor:
         draw = generator(config.seed, "vae/batch", step)
         batch = to_unit(_mixed(images, recipe, draw)).contiguous(memory_format=torch.channels_last)
-        return reconstruction_loss(model, batch, kl_weight=recipe.kl_weight, draw=draw)
+        return reconstruction_loss(
+            model, batch, kl_weight=recipe.kl_weight, scale_weight=recipe.scale_weight, draw=draw
+        )
 
     fitted = fit(
         model,
@@ -54,16 +57,27 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
     return {"data": hashes, "quality": quality(config, out), **told(fitted, "psnr_shapes")}
 
 
-def reconstruction_loss(model: Any, pictures: Tensor, *, kl_weight: float, draw: torch.Generator) -> Tensor:
-    """Mean over pictures of the root mean square error (what PSNR is the logarithm of), plus half the mean absolute
-    error, plus the weighted KL divergence a latent element (arXiv 1312.6114)."""
+def reconstruction_loss(
+    model: Any, pictures: Tensor, *, kl_weight: float, scale_weight: float, draw: torch.Generator
+) -> Tensor:
+    """The error of decoded latents, plus the weighted KL divergence a latent element (arXiv 1312.6114), plus the
+    weighted error of latents shrunk to half their side and then decoded, against pictures shrunk likewise
+    (arXiv 2502.14831)."""
     posterior = model.encode(pictures).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=draw)
-    difference = model.decode(posterior.mean + posterior.std * noise).sample - pictures
-    root = difference.square().mean(dim=(1, 2, 3)).add(1e-8).sqrt().mean()
+    latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=draw)
     divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-    loss: Tensor = root + 0.5 * difference.abs().mean() + kl_weight * divergence
+    loss: Tensor = decoding_error(model, latents, pictures) + kl_weight * divergence
+    if scale_weight:
+        loss = loss + scale_weight * decoding_error(model, F.avg_pool2d(latents, 2), F.avg_pool2d(pictures, 2))
     return loss
+
+
+def decoding_error(model: Any, latents: Tensor, pictures: Tensor) -> Tensor:
+    """Mean over pictures of the root mean square error (what PSNR is the logarithm of), plus half the mean absolute
+    error."""
+    difference = model.decode(latents).sample - pictures
+    error: Tensor = difference.square().mean(dim=(1, 2, 3)).add(1e-8).sqrt().mean() + 0.5 * difference.abs().mean()
+    return error
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from bench.data.text import open_text
 from bench.presets import preset
 from bench.run_arguments import settings_of
 from bench.trainee import Trainee
-from bench.training import optimizer_of
+from bench.training import optimizers_of
 from tests.approaches.small import small_generators
 
 CONFIG = preset("small")
@@ -99,7 +99,7 @@ def test_an_approach_trains_on_smollm2_and_what_is_frozen_stays(approach: str) -
     built = APPROACHES[approach].load().build(shared, settings_of(approach, "small"))
     frozen_text = not any(p.requires_grad for p in built.language_model.parameters())
     own = {name: value.clone() for name, value in built.trained_state().items()}
-    trainee = Trainee(built, [optimizer_of(built, CONFIG)], weights=built.trained_state(), warmup=0, ema=0.0)
+    trainee = Trainee(built, optimizers_of(built, CONFIG), weights=built.trained_state(), warmup=0, ema=0.0)
     losses = []
 
     def gradients(step: int) -> torch.Tensor:

@@ -34,7 +34,7 @@ from bench.errors import UserError
 from bench.meter import Meter
 from bench.trainee import Budget
 from bench.trainer import NonFiniteLossError, averaged, install
-from bench.training import Trained, optimizer_of, precision, train
+from bench.training import Trained, optimizers_of, precision, train
 from tests.approaches.small import small_shared
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -411,7 +411,7 @@ def test_groups_must_hold_every_trained_parameter_once() -> None:
     for wrong in ([groups[0]], [*groups, groups[1]]):
         approach.parameter_groups = lambda wrong=wrong: wrong  # type: ignore[method-assign,misc]
         with pytest.raises(ValueError, match="every trained parameter once"):
-            optimizer_of(approach, CONFIG)
+            optimizers_of(approach, CONFIG)
 
 
 def test_precision_and_trackers_are_judged() -> None:

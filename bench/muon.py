@@ -1,0 +1,69 @@
+"""Muon (https://kellerjordan.github.io/posts/muon): momentum, turned into the nearest matrix with orthonormal rows or
+columns. For the matrices of hidden layers; everything else stays with AdamW.
+
+Steps are scaled as in Moonlight (arXiv 2502.16982, section 2.2), so that their root mean square is AdamW's usual 0.2
+and one learning rate serves both. torch.optim.Muon computes in bfloat16 everywhere, which CPUs do hundreds of times
+slower than float32; this one does so on accelerators only.
+
+Shapes: M N a matrix, K how many of that shape are worked on together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.shards import full, like
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; singular values end between 0.7 and 1.2
+ITERATIONS = 5
+ROOT_MEAN_SQUARE = 0.2
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """K M N matrices with their singular values brought to about 1, by Newton and Schulz's iteration; a matrix of zeros
+    stays so. In the type of the input."""
+    a, b, c = COEFFICIENTS
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x  # the iteration multiplies the shorter sides
+    for _ in range(ITERATIONS):
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, orthogonalised; decoupled weight decay. groups: as AdamW's, of matrices alone. ValueError on
+    anything that is no matrix. A sharded matrix is put together on every rank for its step."""
+
+    def __init__(self, groups: Iterable[dict[str, Any]], *, momentum: float = 0.95) -> None:
+        super().__init__(groups, {"lr": 1e-3, "weight_decay": 0.0})
+        self.momentum = momentum
+        if wrong := [tuple(p.shape) for group in self.param_groups for p in group["params"] if p.ndim != 2]:
+            raise ValueError(f"Muon is for matrices, and was given {wrong[0]}")
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step along the gradients; a matrix without one is left alone."""
+        for group in self.param_groups:
+            alike: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                state["momentum"].lerp_(parameter.grad, 1 - self.momentum)
+                ahead = parameter.grad.lerp(state["momentum"], self.momentum)
+                alike.setdefault(tuple(parameter.shape), []).append((parameter, full(ahead)))
+            for shape, pairs in alike.items():
+                rate = group["lr"] * ROOT_MEAN_SQUARE * max(shape) ** 0.5
+                turned = orthogonalised(torch.stack([ahead for _, ahead in pairs]))
+                for (parameter, _), along in zip(pairs, turned, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(like(along, parameter), alpha=-rate)
