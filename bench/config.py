@@ -223,10 +223,10 @@ class LmPretrainConfig:
     kv_heads: Depth = 2
     hidden: Width = 512
     context: Annotated[int, Range(8, 1_000_000)] = 256
-    world_share: Share = 0.2
+    world_share: Share = 0.3
     """Share of training tokens that describe the world of shapes; the rest is the text corpus."""
     optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(steps=2000, batch=16, lr=3e-3, warmup=100, weight_decay=0.1, ema=0.0)
+        default_factory=lambda: OptimizerConfig(steps=1400, batch=16, lr=3e-3, warmup=100, weight_decay=0.1, ema=0.0)
     )
 
 

@@ -12,24 +12,26 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 import bench.torchvision_guard  # noqa: F401  (before transformers)
 from approaches.shared.kernels import choose
 from approaches.shared.language_model import LanguageModel, save_pretrained
 from approaches.shared.randomness import generator
 from approaches.shared.transformer import Transformer, TransformerConfig
-from bench.config import Config, LmPretrainConfig, fingerprint
+from bench.config import Config, LmPretrainConfig, OptimizerConfig, fingerprint
 from bench.console import Console
 from bench.data.scene import PLAN_PROMPT, parse_plan, satisfied
 from bench.data.shapes import Shapes
 from bench.data.text import TextCorpus, open_text
 from bench.data.world_text import world_documents
 from bench.files import hash_bytes
+from bench.muon import Muon
 from bench.ngram import TrigramModel
 from bench.pretrain.card import evaluations
 from bench.seeds import derive
-from bench.trainer import adamw, fit, told
+from bench.trainee import decaying
+from bench.trainer import fit, told
 
 PAD, END = "<|pad|>", "<|endoftext|>"
 WORLD_DOCUMENTS = 40_000
@@ -62,7 +64,7 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
         model,
         lambda step: _mean(model.loss(_batch(streams, recipe, config.seed, step))),
         config=recipe.optimizer,
-        optimizers=[adamw(model, recipe.optimizer, betas=(0.9, 0.95))],
+        optimizers=optimizers_of(model, recipe.optimizer),
         evaluate=lambda: {f"perplexity_{name}": math.exp(_nll(model, ids)) for name, ids in held_out.items()},
         evaluations=evaluations(recipe.optimizer.steps, 20),
         path=work / "lm.safetensors",
@@ -79,6 +81,16 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
         "quality": quality(config, out, corpus, streams["text"]),
         **told(fitted, "perplexity_text"),
     }
+
+
+def optimizers_of(model: Transformer, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for embeddings and gains. Words that stand in like places, "dark" and
+    "light", differ in directions of small gradients, which AdamW alone hardly follows in so few steps."""
+    layers = [layer for layer in model.blocks.modules() if isinstance(layer, nn.Linear)]
+    hidden = {id(layer.weight): layer.weight for layer in layers}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in hidden]
+    turned = {"params": list(hidden.values()), "lr": config.lr, "weight_decay": config.weight_decay}
+    return [decaying([(rest, config.lr)], config.weight_decay, betas=(0.9, 0.95)), Muon([turned])]
 
 
 def shape(recipe: LmPretrainConfig) -> TransformerConfig:
