@@ -18,6 +18,7 @@ from approaches.shared.decoding import decode, score
 from approaches.shared.language_model import LanguageModel
 from bench.config import Config
 from bench.console import Console
+from bench.heard import HEARD, heard_metrics
 from bench.held_out import HeldOut, Texts, hold_out
 from bench.measured import Measured, Names
 from bench.meter import now, synchronise
@@ -67,8 +68,12 @@ def measure(approach: Approach, held: HeldOut, config: Config, base: LanguageMod
         measure_pictures(approach, held.test, config, found, console)
         return found.metrics
 
+    def heard() -> Mapping[str, Estimate]:
+        return heard_metrics(approach, held, config.evaluate.batch, seed=config.seed)
+
     parts: tuple[tuple[str, Names, Callable[[], Mapping[str, Estimate]]], ...] = (
         ("denoise", LOSSES, losses),
+        ("denoise", HEARD, heard),
         ("generate", drawn_names(config), pictures),
         ("caption", CAPTIONS, lambda: _captions(approach, held, config, found)),
         ("complete", LANGUAGE, lambda: _language(approach, held.texts, base, config)),

@@ -75,9 +75,9 @@ def small_generators(seed: int = 0, step: int = 0) -> Generators:
     return lambda purpose: generator(seed, purpose, step)
 
 
-def small_batch(shared: Shared, rows: int = 6, step: int = 0) -> Batch:
-    """`rows` pictures to draw, the second with its caption left out, and half as many others to describe and windows of
-    text; each step has its own pictures, times and noise."""
+def small_batch(shared: Shared, rows: int = 6, step: int = 0, levels: int = 1) -> Batch:
+    """`rows` pictures to draw, each at `levels` levels of noise, the second with its caption left out, and half as many
+    others to describe and windows of text; each step has its own pictures, times and noise."""
     described = max(1, rows // 2)
     pictures = samples(step * (rows + described), rows + described)
     draw, describe = captioned(shared, pictures[:rows]), captioned(shared, pictures[rows:])
@@ -86,8 +86,8 @@ def small_batch(shared: Shared, rows: int = 6, step: int = 0) -> Batch:
     return Batch(
         step=step,
         draw=draw,
-        times=shared.diffusion.times(rows, draws("times")),
-        noise=shared.diffusion.noise_like(draw.latents, draws("noise")),
+        times=shared.diffusion.times(rows, draws("times"), levels=levels),
+        noise=shared.diffusion.noise_like(draw.latents.repeat_interleave(levels, 0), draws("noise")),
         empty=torch.arange(rows) == 1,
         describe=describe,
         text=torch.tensor((text * (1 + described * WINDOW // len(text)))[: described * WINDOW]).view(-1, WINDOW),

@@ -256,6 +256,23 @@ def test_conditions_are_selected_and_joined(way: Trained) -> None:
     torch.testing.assert_close(approach.denoise(x_t, t, joined), expected, atol=1e-4, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_levels_of_noise_are_rows_that_share_a_reading(way: Trained) -> None:
+    shared, approach = small_shared(), way.approach
+    needs(approach, "denoise")
+    both = small_batch(shared, ROWS, 5, levels=2)
+    found = approach.losses(both, small_generators(shared.seed, 5))["diffusion"]
+    alone = [
+        approach.losses(
+            dataclasses.replace(both, times=both.times[level::2], noise=both.noise[level::2]),
+            small_generators(shared.seed, 5),
+        )["diffusion"]
+        for level in range(2)
+    ]
+    assert found.count == 2 * ROWS == sum(int(each.count) for each in alone)
+    assert float(found.sum) == pytest.approx(sum(float(each.sum) for each in alone), rel=1e-4)
+
+
 def test_what_is_kept_of_a_training_is_enough_to_go_on(way: Trained) -> None:
     history = way.history
     shared, approach = way.build()

@@ -149,11 +149,17 @@ def test_the_text_is_the_corpus_in_windows_that_do_not_overlap(text: Path) -> No
 def test_times_noise_and_left_out_captions_have_their_distributions(text: Path) -> None:
     batches = build(text, replace(CONFIG, train=replace(CONFIG.train, batch=300)))
     drawn = [batches(step) for step in range(3)]
+    levels = CONFIG.train.noise_levels
+    assert levels > 1 and all(len(batch.times) == len(batch.noise) == levels * len(batch.draw) for batch in drawn)
     noise = torch.cat([batch.noise.flatten() for batch in drawn])
     assert abs(float(noise.mean())) < 0.02 and abs(float(noise.std()) - 1) < 0.02
     times, empty = torch.cat([batch.times for batch in drawn]), torch.cat([batch.empty for batch in drawn])
     shift = CONFIG.diffusion.shift
     even = times / (shift - (shift - 1) * times)  # before the shift
+    places = (1 - even).view(-1, levels)  # each picture's levels lie one in each part of the distribution
+    assert torch.equal(
+        (places * levels).clamp(max=levels - 1e-4).floor().long(), torch.arange(levels).expand_as(places)
+    )
     assert abs(float(even.mean()) - 0.5) < 0.05 and abs(float(even.std()) - 12**-0.5) < 0.02
     assert abs(float(empty.float().mean()) - 0.25) < 0.08
     prompt, mask = drawn[0].drawn_prompt()

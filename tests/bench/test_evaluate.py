@@ -20,6 +20,7 @@ from bench.console import Console
 from bench.data.text import TextFile
 from bench.errors import UserError
 from bench.evaluate import CAPTIONS, LANGUAGE, LOSSES, HeldOut, hold_out, measure, validation_losses, validation_row
+from bench.heard import HEARD
 from bench.measured import Measured, row
 from bench.picture_metrics import drawn_names
 from bench.sampler import Sampling, draw
@@ -80,8 +81,9 @@ def test_an_untrained_approach_has_every_number_and_hears_nothing(untrained: Any
     few = {each for each, reason in lacking.items() if reason == "no items"}  # twelve times leave a quarter empty
     assert few < set(LOSSES) and set(lacking) - few == fid, lacking
     assert all("weights" in lacking[each] for each in fid)
-    assert {*drawn_names(CONFIG), *LOSSES, *CAPTIONS, *LANGUAGE} - set(found) == set()
-    assert found["caption_gap"].value == pytest.approx(0, abs=1e-6)  # the output starts at zero, whatever the caption
+    assert {*drawn_names(CONFIG), *LOSSES, *HEARD, *CAPTIONS, *LANGUAGE} - set(found) == set()
+    for gap in ("caption_gap", *HEARD):
+        assert found[gap].value == pytest.approx(0, abs=1e-6)  # the output starts at zero, whatever the caption
     assert found["perplexity_retention"].value == 1.0
     assert found["top1_agreement"].value == 1.0 and found["kl_base_adapted"].value == 0.0
     assert found["nfe"].value and found["nfe"].value >= 2 and found["seconds_to_first_image"].n == 6
@@ -107,7 +109,7 @@ def test_approaches_are_compared_item_by_item(untrained: Any, metric: str) -> No
 def test_what_is_missing_can_be_compared_with_what_is_there(untrained: Any) -> None:
     found = untrained["dual_tower"]
     gone = Measured()
-    for names in (drawn_names(CONFIG), LOSSES, CAPTIONS, LANGUAGE):
+    for names in (drawn_names(CONFIG), LOSSES, HEARD, CAPTIONS, LANGUAGE):
         gone.lack(names, "nothing")
     for name, missing in gone.metrics.items():
         if missing.better and name in found:

@@ -77,6 +77,7 @@ def test_a_plan_counts_what_is_measured(approach: str, own_cache):
     shared = share(config, torch.device("cpu"))
     built = APPROACHES[approach].load().build(shared, settings)
     sizes = {"caption": planned.caption_tokens, "window": config.train.replay_tokens, "picture": config.data.size}
+    sizes["levels"] = config.train.noise_levels
     batch = blank_batch(shared, planned.rows, **sizes)
     measured = parameters(built, batch.noise)
     assert {name: getattr(planned, name) for name in measured} == measured
