@@ -16,7 +16,9 @@ checker shares nothing with any metric. No gradient passes from one expert to an
 The drawing expert learns from true layouts, rounded as a written plan rounds them: whole for `layout_whole` of rows,
 else only what the caption says of them; false ones for `layout_false` of rows, so that it minds the caption where the
 plan fails; without one where the scene is not known, for `layout_dropout` of rows, and where the caption is left out.
-`generate` draws from the whole plan, guesses and all. `condition` keeps what the caption
+`generate` draws from the whole plan, guesses and all, but for a background that the caption names otherwise, which is
+set right (`corrected` in the trace): a small language model copies it from the caption no better than by chance.
+`condition` keeps what the caption
 says: a given picture can't be judged under a plan's guesses of what its caption leaves open. A prompt has an empty
 layout where its plan does not parse (a failure, which the trace tells), where it names nothing that a plan could hold,
 or where no layout was ever learned from; it is drawn from its words alone, and nothing can be checked.
@@ -169,8 +171,12 @@ class Modular(Approach):
 
     def condition(self, prompts: Sequence[Prompt]) -> Prepared:
         """Plans made, words and what they say of the layouts read; a picture in a prompt is not looked at."""
-        layouts = Layouts.of([planned.plan for planned in self.plan(prompts)])
+        layouts, _ = self._layouts(prompts, self.plan(prompts))
         return self._condition(prompts, layouts.said([prompt.words for prompt in prompts]))
+
+    def _layouts(self, prompts: Sequence[Prompt], planned: Sequence[Planned]) -> tuple[Layouts, tuple[bool, ...]]:
+        """Plans as layouts, and whose background was not the one that its caption names, and was set right."""
+        return Layouts.of([one.plan for one in planned]).corrected([prompt.words for prompt in prompts])
 
     def _condition(self, prompts: Sequence[Prompt], layouts: Layouts) -> Prepared:
         device = self.layout.mark.device
@@ -187,12 +193,12 @@ class Modular(Approach):
         """Plan, draw, check; then draw the pictures that are turned down again, from other noise, and keep of each
         prompt the first that is accepted, else the one that the checker likes best.
 
-        trace, for each prompt: `plan` as written, `parsed`, `source`, `reason` for an empty layout, `verdicts`, the
-        probability of each drawing in turn, `rounds` of redrawing, `kept`, the drawing that stands, its `objects`'
-        probabilities, and `accepted` (None where there was no plan to check against). `first` holds round 0, where
-        there may be others."""
+        trace, for each prompt: `plan` as written, `parsed`, `source`, `corrected`, `reason` for an empty layout,
+        `verdicts`, the probability of each drawing in turn, `rounds` of redrawing, `kept`, the drawing that stands, its
+        `objects`' probabilities, and `accepted` (None where there was no plan to check against). `first` holds round 0,
+        where there may be others."""
         planned = self.plan(prompts)
-        layouts = Layouts.of([one.plan for one in planned])
+        layouts, corrected = self._layouts(prompts, planned)
         clock = _Clock(self.layout.mark.device)
         condition = self._condition(prompts, layouts)
         on_device = layouts.to(self.layout.mark.device)
@@ -225,13 +231,17 @@ class Modular(Approach):
             tokens=sum(one.tokens for one in planned),
             seconds={"plan": sum(one.seconds for one in planned), **clock.seconds},
             trace=tuple(
-                self._told(one, *rest) for one, *rest in zip(planned, verdicts, kept, items.tolist(), strict=True)
+                self._told(one, *rest)
+                for one, *rest in zip(planned, corrected, verdicts, kept, items.tolist(), strict=True)
             ),
         )
 
-    def _told(self, planned: Planned, verdicts: list[float], kept: int, items: list[float]) -> dict[str, Any]:
+    def _told(
+        self, planned: Planned, corrected: bool, verdicts: list[float], kept: int, items: list[float]
+    ) -> dict[str, Any]:
         """A prompt's trace."""
         told: dict[str, Any] = {"plan": planned.text, "parsed": planned.parsed, "source": planned.source}
+        told["corrected"] = corrected
         if planned.plan is None:
             nothing = {"verdicts": [], "rounds": 0, "kept": 0, "objects": [], "accepted": None}
             return {**told, "reason": planned.reason, **nothing}

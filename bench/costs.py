@@ -47,6 +47,8 @@ def drawing_costs(approach: Approach, drawn: Drawn, collection: Collection, conf
         found["redraws"] = mean_estimate(rounds, unit="a picture", better="lower", details={})
     if unplanned := [float(not entry["parsed"]) for entry in drawn.trace if "parsed" in entry]:
         found["plans_unread"] = mean_estimate(unplanned, unit="share", better="lower", details={})
+    if corrected := [float(entry["corrected"]) for entry in drawn.trace if "corrected" in entry]:
+        found["plans_corrected"] = mean_estimate(corrected, unit="share", better="lower", details={})
     return found
 
 

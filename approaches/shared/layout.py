@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +76,17 @@ class Layouts:
             background=self.background,
             known=self.known & ~dropped,
         )
+
+    def corrected(self, captions: Sequence[str]) -> tuple[Layouts, tuple[bool, ...]]:
+        """With the background that a row's caption names where the layout has another, and which rows those were. A
+        caption that names none or several changes nothing."""
+        background = self.background.clone()
+        for row, caption in enumerate(captions):
+            named = [name for name in BACKGROUNDS if re.search(rf"\b{name}\b", caption.lower())]
+            if len(named) == 1 and self.known[row]:
+                background[row] = BACKGROUNDS.index(named[0])
+        changed = (background != self.background).tolist()
+        return replace(self, background=background), tuple(changed)
 
     def said(self, captions: Sequence[str], kept: Tensor | None = None) -> Layouts:
         """Sizes, colours and backgrounds that a row's caption does not name are open, and so are all places. kept: B

@@ -218,6 +218,17 @@ def test_layouts_round_trip() -> None:
     assert dropped.plan(0) is None and dropped.plan(2) == layouts.plan(2)
 
 
+def test_a_caption_s_background_stands_against_the_plan_s() -> None:
+    captions = [
+        "a red circle on a light background", "a Dark background with a square", "light and dark", "a lightish circle"
+    ]  # fmt: skip
+    layouts = Layouts.of([parse_plan("plan: large red circle 2 4; dark")] * 4 + [None])
+    found, changed = layouts.corrected([*captions, captions[0]])
+    assert changed == (True, False, False, False, False)
+    assert found.plan(0) == "plan: large red circle 2 4; light"
+    assert [found.plan(row) for row in range(1, 5)] == [layouts.plan(row) for row in range(1, 5)]
+
+
 def test_what_a_caption_leaves_open_is_open() -> None:
     line = "plan: large red circle 2 4; small blue square 6 1; dark"
     captions = ["a circle and a blue square", "a small square on a dark background", "a LARGE red circle", ""]
