@@ -82,7 +82,7 @@ class DiffusionConfig:
     """euler and heun for flow; ddim and dpmpp for epsilon and v_prediction."""
     nfe: Annotated[int, Range(1, 10_000)] = 25
     """Network evaluations a picture, guidance's empty prompt not counted."""
-    guidance: Annotated[float, Range(0, 1000)] = 3.0
+    guidance: Annotated[float, Range(0, 1000)] = 2.0
     """Classifier-free guidance scale; 1 is none."""
 
 
@@ -102,9 +102,9 @@ class TrainConfig:
 
     budget: Literal["images", "steps", "flops", "seconds"] = "images"
     """What is made equal: images seen, optimiser steps, floating-point operations, or seconds of training."""
-    amount: Annotated[float, Range(0, 1e24, above=True)] = 38_400.0
+    amount: Annotated[float, Range(0, 1e24, above=True)] = 20_400.0
     """How much of it."""
-    batch: Annotated[int, Range(3, 1_000_000)] = 32
+    batch: Annotated[int, Range(3, 1_000_000)] = 24
     """Captioned pictures a step, over all ranks and accumulated parts: some to draw, the rest to describe."""
     describe_share: Share = 0.34
     """Share of a batch's rows that are described (image to text); X-Fusion's 1 in 3."""
