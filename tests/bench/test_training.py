@@ -63,9 +63,10 @@ class Fake(Approach):
 
     def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
         """Both terms."""
-        x_t = self.shared.diffusion.add_noise(batch.draw.latents, batch.noise, batch.times)
-        kept = (torch.rand(len(batch.draw), 1, generator=generators("dropout")) < 0.7).to(x_t.device)
-        target = self.shared.diffusion.target(batch.draw.latents, batch.noise, batch.times)
+        x_0 = batch.draw.latents.repeat_interleave(batch.levels, 0)
+        x_t = self.shared.diffusion.add_noise(x_0, batch.noise, batch.times)
+        kept = (torch.rand(len(x_t), 1, generator=generators("dropout")) < 0.7).to(x_t.device)
+        target = self.shared.diffusion.target(x_0, batch.noise, batch.times)
         drawn = self.shared.diffusion.loss(self.draw(x_t.flatten(1) * kept).view_as(target), target)
         words, mask = batch.describe.targets % 64, batch.describe.targets >= 0
         logits = (self.read(batch.describe.latents.flatten(1)) * self.gain)[:, None].expand(*words.shape, 64)
@@ -180,11 +181,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Training, Trained, 
 
 def test_the_first_step_is_the_closed_form_of_the_loss(tmp_path: Path) -> None:
     """Sum over terms of weight * sum / count, by hand, and one AdamW step of each group's own rate."""
-    training = Training(changed(amount=1, warmup=0, validations=1))
+    training = Training(changed(amount=1, warmup=0, validations=1, optimizer="adamw"))
     reference = Fake(models(), training.settings)
     batches = batches_of(training.config)
-    losses = reference.losses(batches(0), batches.generators(0))
-    expected = losses["diffusion"].sum / 8 + 0.3 * losses["caption"].sum / float(losses["caption"].count)
+    rows, losses = 8 * CONFIG.train.noise_levels, reference.losses(batches(0), batches.generators(0))
+    expected = losses["diffusion"].sum / rows + 0.3 * losses["caption"].sum / float(losses["caption"].count)
     expected.backward()
     nn.utils.clip_grad_norm_([p for p in reference.parameters() if p.requires_grad], training.config.train.clip)
     before = copy(training.approach)
@@ -192,7 +193,7 @@ def test_the_first_step_is_the_closed_form_of_the_loss(tmp_path: Path) -> None:
     expected = expected.detach()
     assert trained.losses[0]["loss"] == pytest.approx(float(expected), rel=1e-6)
     assert list(trained.losses[0]) == ["step", "loss", "diffusion", "caption"]
-    assert trained.losses[0]["diffusion"] == pytest.approx(float(losses["diffusion"].sum.detach()) / 8, rel=1e-6)
+    assert trained.losses[0]["diffusion"] == pytest.approx(float(losses["diffusion"].sum.detach()) / rows, rel=1e-6)
     after = training.approach.trained_state()
     for name, parameter in reference.named_parameters():
         if parameter.requires_grad and parameter.grad is not None:
