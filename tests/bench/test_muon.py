@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.muon import ROOT_MEAN_SQUARE, Muon, orthogonalised
+from bench.muon import ROOT_MEAN_SQUARE, Muon, _iterated, _polynomial, orthogonalised
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -24,6 +24,14 @@ def test_singular_values_come_to_about_one_and_directions_stay(shape: tuple[int,
     # the least of a square one's may be near 0, which five iterations do not lift to 1
     assert float(values.min()) > 0.3 and float(values.median()) > 0.6 and float(values.max()) < 1.3
     assert float((inside - torch.diag_embed(values)).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("shape", [(16, 48), (32, 32), (24, 200)])
+@pytest.mark.parametrize("rank", [3, 16])
+def test_products_of_the_shorter_sides_are_the_iteration(shape: tuple[int, int], rank: int) -> None:
+    low = random(2, shape[0], rank) @ random(2, rank, shape[1], seed=1) + 1e-4 * random(2, *shape, seed=2)
+    x = low / low.norm(dim=(-2, -1), keepdim=True)
+    torch.testing.assert_close(_polynomial(x @ x.mT) @ x, _iterated(x), rtol=0, atol=1e-3)
 
 
 def test_as_torch_does_it_up_to_bfloat16() -> None:
