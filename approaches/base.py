@@ -95,10 +95,9 @@ class Captioned:
 class Batch:
     """What every approach sees in one step, the same for all.
 
-    draw: rows to draw, each at K levels of noise, side by side: `times` (B K) and `noise` (B K C H W, the first two in
-    one); `empty` (B bool) marks those whose caption is left out.
-    describe: rows to describe, from clean latents. text: R W windows of plain text, for those that replay.
-    place: (index, parts), of a part of a batch. whole: that batch, on the CPU; the batch itself where it is no part.
+    draw: rows to draw, each at K levels of noise side by side: `times` (B K) and `noise` (B K C H W, B and K in one);
+    `empty` (B bool) marks those whose caption is left out. describe: rows to describe, from clean latents. text: R W
+    windows of plain text, for those that replay. place: (index, parts), of a part of a batch.
     """
 
     step: int
@@ -113,7 +112,7 @@ class Batch:
 
     @property
     def whole(self) -> Batch:
-        """See the class."""
+        """The batch that this is a part of, on the CPU; this one where it is no part."""
         return self if self.parent is None else self.parent
 
     @property
@@ -123,8 +122,8 @@ class Batch:
 
     def rows(self, count: int) -> slice:
         """Which of `count` rows of the whole batch are this part's."""
-        index, parts = self.place
-        return slice(count * index // parts, count * (index + 1) // parts)
+        index, of = self.place
+        return slice(count * index // of, count * (index + 1) // of)
 
     def drawn_prompt(self) -> tuple[Tensor, Tensor]:
         """`draw.prompt`, where rows marked empty keep their start token only."""
@@ -268,15 +267,12 @@ class Approach(nn.Module, ABC):
     def diffusion_errors(self, batch: Batch, condition: Any, denoise: Callable[..., Tensor] | None = None) -> Tensor:
         """The diffusion loss of every drawn picture at each of its noise levels, (B K), under what was read of its
         caption once. denoise: called as `self.denoise` is, which it is by default."""
-        diffusion, levels = self.shared.diffusion, batch.levels
-        x_0 = batch.draw.latents
-        if levels > 1:
-            which = torch.arange(len(x_0), device=x_0.device).repeat_interleave(levels)
+        diffusion, x_0, noise, t = self.shared.diffusion, batch.draw.latents, batch.noise, batch.times
+        if batch.levels > 1:
+            which = torch.arange(len(x_0), device=x_0.device).repeat_interleave(batch.levels)
             x_0, condition = x_0[which], condition.select(which)
-        prediction = (denoise or self.denoise)(
-            diffusion.add_noise(x_0, batch.noise, batch.times), batch.times, condition
-        )
-        return diffusion.loss(prediction, diffusion.target(x_0, batch.noise, batch.times))
+        prediction = (denoise or self.denoise)(diffusion.add_noise(x_0, noise, t), t, condition)
+        return diffusion.loss(prediction, diffusion.target(x_0, noise, t))
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Everything that is trained, each parameter once."""
@@ -285,8 +281,7 @@ class Approach(nn.Module, ABC):
     def grouped(self, ratios: Mapping[str, tuple[nn.Module | None, float]]) -> list[ParameterGroup]:
         """All that is trained: the parameters of each named module that no earlier name has, with the ratio given, and
         the rest as `new`. No group is empty."""
-        left = {id(parameter): parameter for parameter in self.parameters() if parameter.requires_grad}
-        groups = []
+        left, groups = {id(p): p for p in self.parameters() if p.requires_grad}, []
         for name, (module, ratio) in ratios.items():
             own = () if module is None else tuple(left.pop(id(p)) for p in module.parameters() if id(p) in left)
             groups.append(ParameterGroup(name=name, parameters=own, ratio=ratio))
@@ -300,7 +295,7 @@ class Approach(nn.Module, ABC):
 
     def hidden_matrices(self) -> list[Tensor]:
         """The trained matrices that layers inside `blocks` multiply by: what Muon is for."""
-        layers = [layer for block in self.blocks() for layer in block.modules() if isinstance(layer, nn.Linear)]
+        layers = (layer for block in self.blocks() for layer in block.modules() if isinstance(layer, nn.Linear))
         return [layer.weight for layer in layers if layer.weight.requires_grad]
 
     def borrowed(self) -> dict[str, int]:

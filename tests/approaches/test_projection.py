@@ -159,7 +159,8 @@ def test_a_row_does_not_depend_on_its_batch(readout: str) -> None:
     x_t, t = noisy(len(TEXTS))
     whole = model.denoise(x_t, t, model.condition(prompts(*TEXTS)))
     for row, text in enumerate(TEXTS):
-        close(model.denoise(x_t[row : row + 1], t[row : row + 1], model.condition(prompts(text))), whole[row : row + 1])
+        alone = model.denoise(x_t[row : row + 1], t[row : row + 1], model.condition(prompts(text)))
+        close(alone, whole[row : row + 1], 1e-4)  # other batches are summed in another order
     other = model.denoise(x_t[:1], t[:1], model.condition(prompts("a green cross")))
     assert (other - whole[:1]).abs().max() > 1e-3  # the prompt counts
 
