@@ -18,10 +18,10 @@ else only what the caption says of them; false ones for `layout_false` of rows, 
 plan fails; without one where the scene is not known, for `layout_dropout` of rows, and where the caption is left out.
 `generate` draws from the whole plan, guesses and all, but for a background that the caption names otherwise, which is
 set right (`corrected` in the trace): a small language model copies it from the caption no better than by chance.
-`condition` keeps what the caption
-says: a given picture can't be judged under a plan's guesses of what its caption leaves open. A prompt has an empty
-layout where its plan does not parse (a failure, which the trace tells), where it names nothing that a plan could hold,
-or where no layout was ever learned from; it is drawn from its words alone, and nothing can be checked.
+`condition` keeps what the caption says: a given picture can't be judged under a plan's guesses of what its caption
+leaves open. A prompt has an empty layout where its plan does not parse (a failure, which the trace tells), where it
+names nothing that a plan could hold, or where no layout was ever learned from; it is drawn from its words alone, and
+nothing can be checked.
 
 Costs: a picture's plan (some 10 to 40 tokens of the language model, once a prompt), its drawing times one plus its
 redraws, and a checker's pass each. All are in the Generation.

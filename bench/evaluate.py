@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from approaches.base import Approach, Prompt
 from approaches.shared.decoding import decode, score
@@ -19,7 +18,7 @@ from approaches.shared.language_model import LanguageModel
 from bench.config import Config
 from bench.console import Console
 from bench.heard import HEARD, heard_metrics
-from bench.held_out import HeldOut, Texts, hold_out
+from bench.held_out import HeldOut, Texts, hold_out, triple_losses
 from bench.measured import Measured, Names
 from bench.meter import now, synchronise
 from bench.picture_metrics import drawn_names, measure_pictures
@@ -111,24 +110,16 @@ def _short(held: HeldOut, config: Config, found: Measured) -> list[str]:
 # -------------------------------------------------------------------------------------------------------- losses
 
 
-@torch.no_grad()
 def validation_losses(approach: Approach, held: HeldOut, batch: int) -> tuple[Floats, Floats]:
     """The diffusion loss of each fixed triple with its own caption, and with another picture's, N each."""
-    diffusion, device = approach.shared.diffusion, next(approach.parameters()).device
     count = len(held.validation)
-    captions = [captions[0] for captions in held.validation.captions]
-    other = np.roll(np.arange(count), 1)
-    losses: list[list[Tensor]] = [[], []]
-    for start in range(0, count, batch):
-        rows = slice(start, min(count, start + batch))
-        latents, noise = held.validation.latents[rows].to(device), held.noise[rows].to(device)
-        times = held.times[rows].to(device)
-        x_t, target = diffusion.add_noise(latents, noise, times), diffusion.target(latents, noise, times)
-        for place, order in enumerate((np.arange(count), other)):
-            prompts = [Prompt.text(captions[i], held.validation.scenes[i]) for i in order[rows].tolist()]
-            prediction = approach.denoise(x_t, times, approach.condition(prompts))
-            losses[place].append(diffusion.loss(prediction, target).cpu())
-    right, wrong = (torch.cat(parts).double().numpy() for parts in losses)
+    prompts = [
+        Prompt.text(captions[0], scene)
+        for captions, scene in zip(held.validation.captions, held.validation.scenes, strict=True)
+    ]
+    right, wrong = (
+        triple_losses(approach, held, range(count), some, batch) for some in (prompts, prompts[-1:] + prompts[:-1])
+    )
     return right, wrong
 
 

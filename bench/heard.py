@@ -11,14 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from approaches.base import Approach, Prompt
 from bench.data.captions import description
 from bench.data.scene import COLOURS, SHAPES, SIZES
 from bench.errors import UserError
-from bench.held_out import HeldOut
+from bench.held_out import HeldOut, triple_losses
 from bench.measured import Names
 from metrics.statistics import Estimate, mean_estimate
 
@@ -38,7 +37,6 @@ def exchanged(text: str, words: Sequence[str]) -> str:
     return re.sub(r"\b(an?) (?=(\w))", lambda found: "an " if found[2] in "aeiou" else "a ", swapped)
 
 
-@torch.no_grad()
 def heard_metrics(approach: Approach, held: HeldOut, batch: int, *, seed: int) -> dict[str, Estimate]:
     """All of HEARD. UserError where the scenes are not known, and so no words can be exchanged for others."""
     scenes = held.validation.scenes[:TRIPLES]
@@ -46,10 +44,14 @@ def heard_metrics(approach: Approach, held: HeldOut, batch: int, *, seed: int) -
     if not known:
         raise UserError(f"the scenes of {held.validation.name} are not known")
     texts = [description(scene) for scene in scenes if scene is not None]
-    own = _losses(approach, held, known, texts, batch)
-    found = {}
+
+    def losses(said: Sequence[str]) -> NDArray[np.float64]:
+        """Without scenes: they would contradict what is said."""
+        return triple_losses(approach, held, known, [Prompt.text(text) for text in said], batch)
+
+    own, found = losses(texts), {}
     for kind, words in KINDS.items():
-        other = _losses(approach, held, known, [exchanged(text, words) for text in texts], batch)
+        other = losses([exchanged(text, words) for text in texts])
         found[f"heard_{kind}"] = mean_estimate(
             other - own,
             keys=[held.validation.keys[index] for index in known],
@@ -58,17 +60,3 @@ def heard_metrics(approach: Approach, held: HeldOut, batch: int, *, seed: int) -
             details={"chance": 0.0, "wrong": f"each description with other {kind}"},
         )
     return found
-
-
-def _losses(approach: Approach, held: HeldOut, rows: list[int], texts: list[str], batch: int) -> NDArray[np.float64]:
-    """The diffusion loss of these triples under these texts, one each. No scene is told: it would contradict them."""
-    diffusion, device = approach.shared.diffusion, next(approach.parameters()).device
-    losses = []
-    for start in range(0, len(rows), batch):
-        some = torch.tensor(rows[start : start + batch])
-        latents, noise = held.validation.latents[some].to(device), held.noise[some].to(device)
-        times = held.times[some].to(device)
-        condition = approach.condition([Prompt.text(text) for text in texts[start : start + batch]])
-        prediction = approach.denoise(diffusion.add_noise(latents, noise, times), times, condition)
-        losses.append(diffusion.loss(prediction, diffusion.target(latents, noise, times)).cpu())
-    return torch.cat(losses).double().numpy()

@@ -4,11 +4,15 @@ N items; C H W a latent."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from approaches.base import Shared
+from approaches.base import Approach, Prompt, Shared
 from approaches.shared.randomness import generator
 from bench.collection import Collection, collect
 from bench.config import Config
@@ -58,6 +62,23 @@ def hold_out(config: Config, shared: Shared, corpus: TextCorpus, console: Consol
     noise = shared.diffusion.noise_like(validation.latents, draws[1])
     texts = _texts(config, shared, corpus)
     return HeldOut(validation=validation, times=times, noise=noise, test=test, texts=texts)
+
+
+@torch.no_grad()
+def triple_losses(
+    approach: Approach, held: HeldOut, rows: Sequence[int], prompts: Sequence[Prompt], batch: int
+) -> NDArray[np.float64]:
+    """The diffusion loss of these fixed triples under these prompts, one each, `batch` at a time."""
+    diffusion, device = approach.shared.diffusion, next(approach.parameters()).device
+    losses = []
+    for start in range(0, len(rows), batch):
+        some = torch.tensor(rows[start : start + batch])
+        latents, noise = held.validation.latents[some].to(device), held.noise[some].to(device)
+        times = held.times[some].to(device)
+        x_t, target = diffusion.add_noise(latents, noise, times), diffusion.target(latents, noise, times)
+        prediction = approach.denoise(x_t, times, approach.condition(prompts[start : start + batch]))
+        losses.append(diffusion.loss(prediction, target).cpu())
+    return torch.cat(losses).double().numpy()
 
 
 def _texts(config: Config, shared: Shared, corpus: TextCorpus) -> Texts:

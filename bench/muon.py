@@ -10,13 +10,14 @@ Shapes: M N a matrix, K how many of that shape are worked on together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.shards import full, like
+from bench.trainee import decaying
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; singular values end between 0.7 and 1.2
 ITERATIONS = 5
@@ -55,6 +56,23 @@ def _polynomial(square: Tensor) -> Tensor:
         whole = factor @ whole if index else factor
         square = factor @ square @ factor
     return whole
+
+
+def muon_and_adamw(
+    groups: Sequence[tuple[Sequence[Tensor], float]],
+    hidden: Iterable[Tensor],
+    decay: float,
+    *,
+    betas: tuple[float, float],
+) -> list[torch.optim.Optimizer]:
+    """Optimizers for groups of parameters, each with its peak learning rate: AdamW for what is not in `hidden`, Muon
+    for what is, where there is any."""
+    inside = {id(matrix) for matrix in hidden}
+    rest = [([p for p in parameters if id(p) not in inside], rate) for parameters, rate in groups]
+    turned = [([p for p in parameters if id(p) in inside], rate) for parameters, rate in groups]
+    matrices = [{"params": params, "lr": rate, "weight_decay": decay} for params, rate in turned if params]
+    adamw = decaying(rest, decay, betas=betas)
+    return [adamw, Muon(matrices)] if matrices else [adamw]
 
 
 class Muon(torch.optim.Optimizer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def decayed(step: int, warmup: int, progress: float) -> float:
 
 
 def decaying(
-    groups: list[tuple[list[nn.Parameter], float]], decay: float, *, betas: tuple[float, float] = (0.9, 0.99)
+    groups: Sequence[tuple[Sequence[Tensor], float]], decay: float, *, betas: tuple[float, float] = (0.9, 0.99)
 ) -> torch.optim.AdamW:
     """AdamW for groups of parameters, each with its peak learning rate; weight decay touches matrices only (not gains,
     biases or other vectors)."""

@@ -22,9 +22,9 @@ from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError, nearest
 from bench.meter import Meter
-from bench.muon import Muon
+from bench.muon import muon_and_adamw
 from bench.shards import Step, full, gathered, shard, whole
-from bench.trainee import Budget, Trainee, decaying
+from bench.trainee import Budget, Trainee
 from bench.trainer import Fitted, Run
 
 LAG = 7  # steps whose losses an accelerator may still be working on
@@ -142,16 +142,9 @@ def optimizers_of(approach: Approach, config: Config) -> list[torch.optim.Optimi
     if len(named) != len(trained) or {id(parameter) for parameter in named} != trained:
         raise ValueError(f"{type(approach).__name__}'s parameter groups don't hold every trained parameter once")
     peak = approach.settings.learning_rate
-    inside = {id(p) for p in approach.hidden_matrices()} if config.train.optimizer == "muon" else set()
-    rest, matrices = [], []
-    for group in groups:
-        rate = group.ratio * peak
-        rest.append(([p for p in group.parameters if id(p) not in inside], rate))
-        matrices.append({"params": [p for p in group.parameters if id(p) in inside], "lr": rate})
-    found: list[torch.optim.Optimizer] = [decaying(rest, config.train.weight_decay, betas=(0.9, config.train.beta2))]
-    if turned := [{**group, "weight_decay": config.train.weight_decay} for group in matrices if group["params"]]:
-        found.append(Muon(turned))
-    return found
+    rated = [(group.parameters, group.ratio * peak) for group in groups]
+    hidden = approach.hidden_matrices() if config.train.optimizer == "muon" else []
+    return muon_and_adamw(rated, hidden, config.train.weight_decay, betas=(0.9, config.train.beta2))
 
 
 class ApproachTrainee(Trainee):

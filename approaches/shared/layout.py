@@ -82,7 +82,7 @@ class Layouts:
         caption that names none or several changes nothing."""
         background = self.background.clone()
         for row, caption in enumerate(captions):
-            named = [name for name in BACKGROUNDS if re.search(rf"\b{name}\b", caption.lower())]
+            named = [name for name in BACKGROUNDS if name in _words(caption)]
             if len(named) == 1 and self.known[row]:
                 background[row] = BACKGROUNDS.index(named[0])
         changed = (background != self.background).tolist()
@@ -93,7 +93,7 @@ class Layouts:
         bool, True for rows to be left as they are."""
         kinds, background = self.kinds.clone(), self.background.clone()
         for row, caption in enumerate(captions):
-            words = set(re.findall(r"[a-z]+", caption.lower()))
+            words = _words(caption)
             for place, names in enumerate((SIZES, COLOURS)):
                 spoken = torch.tensor([name in words for name in names] + [True])
                 kinds[row, :, place] = torch.where(spoken[kinds[row, :, place]], kinds[row, :, place], len(names))
@@ -129,6 +129,10 @@ class Layouts:
 
     def __len__(self) -> int:
         return len(self.known)
+
+
+def _words(caption: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", caption.lower()))
 
 
 def scene_plan(scene: Scene | None) -> Plan | None:

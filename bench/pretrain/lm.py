@@ -26,11 +26,10 @@ from bench.data.shapes import Shapes
 from bench.data.text import TextCorpus, open_text
 from bench.data.world_text import world_documents
 from bench.files import hash_bytes
-from bench.muon import Muon
+from bench.muon import muon_and_adamw
 from bench.ngram import TrigramModel
 from bench.pretrain.card import evaluations
 from bench.seeds import derive
-from bench.trainee import decaying
 from bench.trainer import fit, told
 
 PAD, END = "<|pad|>", "<|endoftext|>"
@@ -86,11 +85,8 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
 def optimizers_of(model: Transformer, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for embeddings and gains. Words that stand in like places, "dark" and
     "light", differ in directions of small gradients, which AdamW alone hardly follows in so few steps."""
-    layers = [layer for layer in model.blocks.modules() if isinstance(layer, nn.Linear)]
-    hidden = {id(layer.weight): layer.weight for layer in layers}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in hidden]
-    turned = {"params": list(hidden.values()), "lr": config.lr, "weight_decay": config.weight_decay}
-    return [decaying([(rest, config.lr)], config.weight_decay, betas=(0.9, 0.95)), Muon([turned])]
+    hidden = [layer.weight for layer in model.blocks.modules() if isinstance(layer, nn.Linear)]
+    return muon_and_adamw([(list(model.parameters()), config.lr)], hidden, config.weight_decay, betas=(0.9, 0.95))
 
 
 def shape(recipe: LmPretrainConfig) -> TransformerConfig:
