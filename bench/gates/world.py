@@ -47,7 +47,7 @@ class World:
             data=DataConfig(train_items=48, eval_items=16),
             text=TextConfig(name="file", path=str(text)),
             diffusion=replace(smoke.diffusion, nfe=2),
-            train=replace(smoke.train, batch=6, warmup=1, precision="fp32"),
+            train=replace(smoke.train, batch=6, noise_levels=2, warmup=1, precision="fp32"),
             evaluate=EvaluateConfig(pictures=8, captions=8, documents=2, triples=16, batch=16),
         )
 
