@@ -35,8 +35,13 @@ def by_guidance(contenders: Sequence[Contender]) -> Plot:
     return _sweep(contenders, "guidance", "How much guidance is best?", "guidance scale (1 is none)")
 
 
+def by_images(contenders: Sequence[Contender]) -> Plot:
+    """Quality against the pictures trained on."""
+    return _sweep(contenders, "images", "How many training pictures does it take?", "training pictures")
+
+
 def _sweep(contenders: Sequence[Contender], curve: str, question: str, label: str) -> Plot:
-    """A quality against what was varied while drawing."""
+    """A quality against what was varied."""
     names = {n for c in contenders for row in c.record.curves.get(curve, ()) for n in row}
     metric = next(
         (
@@ -52,7 +57,7 @@ def _sweep(contenders: Sequence[Contender], curve: str, question: str, label: st
         Series(place=place, label=c.label, points=_points(c, curve, curve, metric))
         for place, c in enumerate(contenders)
     ]
-    return _lines(curve, question, label, metric, series, log=curve == "nfe")
+    return _lines(curve, question, label, metric, series, log=curve != "guidance")
 
 
 def _is_metric(name: str, names: set[str]) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from metrics.statistics import Estimate
 from reports.contenders import Contender
-from reports.curves import by_compute, by_guidance, by_nfe, losses
+from reports.curves import by_compute, by_guidance, by_images, by_nfe, losses
 from reports.figures import Plot, legend, new
 from reports.glossary import ARROWS, listed, meaning, scale_of, written
 from reports.svg import FAINT, HATCHES, INK, SERIES, look, spelled, style
@@ -26,7 +26,7 @@ def plots(contenders: Sequence[Contender]) -> list[Plot]:
     if not contenders:
         return []
     made: tuple[Callable[[Sequence[Contender]], Plot], ...] = (
-        plane, by_nfe, by_guidance, by_compute, losses, costs, by_document,
+        plane, by_nfe, by_guidance, by_images, by_compute, losses, costs, by_document,
     )  # fmt: skip
     with style():
         return [draw(contenders) for draw in made]

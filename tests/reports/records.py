@@ -135,6 +135,10 @@ def record_of(approach: str, *, seed: int = 0, **changes: Any) -> Record:
                  "fd_efficientnet_lite0_high": v + 1} for n, v in nfe
             ),
             "guidance": tuple({"guidance": float(g), "fd_efficientnet_lite0": 9.0 + (g - 3) ** 2} for g in range(1, 5)),
+            "images": tuple(
+                {"images": 32_000.0 / share, "pictures": 512.0, "fd_efficientnet_lite0": 9.0 + share}
+                for share in (4, 2, 1)
+            ),
         },
         "metrics": changes["metrics"] if "metrics" in changes else dict(metrics_of(place, seed)),
         "samples": samples,

@@ -38,7 +38,7 @@ def test_the_front_is_what_nobody_beats(points: list[tuple[float, float]]):
 
 
 def test_every_figure_of_the_issue_is_drawn(drawn: dict[str, Plot]):
-    assert set(drawn) == {"plane", "nfe", "guidance", "compute", "losses", "costs", "documents"}
+    assert set(drawn) == {"plane", "nfe", "guidance", "images", "compute", "losses", "costs", "documents"}
     for plot in drawn.values():
         assert plot.text and not plot.reason
         assert plot.question.endswith("?")
