@@ -44,6 +44,19 @@ class Compared:
         """Whether the median is above the limit, and the interval is above 1: a wide one proves nothing."""
         return self.median > limit and self.interval[0] > 1.0
 
+    def suspicious(self, limit: float) -> bool:
+        """Whether the median is nearer to the limit than to 1, however wide the interval: to be measured again."""
+        return self.median > (1.0 + limit) / 2
+
+    def undecided(self, limit: float) -> bool:
+        """Whether the limit lies in the interval: more pairs may say on which side of it the median is."""
+        return self.interval[0] <= limit < self.interval[1]
+
+    def with_more(self, more: Compared) -> Compared:
+        """These pairs and those."""
+        seconds = statistics.mean((self.seconds, more.seconds))
+        return Compared(ratios=(*self.ratios, *more.ratios), seconds=seconds)
+
 
 def compare(base: Worker, head: Worker, case: str, *, pairs: int, seconds: float) -> Compared:
     """So many pairs of a case, each measurement of about so many seconds. WorkerError where the head can't do it,

@@ -37,16 +37,29 @@ def judged(
             return [*findings, *(Finding(kind="speed", name=name, status="not judged", said=said) for name in known)]
         with console.progress(len(known), "speed, head against base") as progress:
             first = measure(workers, known, limits.pairs, limits, progress)
-    suspected = [name for name in known if _slower(first[name], limits)]
-    again: dict[str, Outcome] = {}
-    if suspected:
+    again = fresh(head, base, [name for name in known if _suspicious(first[name], limits)], limits, console)
+    return [*findings, *(finding(name, first[name], again.get(name), limits) for name in known)]
+
+
+def fresh(head: Path, base: Path, suspected: Sequence[str], limits: Thresholds, console: Console) -> dict[str, Outcome]:
+    """Fresh pairs of what is suspected, in fresh processes; and more of them, with those before, while the limit lies
+    in their interval and there are rounds left."""
+    found: dict[str, Outcome] = {}
+    for _ in range(limits.rounds):
+        if not suspected:
+            break
         console.info(f"gate: measured again, by fresh pairs: {', '.join(suspected)}")
         with (
             running(head, base, limits) as workers,
             console.progress(len(suspected), "fresh pairs in fresh processes") as progress,
         ):
-            again = measure(workers, suspected, limits.pairs_again, limits, progress)
-    return [*findings, *(finding(name, first[name], again.get(name), limits) for name in known)]
+            for name, outcome in measure(workers, suspected, limits.pairs_again, limits, progress).items():
+                before = found.get(name)
+                if isinstance(before, Compared) and isinstance(outcome, Compared):
+                    outcome = before.with_more(outcome)
+                found[name] = outcome
+        suspected = [name for name in suspected if _undecided(found[name], limits)]
+    return found
 
 
 @contextmanager
@@ -77,8 +90,12 @@ def measure(
     return found
 
 
-def _slower(found: Outcome, limits: Thresholds) -> bool:
-    return isinstance(found, Compared) and found.slower(limits.limit)
+def _suspicious(found: Outcome, limits: Thresholds) -> bool:
+    return isinstance(found, Compared) and found.suspicious(limits.limit)
+
+
+def _undecided(found: Outcome, limits: Thresholds) -> bool:
+    return isinstance(found, Compared) and found.undecided(limits.limit)
 
 
 def finding(

@@ -16,6 +16,7 @@ WHOLE = (
     "run.threads",
     "speed.pairs",
     "speed.pairs_again",
+    "speed.rounds",
     "golden.steps",
     "smoke.steps",
 )
@@ -24,14 +25,16 @@ SHARES = ("speed.limit", "speed.seconds")
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """threads: of every worker. limit: a case is suspected whose median ratio head / base is above it. pairs,
-    pairs_again: ratios of a first and of a second measurement. seconds: least length of one. golden_steps, smoke_steps:
+    """threads: of every worker. limit: a case is slower whose median ratio head / base is above it. pairs, pairs_again:
+    ratios of a first measurement and of each of the fresh ones, of which there are `rounds` at most. seconds: least
+    length of one. golden_steps, smoke_steps:
     training steps whose losses are stored, and before the metrics. smoke: metric -> share by which it may stray."""
 
     threads: int
     limit: float
     pairs: int
     pairs_again: int
+    rounds: int
     seconds: float
     golden_steps: int
     smoke_steps: int
@@ -66,6 +69,7 @@ def load(path: Path = FILE) -> Thresholds:
         limit=read["speed.limit"],
         pairs=int(read["speed.pairs"]),
         pairs_again=int(read["speed.pairs_again"]),
+        rounds=int(read["speed.rounds"]),
         seconds=read["speed.seconds"],
         golden_steps=int(read["golden.steps"]),
         smoke_steps=int(read["smoke.steps"]),

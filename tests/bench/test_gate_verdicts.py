@@ -99,6 +99,15 @@ def test_a_verdict_needs_both_the_median_and_its_interval() -> None:
     assert Compared(ratios=(2.0,) * 5, seconds=1.0).interval == (-np.inf, np.inf)
 
 
+def test_what_is_measured_again_and_what_once_more() -> None:
+    assert compared(1.06, 0.001).suspicious(1.1) and not compared(1.04, 0.001).suspicious(1.1)
+    assert compared(1.2, 1.5).suspicious(1.1)  # wide: it proves nothing, and rules nothing out
+    assert compared(1.09, 0.05).undecided(1.1) and compared(1.12, 0.05).undecided(1.1)
+    assert not compared(1.2, 0.01).undecided(1.1) and not compared(1.0, 0.01).undecided(1.1)
+    both = compared(1.0, 0.01).with_more(compared(1.2, 0.01, pairs=31))
+    assert len(both.ratios) == 46 and both.slower(1.1) and both.seconds == pytest.approx(0.1)
+
+
 def test_noise_alone_is_hardly_suspected_and_a_fifth_is_nearly_always() -> None:
     """Ratios whose logarithm strays by 8%, which is worse than what the docs report of a busy machine."""
     same = [compared_by_chance(1.0, seed).slower(LIMITS.limit) for seed in range(500)]

@@ -8,6 +8,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from bench.gates import benchmarks, clock, speed, thresholds, trees, worker
 from bench.gates.baseline import Baseline
 from bench.gates.counts import Live, Reads
 from bench.gates.findings import Finding
-from bench.gates.pairs import BaseError, compare
+from bench.gates.pairs import BaseError, Compared, compare
 from bench.gates.workers import WorkerError
 
 LIMITS = thresholds.load()
@@ -262,6 +263,28 @@ def test_only_what_is_suspected_is_measured_again_by_new_workers(running: list[A
         "s/c": "regression",
     }
     assert "fresh" not in found["s/a"].said and "fresh" in found["s/b"].said
+
+
+def rounds(monkeypatch: pytest.MonkeyPatch, *medians: Compared | WorkerError) -> tuple[Any, int]:
+    """What `fresh` makes of such measurements, and how many it took."""
+    left = list(medians)
+    monkeypatch.setattr(speed, "running", lambda *_: nullcontext([]))
+    monkeypatch.setattr(speed, "measure", lambda *_: {"s/a": left.pop(0)})
+    found = speed.fresh(Path("head"), Path("base"), ["s/a"], LIMITS, Console(as_json=True))
+    return found["s/a"], len(medians) - len(left)
+
+
+def test_fresh_pairs_go_on_while_the_limit_lies_in_their_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    sure, quick = (Compared(ratios=(ratio,) * 15, seconds=0.1) for ratio in (1.2, 1.0))
+    unsure = Compared(ratios=(1.0,) * 8 + (1.2,) * 7, seconds=0.1)
+    assert rounds(monkeypatch, sure, quick, quick) == (sure, 1)
+    assert rounds(monkeypatch, quick, sure, sure) == (quick, 1)
+    found, taken = rounds(monkeypatch, unsure, sure, quick)
+    assert taken == 2 and found.slower(LIMITS.limit) and len(found.ratios) == 30
+    found, taken = rounds(monkeypatch, unsure, unsure, unsure, sure)
+    assert taken == LIMITS.rounds == 3 and not found.slower(LIMITS.limit)
+    found, taken = rounds(monkeypatch, unsure, WorkerError("gone"), sure)
+    assert taken == 2 and isinstance(found, WorkerError)
 
 
 def test_a_case_that_breaks_fails_and_one_that_only_the_base_lacks_does_not(running: list[Any]) -> None:
