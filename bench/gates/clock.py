@@ -7,7 +7,10 @@ nothing tells it, this is a wall clock."""
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 WAITS = Path("/proc/thread-self/schedstat")
@@ -24,6 +27,25 @@ def own() -> float:
             break
         before = waited
     return now - waited / 1e9
+
+
+def processor() -> int | None:
+    """The last of the processors that this thread may run on; None where the system doesn't tell."""
+    return max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+
+
+@contextmanager
+def on(number: int | None) -> Iterator[None]:
+    """Keep this thread on one processor meanwhile, where a number is given and the system can."""
+    if number is None or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {number})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _waited() -> int:

@@ -7,6 +7,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
+from bench.gates import clock
 from bench.gates.workers import Worker, WorkerError
 from bench.quantiles import median_interval
 
@@ -59,8 +60,8 @@ class Compared:
 
 
 def compare(base: Worker, head: Worker, case: str, *, pairs: int, seconds: float) -> Compared:
-    """So many pairs of a case, each measurement of about so many seconds. WorkerError where the head can't do it,
-    BaseError where only the base can't."""
+    """So many pairs of a case, each measurement of about so many seconds, all on one processor: what else is at work
+    on the machine may slow one of two. WorkerError where the head can't do it, BaseError where only the base can't."""
     for worker in (base, head):
         worker.ask("prepare", case=case)
     ready, fault = None, None
@@ -73,10 +74,11 @@ def compare(base: Worker, head: Worker, case: str, *, pairs: int, seconds: float
         assert fault is not None
         raise fault
     calls = max(1, min(MOST_CALLS, math.ceil(seconds / max(min(ready["seconds"], mine["seconds"]), 1e-9))))
-    ratios, own = [], []
+    ratios, own, processor = [], [], clock.processor()
     for pair in range(pairs):
         order = (base, head) if pair % 2 else (head, base)
-        taken = {worker: worker.call("time", case=case, calls=calls)["seconds"] for worker in order}
+        words = {"case": case, "calls": calls, "processor": processor}
+        taken = {worker: worker.call("time", **words)["seconds"] for worker in order}
         own.append(taken[head])
         ratios.append(taken[head] / max(taken[base], 1e-12))
     return Compared(ratios=tuple(ratios), seconds=statistics.median(own))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,19 @@ def test_the_clock_counts_work_and_sleep_and_no_more_than_the_wall_has() -> None
 
 
 # ------------------------------------------------------------------------------------------------- counters
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system does not let a thread choose its processor"
+)
+def test_a_timing_stays_on_one_processor_and_gives_the_others_back() -> None:
+    before, chosen = os.sched_getaffinity(0), clock.processor()
+    assert chosen in before
+    with pytest.raises(ZeroDivisionError), clock.on(chosen):
+        assert os.sched_getaffinity(0) == {chosen}
+        _ = 1 / 0
+    with clock.on(None):
+        assert os.sched_getaffinity(0) == before
 
 
 def test_live_bytes_are_counted_and_views_are_free() -> None:
