@@ -199,9 +199,10 @@ class VaePretrainConfig:
 
     channels: tuple[Width, ...] = (32, 64, 80)
     latent_channels: Annotated[int, Range(1, 1024)] = 4
-    kl_weight: Annotated[float, Range(0, 1000)] = 5e-4
-    """Of the divergence a latent element, in nats: enough that a little noise in a latent is a little noise in its
-    picture."""
+    latent_noise: Annotated[float, Range(0, 10)] = 0.4
+    """Noise on the latents that the decoder learns from, at most, in their own standard deviations: it takes the place
+    of AutoencoderKL's divergence. A latent that a diffusion model drew is never exact, and a decoder that was never
+    shown such latents makes smudges of them (arXiv 2507.15856, 2510.11690)."""
     scale_weight: Annotated[float, Range(0, 1000)] = 1.0
     """Of the same error between latents and pictures shrunk to half their side: without it neighbouring latents have
     little in common, and a diffusion model learns slowly what to draw (arXiv 2502.14831, 2502.09509)."""

@@ -38,7 +38,7 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
         draw = generator(config.seed, "vae/batch", step)
         batch = to_unit(_mixed(images, recipe, draw)).contiguous(memory_format=torch.channels_last)
         return reconstruction_loss(
-            model, batch, kl_weight=recipe.kl_weight, scale_weight=recipe.scale_weight, draw=draw
+            model, batch, latent_noise=recipe.latent_noise, scale_weight=recipe.scale_weight, draw=draw
         )
 
     fitted = fit(
@@ -58,15 +58,15 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
 
 
 def reconstruction_loss(
-    model: Any, pictures: Tensor, *, kl_weight: float, scale_weight: float, draw: torch.Generator
+    model: Any, pictures: Tensor, *, latent_noise: float, scale_weight: float, draw: torch.Generator
 ) -> Tensor:
-    """The error of decoded latents, plus the weighted KL divergence a latent element (arXiv 1312.6114), plus the
-    weighted error of latents shrunk to half their side and then decoded, against pictures shrunk likewise
-    (arXiv 2502.14831)."""
-    posterior = model.encode(pictures).latent_dist
-    latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=draw)
-    divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-    loss: Tensor = decoding_error(model, latents, pictures) + kl_weight * divergence
+    """The error of pictures decoded from noised latents, plus the weighted error of the same latents shrunk to half
+    their side and then decoded, against pictures shrunk likewise (arXiv 2502.14831). A picture's noise has at most
+    `latent_noise` standard deviations of each channel's latents in the batch."""
+    latents = model.encode(pictures).latent_dist.mean
+    level = latent_noise * torch.rand(len(latents), 1, 1, 1, generator=draw)
+    latents = latents + level * latents.std(dim=(0, 2, 3), keepdim=True) * torch.randn(latents.shape, generator=draw)
+    loss = decoding_error(model, latents, pictures)
     if scale_weight:
         loss = loss + scale_weight * decoding_error(model, F.avg_pool2d(latents, 2), F.avg_pool2d(pictures, 2))
     return loss
