@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from approaches.shared.sources import Source, check_folder, shipped
 from approaches.shared.vae import LatentCodec
@@ -39,6 +40,17 @@ def test_a_shipped_codec_rebuilds_held_out_shapes(name: str) -> None:
     assert psnr(codec.model, images)[0] >= 34
     latents = codec.encode_images(images)
     assert abs(float(latents.mean())) < 0.2 and abs(float(latents.std()) - 1) < 0.2  # what the scale and shift are for
+
+
+@pytest.mark.parametrize("name", named("vae"))
+def test_a_shipped_codec_forgives_latents_that_are_not_exact(name: str) -> None:
+    codec = LatentCodec.load(f"shipped:{name}")
+    images = np.stack([sample.image for sample in Shapes.build(Config().data, "test").first(64)])
+    latents = codec.encode_images(images)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    rebuilt = codec.decode_images(latents + 0.2 * noise).astype(np.float64)
+    error = ((rebuilt - images) ** 2).mean()
+    assert 10 * np.log10(255**2 / error) >= 32
 
 
 @pytest.mark.parametrize("name", named("clip"))

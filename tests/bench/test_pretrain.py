@@ -34,7 +34,7 @@ from bench.pretrain.arguments import MODELS, PretrainArguments, check
 from bench.pretrain.card import evaluations
 from bench.pretrain.clip import contrastive_loss, sides_loss, twin_loss
 from bench.pretrain.clip_batches import SIDES, Batch
-from bench.pretrain.vae import _mixed, psnr
+from bench.pretrain.vae import _mixed, psnr, reconstruction_loss
 from metrics.alignment import Clip
 from tests.approaches.checkpoints import drawn
 
@@ -301,3 +301,44 @@ def test_sides_are_read_where_they_are_said() -> None:
 @pytest.mark.parametrize(("steps", "times"), [(1, 4), (12, 4), (50, 5), (2000, 20)])
 def test_a_short_training_is_evaluated_less_often(steps: int, times: int) -> None:
     assert evaluations(steps, 20) == times
+
+
+class Passing(Brighter):
+    """Its latents are its pictures, at some scale, and it knows that scale."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(0)
+        self.scale = scale
+
+    def encode(self, pictures: Tensor) -> Any:
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=pictures * self.scale))
+
+    def decode(self, latents: Tensor) -> Any:
+        return SimpleNamespace(sample=latents / self.scale)
+
+
+def noised_loss(scale: float, noise: float) -> float:
+    drawn_pictures = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    draw = torch.Generator().manual_seed(2)
+    loss = reconstruction_loss(Passing(scale), drawn_pictures, latent_noise=noise, scale_weight=0.0, draw=draw)
+    return float(loss)
+
+
+def test_latent_noise_is_measured_in_the_latents_own_spread() -> None:
+    assert noised_loss(1.0, 0.4) == pytest.approx(noised_loss(100.0, 0.4), rel=1e-4)  # growing does not drown it
+    assert noised_loss(1.0, 0.8) == pytest.approx(2 * noised_loss(1.0, 0.4), rel=0.01)
+    assert noised_loss(1.0, 0.0) == pytest.approx(1e-4, rel=0.01)  # the root's floor: nothing is lost
+
+
+def test_latent_noise_is_of_every_level_up_to_its_limit() -> None:
+    pictures = torch.rand(4000, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    seen = []
+
+    class Watching(Passing):
+        def decode(self, latents: Tensor) -> Any:
+            seen.append((latents - pictures).flatten(1).std(1) / pictures.std())
+            return super().decode(latents)
+
+    draw = torch.Generator().manual_seed(2)
+    reconstruction_loss(Watching(1.0), pictures, latent_noise=0.4, scale_weight=0.0, draw=draw)
+    assert float(seen[0].mean()) == pytest.approx(0.2, rel=0.05) and float(seen[0].min()) < 0.02
