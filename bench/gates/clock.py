@@ -36,8 +36,8 @@ def processor() -> int | None:
 
 @contextmanager
 def on(number: int | None) -> Iterator[None]:
-    """Keep this thread on one processor meanwhile, where a number is given and the system can."""
-    if number is None or not hasattr(os, "sched_setaffinity"):
+    """Keep this thread on one processor meanwhile, where `processor` told one."""
+    if number is None:
         yield
         return
     before = os.sched_getaffinity(0)

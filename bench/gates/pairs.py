@@ -74,10 +74,10 @@ def compare(base: Worker, head: Worker, case: str, *, pairs: int, seconds: float
         assert fault is not None
         raise fault
     calls = max(1, min(MOST_CALLS, math.ceil(seconds / max(min(ready["seconds"], mine["seconds"]), 1e-9))))
-    ratios, own, processor = [], [], clock.processor()
+    words = {"case": case, "calls": calls, "processor": clock.processor()}
+    ratios, own = [], []
     for pair in range(pairs):
         order = (base, head) if pair % 2 else (head, base)
-        words = {"case": case, "calls": calls, "processor": processor}
         taken = {worker: worker.call("time", **words)["seconds"] for worker in order}
         own.append(taken[head])
         ratios.append(taken[head] / max(taken[base], 1e-12))

@@ -40,9 +40,6 @@ def test_the_clock_counts_work_and_sleep_and_no_more_than_the_wall_has() -> None
     assert 0.05 <= own <= wall + 1e-3
 
 
-# ------------------------------------------------------------------------------------------------- counters
-
-
 @pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="this system does not let a thread choose its processor"
 )
@@ -54,6 +51,9 @@ def test_a_timing_stays_on_one_processor_and_gives_the_others_back() -> None:
         _ = 1 / 0
     with clock.on(None):
         assert os.sched_getaffinity(0) == before
+
+
+# ------------------------------------------------------------------------------------------------- counters
 
 
 def test_live_bytes_are_counted_and_views_are_free() -> None:
