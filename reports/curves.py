@@ -41,13 +41,13 @@ def by_images(contenders: Sequence[Contender]) -> Plot:
 
 
 def _sweep(contenders: Sequence[Contender], curve: str, question: str, label: str) -> Plot:
-    """A quality against what was varied."""
+    """A quality against what was varied: a distance, where no run has one a loss, else the first number by name."""
     names = {n for c in contenders for row in c.record.curves.get(curve, ()) for n in row}
     metric = next(
         (
             n
-            for n in sorted(names, key=lambda n: (not is_distance(n), n))
-            if n not in (curve, "step") and _is_metric(n, names)
+            for n in sorted(names, key=lambda n: (not is_distance(n), "loss" not in n, n))
+            if n not in (curve, "step", "pictures") and _is_metric(n, names)
         ),
         None,
     )

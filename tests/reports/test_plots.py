@@ -15,6 +15,7 @@ from reports.claims import order
 from reports.contenders import Contender, contenders
 from reports.figures import Plot
 from reports.gather import Run
+from reports.glossary import meaning
 from tests.reports.records import APPROACHES, contender, record_of
 
 POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=9)
@@ -81,6 +82,22 @@ def test_inlined_figures_share_no_id_no_style_and_no_colour_with_the_page(drawn:
         for colour in (*svg.SERIES, svg.INK, svg.FAINT, svg.PAPER):
             assert colour not in text
     assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        ({"clip_score": 20.0, "validation_loss": 0.5, "fd_efficientnet_lite0": 90.0}, "fd_efficientnet_lite0"),
+        ({"clip_score": 20.0, "validation_loss": 0.5}, "validation_loss"),
+        ({"clip_score": 20.0, "clip_score_low": 19.0, "clip_score_high": 21.0}, "clip_score"),
+        ({}, None),
+    ],
+)
+def test_a_sweep_shows_a_distance_else_a_loss_and_never_a_count(columns: dict[str, float], shown: str | None):
+    rows = tuple({"images": images, "pictures": 512.0, **columns} for images in (8e3, 16e3))
+    runs = [Run(record=record_of(APPROACHES[0], curves={"images": rows}), folder=Path("x"))]
+    plot = curves.by_images(contenders(runs, order()))
+    assert (plot.table[0][-1] if plot.table else None) == (shown and meaning(shown).title)
 
 
 def test_contenders_are_told_apart_without_colour():
