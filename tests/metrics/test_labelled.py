@@ -1,8 +1,9 @@
-"""The scene parser against a person's eye, on 100 pictures that a trained system drew.
+"""The scene parser against labels given by eye, on 100 pictures that a trained system drew.
 
 drawn.png: ten by ten pictures of 32 px, the first held-out captions of a `dual_tower` of 600 steps (preset tiny, seed
 0). labels.json: for each the background and every object's colour, with its shape where the eye is sure of it; null
-where the eye is not sure what is there. Labelled from an enlargement, before the parser had seen them.
+where the eye is not sure what is there. Labelled from an enlargement by an AI model, no person, before the parser had
+seen them; ten of the clear ones are blank.
 
 The bounds are what the parser reached, not what is asked of it (95%): docs/metrics.md says where it falls short.
 """
