@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
+from bench.class_source import sources_read_once
 from bench.config import Config
 from bench.errors import UserError, nearest
 from bench.presets import load_config, preset
@@ -65,7 +66,7 @@ def parse(kind: type[Any], words: Sequence[str], *, verb: str, program: str, con
     fields = [(name, Annotated[part, unprefixed], field(default=value)) for name, part, value in parts]
     whole = dataclasses.make_dataclass("Whole", fields, kw_only=True, frozen=True)
     flags = {flag: hint for _, part, _ in parts for flag, hint in flags_of(part)}
-    with _one_sentence(words, flags, verb, f"{program} {verb} --help"):
+    with _one_sentence(words, flags, verb, f"{program} {verb} --help"), sources_read_once():
         parsed: Any = tyro.cli(
             whole,
             args=list(words),
