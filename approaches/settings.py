@@ -130,7 +130,7 @@ class ModularSettings(Settings):
 
     planner: Literal["lm", "rules", "oracle", "empty"] = "lm"
     """Who writes the plan: the language model, a rule-based parser, the true scene, or nobody."""
-    redraws: Annotated[int, Range(0, 100)] = 2
+    redraws: Annotated[int, Range(0, 100)] = 1
     """Rounds in which pictures that the checker turns down are drawn again."""
     threshold: Share = 0.5
     """Least probability at which the checker accepts a picture."""

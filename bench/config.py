@@ -102,7 +102,7 @@ class TrainConfig:
 
     budget: Literal["images", "steps", "flops", "seconds"] = "images"
     """What is made equal: images seen, optimiser steps, floating-point operations, or seconds of training."""
-    amount: Annotated[float, Range(0, 1e24, above=True)] = 19_200.0
+    amount: Annotated[float, Range(0, 1e24, above=True)] = 12_000.0
     """How much of it."""
     batch: Annotated[int, Range(3, 1_000_000)] = 24
     """Captioned pictures a step, over all ranks and accumulated parts: some to draw, the rest to describe."""

@@ -54,7 +54,8 @@ def _polynomial(square: Tensor) -> Tensor:
         factor = torch.baddbmm(square, square, square, beta=b, alpha=c)
         factor.diagonal(dim1=-2, dim2=-1).add_(a)
         whole = factor @ whole if index else factor
-        square = factor @ square @ factor
+        if index + 1 < ITERATIONS:
+            square = factor @ square @ factor
     return whole
 
 

@@ -1,16 +1,17 @@
 """What is in a picture of the procedural world, read from its pixels by rules.
 
 No learned model, and nothing shared with whatever an approach may use to check its own pictures. The steps: the
-background from the border; each pixel unmixed into background and one ink; connected components of one ink; a shape,
-a radius and a centre for each from its area and centroid, judged by the overlap with that shape drawn anew; components
-of touching objects split first.
+background from the border; each pixel unmixed into background and one ink; connected components, taken whole where one
+ink may explain them and apart by ink elsewhere; a shape, a radius, a stretch and a centre for each from its area,
+centroid and variances, judged by the overlap with that shape drawn anew; what no one shape explains is tried as several
+that touch.
 
 H W picture height and width; coordinates and radii are fractions, as in `bench.data.scene`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,9 +39,11 @@ BORDER_SHARE = 0.75  # of the border's pixels that must be within PAPER_DISTANCE
 INK_DISTANCE = 80.0  # RGB units from the line between paper and ink, at most
 PAPER, FOREIGN = -1, -2  # labels of pixels that are no ink
 SMALLEST_AREA = 0.4  # of the smallest object's area; a component below it is debris
-OVERLAP_SPLIT = 0.84  # intersection over union below which a component is tried as several objects
-OVERLAP_KNOWN = 0.6  # below it, no shape of this world
-CONFIDENT = 0.55  # a picture of which less is explained is rejected
+OVERLAP_KNOWN = 0.6  # intersection over union below which something is no shape of this world, or several
+STRETCH = 1.4  # times, at most, that an object is wider or narrower than its shape, and less high or higher
+ROUNDED = 0.03  # of overlap that a circle must have more than a shape with corners
+ONE_INK = 0.9  # of a component's pixels, at least, that one ink may explain for it to be one object
+CONFIDENT = 0.6  # a picture of which less is explained is rejected
 BETWEEN_SIZES = (RADII["small"] * RADII["large"]) ** 0.5
 LARGEST = 1.35 * RADII["large"]
 MOST = 6  # objects tried for in one component
@@ -86,19 +89,11 @@ def parse(picture: NDArray[np.uint8]) -> Parsed:
     background, paper = _paper(pixels)
     if background is None:
         return Parsed(things=(), background=None, confidence=0.0, rejected="the border is no background of this world")
-    amount, label = _unmix(pixels, paper)
+    amount, near, label = _unmix(pixels, paper)
     least = _LEAST * pixels.shape[1] ** 2
-    things: list[Thing] = []
-    explained = np.zeros(label.shape)
-    for number, ink in enumerate(INKS):
-        parts, count = ndimage.label(label == number)
-        areas = np.bincount(parts.ravel(), minlength=count + 1)
-        for part in range(1, count + 1):
-            if areas[part] < least:
-                continue
-            for fit in _fits(_soft(parts == part, amount[number], label)):
-                things.append(_thing(fit, ink))
-                explained = np.maximum(explained, fit.cover)
+    found = [each for body in _bodies(label != PAPER, least) for each in _inked(body, amount, near, label)]
+    things = [_thing(fit, ink) for fit, ink in found]
+    explained = np.max([fit.cover for fit, _ in found], axis=0, initial=0.0) if found else np.zeros(label.shape)
     inked = np.where(ndimage.binary_dilation(label != PAPER), amount.max(axis=0), 0.0)
     empty = not things and (label != PAPER).sum() < least
     confidence = 1.0 if empty else _overlap(explained, inked)
@@ -135,9 +130,9 @@ def _paper(pixels: Floats) -> tuple[str | None, Floats]:
     return (name if known else None), middle
 
 
-def _unmix(pixels: Floats, paper: Floats) -> tuple[Floats, NDArray[np.int64]]:
-    """Each pixel as paper and one ink: how much of it each ink would cover (inks H W), and the index of the ink that
-    explains it best where that covers at least half; FOREIGN where none explains it, PAPER elsewhere."""
+def _unmix(pixels: Floats, paper: Floats) -> tuple[Floats, Mask, NDArray[np.int64]]:
+    """Each pixel as paper and one ink: how much of it each ink would cover, which inks may explain it (both inks H W),
+    and the index of the ink that does so best where that covers half or more; FOREIGN where none does, else PAPER."""
     away = np.array(list(INKS.values())) - paper
     offset = pixels - paper
     amount = np.clip(np.einsum("hwc,ic->ihw", offset, away) / (away**2).sum(axis=1)[:, None, None], 0, 1)
@@ -145,7 +140,33 @@ def _unmix(pixels: Floats, paper: Floats) -> tuple[Floats, NDArray[np.int64]]:
     label = rest.argmin(axis=0)
     best = np.take_along_axis(amount, label[None], axis=0)[0]
     label = np.where(best >= 0.5, label, PAPER)
-    return amount, np.where(rest.min(axis=0) > INK_DISTANCE, FOREIGN, label)
+    near = rest <= INK_DISTANCE
+    return amount, near, np.where(near.any(axis=0), label, FOREIGN)
+
+
+def _bodies(mask: Mask, least: float) -> Iterator[Mask]:
+    """The connected components of a mask (H W) that are no debris."""
+    parts, count = ndimage.label(mask)
+    areas = np.bincount(parts.ravel(), minlength=count + 1)
+    for part in range(1, count + 1):
+        if areas[part] >= least:
+            yield parts == part
+
+
+def _inked(body: Mask, amount: Floats, near: Mask, label: NDArray[np.int64]) -> Iterator[tuple[_Fit, str]]:
+    """The objects that a component is, each with its ink: one where one ink and one shape may explain it (yellow and
+    orange are alike: a spot of the one on the other is no object); else those of each ink apart."""
+    names = list(INKS)
+    main = int(np.bincount(np.maximum(label[body], 0), minlength=len(names)).argmax())
+    if near[main][body].mean() >= ONE_INK:
+        whole = _fits(_soft(body, amount[main], label))
+        if len(whole) == 1:
+            yield whole[0], names[main]
+            return
+    for number, ink in enumerate(names):
+        for part in _bodies(body & (label == number), _LEAST * label.shape[1] ** 2):
+            for fit in _fits(_soft(part, amount[number], label)):
+                yield fit, ink
 
 
 def _soft(part: Mask, amount: Floats, label: NDArray[np.int64]) -> Floats:
@@ -159,7 +180,7 @@ def _fits(amount: Floats) -> list[_Fit]:
     width = amount.shape[1]
     single = _fit(amount)
     best, score = [single], single.overlap
-    if score < OVERLAP_SPLIT or single.radius > LARGEST * width:
+    if score < OVERLAP_KNOWN or single.radius > LARGEST * width:
         for count in range(2, MOST + 1):
             fits = _split(amount, count)
             if fits is None:
@@ -172,18 +193,22 @@ def _fits(amount: Floats) -> list[_Fit]:
 
 
 def _fit(amount: Floats) -> _Fit:
-    """The shape that, drawn with the area and centroid of `amount` (H W), overlaps it most."""
+    """The shape that, drawn with the area, centroid and stretch of `amount` (H W), overlaps it most; a circle only
+    where none with corners does nearly as well, since blur rounds corners."""
     area = amount.sum()
-    x = float((amount.sum(axis=0) * (np.arange(amount.shape[1]) + 0.5)).sum() / area)
-    y = float((amount.sum(axis=1) * (np.arange(amount.shape[0]) + 0.5)).sum() / area)
+    columns, rows = np.arange(amount.shape[1]) + 0.5, np.arange(amount.shape[0]) + 0.5
+    across, down = amount.sum(axis=0) / area, amount.sum(axis=1) / area
+    x, y = float(across @ columns), float(down @ rows)
+    variances = float(across @ (columns - x) ** 2), float(down @ (rows - y) ** 2)
+    stretch = float(np.clip((variances[0] / max(variances[1], 1e-9)) ** 0.25, 1 / STRETCH, STRETCH))
     fits = []
     for shape, unit in _AREA.items():
         radius = float(np.sqrt(area / unit))
-        centre = y - _SINK[shape] * radius
-        cover = _draw(shape, x, centre, radius, amount.shape)
+        centre = y - _SINK[shape] * radius / stretch
+        cover = _draw(shape, x, centre, radius, amount.shape, stretch)
         overlap = _overlap(cover, amount)
         fits.append(_Fit(shape=shape, x=x, y=centre, radius=radius, cover=cover, overlap=overlap))
-    return max(fits, key=lambda fit: fit.overlap)
+    return max(fits, key=lambda fit: fit.overlap - (ROUNDED if fit.shape == "circle" else 0))
 
 
 def _split(amount: Floats, count: int) -> list[_Fit] | None:
@@ -224,15 +249,16 @@ def _thing(fit: _Fit, ink: str) -> Thing:
     return Thing(shape=fit.shape, colour=ink, size=size, x=fit.x / width, y=fit.y / height, radius=radius)
 
 
-def _draw(shape: str, x: float, y: float, radius: float, frame: Sequence[int]) -> Floats:
-    """How much of each pixel of a frame (H W) a shape covers; sizes in pixels."""
+def _draw(shape: str, x: float, y: float, radius: float, frame: Sequence[int], stretch: float = 1.0) -> Floats:
+    """How much of each pixel of a frame (H W) a shape covers; sizes in pixels. stretch: it is so many times wider and
+    less high."""
     cover = np.zeros(tuple(frame))
-    reach = 1.3 * radius
-    left, right = max(0, int(x - reach)), min(frame[1], int(x + reach) + 2)
-    top, bottom = max(0, int(y - reach)), min(frame[0], int(y + reach) + 2)
+    wide, high = radius * stretch, radius / stretch
+    left, right = max(0, int(x - 1.3 * wide)), min(frame[1], int(x + 1.3 * wide) + 2)
+    top, bottom = max(0, int(y - 1.3 * high)), min(frame[0], int(y + 1.3 * high) + 2)
     steps = (np.arange(SUPERSAMPLE) + 0.5) / SUPERSAMPLE
-    u = ((np.arange(left, right)[:, None] + steps).ravel() - x)[None, :] / radius
-    v = ((np.arange(top, bottom)[:, None] + steps).ravel() - y)[:, None] / radius
+    u = ((np.arange(left, right)[:, None] + steps).ravel() - x)[None, :] / wide
+    v = ((np.arange(top, bottom)[:, None] + steps).ravel() - y)[:, None] / high
     inside = _inside(shape, u, v).reshape(bottom - top, SUPERSAMPLE, right - left, SUPERSAMPLE)
     cover[top:bottom, left:right] = inside.mean(axis=(1, 3))
     return cover

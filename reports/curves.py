@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,9 +67,13 @@ def _is_metric(name: str, names: set[str]) -> bool:
 
 def _points(contender: Contender, curve: str, x: str, y: str, factor: float = 1.0) -> tuple[Any, ...]:
     rows = contender.record.curves.get(curve, ())
-    return tuple(
-        (row[x] * factor, row[y], row.get(f"{y}_low"), row.get(f"{y}_high")) for row in rows if x in row and y in row
-    )
+    return tuple((row[x] * factor, row[y], *_bounds(row, y)) for row in rows if x in row and y in row)
+
+
+def _bounds(row: Mapping[str, float], name: str) -> tuple[float | None, float | None]:
+    """Both bounds of a column in a row; neither where one is missing."""
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return (None, None) if low is None or high is None else (low, high)
 
 
 def by_compute(contenders: Sequence[Contender]) -> Plot:

@@ -94,25 +94,28 @@ def _flat(values: Any, path: str = "") -> dict[str, Any]:
     return {path.strip(): values}
 
 
-def renewed(old: Baseline | None, new: Baseline, reason: str) -> Baseline:
-    """The new one with the old one's other machines and history, and why it changed. Golden losses of other kinds of
-    machine are kept only for names whose losses here are as they were: of the rest they tell nothing any more."""
+def merged(old: Baseline | None, new: Baseline) -> Baseline:
+    """The new one with the old one's other machines and history. Golden losses of other kinds of machine are kept only
+    for names whose losses here are as they were, or were not known here: of the rest they tell nothing any more."""
     found = copy.deepcopy(new)
-    entry = {"date": datetime.now(UTC).date().isoformat(), "reason": reason}
-    lines = changes(old, new)
-    entry["changes"] = [*lines[:SHOWN], *([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])]  # type: ignore[assignment]
-    if old is not None:
-        found.history = [*old.history, entry]
-        here = next(iter(new.golden), "")
-        same = {
-            name for name, losses in new.golden.get(here, {}).items() if old.golden.get(here, {}).get(name) == losses
-        }
-        for kind, named in old.golden.items():
-            kept = {name: losses for name, losses in named.items() if name in same or here not in old.golden}
-            if kind not in found.golden and kept:
-                found.golden[kind] = kept
-    else:
-        found.history = [entry]
+    if old is None:
+        return found
+    found.history = list(old.history)
+    here = next(iter(new.golden), "")
+    same = {name for name, losses in new.golden.get(here, {}).items() if old.golden.get(here, {}).get(name) == losses}
+    for kind, named in old.golden.items():
+        kept = {name: losses for name, losses in named.items() if name in same or here not in old.golden}
+        if kind not in found.golden and kept:
+            found.golden[kind] = kept
+    return found
+
+
+def renewed(old: Baseline | None, new: Baseline, reason: str) -> Baseline:
+    """`merged`, with one more entry of history: what changed and why."""
+    found = merged(old, new)
+    lines = changes(old, found)
+    shown = [*lines[:SHOWN], *([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])]
+    found.history.append({"date": datetime.now(UTC).date().isoformat(), "reason": reason, "changes": shown})
     return found
 
 

@@ -165,7 +165,7 @@ def update(reason: str, limits: Thresholds, console: Console) -> int:
         smoke={name: intervals(values, limits) for name, values in quality.items() if name.startswith("smoke/")},
         golden={about["machine"]: {name: v for name, v in quality.items() if name.startswith("golden/")}},
     )
-    lines = stored.changes(old, new)
+    lines = stored.changes(old, stored.merged(old, new))
     for line in lines:
         console.info(line)
     if not lines:

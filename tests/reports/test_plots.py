@@ -90,6 +90,7 @@ def test_inlined_figures_share_no_id_no_style_and_no_colour_with_the_page(drawn:
         ({"clip_score": 20.0, "validation_loss": 0.5, "fd_efficientnet_lite0": 90.0}, "fd_efficientnet_lite0"),
         ({"clip_score": 20.0, "validation_loss": 0.5}, "validation_loss"),
         ({"clip_score": 20.0, "clip_score_low": 19.0, "clip_score_high": 21.0}, "clip_score"),
+        ({"clip_score": 20.0, "clip_score_low": 19.0}, "clip_score"),
         ({}, None),
     ],
 )
