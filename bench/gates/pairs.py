@@ -47,10 +47,11 @@ class Compared:
 
     def suspicious(self, limit: float) -> bool:
         """Whether the median is nearer to the limit than to 1, however wide the interval: to be measured again."""
-        return self.median > (1.0 + limit) / 2
+        return self.median > halfway(limit)
 
     def undecided(self, limit: float) -> bool:
-        """Whether the limit lies in the interval: more pairs may say on which side of it the median is."""
+        """Whether the limit lies in the interval: more pairs may say on which side of it the median is. Always so of
+        fewer than six."""
         return self.interval[0] <= limit < self.interval[1]
 
     def with_more(self, more: Compared) -> Compared:
@@ -59,9 +60,15 @@ class Compared:
         return Compared(ratios=(*self.ratios, *more.ratios), seconds=seconds)
 
 
-def compare(base: Worker, head: Worker, case: str, *, pairs: int, seconds: float) -> Compared:
-    """So many pairs of a case, each measurement of about so many seconds, all on one processor: what else is at work
-    on the machine may slow one of two. WorkerError where the head can't do it, BaseError where only the base can't."""
+def halfway(limit: float) -> float:
+    """The ratio between 1 and the limit above which a case is suspected."""
+    return (1.0 + limit) / 2
+
+
+def compare(base: Worker, head: Worker, case: str, *, pairs: int, seconds: float, about: float) -> Compared:
+    """Pairs of a case until the ratio `about` lies outside their interval, so many at most; each measurement of about
+    so many seconds, all on one processor: what else is at work on the machine may slow one of two. WorkerError where
+    the head can't do it, BaseError where only the base can't."""
     for worker in (base, head):
         worker.ask("prepare", case=case)
     ready, fault = None, None
@@ -75,10 +82,12 @@ def compare(base: Worker, head: Worker, case: str, *, pairs: int, seconds: float
         raise fault
     calls = max(1, min(MOST_CALLS, math.ceil(seconds / max(min(ready["seconds"], mine["seconds"]), 1e-9))))
     words = {"case": case, "calls": calls, "processor": clock.processor()}
-    ratios, own = [], []
-    for pair in range(pairs):
-        order = (base, head) if pair % 2 else (head, base)
+    found = Compared(ratios=(), seconds=0.0)
+    own: list[float] = []
+    while len(own) < pairs and found.undecided(about):
+        order = (base, head) if len(own) % 2 else (head, base)
         taken = {worker: worker.call("time", **words)["seconds"] for worker in order}
         own.append(taken[head])
-        ratios.append(taken[head] / max(taken[base], 1e-12))
-    return Compared(ratios=tuple(ratios), seconds=statistics.median(own))
+        ratio = taken[head] / max(taken[base], 1e-12)
+        found = Compared(ratios=(*found.ratios, ratio), seconds=statistics.median(own))
+    return found

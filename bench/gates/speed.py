@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.console import Console, Progress
 from bench.gates.findings import Finding, Status, wanted
 from bench.gates.judge import unseen
-from bench.gates.pairs import BaseError, Compared, compare
+from bench.gates.pairs import BaseError, Compared, compare, halfway
 from bench.gates.thresholds import Thresholds
 from bench.gates.workers import Worker, WorkerError
 
@@ -36,7 +36,7 @@ def judged(
             said = f"there is no base: {why}"
             return [*findings, *(Finding(kind="speed", name=name, status="not judged", said=said) for name in known)]
         with console.progress(len(known), "speed, head against base") as progress:
-            first = measure(workers, known, limits.pairs, limits, progress)
+            first = measure(workers, known, limits.pairs, halfway(limits.limit), limits, progress)
     again = fresh(head, base, [name for name in known if _suspicious(first[name], limits)], limits, console)
     return [*findings, *(finding(name, first[name], again.get(name), limits) for name in known)]
 
@@ -53,7 +53,8 @@ def fresh(head: Path, base: Path, suspected: Sequence[str], limits: Thresholds, 
             running(head, base, limits) as workers,
             console.progress(len(suspected), "fresh pairs in fresh processes") as progress,
         ):
-            for name, outcome in measure(workers, suspected, limits.pairs_again, limits, progress).items():
+            found_now = measure(workers, suspected, limits.pairs_again, limits.limit, limits, progress)
+            for name, outcome in found_now.items():
                 before = found.get(name)
                 if isinstance(before, Compared) and isinstance(outcome, Compared):
                     outcome = before.with_more(outcome)
@@ -76,14 +77,15 @@ def running(head: Path, base: Path | None, limits: Thresholds) -> Iterator[list[
 
 
 def measure(
-    workers: Sequence[Worker], names: Sequence[str], pairs: int, limits: Thresholds, progress: Progress
+    workers: Sequence[Worker], names: Sequence[str], pairs: int, about: float, limits: Thresholds, progress: Progress
 ) -> dict[str, Outcome]:
-    """Pairs of each case by the base's worker and the head's; or what stood in the way."""
+    """Pairs of each case by the base's worker and the head's, at most so many and until it is clear on which side of
+    `about` the ratio is; or what stood in the way."""
     base, head = workers
     found: dict[str, Outcome] = {}
     for name in names:
         try:
-            found[name] = compare(base, head, name, pairs=pairs, seconds=limits.seconds)
+            found[name] = compare(base, head, name, pairs=pairs, seconds=limits.seconds, about=about)
         except (BaseError, WorkerError) as error:
             found[name] = error
         progress.advance(1, name)

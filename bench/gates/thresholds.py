@@ -26,9 +26,9 @@ SHARES = ("speed.limit", "speed.seconds")
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
     """threads: of every worker. limit: a case is slower whose median ratio head / base is above it. pairs, pairs_again:
-    ratios of a first measurement and of each of the fresh ones, of which there are `rounds` at most. seconds: least
-    length of one. golden_steps, smoke_steps: training steps whose losses are stored, and before the metrics. smoke:
-    metric -> share by which it may stray."""
+    most ratios of a first measurement and of each of the fresh ones, of which there are `rounds` at most. seconds:
+    least length of one. golden_steps, smoke_steps: training steps whose losses are stored, and before the metrics.
+    smoke: metric -> share by which it may stray."""
 
     threads: int
     limit: float

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -223,19 +224,42 @@ class Pretended:
 
 def test_pairs_are_ratios_of_head_to_base() -> None:
     base, head = Pretended({"s/a": 0.02}), Pretended({"s/a": 0.03})
-    found = compare(base, head, "s/a", pairs=8, seconds=0.1)  # type: ignore[arg-type]
-    assert found.ratios == pytest.approx([1.5] * 8) and found.seconds == 0.03
-    assert base.asked == head.asked == {"prepare": 1, "time": 8}
+    found = compare(base, head, "s/a", pairs=8, seconds=0.1, about=1.1)  # type: ignore[arg-type]
+    assert found.ratios == pytest.approx([1.5] * 6) and found.seconds == 0.03
+    assert base.asked == head.asked == {"prepare": 1, "time": 6}  # six tell that it is slower than 1.1
+
+
+class Noisy(Pretended):
+    """Whose times scatter as a busy machine's do."""
+
+    def __init__(self, seconds: float, spread: float, seed: int) -> None:
+        super().__init__({"s/a": seconds})
+        self.spread, self.generator = spread, np.random.default_rng(seed)
+
+    def answer(self) -> Any:
+        found = super().answer()
+        return {"seconds": found["seconds"] * float(np.exp(self.spread * self.generator.normal()))}
+
+
+@pytest.mark.parametrize(("slower", "spread"), [(1.0, 0.01), (1.0, 0.05), (1.2, 0.01), (1.2, 0.05)])
+def test_pairs_end_early_where_it_is_clear_and_are_as_right_for_it(slower: float, spread: float) -> None:
+    found = []
+    for seed in range(200):
+        base, head = Noisy(0.1, spread, 2 * seed), Noisy(0.1 * slower, spread, 2 * seed + 1)
+        found.append(compare(base, head, "s/a", pairs=15, seconds=0.1, about=1.1))  # type: ignore[arg-type]
+    lengths = [len(each.ratios) for each in found]
+    assert min(lengths) == 6 and np.mean(lengths) < (6.1 if spread == 0.01 else 12)
+    assert np.mean([each.slower(1.1) == (slower > 1) for each in found]) >= (1.0 if spread == 0.01 else 0.98)
 
 
 def test_whose_fault_it_is_that_a_case_can_not_run() -> None:
     well, ill = {"s/a": 0.02}, {"s/a": "no such thing"}
     with pytest.raises(BaseError):
-        compare(Pretended(ill), Pretended(well), "s/a", pairs=8, seconds=0.1)  # type: ignore[arg-type]
+        compare(Pretended(ill), Pretended(well), "s/a", pairs=8, seconds=0.1, about=1.1)  # type: ignore[arg-type]
     with pytest.raises(WorkerError):
-        compare(Pretended(well), Pretended(ill), "s/a", pairs=8, seconds=0.1)  # type: ignore[arg-type]
+        compare(Pretended(well), Pretended(ill), "s/a", pairs=8, seconds=0.1, about=1.1)  # type: ignore[arg-type]
     with pytest.raises(WorkerError):
-        compare(Pretended(ill), Pretended(ill), "s/a", pairs=8, seconds=0.1)  # type: ignore[arg-type]
+        compare(Pretended(ill), Pretended(ill), "s/a", pairs=8, seconds=0.1, about=1.1)  # type: ignore[arg-type]
 
 
 @pytest.fixture
