@@ -2,7 +2,7 @@
 
 drawn.png: ten by ten pictures of 32 px, the first held-out captions of a `dual_tower` of 600 steps (preset tiny, seed
 0); the parser's rules were tuned on the first 50. drawn-by-four.png: of the runs in docs/example-report, 25 of each
-approach, captions 0 to 24 of `full_retraining`, then on by `dual_tower`, `projection` and `modular`; nothing was tuned on
+approach, captions 0 to 24 of `full_retraining`, then on by `dual_tower`, `projection`, `modular`; nothing was tuned on
 them. Beside each sheet its labels: for each picture the background and every object's colour, with its shape where the
 eye is sure of it; null where the eye is not sure what is there. Labelled from an enlargement by an AI model, no person,
 before the parser had seen them; ten and eight of the clear ones are blank.
