@@ -90,12 +90,11 @@ def parse(picture: NDArray[np.uint8]) -> Parsed:
     if background is None:
         return Parsed(things=(), background=None, confidence=0.0, rejected="the border is no background of this world")
     amount, near, label = _unmix(pixels, paper)
-    least = _LEAST * pixels.shape[1] ** 2
-    found = [each for body in _bodies(label != PAPER, least) for each in _inked(body, amount, near, label)]
+    found = [each for body in _bodies(label != PAPER) for each in _inked(body, amount, near, label)]
     things = [_thing(fit, ink) for fit, ink in found]
-    explained = np.max([fit.cover for fit, _ in found], axis=0, initial=0.0) if found else np.zeros(label.shape)
+    explained = np.max([np.zeros(label.shape), *(fit.cover for fit, _ in found)], axis=0)
     inked = np.where(ndimage.binary_dilation(label != PAPER), amount.max(axis=0), 0.0)
-    empty = not things and (label != PAPER).sum() < least
+    empty = not things and (label != PAPER).sum() < _LEAST * label.shape[1] ** 2
     confidence = 1.0 if empty else _overlap(explained, inked)
     if confidence < CONFIDENT:
         rejected = "most of what is in it is no object of this world"
@@ -144,12 +143,12 @@ def _unmix(pixels: Floats, paper: Floats) -> tuple[Floats, Mask, NDArray[np.int6
     return amount, near, np.where(near.any(axis=0), label, FOREIGN)
 
 
-def _bodies(mask: Mask, least: float) -> Iterator[Mask]:
+def _bodies(mask: Mask) -> Iterator[Mask]:
     """The connected components of a mask (H W) that are no debris."""
     parts, count = ndimage.label(mask)
     areas = np.bincount(parts.ravel(), minlength=count + 1)
     for part in range(1, count + 1):
-        if areas[part] >= least:
+        if areas[part] >= _LEAST * mask.shape[1] ** 2:
             yield parts == part
 
 
@@ -164,7 +163,7 @@ def _inked(body: Mask, amount: Floats, near: Mask, label: NDArray[np.int64]) -> 
             yield whole[0], names[main]
             return
     for number, ink in enumerate(names):
-        for part in _bodies(body & (label == number), _LEAST * label.shape[1] ** 2):
+        for part in _bodies(body & (label == number)):
             for fit in _fits(_soft(part, amount[number], label)):
                 yield fit, ink
 

@@ -53,8 +53,8 @@ def fresh(head: Path, base: Path, suspected: Sequence[str], limits: Thresholds, 
             running(head, base, limits) as workers,
             console.progress(len(suspected), "fresh pairs in fresh processes") as progress,
         ):
-            found_now = measure(workers, suspected, limits.pairs_again, limits.limit, limits, progress)
-            for name, outcome in found_now.items():
+            outcomes = measure(workers, suspected, limits.pairs_again, limits.limit, limits, progress)
+            for name, outcome in outcomes.items():
                 before = found.get(name)
                 if isinstance(before, Compared) and isinstance(outcome, Compared):
                     outcome = before.with_more(outcome)
