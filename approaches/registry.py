@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from bench.errors import UserError, nearest
@@ -72,7 +74,13 @@ class ApproachRegistry(Registry):
 APPROACHES = ApproachRegistry("approach")
 
 
-def _points() -> dict[str, importlib.metadata.EntryPoint]:
+def _points() -> Mapping[str, importlib.metadata.EntryPoint]:
+    return _points_on(tuple(sys.path))
+
+
+@cache
+def _points_on(path: tuple[str, ...]) -> Mapping[str, importlib.metadata.EntryPoint]:
+    """The entry points of packages on this `sys.path`, looked for once: every installed package's files are read."""
     return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
 
 

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from bench.data.scene import Scene
 from bench.seeds import derive
+
+if TYPE_CHECKING:  # `bench list` names what there is without numpy, whose import was a third of its time
+    import numpy as np
+    from numpy.typing import NDArray
 
 SPLITS = ("train", "validation", "test")
 
@@ -84,6 +86,8 @@ class IndexedDataset(Dataset):
 
     def order(self, *, seed: int, rank: int = 0, world: int = 1) -> Iterator[int]:
         """The indices that `stream` visits, without end."""
+        import numpy as np
+
         share = len(self) // world
         if share == 0:
             raise ValueError(f"{self.name}: {len(self)} samples can't be split over {world} ranks")
