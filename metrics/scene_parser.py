@@ -3,8 +3,8 @@
 No learned model, and nothing shared with whatever an approach may use to check its own pictures. The steps: the
 background from the border; each pixel unmixed into background and one ink; connected components, taken whole where one
 ink may explain them and apart by ink elsewhere; a shape, a radius, a stretch and a centre for each from its area,
-centroid and variances, judged by the overlap with that shape drawn anew; what no one shape explains is tried as several
-that touch.
+centroid and variances, judged by the overlap with that shape drawn anew; what no one shape explains is tried without
+its spurs, and as several that touch.
 
 H W picture height and width; coordinates and radii are fractions, as in `bench.data.scene`.
 """
@@ -38,8 +38,11 @@ PAPER_DISTANCE = 70.0  # RGB units from a paper's colour, at most, for the borde
 BORDER_SHARE = 0.75  # of the border's pixels that must be within PAPER_DISTANCE of that median
 INK_DISTANCE = 80.0  # RGB units from the line between paper and ink, at most
 PAPER, FOREIGN = -1, -2  # labels of pixels that are no ink
-SMALLEST_AREA = 0.4  # of the smallest object's area; a component below it is debris
-OVERLAP_KNOWN = 0.6  # intersection over union below which something is no shape of this world, or several
+COVERED = 0.45  # of a pixel that ink must cover, at least, for it to belong to an object
+SMALLEST_AREA = 0.3  # of the smallest object's area; a component below it is debris
+SMALLEST_TOUCHING = 0.7  # the same for each of several objects that a component is taken for; less is a spur
+SMALLEST_RADIUS = 0.45  # of the smallest object's radius, at least
+OVERLAP_KNOWN = 0.55  # intersection over union below which something is no shape of this world, or several
 STRETCH = 1.4  # times, at most, that an object is wider or narrower than its shape, and less high or higher
 ROUNDED = 0.03  # of overlap that a circle must have more than a shape with corners
 ONE_INK = 0.9  # of a component's pixels, at least, that one ink may explain for it to be one object
@@ -52,7 +55,7 @@ SUPERSAMPLE = 4
 # Shapes in radii from the centre, v down: area, and how far the centroid lies below the centre.
 _AREA = {"circle": np.pi, "square": 1.64**2, "triangle": 1.75, "cross": 2 * 0.6 * 1.9 - 0.36}
 _SINK = {"circle": 0.0, "square": 0.0, "triangle": 0.75 - 1.75 / 3, "cross": 0.0}
-_LEAST = SMALLEST_AREA * min(_AREA.values()) * RADII["small"] ** 2
+_SMALLEST = min(_AREA.values()) * RADII["small"] ** 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +97,7 @@ def parse(picture: NDArray[np.uint8]) -> Parsed:
     things = [_thing(fit, ink) for fit, ink in found]
     explained = np.max([np.zeros(label.shape), *(fit.cover for fit, _ in found)], axis=0)
     inked = np.where(ndimage.binary_dilation(label != PAPER), amount.max(axis=0), 0.0)
-    empty = not things and (label != PAPER).sum() < _LEAST * label.shape[1] ** 2
+    empty = not things and (label != PAPER).sum() < SMALLEST_AREA * _SMALLEST * label.shape[1] ** 2
     confidence = 1.0 if empty else _overlap(explained, inked)
     if confidence < CONFIDENT:
         rejected = "most of what is in it is no object of this world"
@@ -131,14 +134,14 @@ def _paper(pixels: Floats) -> tuple[str | None, Floats]:
 
 def _unmix(pixels: Floats, paper: Floats) -> tuple[Floats, Mask, NDArray[np.int64]]:
     """Each pixel as paper and one ink: how much of it each ink would cover, which inks may explain it (both inks H W),
-    and the index of the ink that does so best where that covers half or more; FOREIGN where none does, else PAPER."""
+    and the index of the ink that does so best where that covers COVERED; FOREIGN where none does, else PAPER."""
     away = np.array(list(INKS.values())) - paper
     offset = pixels - paper
     amount = np.clip(np.einsum("hwc,ic->ihw", offset, away) / (away**2).sum(axis=1)[:, None, None], 0, 1)
     rest = np.linalg.norm(offset[None] - amount[..., None] * away[:, None, None, :], axis=-1)
     label = rest.argmin(axis=0)
     best = np.take_along_axis(amount, label[None], axis=0)[0]
-    label = np.where(best >= 0.5, label, PAPER)
+    label = np.where(best >= COVERED, label, PAPER)
     near = rest <= INK_DISTANCE
     return amount, near, np.where(near.any(axis=0), label, FOREIGN)
 
@@ -148,7 +151,7 @@ def _bodies(mask: Mask) -> Iterator[Mask]:
     parts, count = ndimage.label(mask)
     areas = np.bincount(parts.ravel(), minlength=count + 1)
     for part in range(1, count + 1):
-        if areas[part] >= _LEAST * mask.shape[1] ** 2:
+        if areas[part] >= SMALLEST_AREA * _SMALLEST * mask.shape[1] ** 2:
             yield parts == part
 
 
@@ -178,6 +181,9 @@ def _fits(amount: Floats) -> list[_Fit]:
     """The objects that a component is; none where no shape fits."""
     width = amount.shape[1]
     single = _fit(amount)
+    if single.overlap < OVERLAP_KNOWN:
+        amount = _without_spurs(amount)
+        single = _fit(amount)
     best, score = [single], single.overlap
     if score < OVERLAP_KNOWN or single.radius > LARGEST * width:
         for count in range(2, MOST + 1):
@@ -187,8 +193,16 @@ def _fits(amount: Floats) -> list[_Fit]:
             overlap = _overlap(np.clip(sum(fit.cover for fit in fits), 0, 1), amount)
             if overlap > score + 0.03:  # one object more must be worth it
                 best, score = fits, overlap
-    least = 0.6 * RADII["small"] * width
+    least = SMALLEST_RADIUS * RADII["small"] * width
     return [fit for fit in best if fit.overlap >= OVERLAP_KNOWN and least <= fit.radius <= LARGEST * width]
+
+
+def _without_spurs(amount: Floats) -> Floats:
+    """A component without what is one pixel wide; as it is, where that would leave debris or cut it in pieces."""
+    solid = ndimage.binary_opening(amount >= 0.5, structure=np.ones((2, 2)))
+    if solid.sum() < SMALLEST_AREA * _SMALLEST * amount.shape[1] ** 2 or ndimage.label(solid)[1] > 1:
+        return amount
+    return np.where(ndimage.binary_dilation(solid, structure=np.ones((3, 3))), amount, 0.0)
 
 
 def _fit(amount: Floats) -> _Fit:
@@ -228,7 +242,7 @@ def _split(amount: Floats, count: int) -> list[_Fit] | None:
         distances = np.stack([np.hypot(columns - x, rows - y) / radius for x, y, radius in seeds])
         owner = distances.argmin(axis=0)
         shares = [np.where(owner == i, amount, 0.0) for i in range(count)]
-        if min(float(share.sum()) for share in shares) < _LEAST * width**2:
+        if min(float(share.sum()) for share in shares) < SMALLEST_TOUCHING * _SMALLEST * width**2:
             return None
         fits = [_fit(share) for share in shares]
         seeds = [(fit.x, fit.y, fit.radius) for fit in fits]
