@@ -19,7 +19,7 @@ from bench.console import Console
 from bench.errors import UserError
 from bench.files import cache_directory
 
-CACHES = ("pictures", "latents", "tokens", "pydocs")
+CACHES = ("pictures", "latents", "tokens", "pydocs", "gguf")
 CHECKPOINTS = "checkpoint*"
 
 

@@ -16,6 +16,7 @@ import bench.torchvision_guard  # noqa: F401  (before transformers, which import
 from approaches.shared.kernels import Kernels, choose
 from approaches.shared.sources import Source, check_folder, resolve
 from approaches.shared.transformer import KeyValueCache, RopeScaling, Transformer, TransformerConfig
+from approaches.shared.unpacked import unpacked
 from bench.errors import UserError
 from bench.files import atomic_path, hash_bytes, hash_file, write_json
 
@@ -49,9 +50,12 @@ class LanguageModel(nn.Module):
         """From `shipped:NAME`, `package:smollm2`, a folder, a GGUF file, or a hub id, in float32. UserError where it
         can't be had or is of no family that we run."""
         source = resolve(text, field="model.lm")
-        gguf = source.path is not None and source.path.suffix == ".gguf"
-        weights_hash = hash_file(source.path) if gguf and source.path is not None else check_folder(source)
-        model, tokenizer = _from_transformers(source, gguf=gguf)
+        if source.path is not None and source.path.suffix == ".gguf":
+            weights_hash = hash_file(source.path)
+            model, tokenizer = unpacked(source, weights_hash, _from_transformers)
+        else:
+            weights_hash = check_folder(source)
+            model, tokenizer = _from_transformers(source)
         transformer = Transformer(config_of(model), kernels or choose("cpu"))
         transformer.load_state_dict(our_names(model.state_dict(), tied=transformer.config.tied))
         return cls(transformer, tokenizer, weights_hash=weights_hash)
@@ -212,13 +216,14 @@ def _rope_scaling(rope: dict[str, Any]) -> RopeScaling | None:
     )
 
 
-def _from_transformers(source: Source, *, gguf: bool) -> tuple[Any, Any]:
+def _from_transformers(source: Source) -> tuple[Any, Any]:
     """The model and tokenizer as transformers loads them."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    gguf = source.path is not None and source.path.suffix == ".gguf"
     location, options = source.location, {}
     if gguf and source.path is not None:
         location, options = str(source.path.parent), {"gguf_file": source.path.name}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pydoc_data.topics
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
@@ -262,6 +263,17 @@ def test_smollm2_is_the_function_that_transformers_runs(smollm2: LanguageModel) 
     got = smollm2.transformer.logits(smollm2.transformer(tokens))
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
     assert sum(p.numel() for p in smollm2.transformer.parameters()) == sum(p.numel() for p in theirs.parameters())
+
+
+@pytest.mark.slow
+def test_smollm2_comes_from_the_cache_the_second_time_and_is_the_same(smollm2: LanguageModel) -> None:
+    began = time.monotonic()
+    again = LanguageModel.load("package:smollm2")
+    assert time.monotonic() - began < 15  # half a minute from the file, two seconds from the cache
+    assert tensors_hash(again) == tensors_hash(smollm2)
+    assert again.weights_hash == smollm2.weights_hash
+    text = pydoc_data.topics.topics["lambda"]
+    assert again.encode(text) == smollm2.encode(text)
 
 
 @pytest.mark.slow
