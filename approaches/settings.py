@@ -128,6 +128,7 @@ class ModularSettings(Settings):
         },
     }  # fmt: skip
 
+    learning_rate: Rate = 2e-3
     planner: Literal["lm", "rules", "oracle", "empty"] = "lm"
     """Who writes the plan: the language model, a rule-based parser, the true scene, or nobody."""
     redraws: Annotated[int, Range(0, 100)] = 1

@@ -80,7 +80,7 @@ class DiffusionConfig:
     """Discrete times of the epsilon and v schedules."""
     sampler: Literal["euler", "heun", "ddim", "dpmpp"] = "euler"
     """euler and heun for flow; ddim and dpmpp for epsilon and v_prediction."""
-    nfe: Annotated[int, Range(1, 10_000)] = 25
+    nfe: Annotated[int, Range(1, 10_000)] = 20
     """Network evaluations a picture, guidance's empty prompt not counted."""
     guidance: Annotated[float, Range(0, 1000)] = 2.0
     """Classifier-free guidance scale; 1 is none."""
