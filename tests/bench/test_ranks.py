@@ -35,6 +35,7 @@ def launched(words: Sequence[str], ranks: int = 2, **more: str) -> None:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "1"}
+    shared["OMP_NUM_THREADS"] = "1"  # as launchers set it: ranks with more threads than cores wait for each other
     started = [
         subprocess.Popen(
             [sys.executable, *words],
