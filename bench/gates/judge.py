@@ -162,7 +162,7 @@ def _golden(
     stored: Mapping[str, Any] | None = baseline.golden.get(machine, {}).get(name)
     whose = "stored for this kind of machine"
     if stored is None:
-        kinds = "; ".join(sorted(baseline.golden)) or "no machine"
+        kinds = "; ".join(sorted(kind for kind, named in baseline.golden.items() if name in named)) or "no machine"
         refused = f"stored for {kinds}; this is {machine}: not compared"
         if base is None or name not in base:
             status: Status = "not judged" if skip else "refused"

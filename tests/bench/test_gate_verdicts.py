@@ -231,6 +231,10 @@ def test_another_kind_of_machine_is_refused_or_judged_by_the_base() -> None:
     assert judged(values(), elsewhere, skip=True)["golden/a"] == "not judged"
     said = next(f.said for f in judge.quality(values(), baseline(), LIMITS, elsewhere, ()) if f.name == "golden/a")
     assert HERE in said and elsewhere in said
+    partly = baseline()
+    partly.golden[elsewhere] = {"golden/b": {"loss": [1.0]}}  # golden/a was changed on a machine of the first kind
+    told = next(f for f in judge.quality(values(), partly, LIMITS, elsewhere, (), skip=True) if f.name == "golden/a")
+    assert told.status == "not judged" and told.said.startswith(f"stored for {HERE}; this is {elsewhere}")
     golden = {"golden/a": values()["golden/a"]}
     assert judged(values(), elsewhere, base=golden)["golden/a"] == "pass"
     other = {"golden/a": {"loss": [4.0, 2.0, 1.0], "caption": [1.0, 1.0, 1.0]}}
@@ -290,7 +294,7 @@ def test_the_shipped_baseline_and_thresholds_are_whole() -> None:
     assert set(shipped.counted) == set(shipped.names["counted"])
     for name in shipped.names["quality"]:
         if name.startswith("golden/"):
-            assert all(name in named for named in shipped.golden.values())
+            assert any(name in named for named in shipped.golden.values())
 
 
 # ------------------------------------------------------------------------------------------------ thresholds
