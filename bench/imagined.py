@@ -161,8 +161,8 @@ def tokenizer_of(source: Source) -> Any:
 
 def _place(source: Source) -> tuple[str, dict[str, Any]]:
     """What transformers' `from_pretrained` takes for a source."""
-    if source.path is not None and source.path.suffix == ".gguf":
-        return str(source.path.parent), {"gguf_file": source.path.name, "local_files_only": True}
+    if source.gguf is not None:
+        return str(source.gguf.parent), {"gguf_file": source.gguf.name, "local_files_only": True}
     return source.location, {"subfolder": source.subfolder, "local_files_only": source.path is not None}
 
 

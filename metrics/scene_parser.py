@@ -56,6 +56,7 @@ SUPERSAMPLE = 4
 _AREA = {"circle": np.pi, "square": 1.64**2, "triangle": 1.75, "cross": 2 * 0.6 * 1.9 - 0.36}
 _SINK = {"circle": 0.0, "square": 0.0, "triangle": 0.75 - 1.75 / 3, "cross": 0.0}
 _SMALLEST = min(_AREA.values()) * RADII["small"] ** 2
+_LEAST = SMALLEST_AREA * _SMALLEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ def parse(picture: NDArray[np.uint8]) -> Parsed:
     things = [_thing(fit, ink) for fit, ink in found]
     explained = np.max([np.zeros(label.shape), *(fit.cover for fit, _ in found)], axis=0)
     inked = np.where(ndimage.binary_dilation(label != PAPER), amount.max(axis=0), 0.0)
-    empty = not things and (label != PAPER).sum() < SMALLEST_AREA * _SMALLEST * label.shape[1] ** 2
+    empty = not things and (label != PAPER).sum() < _LEAST * label.shape[1] ** 2
     confidence = 1.0 if empty else _overlap(explained, inked)
     if confidence < CONFIDENT:
         rejected = "most of what is in it is no object of this world"
@@ -151,7 +152,7 @@ def _bodies(mask: Mask) -> Iterator[Mask]:
     parts, count = ndimage.label(mask)
     areas = np.bincount(parts.ravel(), minlength=count + 1)
     for part in range(1, count + 1):
-        if areas[part] >= SMALLEST_AREA * _SMALLEST * mask.shape[1] ** 2:
+        if areas[part] >= _LEAST * mask.shape[1] ** 2:
             yield parts == part
 
 
@@ -200,7 +201,7 @@ def _fits(amount: Floats) -> list[_Fit]:
 def _without_spurs(amount: Floats) -> Floats:
     """A component without what is one pixel wide; as it is, where that would leave debris or cut it in pieces."""
     solid = ndimage.binary_opening(amount >= 0.5, structure=np.ones((2, 2)))
-    if solid.sum() < SMALLEST_AREA * _SMALLEST * amount.shape[1] ** 2 or ndimage.label(solid)[1] > 1:
+    if solid.sum() < _LEAST * amount.shape[1] ** 2 or ndimage.label(solid)[1] > 1:
         return amount
     return np.where(ndimage.binary_dilation(solid, structure=np.ones((3, 3))), amount, 0.0)
 

@@ -50,8 +50,8 @@ class LanguageModel(nn.Module):
         """From `shipped:NAME`, `package:smollm2`, a folder, a GGUF file, or a hub id, in float32. UserError where it
         can't be had or is of no family that we run."""
         source = resolve(text, field="model.lm")
-        if source.path is not None and source.path.suffix == ".gguf":
-            weights_hash = hash_file(source.path)
+        if source.gguf is not None:
+            weights_hash = hash_file(source.gguf)
             model, tokenizer = unpacked(source, weights_hash, _from_transformers)
         else:
             weights_hash = check_folder(source)
@@ -223,20 +223,20 @@ def _from_transformers(source: Source) -> tuple[Any, Any]:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    gguf = source.path is not None and source.path.suffix == ".gguf"
+    gguf = source.gguf
     location, options = source.location, {}
-    if gguf and source.path is not None:
-        location, options = str(source.path.parent), {"gguf_file": source.path.name}
+    if gguf is not None:
+        location, options = str(gguf.parent), {"gguf_file": gguf.name}
     local: dict[str, Any] = {
         "local_files_only": source.path is not None, "subfolder": source.subfolder, **options
     }  # fmt: skip
-    if not gguf:
+    if gguf is None:
         local["use_safetensors"] = True
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             location, **{k: v for k, v in local.items() if k != "use_safetensors"}
         )
-        with redirect_stderr(io.StringIO()) if gguf else nullcontext():  # a bar that no setting hides
+        with redirect_stderr(io.StringIO()) if gguf is not None else nullcontext():  # a bar that no setting hides
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 location, dtype=torch.float32, output_loading_info=True, **local
             )

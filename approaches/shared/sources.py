@@ -27,6 +27,11 @@ class Source:
     path: Path | None
 
     @property
+    def gguf(self) -> Path | None:
+        """The file, where the source is one in the GGUF format."""
+        return self.path if self.path is not None and self.path.suffix == ".gguf" else None
+
+    @property
     def location(self) -> str:
         """What `from_pretrained` takes."""
         return self.text.partition(":")[0] if self.path is None else str(self.path)

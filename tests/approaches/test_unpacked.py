@@ -35,7 +35,10 @@ def reads() -> tuple[Load, list[Path]]:
         assert source.path is not None
         places.append(source.path)
         folder = source.path if source.path.is_dir() else shipped()["lm-tiny"]
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        except (OSError, ValueError) as error:  # as the language model's own reading does
+            raise UserError("no model there") from error
         if not source.path.is_dir():
             model.config.quantization_config = {"quant_method": "gguf"}
         return model.eval(), AutoTokenizer.from_pretrained(folder)

@@ -3,14 +3,13 @@
 drawn.png: ten by ten pictures of 32 px, the first held-out captions of a `dual_tower` of 600 steps (preset tiny, seed
 0). drawn-by-four.png: of the runs at commit 4a58308 (preset tiny, seed 0), 25 of each approach, captions 0 to 24 of
 `full_retraining`, then on by `dual_tower`, `projection`, `modular`. The parser's rules were tuned on these two.
-judged-by-four.png: captions 100 to 124 of the same runs; the rules were settled before the parser had seen it.
-
-The last one has a second set of labels, by another labeller who saw neither the first set nor what the parser says.
+judged-by-four.png: captions 100 to 124 of the same runs; the rules were settled before the parser had seen it, but for
+SMALLEST_TOUCHING, which noise made stricter afterwards. It has a second set of labels, by another labeller who saw
+neither the first set nor what the parser says, and was sure of fewer pictures.
 
 Beside each sheet its labels: for each picture the background and every object's colour, with its shape where the eye is
 sure of it; null where the eye is not sure what is there. Labelled from an enlargement by an AI model, no person, before
-the parser had seen them; ten, eight and nine of the clear ones are blank. The second
-labeller was sure of fewer.
+the parser had seen them; ten, eight and nine of the clear ones are blank.
 
 The bounds are what the parser reached.
 """
