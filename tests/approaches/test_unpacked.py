@@ -78,7 +78,8 @@ def test_a_damaged_cache_is_made_again(cache: Path, reads: tuple[Load, list[Path
     shutil.rmtree(weights.parent)
     weights.parent.mkdir()  # what an older program left, say: a folder without weights
     unpacked(source, "its hash", load)
-    assert places[2:] == [Path("some.gguf")]
+    assert places[2:] == [weights.parent, Path("some.gguf")]
+    assert weights.read_bytes() == whole
 
 
 def test_a_full_disk_only_costs_time(
