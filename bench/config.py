@@ -80,7 +80,7 @@ class DiffusionConfig:
     """Discrete times of the epsilon and v schedules."""
     sampler: Literal["euler", "heun", "ddim", "dpmpp"] = "euler"
     """euler and heun for flow; ddim and dpmpp for epsilon and v_prediction."""
-    nfe: Annotated[int, Range(1, 10_000)] = 20
+    nfe: Annotated[int, Range(1, 10_000)] = 12
     """Network evaluations a picture, guidance's empty prompt not counted."""
     guidance: Annotated[float, Range(0, 1000)] = 2.0
     """Classifier-free guidance scale; 1 is none."""
@@ -102,7 +102,7 @@ class TrainConfig:
 
     budget: Literal["images", "steps", "flops", "seconds"] = "images"
     """What is made equal: images seen, optimiser steps, floating-point operations, or seconds of training."""
-    amount: Annotated[float, Range(0, 1e24, above=True)] = 12_000.0
+    amount: Annotated[float, Range(0, 1e24, above=True)] = 10_800.0
     """How much of it."""
     batch: Annotated[int, Range(3, 1_000_000)] = 24
     """Captioned pictures a step, over all ranks and accumulated parts: some to draw, the rest to describe."""

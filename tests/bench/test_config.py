@@ -177,7 +177,7 @@ def test_every_prediction_and_sampler_has_a_place():
         ({"pretrain.clip.patch": 5}, r"pretrain\.clip\.patch is 5, expected a divisor of data\.size, 32"),
         (
             {"diffusion.prediction": "epsilon", "diffusion.sampler": "ddim", "diffusion.train_times": 10},
-            r"diffusion\.nfe is 20, expected at most diffusion\.train_times, 10",
+            r"diffusion\.nfe is 12, expected at most diffusion\.train_times, 10",
         ),
     ],
 )
