@@ -42,7 +42,7 @@ from bench.meter import (
 )
 from bench.sampler import noise_source
 from bench.samples import keep, neighbours, sheets, strips
-from bench.training import Trained, train
+from bench.training import Trained, precision, train
 from metrics.statistics import Estimate
 from reports import schema
 from reports.schema import Budgets, Identical, Record, Sample
@@ -172,7 +172,7 @@ def _train(run: Run) -> dict[str, Any]:
         with atomic_path(run.folder / store.WEIGHTS) as whole:
             save_file(average, whole)
     costs = {
-        **_speed(meter, batches, step, run.device),
+        **_speed(meter, batches, step, peak_flops(run.device, dtype=_arithmetic(config, run.device))),
         "peak_memory_bytes": memory.estimate(),
         "energy_joules": energy.estimate(whole=not resumed),
     }
@@ -239,8 +239,14 @@ def _spent(fitted: Trained, flops: int) -> dict[str, Any]:
     }
 
 
-def _speed(meter: Meter, batches: Batches, flops: int, device: torch.device) -> dict[str, Estimate]:
-    """Of training, over its laps. tokens: of pictures and captions; text replay is not counted."""
+def _arithmetic(config: Config, device: torch.device) -> torch.dtype:
+    """Of training's matrix products."""
+    return torch.bfloat16 if precision(config, device) == "bf16" else torch.float32
+
+
+def _speed(meter: Meter, batches: Batches, flops: int, peak: float) -> dict[str, Estimate]:
+    """Of training, over its laps. tokens: of pictures and captions; text replay is not counted. peak: the machine's, in
+    operations a second."""
     rows = batches.draw_rows + batches.describe_rows
     side = batches.collection.latents.shape[-1] // batches.config.train.patch
     tokens = rows * (side * side + float(batches.mask.float().sum(1).mean()))
@@ -249,7 +255,7 @@ def _speed(meter: Meter, batches: Batches, flops: int, device: torch.device) -> 
         "steps_per_second": steps,
         "images_per_second": meter.rate(rows),
         "tokens_per_second": meter.rate(tokens),
-        "mfu": mfu(steps, flops / launch.ranks(), peak_flops(device)),
+        "mfu": mfu(steps, flops / launch.ranks(), peak),
     }
 
 

@@ -98,11 +98,21 @@ def train(
 
 
 def compile_blocks(approach: Approach) -> None:
-    """torch.compile for the blocks, by whatever way they are called: see Approach.blocks."""
+    """torch.compile for the blocks in training, by whatever way they are called: see Approach.blocks. A step brings the
+    same few shapes every time; sampling and decoding bring ever new ones, and are left as they are."""
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     for block in approach.blocks():
-        block.compile()
-        for name in getattr(block, "entries", ()):
-            setattr(block, name, torch.compile(getattr(block, name)))
+        for name in ("forward", *getattr(block, "entries", ())):
+            setattr(block, name, _compiled_in_training(getattr(block, name)))
+
+
+def _compiled_in_training(function: Callable[..., Any]) -> Callable[..., Any]:
+    compiled = torch.compile(function, dynamic=False)
+
+    def call(*inputs: Any, **options: Any) -> Any:
+        return (compiled if torch.is_grad_enabled() else function)(*inputs, **options)
+
+    return call
 
 
 def accelerator_for(config: Config, folder: Path) -> Accelerator:

@@ -16,9 +16,10 @@ def read_parts(shared: Any, prompts: Sequence[Any], *, text_last: bool = False) 
     """Prompts with the same modalities as ("text", (tokens B L, mask B L)) and ("image", latents B C H W), in order.
 
     Each text begins with the start token. text_last: a start token follows where the last segment is an image.
-    Everything lands on the language model's device. ValueError where prompts' modalities differ or a prompt is empty.
+    Everything lands on the codec's device: the language model that all share may wait elsewhere while its trained copy
+    works. ValueError where prompts' modalities differ or a prompt is empty.
     """
-    device = next(shared.language_model.parameters()).device
+    device = shared.codecs["image"].device
     orders = {tuple(modality for modality, _ in prompt.segments) for prompt in prompts}
     if len(orders) != 1 or not (order := orders.pop()):
         raise ValueError(f"prompts of one batch need the same segments, at least one; got {sorted(orders)}")

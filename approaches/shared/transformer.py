@@ -107,10 +107,11 @@ class Rotary(nn.Module):
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (x_i, x_{i + K/2}) of queries or keys, B H T K, by its position's angle."""
+    """Turn each pair (x_i, x_{i + K/2}) of queries or keys, B H T K, by its position's angle; in the type of x, which
+    is half precision under autocast, where the angles are not."""
     cos, sin = rope
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
 
 
 class Block(nn.Module):

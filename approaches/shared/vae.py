@@ -62,6 +62,12 @@ class LatentCodec(nn.Module):
         weights_hash = check_folder(source)
         return cls(_load(source), weights_hash=weights_hash)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it works."""
+        place: torch.device = next(self.model.parameters()).device
+        return place
+
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
         """B 3 H W in [-1, 1] -> B C h w: the posterior's mean, shifted and scaled."""
@@ -94,7 +100,7 @@ class LatentCodec(nn.Module):
             path = cache_directory() / "latents" / f"{hash_bytes(*parts)}.safetensors"
             if (cached := _read_cache(path)) is not None:
                 return cached
-        device = next(self.model.parameters()).device
+        device = self.device
         chunks = []
         for start in range(0, len(images), batch):
             chunks.append(self.encode(to_unit(images[start : start + batch]).to(device)).float().cpu())
@@ -109,8 +115,7 @@ class LatentCodec(nn.Module):
 
     def decode_images(self, latents: Tensor, *, batch: int = 64) -> NDArray[np.uint8]:
         """N C h w -> uint8 N H W 3."""
-        device = next(self.model.parameters()).device
-        return np.concatenate([to_uint8(self.decode(chunk.to(device))) for chunk in latents.split(batch)])
+        return np.concatenate([to_uint8(self.decode(chunk.to(self.device))) for chunk in latents.split(batch)])
 
 
 def _read_cache(path: Path) -> Tensor | None:

@@ -5,19 +5,27 @@
 
 Parity of every kernel path and of every approach; steps a second, model FLOP utilisation, peak memory, compile time
 and sampling time of all approaches at `small` and at a 1B shape, on random weights; and transfusion-pytorch beside full
-retraining, at equal parameters and tokens. What fails is recorded with its reason, and the others still run.
+retraining, at equal parameters and tokens. What fails, or finds no time left, is recorded with its reason, and the
+others still run; the record is written anew after each.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import math
+import multiprocessing
+import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,38 +40,80 @@ from approaches.shared.randomness import generator
 from bench.batches import moved
 from bench.environment import ROOT, provenance
 from bench.files import write_json
+from bench.imagined import imagining
 from bench.meter import Meter, PeakMemory, flops_per_step, mfu, now, peak_flops, synchronise
 from bench.sampler import Sampling
-from tests.gpu.shapes import SHAPES, Data, Shape, build, share
+from bench.training import compile_blocks
+from tests.gpu.shapes import SHAPES, Data, Shape, build, share, shipped
 from tests.gpu.stepping import RIVAL_OF, Stepper, ours, theirs
 
 KERNEL_TESTS = ("tests/approaches/test_kernels.py", "tests/approaches/test_kernels_losses_and_norms.py")
+LAPS = 7  # for a median's interval, six are needed
 
 
 class Session:
-    """What is measured on, how much, and what was found so far."""
+    """What is measured on, how much, and what was found so far. seconds: in which all must end. limit: seconds that one
+    measurement may take."""
 
-    def __init__(self, device: torch.device, *, dry: bool) -> None:
-        self.device, self.dry = device, dry
-        self.steps, self.nfe, self.pictures = (4, 2, 2) if dry else (30, 25, 16)
+    def __init__(self, device: torch.device, to: Path, *, dry: bool, seconds: float, limit: int) -> None:
+        self.device, self.to, self.dry, self.limit = device, to, dry, limit
+        self.laps, self.nfe, self.pictures = (4, 2, 2) if dry else (LAPS, 25, 16)
         self.shapes = (SHAPES["tiny"],) if dry else (SHAPES["small"], SHAPES["1b"])
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.peak = peak_flops(device, dtype=self.dtype)
+        self.end = now() + seconds
+        self.provenance = provenance()
         self.found: dict[str, Any] = {}
         self.failed: list[str] = []
 
     def take(self, name: str, work: Callable[[], Any]) -> Any:
         """Note what some work finds, or why it does not."""
         print(name, flush=True)
+        begun = now()
         try:
-            self.found[name] = work()
+            if (left := self.end - begun) <= 0:
+                raise TimeoutError("no time was left")
+            with _alarm(min(self.limit, math.ceil(left)) if left < math.inf else self.limit):
+                self.found[name] = work()
         except Exception as error:  # whatever a device may say: the rest is still worth having
             first = (str(error).splitlines() or [""])[0]
             self.found[name] = {"failed": f"{type(error).__name__}: {first}"}
             self.failed.append(name)
+        if isinstance(self.found[name], dict):
+            self.found[name]["seconds"] = now() - begun
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        self.write()
         return self.found[name]
+
+    def write(self) -> None:
+        """The record, as far as it goes."""
+        record = {
+            "dry_run": self.dry,
+            "peak_flops_per_second": self.peak,
+            "found": self.found,
+            "failed": self.failed,
+            "provenance": self.provenance,
+        }
+        write_json(self.to, record)
+
+
+class _alarm:
+    """TimeoutError inside after some seconds; 0 for never."""
+
+    def __init__(self, seconds: int) -> None:
+        self.seconds = seconds
+
+    def __enter__(self) -> None:
+        def ring(number: int, frame: Any) -> None:
+            raise TimeoutError(f"took more than {self.seconds} s")
+
+        self.before = signal.signal(signal.SIGALRM, ring)
+        signal.alarm(self.seconds)
+
+    def __exit__(self, *error: object) -> None:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, self.before)
 
 
 def parity_of_kernels(dry: bool) -> dict[str, Any]:
@@ -71,8 +121,14 @@ def parity_of_kernels(dry: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         chosen = ["-k", "norm_equals_the_reference"] if dry else []
+        if not dry and importlib.util.find_spec("xdist"):  # FlexAttention compiles for each test
+            chosen = ["-n", str(min(8, os.cpu_count() or 1))]
         words = ["-q", "-p", "no:cacheprovider", f"--junit-xml={report}", *KERNEL_TESTS, *chosen]
-        subprocess.run([sys.executable, "-m", "pytest", *words], cwd=ROOT, capture_output=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *words], cwd=ROOT, capture_output=True, check=False, text=True
+        )
+        if not report.exists():
+            raise RuntimeError(" ".join((done.stdout + done.stderr).split())[-300:])
         cases = list(ElementTree.parse(report).iter("testcase"))
     kinds: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
@@ -80,7 +136,8 @@ def parity_of_kernels(dry: bool) -> dict[str, Any]:
         kind = next((child.tag for child in case if child.tag in ("failure", "error", "skipped")), "passed")
         kinds[kind] += 1
         if kind != "passed":
-            reasons[str(next(child for child in case if child.tag == kind).get("message", ""))[:200]] += 1
+            said = str(next(child for child in case if child.tag == kind).get("message", ""))[:200]
+            reasons[said if kind == "skipped" else f"{case.get('name')}: {said}"] += 1
     if kinds["failure"] or kinds["error"]:
         raise AssertionError(f"{dict(kinds)}: {dict(reasons)}")
     return {**kinds, "reasons": dict(reasons)}
@@ -114,19 +171,39 @@ def _referred(shape: Shape, device: torch.device) -> Any:
     return shared
 
 
+def counted(name: str, shape: str) -> int:
+    """FLOPs of a step of an approach at a shape, on tensors without values: a device may lack the memory for eager
+    attention."""
+    shipped()
+    with imagining():
+        shared = share(SHAPES[shape], torch.device("cpu"))
+        data = Data(SHAPES[shape], shared)
+        return flops_per_step(build(name, SHAPES[shape], shared), data(0), data.generators(0))
+
+
+def count_all(shapes: Sequence[Shape], processes: int) -> dict[tuple[str, str], Callable[[], int]]:
+    """`counted` for every approach and shape, in processes of their own meanwhile: by both names, what waits for it."""
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+    jobs = {(name, shape.name): pool.submit(counted, name, shape.name) for shape in shapes for name in APPROACHES}
+    pool.shutdown(wait=False)
+    return {key: job.result for key, job in jobs.items()}
+
+
 def speed(session: Session, stepper: Stepper, flops: float | None) -> dict[str, Any]:
     """Steps a second of something that trains, its memory, and how much longer the first step took."""
     begun = now()
     stepper.step(0)
     synchronise(session.device)
-    first, meter = now() - begun, Meter(session.device, warmup=0 if session.dry else 3)
+    first, meter = now() - begun, Meter(session.device, warmup=0 if session.dry else 1)
+    lap = stepper.data.shape.lap
     with PeakMemory(session.device) as memory:
         meter.start()
-        for number in range(1, session.steps + 1):
-            stepper.step(number)
-            meter.lap()
+        for number in range(session.laps + meter.warmup):
+            for step in range(lap):
+                stepper.step(1 + number * lap + step)
+            meter.lap(lap)
     rate = meter.rate()
-    seconds = statistics.median(taken for taken, _ in meter.laps)
+    seconds = statistics.median(taken / steps for taken, steps in meter.laps)
     found = {
         "name": stepper.name,
         "parameters": stepper.parameters,
@@ -139,18 +216,22 @@ def speed(session: Session, stepper: Stepper, flops: float | None) -> dict[str, 
     return found
 
 
-def training(session: Session, name: str, shape: Shape) -> dict[str, Any]:
-    """An approach at a shape, as it is and, on CUDA, through torch.compile."""
-    found: dict[str, Any] = {}
-    for way in ("plain", "compiled") if session.device.type == "cuda" else ("plain",):
-        stepper = ours(name, shape, session.device, compiled=way == "compiled")
-        if way == "plain":
-            batch, data = moved(stepper.data(0), session.device), stepper.data
-            found["flops_per_step"] = flops_per_step(stepper.model, batch, data.generators(0))  # type: ignore[arg-type]
-        found[way] = speed(session, stepper, found["flops_per_step"])
-        if way == "plain":
-            found["sampling"] = sampling(session, stepper)
-        del stepper
+def training(session: Session, name: str, shape: Shape, flops: Callable[[], int], **kernels: str) -> dict[str, Any]:
+    """An approach at a shape, as it is and, on CUDA, through torch.compile, which if it fails takes nothing down."""
+    stepper = ours(name, shape, session.device, **kernels)
+    found: dict[str, Any] = {
+        "flops_per_step": flops(),
+        "kernels": stepper.data.shared.kernels.record(),
+        "plain": speed(session, stepper, flops()),
+        "sampling": sampling(session, stepper),
+    }
+    if session.device.type == "cuda":
+        compile_blocks(stepper.model)  # type: ignore[arg-type]
+        try:
+            found["compiled"] = speed(session, stepper, flops())
+        except Exception as error:
+            found["compiled"] = {"failed": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+            session.failed.append(f"{shape.name}/{name}/compiled")
     return found
 
 
@@ -179,8 +260,9 @@ def sampling(session: Session, stepper: Stepper) -> dict[str, float]:
 
 
 def beside_the_rival(session: Session, shape: Shape) -> dict[str, Any]:
-    """Full retraining and transfusion-pytorch, at equal parameters, on the same batches."""
-    mine = ours(RIVAL_OF, shape, session.device)
+    """Full retraining and transfusion-pytorch, at equal parameters, on the same batches, one level of noise a picture,
+    which is all that the other knows."""
+    mine = ours(RIVAL_OF, shape, session.device, levels=1)
     heads, depth = shape.language_model.heads, shape.language_model.layers
     rival = theirs(shape, mine.data, session.device, parameters=mine.parameters, depth=depth, heads=heads)
     found = {"ours": speed(session, mine, None), "theirs": speed(session, rival, None)}
@@ -189,33 +271,40 @@ def beside_the_rival(session: Session, shape: Shape) -> dict[str, Any]:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Measure everything, write the record; 0 where all of it could be had."""
+    """Measure everything, what matters most first, and write the record; 0 where all of it could be had."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, default=Path("gpu.json"), help="the record")
     parser.add_argument("--dry-run", action="store_true", help="a tiny shape on the CPU, few steps")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="in which all must end; what is left is skipped")
+    parser.add_argument("--limit", type=int, default=0, help="seconds that one measurement may take; 0 for any")
+    parser.add_argument("--only", nargs="*", default=[], help="measurements whose names begin so; all where none is named")
     arguments = parser.parse_args(words)
     if not arguments.dry_run and not torch.cuda.is_available():
         print("error: no CUDA device here: --dry-run goes through everything on the CPU", file=sys.stderr)
         return 2
-    session = Session(torch.device("cpu" if arguments.dry_run else "cuda"), dry=arguments.dry_run)
-    session.take("parity/kernels", partial(parity_of_kernels, session.dry))
+    dry, device = arguments.dry_run, torch.device("cpu" if arguments.dry_run else "cuda")
+    session = Session(device, arguments.to, dry=dry, seconds=arguments.seconds, limit=arguments.limit)
+    flops = count_all(session.shapes, 1 if dry else 8)
+    work: dict[str, Callable[[], Any]] = {"parity/kernels": partial(parity_of_kernels, dry)}
     for name in APPROACHES:
-        session.take(f"parity/{name}", partial(parity_of, name, session.device))
+        work[f"parity/{name}"] = partial(parity_of, name, device)
+    for names in (list(APPROACHES)[:2], list(APPROACHES)[2:]):
         for shape in session.shapes:
-            session.take(f"{shape.name}/{name}", partial(training, session, name, shape))
-    for shape in session.shapes:
-        session.take(f"{shape.name}/rival", partial(beside_the_rival, session, shape))
-    record = {
-        "dry_run": session.dry,
-        "peak_flops_per_second": session.peak,
-        "found": session.found,
-        "failed": session.failed,
-        "provenance": provenance(),
-    }
-    write_json(arguments.to, record)
+            for name in names:
+                work[f"{shape.name}/{name}"] = partial(training, session, name, shape, flops[name, shape.name])
+        for shape in session.shapes[:1]:
+            work[f"{shape.name}/rival"] = partial(beside_the_rival, session, shape)
+    if not dry:
+        for shape in session.shapes:
+            count = flops[RIVAL_OF, shape.name]
+            work[f"{shape.name}/sdpa"] = partial(training, session, RIVAL_OF, shape, count, attention="sdpa")
+    for name, each in work.items():
+        if not arguments.only or name.startswith(tuple(arguments.only)):
+            session.take(name, each)
     print(f"{arguments.to}: {len(session.found) - len(session.failed)} of {len(session.found)} measured")
     for name in session.failed:
-        print(f"{name}: {session.found[name]['failed']}")
+        with suppress(KeyError):
+            print(f"{name}: {session.found[name]['failed']}")
     return 3 if session.failed else 0
 
 

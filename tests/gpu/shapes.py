@@ -25,7 +25,8 @@ from bench.data.shapes import Shapes
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """How large everything is. settings: of the approaches, where they have a field of that name. side: of a latent."""
+    """How large everything is. settings: of the approaches, where they have a field of that name. side: of a latent.
+    lap: steps between two looks at the clock, for which an accelerator is waited for."""
 
     name: str
     language_model: TransformerConfig
@@ -34,6 +35,7 @@ class Shape:
     window: int
     caption_tokens: int = 40
     patch_channels: int = 64
+    lap: int = 1
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -56,6 +58,7 @@ SHAPES = {
         side=16,
         rows=64,
         window=256,
+        lap=5,
         settings={"width": 576, "layers": 12, "heads": 9},
     ),
     # Llama-3.2-1B (its config.json), 256 px at f = 8
@@ -67,23 +70,35 @@ SHAPES = {
         side=32,
         rows=32,
         window=512,
+        lap=2,
         patch_channels=256,
         settings={"width": 1536, "layers": 24, "heads": 24},
     ),
 }
 
 
+DIFFERENT = 4  # batches, which then come again: making them is no part of what is measured
+
+
 class Data:
-    """Batches as `bench.batches.Batches` gives them, of captions of the shapes world and random latents."""
+    """Batches as `bench.batches.Batches` gives them, of captions of the shapes world and random latents. levels: of
+    noise a drawn picture."""
 
     start_digest = ""
 
-    def __init__(self, shape: Shape, shared: Shared) -> None:
-        self.shape, self.shared = shape, shared
+    def __init__(self, shape: Shape, shared: Shared, levels: int = TrainConfig().noise_levels) -> None:
+        self.shape, self.shared, self.levels = shape, shared, levels
         self.describe = round(shape.rows * TrainConfig().describe_share)
+        self._made: dict[int, Batch] = {}
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step, on the CPU."""
+        which = step % DIFFERENT
+        if which not in self._made:
+            self._made[which] = self._batch(which)
+        return self._made[which]
+
+    def _batch(self, step: int) -> Batch:
         draws = self.generators(step)
         rows = self.shape.rows - self.describe
         draw, describe = self._rows(step, 0, rows, draws), self._rows(step, rows, self.describe, draws)
@@ -91,8 +106,8 @@ class Data:
         return Batch(
             step=step,
             draw=draw,
-            times=self.shared.diffusion.times(rows, draws("times")),
-            noise=self.shared.diffusion.noise_like(draw.latents, draws("noise")),
+            times=self.shared.diffusion.times(rows, draws("times"), levels=self.levels),
+            noise=self.shared.diffusion.noise_like(draw.latents.repeat_interleave(self.levels, 0), draws("noise")),
             empty=torch.rand(rows, generator=draws("empty")) < TrainConfig().empty_share,
             describe=describe,
             text=torch.randint(vocabulary, (self.shape.rows, self.shape.window + 1), generator=draws("text")),
@@ -128,19 +143,22 @@ def _world() -> Shapes:
 
 
 @lru_cache(maxsize=1)
-def _shipped() -> tuple[Any, LatentCodec]:
+def shipped() -> tuple[Any, LatentCodec]:
+    """The tokenizer and the codec that every shape takes."""
     return LanguageModel.load("shipped:lm-tiny").tokenizer, LatentCodec.load("shipped:vae-tiny")
 
 
 def share(shape: Shape, device: torch.device, **kernels: Any) -> Shared:
-    """What approaches of a shape share: a language model of random weights with the shipped one's tokenizer."""
+    """What approaches of a shape share, on a device: a language model of random weights, drawn there, with the shipped
+    one's tokenizer."""
     chosen = choose(device, **kernels)
-    tokenizer, codec = _shipped()
-    transformer = Transformer(shape.language_model, chosen)
-    transformer.initialise(generator(0, "language model"))
+    tokenizer, codec = shipped()
+    with device:
+        transformer = Transformer(shape.language_model, chosen)
+    transformer.initialise(torch.Generator(device).manual_seed(0))
     return Shared(
         language_model=LanguageModel(transformer, tokenizer, weights_hash="random"),
-        codecs={"image": codec},
+        codecs={"image": codec.to(device)},
         diffusion=Diffusion(),
         kernels=chosen,
         latent_size=shape.side,

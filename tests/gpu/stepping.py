@@ -17,7 +17,7 @@ from bench.batches import moved
 from bench.config import Config, TrainConfig
 from bench.trainee import decaying
 from bench.trainer import follow
-from bench.training import ApproachTrainee, accelerator_for, compile_blocks
+from bench.training import ApproachTrainee, accelerator_for
 from tests.gpu.rival import RivalStep, rival_of
 from tests.gpu.shapes import Data, Shape, build, numel, share
 
@@ -41,13 +41,11 @@ def config_of(device: torch.device) -> Config:
     return Config(train=TrainConfig(precision="auto" if device.type == "cuda" else "fp32"))
 
 
-def ours(name: str, shape: Shape, device: torch.device, *, compiled: bool = False) -> Stepper:
-    """An approach's step, as bench.trainer takes it."""
-    shared = share(shape, device)
+def ours(name: str, shape: Shape, device: torch.device, *, levels: int | None = None, **kernels: str) -> Stepper:
+    """An approach's step, as bench.trainer takes it. levels: of noise a picture, the default's where None."""
+    shared = share(shape, device, **kernels)
     approach: Approach = build(name, shape, shared).to(device)
-    if compiled:
-        compile_blocks(approach)
-    data: Any = Data(shape, shared)
+    data: Any = Data(shape, shared) if levels is None else Data(shape, shared, levels)
     config = config_of(device)
     trainee = ApproachTrainee(approach, data, config, accelerator_for(config, Path()))
     average = {key: value.clone() for key, value in trainee.weights.items()}

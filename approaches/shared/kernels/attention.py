@@ -107,7 +107,7 @@ class AttentionMask:
 
     def build(self, backend: str) -> AttentionMask:
         """Make, now, the form that a backend reads, and return self: compiled layers then only read it."""
-        _ = self.block if backend == "flex" else self.open
+        _ = self.block if backend == "flex" and _flexes(self.device) else self.open
         return self
 
     def to(self, device: torch.device | str) -> AttentionMask:
@@ -164,14 +164,21 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None, causal: b
 def _compiled_flex() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention)
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def _flexes(device: torch.device) -> bool:
+    """Whether FlexAttention is worth its compilation: on CUDA it is for training, whose shapes come back every step;
+    sampling and decoding bring new ones all the time."""
+    return device.type == "cpu" or torch.is_grad_enabled()
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None, causal: bool) -> Tensor:
     """FlexAttention, which skips the blocks that the mask closes. Without a mask there is nothing to skip, and SDPA's
-    kernel is as good and needs no compilation for each new length of a growing cache."""
-    if mask is None:
-        return _sdpa(q, k, v, None, causal)
+    kernel is as good and needs no compilation for each new length of a growing cache; nor does it without gradients
+    on CUDA."""
+    if mask is None or not _flexes(q.device):
+        return _sdpa(q, k, v, mask, causal)
     from torch.nn.attention.flex_attention import flex_attention
 
     flex: Any = _compiled_flex() if q.is_cuda else flex_attention
