@@ -275,9 +275,9 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, default=Path("gpu.json"), help="the record")
     parser.add_argument("--dry-run", action="store_true", help="a tiny shape on the CPU, few steps")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="in which all must end; what is left is skipped")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="in which all must end")
     parser.add_argument("--limit", type=int, default=0, help="seconds that one measurement may take; 0 for any")
-    parser.add_argument("--only", nargs="*", default=[], help="measurements whose names begin so; all where none is named")
+    parser.add_argument("--only", nargs="*", default=[], help="measurements whose names begin so, else all")
     arguments = parser.parse_args(words)
     if not arguments.dry_run and not torch.cuda.is_available():
         print("error: no CUDA device here: --dry-run goes through everything on the CPU", file=sys.stderr)
