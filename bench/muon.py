@@ -90,19 +90,22 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step along the gradients; a matrix without one is left alone."""
         for group in self.param_groups:
+            moving = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not moving:
+                continue
+            for parameter in moving:
+                if not self.state[parameter]:
+                    self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+            gradients = [parameter.grad for parameter in moving]
+            momenta = [self.state[parameter]["momentum"] for parameter in moving]
+            torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)
+            ahead = torch._foreach_lerp(gradients, momenta, self.momentum)
+            torch._foreach_mul_(moving, 1 - group["lr"] * group["weight_decay"])
             alike: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                state["momentum"].lerp_(parameter.grad, 1 - self.momentum)
-                ahead = parameter.grad.lerp(state["momentum"], self.momentum)
-                alike.setdefault(tuple(parameter.shape), []).append((parameter, full(ahead)))
+            for parameter, along in zip(moving, ahead, strict=True):
+                alike.setdefault(tuple(parameter.shape), []).append((parameter, full(along)))
             for shape, pairs in alike.items():
                 rate = group["lr"] * ROOT_MEAN_SQUARE * max(shape) ** 0.5
-                turned = orthogonalised(torch.stack([ahead for _, ahead in pairs]))
-                for (parameter, _), along in zip(pairs, turned, strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(like(along, parameter), alpha=-rate)
+                turned = orthogonalised(torch.stack([along for _, along in pairs]))
+                steps = [like(along, parameter) for (parameter, _), along in zip(pairs, turned, strict=True)]
+                torch._foreach_add_([parameter for parameter, _ in pairs], steps, alpha=-rate)

@@ -101,4 +101,5 @@ def reading_mask(prefix: Prefix, new: Tensor, *, causal: bool) -> AttentionMask 
     if causal:
         own = own & torch.ones(length, length, dtype=torch.bool, device=new.device).tril()
     before = prefix.mask[:, None, :].expand(-1, length, -1)
-    return AttentionMask.from_dense(torch.cat([before, own], 2))
+    # a token that counts sees itself, and padding what came before it: the start token at least
+    return AttentionMask.from_dense(torch.cat([before, own], 2), may_be_empty=False)

@@ -41,7 +41,7 @@ def config_of(device: torch.device) -> Config:
     return Config(train=TrainConfig(precision="auto" if device.type == "cuda" else "fp32"))
 
 
-def ours(name: str, shape: Shape, device: torch.device, *, levels: int | None = None, **kernels: str) -> Stepper:
+def ours(name: str, shape: Shape, device: torch.device, *, levels: int | None = None, **kernels: Any) -> Stepper:
     """An approach's step, as bench.trainer takes it. levels: of noise a picture, the default's where None."""
     shared = share(shape, device, **kernels)
     approach: Approach = build(name, shape, shared).to(device)

@@ -51,9 +51,10 @@ class AttentionMask:
         self._dense: Tensor | None = None
         self._block: Any = None
         self._open: tuple[Tensor, Tensor | None] | None = None
+        self._bias: Tensor | None = None
 
     @classmethod
-    def from_dense(cls, mask: Tensor) -> AttentionMask:
+    def from_dense(cls, mask: Tensor, *, may_be_empty: bool = True) -> AttentionMask:
         """From a bool tensor (T S), (B T S) or (B 1 T S), True = may attend; a leading 1 serves any batch."""
         if mask.dtype != torch.bool or mask.ndim not in (2, 3, 4) or (mask.ndim == 4 and mask.shape[1] != 1):
             raise ValueError(f"a dense mask is bool (T S), (B T S) or (B 1 T S), not {mask.dtype} {tuple(mask.shape)}")
@@ -65,7 +66,8 @@ class AttentionMask:
             return mask[b * 0 if one_for_all else b, h * 0, q, k]
 
         batch = None if one_for_all else mask.shape[0]
-        made = cls(rule, batch=batch, queries=mask.shape[2], keys=mask.shape[3], device=mask.device)
+        queries, keys = mask.shape[2:]
+        made = cls(rule, batch=batch, queries=queries, keys=keys, device=mask.device, may_be_empty=may_be_empty)
         made._dense = mask
         return made
 
@@ -105,9 +107,23 @@ class AttentionMask:
             self._open = (self.dense if empty is None else self.dense | empty, empty)
         return self._open
 
+    def bias(self, dtype: torch.dtype) -> Tensor:
+        """The open mask as what is added to scores, 0 or -inf, in rows that begin where CUDA's kernels can read them:
+        SDPA would make both in every layer."""
+        if self._bias is None or self._bias.dtype != dtype:
+            allowed = self.open[0]
+            aligned = allowed.new_zeros((*allowed.shape[:-1], -(-self.keys // 8) * 8), dtype=dtype)
+            self._bias = aligned[..., : self.keys].masked_fill_(~allowed, -torch.inf)
+        return self._bias
+
     def build(self, backend: str) -> AttentionMask:
         """Make, now, the form that a backend reads, and return self: compiled layers then only read it."""
-        _ = self.block if backend == "flex" and _flexes(self.device) else self.open
+        if backend == "flex" and _flexes(self.device):
+            _ = self.block
+        elif self.device.type == "cuda":
+            _ = self.bias(_arithmetic(self.device))
+        else:
+            _ = self.open
         return self
 
     def to(self, device: torch.device | str) -> AttentionMask:
@@ -156,6 +172,8 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None, causal: b
         repeats = q.shape[1] // k.shape[1]
         k, v, grouped = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1), False
     allowed, empty = (None, None) if mask is None else mask.open
+    if mask is not None and q.is_cuda:
+        allowed = mask.bias(_arithmetic(q.device, q.dtype))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=causal, enable_gqa=grouped)
     return out if empty is None else out.masked_fill(empty, 0.0)
 
@@ -164,7 +182,14 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None, causal: b
 def _compiled_flex() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
+    # one compilation for each shape, and a training has a few
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     return torch.compile(flex_attention, dynamic=False)
+
+
+def _arithmetic(device: torch.device, dtype: torch.dtype = torch.float32) -> torch.dtype:
+    """In which SDPA computes on values of a type, under autocast and without."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype
 
 
 def _flexes(device: torch.device) -> bool:

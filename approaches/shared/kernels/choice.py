@@ -93,7 +93,7 @@ _CPU = {
     "swiglu": (("eager", "two passes over memory; compiling gained nothing that could be measured"),),
 }
 _CUDA = {
-    "attention": (("flex", "skips masked blocks"), ("sdpa", "flash and memory-efficient kernels")),
+    "attention": (("sdpa", "flash and memory-efficient kernels, which compile for no new shape"),),
     "cross_entropy": (("liger", "fused"), ("chunked", "liger-kernel is not installed")),
     "norm": (("liger", "fused forward and backward"), ("fused", "liger-kernel is not installed")),
     "swiglu": (
@@ -102,6 +102,12 @@ _CUDA = {
         ("eager", "neither liger-kernel nor triton is installed"),
     ),
 }
+
+
+_COMPILED = {
+    "norm": (("fused", "torch.compile fuses it with its neighbours"),),
+    "swiglu": (("eager", "torch.compile fuses it with its neighbours"),),
+}  # on CUDA; Liger's kernels break off its graphs, or fail inside them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +147,12 @@ def choose(
     norm: str = "auto",
     swiglu: str = "auto",
     training: bool = True,
+    compiled: bool = False,
 ) -> Kernels:
     """The kernels for a device. A named one is taken as it is, or refused with UserError where it can't run.
 
-    "auto" takes the first that runs of: on CUDA flex (for training; sdpa otherwise, since decoding changes the length
-    every step), liger or chunked, liger or fused, liger or compiled; elsewhere sdpa, chunked, fused, eager.
+    "auto" takes the first that runs of: on CUDA sdpa, liger or chunked, liger or fused, liger or compiled; elsewhere
+    sdpa, chunked, fused, eager. compiled: blocks will go through torch.compile, which on CUDA takes fused and eager.
     """
     device = torch.device(device)
     asked = {"attention": attention, "cross_entropy": cross_entropy, "norm": norm, "swiglu": swiglu}
@@ -153,7 +160,9 @@ def choose(
     reasons: list[tuple[str, str]] = []
     for operation, name in asked.items():
         taken[operation], reason = (
-            _automatic(operation, device, training) if name == "auto" else _named(operation, name, device, training)
+            _automatic(operation, device, training, compiled)
+            if name == "auto"
+            else _named(operation, name, device, training)
         )
         reasons.append((operation, reason))
     return Kernels(**taken, reasons=tuple(reasons))
@@ -166,10 +175,9 @@ def _named(operation: str, name: str, device: torch.device, training: bool) -> t
     return name, "named in the config"
 
 
-def _automatic(operation: str, device: torch.device, training: bool) -> tuple[str, str]:
-    if device.type == "cuda" and operation == "attention" and not training:
-        return "sdpa", "no training: decoding changes the length every step, and FlexAttention compiles for each"
-    for name, reason in (_CUDA if device.type == "cuda" else _CPU)[operation]:
+def _automatic(operation: str, device: torch.device, training: bool, compiled: bool) -> tuple[str, str]:
+    ways = (_CUDA | (_COMPILED if compiled else {})) if device.type == "cuda" else _CPU
+    for name, reason in ways[operation]:
         if not find(operation, name).obstacle(device, training=training):
             return name, reason
     return "eager", "nothing else runs on this device"

@@ -98,8 +98,10 @@ SWIGLU: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, *, backend: str) -> Tensor:
     """The last dimension of x over its root mean square, times weight (D): x / sqrt(mean(x^2) + eps) * weight, in x's
-    type (arXiv 1910.07467)."""
-    return NORM[backend](x, weight, eps)
+    type (arXiv 1910.07467); under autocast in autocast's, once for all the matrices that follow."""
+    out = NORM[backend](x, weight, eps)
+    kind = x.device.type
+    return out.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else out
 
 
 def swiglu(gate: Tensor, up: Tensor, *, backend: str) -> Tensor:
