@@ -278,7 +278,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="a tiny shape on the CPU, few steps")
     parser.add_argument("--seconds", type=float, default=math.inf, help="in which all must end")
     parser.add_argument("--limit", type=int, default=0, help="seconds that one measurement may take; 0 for any")
-    parser.add_argument("--only", nargs="*", default=[], help="measurements whose names begin so, else all")
+    parser.add_argument("--only", nargs="*", default=[], help="measurements whose names begin so, in this order")
     arguments = parser.parse_args(words)
     if not arguments.dry_run and not torch.cuda.is_available():
         print("error: no CUDA device here: --dry-run goes through everything on the CPU", file=sys.stderr)
@@ -286,26 +286,20 @@ def main(words: list[str] | None = None) -> int:
     dry, device = arguments.dry_run, torch.device("cpu" if arguments.dry_run else "cuda")
     session = Session(device, arguments.to, dry=dry, seconds=arguments.seconds, limit=arguments.limit)
     flops = count_all(session.shapes, 1 if dry else 8)
-    work: dict[str, Callable[[], Any]] = {"parity/kernels": partial(parity_of_kernels, dry)}
-    for name in APPROACHES:
-        work[f"parity/{name}"] = partial(parity_of, name, device)
-    for names in (list(APPROACHES)[:2], list(APPROACHES)[2:]):
-        for shape in session.shapes:
-            for name in names:
-                work[f"{shape.name}/{name}"] = partial(training, session, name, shape, flops[name, shape.name])
-                if not dry:
-                    work[f"{shape.name}/{name}/compiled"] = partial(
-                        compiled, session, name, shape, flops[name, shape.name]
-                    )
-        for shape in session.shapes[:1]:
-            work[f"{shape.name}/rival"] = partial(beside_the_rival, session, shape)
-    if not dry:
-        for shape in session.shapes:
-            count = flops[RIVAL_OF, shape.name]
-            work[f"{shape.name}/flex"] = partial(training, session, RIVAL_OF, shape, count, attention="flex")
-    for name, each in work.items():
-        if not arguments.only or name.startswith(tuple(arguments.only)):
-            session.take(name, each)
+    work: dict[str, Callable[[], Any]] = {f"parity/{name}": partial(parity_of, name, device) for name in APPROACHES}
+    for shape in session.shapes:
+        for name in APPROACHES:
+            work[f"{shape.name}/{name}"] = partial(training, session, name, shape, flops[name, shape.name])
+    for shape in session.shapes[:1]:
+        work[f"{shape.name}/rival"] = partial(beside_the_rival, session, shape)
+    work["parity/kernels"] = partial(parity_of_kernels, dry)
+    for (name, which), count in flops.items() if not dry else ():
+        work[f"compiled/{which}/{name}"] = partial(compiled, session, name, SHAPES[which], count)
+        if name == RIVAL_OF:
+            work[f"flex/{which}"] = partial(training, session, name, SHAPES[which], count, attention="flex")
+    for start in arguments.only or ("",):
+        for name in [name for name in work if name.startswith(start) and name not in session.found]:
+            session.take(name, work[name])
     print(f"{arguments.to}: {len(session.found) - len(session.failed)} of {len(session.found)} measured")
     for name in session.failed:
         with suppress(KeyError):
