@@ -31,7 +31,7 @@ def device_here() -> torch.device:
 def share(config: Config, device: torch.device, *, training: bool = True) -> Shared:
     """What all approaches reuse, as a config names it; the language model still on the CPU, where fresh weights are
     drawn. UserError where a model can't be had, or does not fit the pictures."""
-    kernels = choose(device, **_kernels(config), training=training, compiled=config.train.compile)
+    kernels = choose(device, **_kernels(config), training=training)
     codec = LatentCodec.load(config.model.vae).to(device)
     check_fit(config, codec)
     encoder, width = _encoder(config, device)

@@ -114,7 +114,8 @@ class Interleaved(nn.Module, ABC):
         kept: dict[str, list[Pair]] = {reader: [] for reader in keep}
         last = len(self.text.blocks) - 1
         for index in range(last + 1):
-            entering, pairs = x, dict[str, Pair]()
+            entering = x
+            pairs: dict[str, Pair] = {}
             if output or index < last:
                 x, pairs = self.layer(index, modality, x, rope, seen, prefix)
             for reader, layers in kept.items():

@@ -161,10 +161,12 @@ def test_the_fused_norm_spares_frozen_weights_and_keeps_its_type() -> None:
 def test_swiglu_equals_the_reference(backend: Backend) -> None:
     device, dtype, tolerance = place(backend, training=True)
     gate, up, upstream = (draw(3, 5, 8, seed=i).to(device, dtype) for i in range(3))
-    gate.requires_grad_(), up.requires_grad_()
-    got = swiglu(gate, up, backend=backend.name)
+    # inputs of its own each: Liger's backward writes its gradients over them
+    pairs = [(gate.clone().requires_grad_(), up.clone().requires_grad_()) for _ in range(2)]
+    got = swiglu(*pairs[0], backend=backend.name)
+    gate, up = pairs[1]
     expected = gate / (1 + torch.exp(-gate)) * up
     close(got, expected, tolerance)
-    gradients = [torch.autograd.grad(out, (gate, up), upstream) for out in (got, expected)]
+    gradients = [torch.autograd.grad(out, pair, upstream) for out, pair in zip((got, expected), pairs, strict=True)]
     for mine, other in zip(*gradients, strict=True):
         close(mine, other, tolerance)

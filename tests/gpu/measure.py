@@ -35,7 +35,7 @@ import torch
 
 from approaches.base import Prompt
 from approaches.registry import APPROACHES
-from approaches.shared.kernels import REFERENCE, choose
+from approaches.shared.kernels import REFERENCE
 from approaches.shared.randomness import generator
 from bench.batches import moved
 from bench.environment import ROOT, provenance
@@ -230,8 +230,7 @@ def training(session: Session, name: str, shape: Shape, flops: Callable[[], int]
 
 def compiled(session: Session, name: str, shape: Shape, flops: Callable[[], int]) -> dict[str, Any]:
     """The same through torch.compile; its first step holds the compilation."""
-    kernels = choose(session.device, compiled=True)
-    stepper = ours(name, shape, session.device, norm=kernels.norm, swiglu=kernels.swiglu)
+    stepper = ours(name, shape, session.device)
     compile_blocks(stepper.model)  # type: ignore[arg-type]
     return speed(session, stepper, flops())
 
@@ -297,6 +296,8 @@ def main(words: list[str] | None = None) -> int:
         work[f"compiled/{which}/{name}"] = partial(compiled, session, name, SHAPES[which], count)
         if name == RIVAL_OF:
             work[f"flex/{which}"] = partial(training, session, name, SHAPES[which], count, attention="flex")
+            liger = {"cross_entropy": "liger", "norm": "liger", "swiglu": "liger"}
+            work[f"liger/{which}"] = partial(training, session, name, SHAPES[which], count, **liger)
     for start in arguments.only or ("",):
         for name in [name for name in work if name.startswith(start) and name not in session.found]:
             session.take(name, work[name])

@@ -77,7 +77,8 @@ def _swiglu_compiled(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def _swiglu_liger(gate: Tensor, up: Tensor) -> Tensor:
-    """Liger's Triton kernel, which recomputes silu in backward instead of keeping it."""
+    """Liger's Triton kernel, which recomputes silu in backward instead of keeping it, and writes the gradients over
+    both inputs: nobody else may read these later."""
     from liger_kernel.transformers.functional import liger_swiglu
 
     out: Tensor = liger_swiglu(gate, up)
