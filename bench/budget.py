@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.config import Config
+from bench.errors import UserError
 
 FP32, BF16 = 4, 2
 
@@ -113,10 +114,13 @@ def checkpoint_bytes(trainable: int, hidden: int, config: Config) -> int:
 # ------------------------------------------------------------------------------------------------------------ disk
 
 
-def disk(trainable: int, hidden: int, latent_values: int, config: Config) -> dict[str, float]:
+def disk(
+    trainable: int, hidden: int, latent_values: int, config: Config, *, language_model: int = 0
+) -> dict[str, float]:
     """Bytes that a run leaves or needs for a while: in its folder the averaged weights and a checkpoint (weights,
     average, moments; the one before stays until the next is whole), in the cache pictures (3 bytes a pixel) and
-    latents (float32) of all splits. Samples and tokens of the text are small beside these, and not counted."""
+    latents (float32) of all splits, and the language model unpacked where it comes as a GGUF file (float32;
+    language_model: its parameters). Samples and tokens of the text are small beside these, and not counted."""
     trained, sizes = FP32 * trainable, config.evaluate
     held_out = [min(config.data.eval_items, wanted) for wanted in (sizes.triples, max(sizes.pictures, sizes.captions))]
     pictures = config.data.train_items + sum(held_out)
@@ -125,7 +129,22 @@ def disk(trainable: int, hidden: int, latent_values: int, config: Config) -> dic
         "checkpoint": 2 * checkpoint_bytes(trainable, hidden, config),
         "cached pictures": 3 * config.data.size**2 * pictures,
         "cached latents": FP32 * latent_values * pictures,
+        **({"unpacked language model": FP32 * language_model} if _packed(config) else {}),
     }
+
+
+def _packed(config: Config) -> bool:
+    from approaches.shared.sources import resolve
+
+    try:
+        return resolve(config.model.lm, field="model.lm").gguf is not None
+    except UserError:  # of a model that is not at hand nobody knows
+        return False
+
+
+def _disk_of(counts: Counts, config: Config) -> dict[str, float]:
+    borrowed = counts.borrowed.get("language_model", 0)
+    return disk(counts.trainable, counts.hidden, counts.latent_values, config, language_model=borrowed)
 
 
 # ------------------------------------------------------------------------------------------------------------ time
@@ -221,7 +240,7 @@ def _memory_lines(counts: Counts, config: Config, machine: Machine) -> list[str]
 
 
 def _disk_lines(counts: Counts, config: Config) -> list[str]:
-    needed = disk(counts.trainable, counts.hidden, counts.latent_values, config)
+    needed = _disk_of(counts, config)
     terms = " + ".join(f"{what} {bytes_(value)}" for what, value in needed.items())
     return [f"disk          {terms} = {bytes_(sum(needed.values()))}"]
 
@@ -235,5 +254,5 @@ def to_json(counts: Counts, config: Config, machine: Machine, steps: int) -> dic
         "flops_per_step": step_flops(counts, config),
         "times": times(counts, config, machine, steps),
         "memory": memory(counts, config, machine),
-        "disk": disk(counts.trainable, counts.hidden, counts.latent_values, config),
+        "disk": _disk_of(counts, config),
     }

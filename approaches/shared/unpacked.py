@@ -22,9 +22,7 @@ Loaded = tuple[Any, Any]  # a transformers model and its tokenizer
 def unpacked(source: Source, weights_hash: str, load: Callable[[Source], Loaded]) -> Loaded:
     """The model and tokenizer of a GGUF file. load: reads either form. Where the cache can't hold it, or what it holds
     is damaged, the file itself is read."""
-    from transformers import __version__
-
-    folder = cache_directory() / "gguf" / hash_bytes(weights_hash, __version__)
+    folder = folder_of(weights_hash)
     if folder.is_dir():
         try:
             for file in folder.glob("*.safetensors"):
@@ -35,6 +33,13 @@ def unpacked(source: Source, weights_hash: str, load: Callable[[Source], Loaded]
     found = load(source)
     _keep(*found, folder)
     return found
+
+
+def folder_of(weights_hash: str) -> Path:
+    """Where the file with this hash is unpacked, or will be."""
+    from transformers import __version__
+
+    return cache_directory() / "gguf" / hash_bytes(weights_hash, __version__)
 
 
 def _keep(model: Any, tokenizer: Any, folder: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from approaches.shared.sources import Source
 from bench import cli
 from bench.assembly import share
 from bench.budget import Counts, Machine, disk, lines, memory, step_flops, times
-from bench.config import Config, TrainConfig
+from bench.config import Config, ModelConfig, TrainConfig
 from bench.counting import count
 from bench.imagined import Held, _autoencoder, _language_model, backward, blank_batch, imagining
 from bench.meter import flops_per_evaluation, flops_per_step, parameters
@@ -172,6 +173,13 @@ def test_disk_is_the_sum_by_hand():
     pictures = 20_000 + 512 + 512
     assert needed["cached pictures"] == 3 * 32 * 32 * pictures and needed["cached latents"] == 64 * pictures
     assert (needed["weights"], needed["checkpoint"]) == (2400, 8 * 2400 - 2 * 800)
+    assert "unpacked language model" not in needed
+
+
+def test_a_gguf_file_is_unpacked_into_the_cache(tmp_path: Path):
+    (tmp_path / "lm.gguf").write_bytes(b"GGUF")
+    packed = Config(model=ModelConfig(lm=str(tmp_path / "lm.gguf")))
+    assert disk(600, 200, 16, packed, language_model=1000)["unpacked language model"] == 4000
 
 
 def test_the_lines_show_the_arithmetic():
