@@ -156,7 +156,7 @@ def parity_of(name: str, device: torch.device) -> dict[str, float]:
         luck = generator(0, "moved")
         with torch.no_grad():
             for parameter in trained:
-                parameter += MOVED * torch.randn(parameter.shape, generator=luck).to(device)
+                parameter.add_(torch.randn(parameter.shape, generator=luck).to(device), alpha=MOVED)
         with torch.autocast(device.type, torch.bfloat16, enabled=way == "autocast"):
             losses = approach.losses(moved(data(0), device), data.generators(0))
         found[way] = {term: float(loss.sum.detach() / loss.count) for term, loss in losses.items()}
