@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -46,10 +47,14 @@ def test_without_a_device_it_is_refused(capsys: pytest.CaptureFixture[str], monk
     assert "no CUDA device here: --dry-run" in capsys.readouterr().err
 
 
-def test_a_measurement_that_fails_is_told_and_takes_no_other_down() -> None:
-    session = object.__new__(measure.Session)
-    session.device, session.found, session.failed = torch.device("cpu"), {}, []
+def test_a_measurement_that_fails_is_told_and_takes_no_other_down(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    session = measure.Session(torch.device("cpu"), path, dry=True, seconds=math.inf, limit=0)
     session.take("one", lambda: 1 // 0)
     session.take("two", lambda: {"value": 2})
-    assert session.failed == ["one"] and session.found["two"] == {"value": 2}
+    assert session.failed == ["one"] and session.found["two"]["value"] == 2
     assert "ZeroDivisionError" in session.found["one"]["failed"]
+    session.end = 0.0
+    session.take("late", lambda: {"value": 3})
+    record = json.loads(path.read_text())
+    assert record["failed"] == ["one", "late"] and "no time was left" in record["found"]["late"]["failed"]
