@@ -119,8 +119,8 @@ def disk(
 ) -> dict[str, float]:
     """Bytes that a run leaves or needs for a while: in its folder the averaged weights and a checkpoint (weights,
     average, moments; the one before stays until the next is whole), in the cache pictures (3 bytes a pixel) and
-    latents (float32) of all splits, and the language model unpacked where it comes as a GGUF file (float32;
-    language_model: its parameters). Samples and tokens of the text are small beside these, and not counted."""
+    latents (float32) of all splits, and the language model's parameters, language_model, where they are unpacked from
+    a GGUF file (float32). Samples and tokens of the text are small beside these, and not counted."""
     trained, sizes = FP32 * trainable, config.evaluate
     held_out = [min(config.data.eval_items, wanted) for wanted in (sizes.triples, max(sizes.pictures, sizes.captions))]
     pictures = config.data.train_items + sum(held_out)
@@ -129,7 +129,7 @@ def disk(
         "checkpoint": 2 * checkpoint_bytes(trainable, hidden, config),
         "cached pictures": 3 * config.data.size**2 * pictures,
         "cached latents": FP32 * latent_values * pictures,
-        **({"unpacked language model": FP32 * language_model} if _packed(config) else {}),
+        **({"unpacked language model": FP32 * language_model} if language_model else {}),
     }
 
 
@@ -143,8 +143,8 @@ def _packed(config: Config) -> bool:
 
 
 def _disk_of(counts: Counts, config: Config) -> dict[str, float]:
-    borrowed = counts.borrowed.get("language_model", 0)
-    return disk(counts.trainable, counts.hidden, counts.latent_values, config, language_model=borrowed)
+    packed = counts.borrowed.get("language_model", 0) if _packed(config) else 0
+    return disk(counts.trainable, counts.hidden, counts.latent_values, config, language_model=packed)
 
 
 # ------------------------------------------------------------------------------------------------------------ time

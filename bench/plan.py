@@ -54,12 +54,16 @@ def machine_of(arguments: PlanArguments, config: Config) -> Machine:
         kind = KINDS[arguments.gpu]
         peak, memory, bf16, host = kind.peak, kind.memory, wanted != "fp32", False
     else:
+        import torch
+
         from bench.assembly import device_here
         from bench.meter import peak_flops
 
         device = device_here()
         bf16 = wanted == "bf16" or (wanted == "auto" and device.type == "cuda")
-        peak, memory, host = peak or peak_flops(device), memory_of(device.type), device.type == "cpu"
+        kind_of = torch.bfloat16 if bf16 and device.type == "cuda" else torch.float32
+        peak = peak or peak_flops(device, dtype=kind_of)
+        memory, host = memory_of(device.type), device.type == "cpu"
     gpus = arguments.gpus or (1 if arguments.gpu == HERE else 8)
     return Machine(
         name=arguments.gpu, gpus=gpus, peak=peak, memory=memory, mfu=mfu, mfu_of=source, bf16=bf16, host=host

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from approaches.base import Approach, Batch, Generators
+from approaches.shared.kernels import compiled_by_shape
 from bench import checkpoint, launch, shard_checkpoint
 from bench.batches import Batches, moved, part
 from bench.config import Config
@@ -100,14 +101,13 @@ def train(
 def compile_blocks(approach: Approach) -> None:
     """torch.compile for the blocks in training, by whatever way they are called: see Approach.blocks. A step brings the
     same few shapes every time; sampling and decoding bring ever new ones, and are left as they are."""
-    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     for block in approach.blocks():
         for name in ("forward", *getattr(block, "entries", ())):
             setattr(block, name, _compiled_in_training(getattr(block, name)))
 
 
 def _compiled_in_training(function: Callable[..., Any]) -> Callable[..., Any]:
-    compiled = torch.compile(function, dynamic=False)
+    compiled = compiled_by_shape(function)
 
     def call(*inputs: Any, **options: Any) -> Any:
         return (compiled if torch.is_grad_enabled() else function)(*inputs, **options)

@@ -23,9 +23,9 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -99,22 +99,20 @@ class Session:
         write_json(self.to, record)
 
 
-class _alarm:
+@contextmanager
+def _alarm(seconds: int) -> Iterator[None]:
     """TimeoutError inside after some seconds; 0 for never."""
 
-    def __init__(self, seconds: int) -> None:
-        self.seconds = seconds
+    def ring(number: int, frame: Any) -> None:
+        raise TimeoutError(f"took more than {seconds} s")
 
-    def __enter__(self) -> None:
-        def ring(number: int, frame: Any) -> None:
-            raise TimeoutError(f"took more than {self.seconds} s")
-
-        self.before = signal.signal(signal.SIGALRM, ring)
-        signal.alarm(self.seconds)
-
-    def __exit__(self, *error: object) -> None:
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, self.before)
+        signal.signal(signal.SIGALRM, before)
 
 
 def parity_of_kernels(dry: bool) -> dict[str, Any]:
@@ -229,13 +227,12 @@ def speed(session: Session, stepper: Stepper, flops: float | None) -> dict[str, 
 def training(session: Session, name: str, shape: Shape, flops: Callable[[], int], **kernels: Any) -> dict[str, Any]:
     """An approach at a shape, as a run without further flags has it."""
     stepper = ours(name, shape, session.device, **kernels)
-    found: dict[str, Any] = {
+    return {
         "flops_per_step": flops(),
         "kernels": stepper.data.shared.kernels.record(),
         "plain": speed(session, stepper, flops()),
         "sampling": sampling(session, stepper),
     }
-    return found
 
 
 def compiled(session: Session, name: str, shape: Shape, flops: Callable[[], int]) -> dict[str, Any]:
@@ -313,8 +310,7 @@ def main(words: list[str] | None = None) -> int:
             session.take(name, work[name])
     print(f"{arguments.to}: {len(session.found) - len(session.failed)} of {len(session.found)} measured")
     for name in session.failed:
-        with suppress(KeyError):
-            print(f"{name}: {session.found[name]['failed']}")
+        print(f"{name}: {session.found[name]['failed']}")
     return 3 if session.failed else 0
 
 

@@ -77,6 +77,7 @@ SHAPES = {
 }
 
 
+LEVELS = TrainConfig().noise_levels
 DIFFERENT = 4  # batches, which then come again: making them is no part of what is measured
 
 
@@ -86,7 +87,7 @@ class Data:
 
     start_digest = ""
 
-    def __init__(self, shape: Shape, shared: Shared, levels: int = TrainConfig().noise_levels) -> None:
+    def __init__(self, shape: Shape, shared: Shared, levels: int = LEVELS) -> None:
         self.shape, self.shared, self.levels = shape, shared, levels
         self.describe = round(shape.rows * TrainConfig().describe_share)
         self._made: dict[int, Batch] = {}

@@ -19,7 +19,7 @@ from bench.trainee import decaying
 from bench.trainer import follow
 from bench.training import ApproachTrainee, accelerator_for
 from tests.gpu.rival import RivalStep, rival_of
-from tests.gpu.shapes import Data, Shape, build, numel, share
+from tests.gpu.shapes import LEVELS, Data, Shape, build, numel, share
 
 EMA = 0.995
 RIVAL_OF = "full_retraining"  # what transfusion-pytorch is, too
@@ -41,11 +41,11 @@ def config_of(device: torch.device) -> Config:
     return Config(train=TrainConfig(precision="auto" if device.type == "cuda" else "fp32"))
 
 
-def ours(name: str, shape: Shape, device: torch.device, *, levels: int | None = None, **kernels: Any) -> Stepper:
-    """An approach's step, as bench.trainer takes it. levels: of noise a picture, the default's where None."""
+def ours(name: str, shape: Shape, device: torch.device, *, levels: int = LEVELS, **kernels: Any) -> Stepper:
+    """An approach's step, as bench.trainer takes it. levels: of noise a picture."""
     shared = share(shape, device, **kernels)
     approach: Approach = build(name, shape, shared).to(device)
-    data: Any = Data(shape, shared) if levels is None else Data(shape, shared, levels)
+    data: Any = Data(shape, shared, levels)
     config = config_of(device)
     trainee = ApproachTrainee(approach, data, config, accelerator_for(config, Path()))
     average = {key: value.clone() for key, value in trainee.weights.items()}

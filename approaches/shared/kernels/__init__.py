@@ -3,7 +3,13 @@
 Modules take a `Kernels` (from `choose`) and name its backends in their calls, so the choice is made once a run and
 stands in its record."""
 
-from approaches.shared.kernels.attention import AttentionMask, attention, causal_mask, reference_attention
+from approaches.shared.kernels.attention import (
+    AttentionMask,
+    attention,
+    causal_mask,
+    compiled_by_shape,
+    reference_attention,
+)
 from approaches.shared.kernels.choice import BACKENDS, REFERENCE, Backend, Kernels, choose
 from approaches.shared.kernels.cross_entropy import linear_cross_entropy
 from approaches.shared.kernels.norms import rms_norm, swiglu
@@ -17,6 +23,7 @@ __all__ = [
     "attention",
     "causal_mask",
     "choose",
+    "compiled_by_shape",
     "linear_cross_entropy",
     "reference_attention",
     "rms_norm",

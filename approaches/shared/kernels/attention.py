@@ -182,9 +182,13 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None, causal: b
 def _compiled_flex() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    # one compilation for each shape, and a training has a few
+    return compiled_by_shape(flex_attention)
+
+
+def compiled_by_shape(function: Callable[..., Any]) -> Any:
+    """torch.compile, once for each shape: a training has a few, more than torch's limit of eight."""
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-    return torch.compile(flex_attention, dynamic=False)
+    return torch.compile(function, dynamic=False)
 
 
 def _arithmetic(device: torch.device, dtype: torch.dtype = torch.float32) -> torch.dtype:

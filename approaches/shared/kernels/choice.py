@@ -87,17 +87,17 @@ IMPLEMENTED = {
 }
 
 _CPU = {
-    "attention": (("sdpa", "0.5 to 0.85 of the reference's time, and FlexAttention's backward raises here"),),
-    "cross_entropy": (("chunked", "less memory, in 0.75 of the reference's time at 4,000 words, as long at 49,000"),),
-    "norm": (("fused", "a closed-form gradient: 0.6 to 0.8 of the reference's time"),),
-    "swiglu": (("eager", "two passes over memory; compiling gained nothing that could be measured"),),
+    "attention": ("sdpa", "0.5 to 0.85 of the reference's time, and FlexAttention's backward raises here"),
+    "cross_entropy": ("chunked", "less memory, in 0.75 of the reference's time at 4,000 words, as long at 49,000"),
+    "norm": ("fused", "a closed-form gradient: 0.6 to 0.8 of the reference's time"),
+    "swiglu": ("eager", "two passes over memory; compiling gained nothing that could be measured"),
 }
 # Measured on an H200 at SmolLM2-135M's shape: these took 0.34 s a step, Liger's three 0.46 s (docs/gpu.md)
 _CUDA = {
-    "attention": (("sdpa", "flash and memory-efficient kernels, which compile for no new shape"),),
-    "cross_entropy": (("chunked", "few launches, and never all logits"),),
-    "norm": (("fused", "one kernel forward and one backward, launched sooner than Liger's"),),
-    "swiglu": (("eager", "two kernels, launched sooner than one of Liger's; torch.compile fuses them"),),
+    "attention": ("sdpa", "flash and memory-efficient kernels, which compile for no new shape"),
+    "cross_entropy": ("chunked", "few launches, and never all logits"),
+    "norm": ("fused", "one kernel forward and one backward, launched sooner than Liger's"),
+    "swiglu": ("eager", "two kernels, launched sooner than one of Liger's; torch.compile fuses them"),
 }
 
 
@@ -145,14 +145,13 @@ def choose(
     """
     device = torch.device(device)
     asked = {"attention": attention, "cross_entropy": cross_entropy, "norm": norm, "swiglu": swiglu}
-    taken: dict[str, str] = {}
-    reasons: list[tuple[str, str]] = []
-    for operation, name in asked.items():
-        taken[operation], reason = (
-            _automatic(operation, device, training) if name == "auto" else _named(operation, name, device, training)
-        )
-        reasons.append((operation, reason))
-    return Kernels(**taken, reasons=tuple(reasons))
+    own = _CUDA if device.type == "cuda" else _CPU
+    taken = {
+        operation: own[operation] if name == "auto" else _named(operation, name, device, training)
+        for operation, name in asked.items()
+    }
+    names = {operation: name for operation, (name, _) in taken.items()}
+    return Kernels(**names, reasons=tuple((operation, reason) for operation, (_, reason) in taken.items()))
 
 
 def _named(operation: str, name: str, device: torch.device, training: bool) -> tuple[str, str]:
@@ -160,10 +159,3 @@ def _named(operation: str, name: str, device: torch.device, training: bool) -> t
     if obstacle:
         raise UserError(f"the {operation} kernel '{name}' can't run on {device}: {obstacle}; 'auto' takes one that can")
     return name, "named in the config"
-
-
-def _automatic(operation: str, device: torch.device, training: bool) -> tuple[str, str]:
-    for name, reason in (_CUDA if device.type == "cuda" else _CPU)[operation]:
-        if not find(operation, name).obstacle(device, training=training):
-            return name, reason
-    return "eager", "nothing else runs on this device"
