@@ -267,9 +267,9 @@ def sampling(session: Session, stepper: Stepper) -> dict[str, float]:
 
 
 def beside_the_rival(session: Session, shape: Shape) -> dict[str, Any]:
-    """Full retraining and transfusion-pytorch, at equal parameters, on the same batches, one level of noise a picture,
-    which is all that the other knows."""
-    mine = ours(RIVAL_OF, shape, session.device, levels=1)
+    """Full retraining and transfusion-pytorch, at equal parameters, on the same batches, with AdamW and one level of
+    noise a picture, which is all that the other has."""
+    mine = ours(RIVAL_OF, shape, session.device, levels=1, optimizer="adamw")
     heads, depth = shape.language_model.heads, shape.language_model.layers
     rival = theirs(shape, mine.data, session.device, parameters=mine.parameters, depth=depth, heads=heads)
     found = {"ours": speed(session, mine, None), "theirs": speed(session, rival, None)}

@@ -78,23 +78,25 @@ SHAPES = {
 
 
 LEVELS = TrainConfig().noise_levels
-DIFFERENT = 4  # batches, which then come again: making them is no part of what is measured
+DIFFERENT = 4  # batches, which then come again
+LOOKED_AT = 1000  # pictures: all captions are padded to the longest of theirs, as a run's are to the longest of all
 
 
 class Data:
     """Batches as `bench.batches.Batches` gives them, of captions of the shapes world and random latents. levels: of
-    noise a drawn picture."""
+    noise a drawn picture. different: batches, which then come again; each is made when it is first asked for."""
 
     start_digest = ""
 
-    def __init__(self, shape: Shape, shared: Shared, levels: int = LEVELS) -> None:
-        self.shape, self.shared, self.levels = shape, shared, levels
+    def __init__(self, shape: Shape, shared: Shared, levels: int = LEVELS, different: int = DIFFERENT) -> None:
+        self.shape, self.shared, self.levels, self.different = shape, shared, levels, different
+        self.longest = int(shared.tokenise(_captions(), end=True)[0].shape[1])
         self.describe = round(shape.rows * TrainConfig().describe_share)
         self._made: dict[int, Batch] = {}
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step, on the CPU."""
-        which = step % DIFFERENT
+        which = step % self.different
         if which not in self._made:
             self._made[which] = self._batch(which)
         return self._made[which]
@@ -116,16 +118,16 @@ class Data:
 
     def _rows(self, step: int, first: int, count: int, draws: Generators) -> Captioned:
         world = [_world()[step * self.shape.rows + first + index] for index in range(count)]
-        tokens, mask = self.shared.tokenise([row.caption for row in world], end=True)
-        longest = self.shape.caption_tokens
-        wide = torch.zeros(2, count, longest, dtype=torch.long)
+        captions = tuple(row.captions[index % len(row.captions)] for index, row in enumerate(world))
+        tokens, mask = self.shared.tokenise(captions, end=True)
+        wide = torch.zeros(2, count, self.longest, dtype=torch.long)
         wide[0, :, : tokens.shape[1]], wide[1, :, : tokens.shape[1]] = tokens, mask
         side, channels = self.shape.side, self.shared.codecs["image"].channels
         return Captioned(
             latents=torch.randn(count, channels, side, side, generator=draws("latents")),
             tokens=wide[0],
             mask=wide[1].bool(),
-            captions=tuple(row.caption for row in world),
+            captions=captions,
             scenes=tuple(row.scene for row in world),
         )
 
@@ -136,6 +138,11 @@ class Data:
     def digest(self, before: str, batch: Batch) -> str:
         """Nothing is proved here."""
         return before
+
+
+@lru_cache(maxsize=1)
+def _captions() -> list[str]:
+    return [caption for index in range(LOOKED_AT) for caption in _world()[index].captions]
 
 
 @lru_cache(maxsize=1)

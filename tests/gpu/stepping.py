@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from bench.trainee import decaying
 from bench.trainer import follow
 from bench.training import ApproachTrainee, accelerator_for
 from tests.gpu.rival import RivalStep, rival_of
-from tests.gpu.shapes import LEVELS, Data, Shape, build, numel, share
+from tests.gpu.shapes import DIFFERENT, LEVELS, Data, Shape, build, numel, share
 
 EMA = 0.995
 RIVAL_OF = "full_retraining"  # what transfusion-pytorch is, too
@@ -41,12 +41,22 @@ def config_of(device: torch.device) -> Config:
     return Config(train=TrainConfig(precision="auto" if device.type == "cuda" else "fp32"))
 
 
-def ours(name: str, shape: Shape, device: torch.device, *, levels: int = LEVELS, **kernels: Any) -> Stepper:
-    """An approach's step, as bench.trainer takes it. levels: of noise a picture."""
+def ours(
+    name: str,
+    shape: Shape,
+    device: torch.device,
+    *,
+    levels: int = LEVELS,
+    different: int = DIFFERENT,
+    optimizer: Literal["muon", "adamw"] = TrainConfig().optimizer,
+    **kernels: Any,
+) -> Stepper:
+    """An approach's step, as bench.trainer takes it. levels: of noise a picture; different: batches."""
     shared = share(shape, device, **kernels)
     approach: Approach = build(name, shape, shared).to(device)
-    data: Any = Data(shape, shared, levels)
+    data: Any = Data(shape, shared, levels, different)
     config = config_of(device)
+    config = replace(config, train=replace(config.train, optimizer=optimizer))
     trainee = ApproachTrainee(approach, data, config, accelerator_for(config, Path()))
     average = {key: value.clone() for key, value in trainee.weights.items()}
 
