@@ -90,7 +90,7 @@ class Data:
 
     def __init__(self, shape: Shape, shared: Shared, levels: int = LEVELS, different: int = DIFFERENT) -> None:
         self.shape, self.shared, self.levels, self.different = shape, shared, levels, different
-        self.longest = int(shared.tokenise(_captions(), end=True)[0].shape[1])
+        self.longest = 2 + max(len(shared.language_model.encode(caption)) for caption in _captions())
         self.describe = round(shape.rows * TrainConfig().describe_share)
         self._made: dict[int, Batch] = {}
 
