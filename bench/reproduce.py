@@ -11,13 +11,15 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from bench import published, runner, store
 from bench.config import Config, to_json
 from bench.console import Console
 from bench.environment import provenance
-from bench.files import hash_bytes
+from bench.files import hash_bytes, write_text
 from bench.published import Table
+from bench.report import after_run
 from bench.reproduce_arguments import ReproduceArguments, reduced
 from bench.run_arguments import settings_of
 from metrics.statistics import Estimate, across_seeds
@@ -30,18 +32,32 @@ RUNS = "runs"
 def main(arguments: ReproduceArguments, config: Config, console: Console) -> int:
     """Do every run that is not done yet, and record what they say; 0 where all are done."""
     work = Work(arguments, config, console)
-    path = reproductions.save(work.record(), arguments.out)
+    path, *pages = write(work.record(), arguments.out)
     for place, (row, seed) in enumerate(work.points):
         console.info(f"run {place + 1} of {len(work.points)}: {row.name}, seed {seed}")
         work.ended.append(runner.execute(work.request(row, seed), arguments.out / RUNS, console))
-        reproductions.save(work.record(), arguments.out)
+        write(work.record(), arguments.out)
     found = work.record()
     if arguments.json:
-        console.emit({"file": str(path), **found.to_json()})
+        console.emit({"file": str(path), "pages": [str(page) for page in pages], **found.to_json()})
     else:
         tell(found, console)
-        console.info(str(path))
+        for each in (path, *pages):
+            console.info(f"wrote {each}")
+        after_run([end.folder for end in work.ended], arguments.out, console)
     return runner.exit_code(work.ended)
+
+
+def write(found: Reproduction, folder: Path) -> tuple[Path, ...]:
+    """The record, and its page as HTML and as Markdown, into a folder."""
+    from reports.verdicts import html, markdown, page
+
+    shown = page(found)
+    pages = {folder / f"{found.name}.html": html(shown), folder / f"{found.name}.md": markdown(shown)}
+    path = reproductions.save(found, folder)
+    for to, text in pages.items():
+        write_text(to, text)
+    return (path, *pages)
 
 
 class Work:
@@ -209,42 +225,18 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
 
 def tell(found: Reproduction, console: Console) -> None:
     """What stands for what, the rows, and a verdict for every ordering."""
+    from reports.verdicts import means_of, orderings_of
+
     console.info()
     console.info(f"{found.table}: {found.source}. {found.note}")
     for known in found.stands:
         words = f"{known.metric} stands for {known.measure}" if known.metric else f"nothing stands for {known.measure}"
         console.info(f"{words}{f': {known.reason}' if known.reason else ''}")
     console.info()
-    console.table(f"means over seeds {', '.join(map(str, found.seeds))}, with 95% intervals; published", rows_of(found))
+    console.table(
+        f"means over seeds {', '.join(map(str, found.seeds))}, with 95% intervals; published", means_of(found)
+    )
     console.info()
-    console.table("published orderings", verdicts_of(found))
+    console.table("published orderings", orderings_of(found))
     for note in found.notes:
         console.info(f"note: {note}")
-
-
-def rows_of(found: Reproduction) -> list[tuple[str, ...]]:
-    """A heading, then a row of the table each: ours and, in brackets, the published number."""
-    measured = [known for known in found.stands if known.metric]
-    table = [("", *(f"{known.metric} ({known.measure})" for known in measured))]
-    for row in found.rows:
-        cells = (f"{_cell(row.means.get(k.measure))} ({row.published[k.measure]:g})" for k in measured)
-        table.append((row.name, *cells))
-    return table
-
-
-def verdicts_of(found: Reproduction) -> list[tuple[str, ...]]:
-    """A heading, then an ordering each."""
-    table: list[tuple[str, ...]] = [("measure", "better", "worse", "published", "here, better - worse", "verdict")]
-    for each in found.orderings:
-        first, second = each.published
-        cells = (f"{first:g} : {second:g}", _cell(each.difference), each.verdict)
-        table.append((each.measure, each.better, each.worse, *cells))
-    return table
-
-
-def _cell(estimate: Estimate | None) -> str:
-    if estimate is None or estimate.value is None:
-        return "-"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.4g}"
-    return f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"

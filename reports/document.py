@@ -74,7 +74,7 @@ def document(places: Sequence[Path]) -> Document:
         budgets=tuple(budgets),
         identical=tuple(same),
         reruns=tuple(facts.reruns(found)),
-        surroundings=tuple(facts.surroundings(gathered.done)),
+        surroundings=tuple(facts.surroundings([run.record.provenance for run in gathered.done])),
         unfinished=tuple(facts.unfinished(gathered.others)),
         notes=tuple(facts.notes(found)),
         made=tuple(made(found)),

@@ -155,26 +155,37 @@ def reruns(contenders: Sequence[Contender]) -> list[Rerun]:
 
 
 def _rerun(label: str, run: Run) -> Rerun:
-    provenance = run.record.provenance
-    commit, command = provenance.get("commit"), provenance.get("command")
-    known = commit if isinstance(commit, dict) else {}
+    commit, dirty = commit_of(run.record.provenance)
     return Rerun(
         name=run.record.name,
         label=label,
-        command=shlex.join(map(str, command)) if isinstance(command, list) and command else "not recorded",
-        commit=str(known.get("id") or known.get("reason") or "not recorded"),
-        dirty=bool(known.get("dirty")),
+        command=command_of(run.record.provenance),
+        commit=commit,
+        dirty=dirty,
         seed=run.record.seed,
     )
 
 
-def surroundings(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Machine and packages, in words; where runs differ, each value that one had."""
+def command_of(provenance: Mapping[str, Any]) -> str:
+    """The command of a record, as a shell takes it."""
+    command = provenance.get("command")
+    return shlex.join(map(str, command)) if isinstance(command, list) and command else "not recorded"
+
+
+def commit_of(provenance: Mapping[str, Any]) -> tuple[str, bool]:
+    """The commit of a record, or why there is none; and whether there were uncommitted changes."""
+    commit = provenance.get("commit")
+    known = commit if isinstance(commit, dict) else {}
+    return str(known.get("id") or known.get("reason") or "not recorded"), bool(known.get("dirty"))
+
+
+def surroundings(provenances: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Machine and packages, in words; where records differ, each value that one had."""
     found = []
     for key, words in PLACES.items():
         if key == "commit":
             continue
-        values = dict.fromkeys(_worded(run.record.provenance[key]) for run in runs if key in run.record.provenance)
+        values = dict.fromkeys(_worded(provenance[key]) for provenance in provenances if key in provenance)
         if values:
             found.append((words, " / ".join(values)))
     return found

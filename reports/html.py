@@ -22,16 +22,20 @@ VERDICTS = {
 
 def html(document: Document) -> str:
     """The page."""
+    return rendered("report.html", d=document, published=published())
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page of its template and its values, in the look of all pages."""
     environment = _environment()
     style, script = (environment.get_template(name).render(series=SERIES) for name in ("style.css", "script.js"))
-    values = {
+    values |= {
         "style": style,
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "published": published(),
         "verdicts": VERDICTS,
     }
-    text: str = environment.get_template("report.html").render(d=document, **values)
+    text: str = environment.get_template(template).render(**values)
     return text
 
 

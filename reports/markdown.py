@@ -65,7 +65,8 @@ def _answers(d: Document) -> list[str]:
     return told
 
 
-def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def rows_as_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -78,7 +79,7 @@ def _table(table: Table) -> str:
         unit = f" ({plain(column.scale.unit)})" if column.scale.unit else ""
         name = f"{plain(column.meaning.title)}{unit} {ARROWS[column.better]}".strip()
         body.append([name, *(_cell(row.cells[place]) for row in table.rows)])
-    return _rows(head, body)
+    return rows_as_table(head, body)
 
 
 def _cell(cell: Cell) -> str:
@@ -172,7 +173,7 @@ def _claims(d: Document) -> list[str]:
         for claim in d.claims
     ]
     parts = ["## Claims against measurements", f"Source: {plain(published()['source'])}."]
-    parts.append(_rows(["", "claim", "here", "evidence"], rows))
+    parts.append(rows_as_table(["", "claim", "here", "evidence"], rows))
     for ordering in d.orderings:
         pairs = "; ".join(
             f"{plain(a)} before {plain(b)}: {verdict} ({plain(text)})" for a, b, verdict, text in ordering.pairs
@@ -187,7 +188,7 @@ def _claims(d: Document) -> list[str]:
 def _budgets(d: Document) -> list[str]:
     head = ["", *map(plain, d.budget_names), "borrowed"]
     rows = [[plain(b.label), *map(plain, b.cells), plain(b.borrowed)] for b in d.budgets]
-    parts = ["## Budgets and pre-training debt", _rows(head, rows), "## What was the same for all"]
+    parts = ["## Budgets and pre-training debt", rows_as_table(head, rows), "## What was the same for all"]
     same = [row for row in d.identical if row.same and row.fatal]
     if d.unfair:
         parts.append(f"**Differs and should not: {plain(listed(d.unfair))}.**")

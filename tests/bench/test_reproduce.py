@@ -83,7 +83,7 @@ def faked(monkeypatch: pytest.MonkeyPatch, numbers: Numbers, *, failing: tuple[s
 def tried(tmp_path: Path, **more: Any) -> tuple[int, reproductions.Reproduction]:
     arguments = ReproduceArguments(table=TABLE, out=tmp_path / "out", **more)
     code = reproduce.main(arguments, ways.micro(tmp_path), Console(interval=1e9))
-    (file,) = (tmp_path / "out").glob("*.json")
+    (file,) = (tmp_path / "out").glob(f"{TABLE}-*.json")
     return code, reproductions.load(file)
 
 
@@ -117,6 +117,8 @@ def test_orderings_hold_are_contradicted_or_not_told_apart(
     assert gap.n == 3 and gap.value == pytest.approx(1.0, abs=0.03) and gap.details["seeds"] == [0, 1, 2]
     text = capsys.readouterr().out
     assert "validation_loss stands for fid: fid is missing" in text and "not told apart" in text
+    for page in (tmp_path / "out" / f"{found.name}{ending}" for ending in (".html", ".md")):
+        assert f"wrote {page}" in text and "Of 21 published orderings" in page.read_text(encoding="utf-8")
     assert found.notes == () and reproductions.from_json(found.to_json(), "it") == found
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from reports import verdicts
 from reports.document import document
 from reports.html import html
 from tests.reports.records import APPROACHES, whole
+from tests.reports.test_verdicts import reproduction
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -48,6 +50,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("page")
     (folder / "report.html").write_text(html(document([whole(folder / "runs")])), encoding="utf-8")
     return (folder / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("tried") / "reproduction.html"
+    path.write_text(verdicts.html(verdicts.page(reproduction())), encoding="utf-8")
+    return path.as_uri()
 
 
 def show(driver: Any, page: str, width: int, scheme: str) -> None:
@@ -142,10 +151,23 @@ def test_a_missing_number_stays_last(driver: Any, page: str):
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), WAYS[::3])
 def test_an_accessibility_checker_finds_nothing(driver: Any, page: str, width: int, scheme: str):
+    check(driver, page, width, scheme, passes=30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), WAYS[::3])
+def test_nor_does_it_on_a_reproductions_page_which_fits(driver: Any, tried: str, width: int, scheme: str):
+    driver.get_log("browser")  # what is in it is of an earlier page
+    check(driver, tried, width, scheme, passes=20)
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+    assert driver.get_log("browser") == []
+
+
+def check(driver: Any, page: str, width: int, scheme: str, passes: int) -> None:
     axe = files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     show(driver, page, width, scheme)
     driver.execute_script("for (const fold of document.querySelectorAll('details')) fold.open = true")
     driver.execute_script(axe)
     found = driver.execute_async_script("const done = arguments[0]; axe.run(document, {}).then(done)")
     assert [(v["id"], [n["html"][:200] for n in v["nodes"][:3]]) for v in found["violations"]] == []
-    assert len(found["passes"]) > 30
+    assert len(found["passes"]) > passes
