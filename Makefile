@@ -5,7 +5,8 @@
 #   make check   ruff, mypy, the gates and the tests: what CI runs
 #   make clean   removes the environment and every cache; keeps runs/
 # PYTHON=python3.12 chooses the interpreter, PIP_FLAGS="..." goes to every pip install (an index with CPU builds of
-# torch, say), OMP_NUM_THREADS=n sets the threads, TESTS="tests/metrics -k fid" chooses tests.
+# torch, say), OMP_NUM_THREADS=n sets the threads, TESTS="tests/metrics -k fid" chooses tests, WORKERS=n how many run
+# at a time.
 
 PYTHON ?= python3
 PIP_FLAGS ?=
@@ -14,6 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 CORES := $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())")
+WORKERS ?= $(shell $(PYTHON) -c "print(min(4, $(CORES)))")
 export OMP_NUM_THREADS ?= $(CORES)
 
 .PHONY: run test check gate lint types install clean
@@ -33,8 +35,12 @@ $(READY): pyproject.toml constraints.txt
 run: $(READY)
 	$(BIN)/python -m bench run
 
+# Many at a time, then alone what measures time. Of a choice of tests there may be none of one kind (exit code 5).
 test: $(READY)
-	$(BIN)/python -m pytest $(TESTS)
+	@many=0; alone=0; \
+	OMP_NUM_THREADS=$(shell expr $(CORES) / $(WORKERS)) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not alone" $(TESTS) || many=$$?; \
+	$(BIN)/python -m pytest -m alone $(TESTS) || alone=$$?; \
+	case $$many/$$alone in 0/0|0/5|5/0) ;; *) exit 1 ;; esac
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -56,6 +56,7 @@ def drawing_seconds(approach: Approach, prompts: list[Prompt], *, cached: bool) 
 
 
 @torch.no_grad()
+@pytest.mark.alone
 def test_text_that_is_read_once_a_prompt_draws_faster() -> None:
     approach = towers()[0].eval()
     prompts = [Prompt.text(sample.captions[-1]) for sample in samples(0, ROWS)]

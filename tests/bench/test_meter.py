@@ -229,6 +229,7 @@ def test_parameters_are_counted_by_what_is_read() -> None:
     assert parameters(net, small_batch(shared).noise)["active"] is None
 
 
+@pytest.mark.alone
 def test_the_peak_rate_is_one_that_a_product_reaches() -> None:
     peak = peak_flops(seconds=0.2)
     a = torch.randn(512, 512)

@@ -47,6 +47,7 @@ def ratios(one: Callable[[int], Any], other: Callable[[int], Any], pairs: int = 
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("way", WAYS)
 def test_a_step_takes_less_time_than_transfusion_pytorchs(way: str) -> None:
     depth, heads, least = WAYS[way]

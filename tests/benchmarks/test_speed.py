@@ -18,6 +18,8 @@ from bench.gates.world import World
 CASES = cases()
 ROUNDS = 5
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:

@@ -41,6 +41,7 @@ def ratio(ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_step_takes_at_most_a_tenth_longer_than_transformers_own() -> None:
     shape = LlamaConfig(
         vocab_size=4096,

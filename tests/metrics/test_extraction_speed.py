@@ -48,6 +48,7 @@ def own_and_theirs(count: int, size: int, batch: int = 32) -> tuple[Callable[[],
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_extraction_is_at_least_as_fast_as_torch_fidelitys() -> None:
     own, theirs = own_and_theirs(64, 64)
     np.testing.assert_allclose(own(), theirs(), rtol=1e-4, atol=1e-4)
