@@ -356,8 +356,13 @@ def test_speed(name, benchmark):
     ids=["whole", "disabled", "skipped by option", "left out", "skipped"],
 )
 def test_what_pytest_passes_over_the_gate_does_not(
-    pytester: pytest.Pytester, words: tuple[str, ...], first: str, missing: set[str]
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    first: str,
+    missing: set[str],
 ) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # in which pytest-benchmark measures nothing
     pytester.makepyfile(TIMED.format(first=first))
     path = pytester.path / "benchmarks.json"
     done = pytester.runpytest_inprocess("-p", "no:cacheprovider", *words, f"--benchmark-json={path}")
