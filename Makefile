@@ -38,7 +38,7 @@ run: $(READY)
 # Many at a time, then alone what measures time. Of a choice of tests there may be none of one kind (exit code 5).
 test: $(READY)
 	@many=0; alone=0; \
-	OMP_NUM_THREADS=$(shell expr $(CORES) / $(WORKERS)) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not alone" $(TESTS) || many=$$?; \
+	OMP_NUM_THREADS=$(shell expr $(CORES) / $(WORKERS)) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone" $(TESTS) || many=$$?; \
 	$(BIN)/python -m pytest -m alone $(TESTS) || alone=$$?; \
 	case $$many/$$alone in 0/0|0/5|5/0) ;; *) exit 1 ;; esac
 
