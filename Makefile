@@ -5,7 +5,7 @@
 #   make check   ruff, mypy, the gates and the tests: what CI runs
 #   make clean   removes the environment and every cache; keeps runs/
 # PYTHON=python3.12 chooses the interpreter, PIP_FLAGS="..." goes to every pip install (an index with CPU builds of
-# torch, say), OMP_NUM_THREADS=n sets the threads, TESTS="tests/metrics -k fid" chooses tests, WORKERS=n how many run
+# torch, say), OMP_NUM_THREADS=n sets the threads in all, TESTS="tests/metrics -k fid" chooses tests, WORKERS=n how many run
 # at a time.
 
 PYTHON ?= python3
@@ -17,6 +17,7 @@ READY := $(VENV)/ready
 CORES := $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())")
 WORKERS ?= $(shell $(PYTHON) -c "print(min(4, $(CORES)))")
 export OMP_NUM_THREADS ?= $(CORES)
+THREADS = $(shell $(PYTHON) -c "print(max(1, $(OMP_NUM_THREADS) // $(WORKERS)))")
 
 .PHONY: run test check gate lint types install clean
 .DEFAULT_GOAL := check
@@ -38,7 +39,7 @@ run: $(READY)
 # Many at a time, then alone what measures time. Of a choice of tests there may be none of one kind (exit code 5).
 test: $(READY)
 	@many=0; alone=0; \
-	OMP_NUM_THREADS=$(shell expr $(CORES) / $(WORKERS)) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone" $(TESTS) || many=$$?; \
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone" $(TESTS) || many=$$?; \
 	$(BIN)/python -m pytest -m alone $(TESTS) || alone=$$?; \
 	case $$many/$$alone in 0/0|0/5|5/0) ;; *) exit 1 ;; esac
 

@@ -19,7 +19,8 @@ from approaches.shared.language_model import LanguageModel
 from approaches.shared.randomness import generator
 from approaches.shared.transformer import Transformer, TransformerConfig
 from approaches.shared.vae import LatentCodec
-from bench.config import TrainConfig
+from bench.config import Config, TrainConfig
+from bench.counting import longest_caption
 from bench.data.shapes import Shapes
 
 
@@ -79,7 +80,6 @@ SHAPES = {
 
 LEVELS = TrainConfig().noise_levels
 DIFFERENT = 4  # batches, which then come again
-LOOKED_AT = 1000  # pictures: all captions are padded to the longest of theirs, as a run's are to the longest of all
 
 
 class Data:
@@ -90,7 +90,7 @@ class Data:
 
     def __init__(self, shape: Shape, shared: Shared, levels: int = LEVELS, different: int = DIFFERENT) -> None:
         self.shape, self.shared, self.levels, self.different = shape, shared, levels, different
-        self.longest = 2 + max(len(shared.language_model.encode(caption)) for caption in _captions())
+        self.longest = _longest()
         self.describe = round(shape.rows * TrainConfig().describe_share)
         self._made: dict[int, Batch] = {}
 
@@ -141,8 +141,9 @@ class Data:
 
 
 @lru_cache(maxsize=1)
-def _captions() -> list[str]:
-    return [caption for index in range(LOOKED_AT) for caption in _world()[index].captions]
+def _longest() -> int:
+    """What a run pads its captions to."""
+    return longest_caption(Config())[0]
 
 
 @lru_cache(maxsize=1)
