@@ -113,6 +113,7 @@ def test_masks_are_made_once_and_decoding_keeps_rows_apart() -> None:
 # ----------------------------------------------------------------------------------------------------------- arms
 
 
+@pytest.mark.alone
 def test_every_plan_of_the_shipped_language_model_parses_and_is_written_once() -> None:
     planner = Planner(language_model(), arm="lm", tokens=72)
     words = [sample.caption for sample in world("train", 24) + world("forms", 24)]

@@ -147,6 +147,7 @@ def test_types_in_words():
     assert type_name(str | None) == "str or None"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("line", ["pretrain --preset smok", "pretrain --data.size abc", "lst"])
 def test_a_mistake_is_judged_within_a_second_and_before_torch(line: str):
     code = (

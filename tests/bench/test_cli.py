@@ -45,6 +45,7 @@ def with_verb(monkeypatch: pytest.MonkeyPatch, target: Any) -> None:
 _load = cli.load
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "line", ["--help", "list", "list --json", "pretrain --help", "preview --help", "doctor --help"]
 )

@@ -33,6 +33,7 @@ LIMITS = thresholds.load()
 # ----------------------------------------------------------------------------------------------------- clock
 
 
+@pytest.mark.alone
 def test_the_clock_counts_work_and_sleep_and_no_more_than_the_wall_has() -> None:
     wall, own = time.perf_counter(), clock.own()
     time.sleep(0.05)
