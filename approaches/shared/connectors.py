@@ -93,8 +93,7 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, kernels: Kernels, context: int | None = None) -> None:
         super().__init__()
         self.heads, self.kernels = heads, kernels
-        # Every mask here is a padding: it closes no whole block that FlexAttention could skip.
-        self.backend = "sdpa" if kernels.attention == "flex" else kernels.attention
+        self.backend = kernels.over_padding
         self.self_norm, self.mlp_norm = (RMSNorm(width, EPS, kernels.norm) for _ in range(2))
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -127,6 +126,7 @@ class QFormer(Connector):
 
     def __init__(self, states: int, out: int, shape: ConnectorShape, kernels: Kernels) -> None:
         super().__init__(states, kernels)
+        self.backend = kernels.over_padding
         self.queries = nn.Parameter(torch.randn(shape.queries, shape.width))
         layers = (Block(shape.width, shape.heads, kernels, context=states) for _ in range(shape.depth))
         self.layers = nn.ModuleList(layers)
@@ -137,7 +137,7 @@ class QFormer(Connector):
     def connect(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """See Connector."""
         x = self.queries.expand(len(states), -1, -1)
-        seen = AttentionMask.from_dense(mask[:, None, :].expand(-1, x.shape[1], -1))
+        seen = AttentionMask.from_dense(mask[:, None, :].expand(-1, x.shape[1], -1)).build(self.backend)
         for block in self.layers:
             x = block(x, states, seen)
         return self.out(self.out_norm(x)), mask.new_ones(x.shape[:2])

@@ -100,7 +100,7 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.kernels = kernels
-        self.backend = _attention_backend(kernels)
+        self.backend = kernels.over_padding
         self.table = nn.Parameter(torch.zeros(6, width))
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -248,7 +248,7 @@ class Denoiser(nn.Module):
         images = x.shape[1]
         if condition.tokens is not None:
             x = torch.cat((x, condition.tokens), 1)
-        backend = _attention_backend(self.kernels)
+        backend = self.kernels.over_padding
         cross_mask = _padding_mask(condition.mask, x.shape[1]).build(backend)
         self_mask = None
         if condition.tokens_mask is not None:
@@ -265,11 +265,6 @@ def mlp_width(width: int) -> int:
     """Hidden width of the SwiGLU: 8/3 of the width, so that its three matrices hold what a plain MLP's two of 4 x width
     do (arXiv 2002.05202), rounded up to a multiple of 16."""
     return -(-8 * width // 48) * 16
-
-
-def _attention_backend(kernels: Kernels) -> str:
-    """All masks here are paddings: they close no whole blocks that FlexAttention could skip."""
-    return "sdpa" if kernels.attention == "flex" else kernels.attention
 
 
 def _padding_mask(valid: Tensor, queries: int) -> AttentionMask:

@@ -23,8 +23,8 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -52,6 +52,38 @@ LAPS = 7  # for a median's interval, six are needed
 MOVED = 0.05  # standard deviation
 
 
+def counted(name: str, shape: str) -> int:
+    """FLOPs of a step of an approach at a shape, on tensors without values: a device may lack the memory for eager
+    attention."""
+    shipped()
+    with imagining():
+        shared = share(SHAPES[shape], torch.device("cpu"))
+        data = Data(SHAPES[shape], shared)
+        return flops_per_step(build(name, SHAPES[shape], shared), data(0), data.generators(0))
+
+
+class Counts:
+    """`counted`, in processes of their own meanwhile."""
+
+    def __init__(self, processes: int) -> None:
+        self._pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+        self._jobs: dict[tuple[str, str], Future[int]] = {}
+
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, name: str, shape: str) -> None:
+        """An approach at a shape will be asked for."""
+        if (name, shape) not in self._jobs:
+            self._jobs[name, shape] = self._pool.submit(counted, name, shape)
+
+    def __call__(self, name: str, shape: str) -> int:
+        """FLOPs of a step; waits for them."""
+        self.begin(name, shape)
+        return self._jobs[name, shape].result()
+
+
 class Session:
     """What is measured on, how much, and what was found so far. seconds: in which all must end. limit: seconds that one
     measurement may take."""
@@ -63,6 +95,7 @@ class Session:
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.peak = peak_flops(device, dtype=self.dtype)
         self.end = now() + seconds
+        self.counts = Counts(1 if dry else 8)
         self.provenance = provenance()
         self.found: dict[str, Any] = {}
         self.failed: list[str] = []
@@ -179,24 +212,6 @@ def _referred(shape: Shape, device: torch.device) -> Any:
     return shared
 
 
-def counted(name: str, shape: str) -> int:
-    """FLOPs of a step of an approach at a shape, on tensors without values: a device may lack the memory for eager
-    attention."""
-    shipped()
-    with imagining():
-        shared = share(SHAPES[shape], torch.device("cpu"))
-        data = Data(SHAPES[shape], shared)
-        return flops_per_step(build(name, SHAPES[shape], shared), data(0), data.generators(0))
-
-
-def count_all(shapes: Sequence[Shape], processes: int) -> dict[tuple[str, str], Callable[[], int]]:
-    """`counted` for every approach and shape, in processes of their own meanwhile: by both names, what waits for it."""
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
-    jobs = {(name, shape.name): pool.submit(counted, name, shape.name) for shape in shapes for name in APPROACHES}
-    pool.shutdown(wait=False)
-    return {key: job.result for key, job in jobs.items()}
-
-
 def speed(session: Session, stepper: Stepper, flops: float | None) -> dict[str, Any]:
     """Steps a second of something that trains, its memory, and how much longer the first step took."""
     begun = now()
@@ -224,22 +239,23 @@ def speed(session: Session, stepper: Stepper, flops: float | None) -> dict[str, 
     return found
 
 
-def training(session: Session, name: str, shape: Shape, flops: Callable[[], int], **kernels: Any) -> dict[str, Any]:
+def training(session: Session, name: str, shape: Shape, **kernels: Any) -> dict[str, Any]:
     """An approach at a shape, as a run without further flags has it."""
     stepper = ours(name, shape, session.device, **kernels)
+    flops = session.counts(name, shape.name)
     return {
-        "flops_per_step": flops(),
+        "flops_per_step": flops,
         "kernels": stepper.data.shared.kernels.record(),
-        "plain": speed(session, stepper, flops()),
+        "plain": speed(session, stepper, flops),
         "sampling": sampling(session, stepper),
     }
 
 
-def compiled(session: Session, name: str, shape: Shape, flops: Callable[[], int]) -> dict[str, Any]:
+def compiled(session: Session, name: str, shape: Shape) -> dict[str, Any]:
     """The same through torch.compile; its first step holds the compilation."""
     stepper = ours(name, shape, session.device)
     compile_blocks(stepper.model)  # type: ignore[arg-type]
-    return speed(session, stepper, flops())
+    return speed(session, stepper, session.counts(name, shape.name))
 
 
 @torch.no_grad()
@@ -268,13 +284,21 @@ def sampling(session: Session, stepper: Stepper) -> dict[str, float]:
 
 def beside_the_rival(session: Session, shape: Shape) -> dict[str, Any]:
     """Full retraining and transfusion-pytorch, at equal parameters, on the same batches, with AdamW and one level of
-    noise a picture, which is all that the other has."""
-    mine = ours(RIVAL_OF, shape, session.device, levels=1, optimizer="adamw")
+    noise a picture, which is all that the other has. Ours by itself and, on a device, through torch.compile; theirs as
+    its users have it, whose attention is compiled there."""
+    steps = 1 + (session.laps + 1) * shape.lap  # each with a batch of its own, as in training
+    mine = ours(RIVAL_OF, shape, session.device, levels=1, different=steps, optimizer="adamw")
     heads, depth = shape.language_model.heads, shape.language_model.layers
     rival = theirs(shape, mine.data, session.device, parameters=mine.parameters, depth=depth, heads=heads)
+    for number in range(steps):
+        mine.data(number)  # made, which is no part of a step
     found = {"ours": speed(session, mine, None), "theirs": speed(session, rival, None)}
-    rates = [found[whose]["steps_per_second"]["value"] for whose in ("ours", "theirs")]
-    return {**found, "ratio": rates[0] / rates[1]}
+    if not session.dry:
+        compile_blocks(mine.model)  # type: ignore[arg-type]
+        found["compiled"] = speed(session, mine, None)
+    rates = {whose: told["steps_per_second"]["value"] for whose, told in found.items()}
+    ratios = {f"ratio_{whose}": rate / rates["theirs"] for whose, rate in rates.items() if whose != "theirs"}
+    return {**found, **ratios}
 
 
 def main(words: list[str] | None = None) -> int:
@@ -291,23 +315,29 @@ def main(words: list[str] | None = None) -> int:
         return 2
     dry, device = arguments.dry_run, torch.device("cpu" if arguments.dry_run else "cuda")
     session = Session(device, arguments.to, dry=dry, seconds=arguments.seconds, limit=arguments.limit)
-    flops = count_all(session.shapes, 1 if dry else 8)
     work: dict[str, Callable[[], Any]] = {f"parity/{name}": partial(parity_of, name, device) for name in APPROACHES}
+    counted_for: dict[str, tuple[str, str]] = {}
     for shape in session.shapes:
         for name in APPROACHES:
-            work[f"{shape.name}/{name}"] = partial(training, session, name, shape, flops[name, shape.name])
+            work[f"{shape.name}/{name}"] = partial(training, session, name, shape)
+            counted_for[f"{shape.name}/{name}"] = (name, shape.name)
     for shape in session.shapes[:1]:
         work[f"{shape.name}/rival"] = partial(beside_the_rival, session, shape)
     work["parity/kernels"] = partial(parity_of_kernels, dry)
-    for (name, which), count in flops.items() if not dry else ():
-        work[f"compiled/{which}/{name}"] = partial(compiled, session, name, SHAPES[which], count)
-        if name == RIVAL_OF:
-            work[f"flex/{which}"] = partial(training, session, name, SHAPES[which], count, attention="flex")
-            liger = {"cross_entropy": "liger", "norm": "liger", "swiglu": "liger"}
-            work[f"liger/{which}"] = partial(training, session, name, SHAPES[which], count, **liger)
-    for start in arguments.only or ("",):
-        for name in [name for name in work if name.startswith(start) and name not in session.found]:
-            session.take(name, work[name])
+    liger = {"cross_entropy": "liger", "norm": "liger", "swiglu": "liger"}
+    for shape in session.shapes if not dry else ():
+        for name in APPROACHES:
+            work[f"compiled/{shape.name}/{name}"] = partial(compiled, session, name, shape)
+            counted_for[f"compiled/{shape.name}/{name}"] = (name, shape.name)
+        work[f"flex/{shape.name}"] = partial(training, session, RIVAL_OF, shape, attention="flex")
+        work[f"liger/{shape.name}"] = partial(training, session, RIVAL_OF, shape, **liger)
+    chosen = dict.fromkeys(name for start in arguments.only or ("",) for name in work if name.startswith(start))
+    for name in chosen:
+        if name in counted_for:
+            session.counts.begin(*counted_for[name])
+    for name in chosen:
+        session.take(name, work[name])
+    session.counts.close()
     print(f"{arguments.to}: {len(session.found) - len(session.failed)} of {len(session.found)} measured")
     for name in session.failed:
         print(f"{name}: {session.found[name]['failed']}")

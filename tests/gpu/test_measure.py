@@ -36,7 +36,7 @@ def test_a_dry_run_measures_everything(tmp_path: Path) -> None:
         assert told["sampling"]["seconds_per_image"] > 0
     rival = found["tiny/rival"]
     assert abs(rival["theirs"]["parameters"] / rival["ours"]["parameters"] - 1) <= TOLERANCE
-    assert rival["ratio"] == pytest.approx(
+    assert rival["ratio_ours"] == pytest.approx(
         rival["ours"]["steps_per_second"]["value"] / rival["theirs"]["steps_per_second"]["value"]
     )
 

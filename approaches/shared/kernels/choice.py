@@ -111,6 +111,11 @@ class Kernels:
     swiglu: str
     reasons: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def over_padding(self) -> str:
+        """Attention's, under a mask that closes padding alone: no whole block that FlexAttention could skip."""
+        return "sdpa" if self.attention == "flex" else self.attention
+
     def record(self) -> dict[str, object]:
         """What goes into a run's record: operation -> backend, and "reasons": operation -> sentence."""
         names = {operation: getattr(self, operation) for operation in OPERATIONS}

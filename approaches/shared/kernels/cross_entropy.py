@@ -87,16 +87,19 @@ CROSS_ENTROPY: dict[str, Callable[[Tensor, Tensor, Tensor, int, int], Tensor]] =
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, ignore: int = -100, backend: str, chunk: int = 512
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, ignore: int = -100, backend: str, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """The summed negative log-likelihood of `targets` under softmax(hidden weight^T), and how many targets it sums.
 
     hidden: N D. weight: V D. targets: N int64, `ignore` where a row does not count. Returns two scalars: the sum in
     float32 (float64 for float64 inputs; 0 where no row counts, never NaN), and the int64 count. chunk: rows at a time,
-    for the chunked backend. Errors: ValueError on shapes that don't fit.
+    for the chunked backend; by default 512, on CUDA as many as have 2^28 logits.
+    Errors: ValueError on shapes that don't fit.
     """
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1] or targets.shape != hidden.shape[:1]:
         shapes = (tuple(hidden.shape), tuple(weight.shape), tuple(targets.shape))
         raise ValueError(f"cross entropy of hidden, weight, targets {shapes}: expected (N, D), (V, D), (N,)")
+    if chunk is None:  # on CUDA few launches, and the weight's gradient is rarely added to
+        chunk = max(512, 2**28 // len(weight)) if hidden.is_cuda else 512
     total = CROSS_ENTROPY[backend](hidden, weight, targets, ignore, chunk)
     return total, (targets != ignore).sum()
