@@ -59,7 +59,7 @@ SHAPES = {
         side=16,
         rows=64,
         window=256,
-        lap=5,
+        lap=2,
         settings={"width": 576, "layers": 12, "heads": 9},
     ),
     # Llama-3.2-1B (its config.json), 256 px at f = 8
