@@ -139,8 +139,8 @@ class TrainConfig:
     """Parts that a batch is worked through in, for less memory."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward pass; auto is bf16 on CUDA, fp32 elsewhere."""
-    compile: bool = False
-    """torch.compile on the approach's blocks."""
+    compile: Literal["auto", "on", "off"] = "off"
+    """torch.compile on the approach's blocks, half a minute or more before the first step; auto is on where CUDA is."""
     validations: Annotated[int, Range(1, 10_000)] = 5
     """Times that the validation loss is taken during training, the end among them."""
     checkpoint_seconds: Annotated[float, Range(0, 1e9)] = 60.0

@@ -7,9 +7,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from bench.console import Console, Progress
 from bench.errors import UserError
+from bench.files import read_json
+
+ZERO_STAGE = "BENCH_ZERO_STAGE"
+"""Variable that says which of DeepSpeed's stages the launcher asked for, once `take_deepspeed` has turned it."""
 
 
 def ranks() -> int:
@@ -24,14 +30,9 @@ def rank() -> int:
 
 def sharded() -> bool:
     """Whether weights, gradients and optimizer are to be spread over the ranks (accelerate launch --use_fsdp).
-    UserError for FSDP's first version, and for DeepSpeed."""
+    UserError for FSDP's first version."""
     if ranks() == 1:
         return False
-    if _says("ACCELERATE_USE_DEEPSPEED"):
-        raise UserError(
-            "DeepSpeed is not wired in: what its ZeRO stage 2 spreads, --use_fsdp --fsdp_version 2 "
-            "--fsdp_reshard_after_forward false spreads too"
-        )
     if _says("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
         raise UserError("the launcher asks for FSDP's first version, expected the second: --fsdp_version 2")
     return _says("ACCELERATE_USE_FSDP")
@@ -39,7 +40,56 @@ def sharded() -> bool:
 
 def record() -> dict[str, object]:
     """What a run's provenance says of its ranks."""
-    return {"ranks": ranks(), "sharded": sharded()}
+    asked = {"zero_stage": int(os.environ[ZERO_STAGE])} if ZERO_STAGE in os.environ else {}
+    return {"ranks": ranks(), "sharded": sharded(), **asked}
+
+
+def take_deepspeed() -> str:
+    """Turn accelerate's wish for DeepSpeed, in this process's environment, into the same wish to torch's fully_shard,
+    before anything has read it; what there is to say of that, or nothing. UserError on what can't be turned."""
+    if ranks() == 1 or not _says("ACCELERATE_USE_DEEPSPEED"):
+        return ""
+    zero, unread = _zero()
+    stage = zero.get("stage", 2)
+    if stage not in (0, 1, 2, 3):
+        raise UserError(f"DeepSpeed's ZeRO stage is {stage!r}, expected 0, 1, 2 or 3")
+    for part in ("optimizer", "param"):
+        if zero.get(f"offload_{part}", "none") != "none":
+            raise UserError(
+                f"DeepSpeed is asked to offload (offload_{part}), which is not turned into fully_shard's: take "
+                "--use_fsdp --fsdp_version 2 --fsdp_offload_params true"
+            )
+    for name in [name for name in os.environ if "DEEPSPEED" in name and name.startswith("ACCELERATE_")]:
+        del os.environ[name]
+    os.environ[ZERO_STAGE] = str(stage)
+    os.environ["ACCELERATE_USE_FSDP"] = "true" if stage else "false"
+    os.environ["FSDP_VERSION"] = "2"
+    os.environ["FSDP_RESHARD_AFTER_FORWARD"] = "true" if stage == 3 else "false"
+    done = "torch's fully_shard, which spreads as much" if stage else "one exchange of gradients"
+    skipped = f"; not read from DeepSpeed's config: {', '.join(unread)}" if unread else ""
+    return f"DeepSpeed's ZeRO stage {stage} is done by {done}{skipped}"
+
+
+def _zero() -> tuple[dict[str, Any], list[str]]:
+    """What accelerate's launcher, or DeepSpeed's own config file, says of ZeRO: "stage", and "offload_optimizer" and
+    "offload_param" with a device; and the file's other sections, of which training takes nothing."""
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if file.lower() != "none":
+        config = read_json(Path(file))
+        section = config.get("zero_optimization", {}) if isinstance(config, dict) else None
+        if not isinstance(section, dict):
+            raise UserError(f"{file} is no DeepSpeed config: expected an object, with one named zero_optimization")
+        found = {"stage": section.get("stage", 0)}
+        for part in ("offload_optimizer", "offload_param"):
+            device = section.get(part, {})
+            found[part] = device.get("device", "none") if isinstance(device, dict) else str(device)
+        return found, sorted(config.keys() - {"zero_optimization"})
+    said = {
+        part: os.environ.get(f"ACCELERATE_DEEPSPEED_{part.upper()}_DEVICE", "none")
+        for part in ("offload_optimizer", "offload_param")
+    }
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    return {"stage": int(stage) if stage.isdecimal() else stage, **said}, []
 
 
 def check(approaches: Sequence[str], seeds: int) -> None:

@@ -68,7 +68,9 @@ def small() -> Config:
         data=DataConfig(size=64, train_items=50_000),
         model=ModelConfig(lm="package:smollm2"),
         diffusion=DiffusionConfig(nfe=20),
-        train=TrainConfig(amount=384_000.0, batch=64, warmup=200, caption_tokens=48, replay_tokens=128, ema=0.999),
+        train=TrainConfig(
+            amount=384_000.0, batch=64, warmup=200, caption_tokens=48, replay_tokens=128, ema=0.999, compile="auto"
+        ),
         evaluate=EvaluateConfig(batch=64),
     )
 
@@ -101,6 +103,7 @@ def base() -> Config:
             warmup=1000,
             optimizer="adamw",
             beta2=0.95,
+            compile="auto",
             ema=0.9999,
             accumulation=13,
             validations=20,

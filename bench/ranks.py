@@ -26,8 +26,11 @@ PATIENCE = timedelta(hours=6)  # for the slowest thing that ranks wait for: the 
 
 def main(arguments: RunArguments, config: Config, console: Console) -> int:
     """A rank's share of the run; the exit code of bench.exits."""
+    turned = launch.take_deepspeed()
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     console = console if state.is_main_process else launch.Quiet(as_json=console.as_json)
+    if turned:
+        console.info(turned)
     with launch.first_of_machine():
         (request,) = runner.plan(arguments, config, console)
     _check_alike(request.key)

@@ -85,16 +85,29 @@ def shard(step: Step) -> None:
 @contextmanager
 def whole(step: Step) -> Iterator[None]:
     """Inside, the parameters outside all blocks are whole on every rank, so that an approach can be entered by any of
-    its methods, by all ranks alike; blocks see to themselves when they are called. Nothing where nothing is sharded."""
+    its methods, by all ranks alike; blocks see to themselves when they are called. Nothing where nothing is sharded.
+
+    What is whole stays so until a backward pass has gone over it (reshard_after_forward false), and hides what has been
+    written into the shards: so all is given up on the way in and on the way out."""
     root: Any = step
     if not launch.sharded():
         yield
         return
+    _give_up(step)
     root.unshard()
     try:
         yield
     finally:
-        root.reshard()
+        _give_up(step)
+
+
+def _give_up(step: Step) -> None:
+    """Every rank keeps its shards alone."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in step.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def gathered(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

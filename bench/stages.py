@@ -42,7 +42,7 @@ from bench.meter import (
 )
 from bench.sampler import noise_source
 from bench.samples import keep, neighbours, sheets, strips
-from bench.training import Trained, precision, train
+from bench.training import Trained, compiles, precision, train
 from metrics.statistics import Estimate
 from reports import schema
 from reports.schema import Budgets, Identical, Record, Sample
@@ -139,6 +139,7 @@ def _done(record: Record, trained: dict[str, Any], measured: dict[str, Any]) -> 
 def _train(run: Run) -> dict[str, Any]:
     """Train to the budget's end, from the checkpoint where there is one, and write the averaged weights."""
     config, console, begun = run.config, run.console, now()
+    compiled = compiles(config, run.device)
     with launch.first_of_machine():
         shared = share(config, run.device)
         approach = build(run.request, shared).to(run.device)
@@ -189,7 +190,7 @@ def _train(run: Run) -> dict[str, Any]:
                 "nfe": config.diffusion.nfe,
                 "guidance": config.diffusion.guidance,
             },
-            "kernels": shared.kernels.record(),
+            "kernels": {**shared.kernels.record(), "blocks": "compiled" if compiled else "eager"},
             "details": batches.record(),
         },
         "frozen_hash": fitted.frozen_hash,

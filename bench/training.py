@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from approaches.base import Approach, Batch, Generators
-from approaches.shared.kernels import compiled_by_shape
+from approaches.shared.kernels import compile_obstacle, compiled_by_shape
 from bench import checkpoint, launch, shard_checkpoint
 from bench.batches import Batches, moved, part
 from bench.config import Config
@@ -63,7 +63,7 @@ def train(
     settings = config.train
     accelerator = accelerator_for(config, path.parent)
     approach.to(accelerator.device)
-    if settings.compile:
+    if compiles(config, accelerator.device):
         compile_blocks(approach)
     trainee = ApproachTrainee(approach, batches, config, accelerator)
     if settings.tracker:
@@ -96,6 +96,16 @@ def train(
         digest=trainee.digest,
         frozen_hash=trainee.frozen_hash,
     )
+
+
+def compiles(config: Config, device: torch.device) -> bool:
+    """Whether a training compiles its approach's blocks on a device. UserError where that is asked for and can't be."""
+    if config.train.compile == "off" or (config.train.compile == "auto" and device.type != "cuda"):
+        return False
+    obstacle = compile_obstacle(device)
+    if obstacle and config.train.compile == "on":
+        raise UserError(f"train.compile is on, which {obstacle}: take auto or off")
+    return not obstacle
 
 
 def compile_blocks(approach: Approach) -> None:

@@ -133,14 +133,15 @@ def test_shards_hold_a_share_each_and_no_pickle(pair: Pair) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(PATIENCE + 300)
 def test_two_sharded_ranks_do_a_whole_run(micro_run: MicroRun, tmp_path: Path) -> None:
-    """From the command line to the record, beside the same run by one process."""
+    """From the command line to the record, beside the same run by one process. The launcher asks for DeepSpeed's ZeRO
+    stage 2, which becomes FSDP2."""
     file, out = tmp_path / "config.json", tmp_path / "runs"
     file.write_text(to_json(replace(micro_run.config, preset="smoke")))  # a file names a preset that there is
     words = ["-m", "bench", "run", "--config", str(file), "--approach", "dual_tower", "--out", str(out)]
-    launched(words, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    launched(words, ACCELERATE_USE_DEEPSPEED="true", ACCELERATE_DEEPSPEED_ZERO_STAGE="2")
     (folder,) = out.iterdir()
     ours, one = schema.load(folder), schema.load(micro_run.folder)
-    assert ours.status == "done" and ours.provenance["launch"] == {"ranks": 2, "sharded": True}
+    assert ours.status == "done" and ours.provenance["launch"] == {"ranks": 2, "sharded": True, "zero_stage": 2}
     assert ours.identical.batches == one.identical.batches and ours.budgets.images == one.budgets.images
     assert ours.budgets.flops == pytest.approx(one.budgets.flops, rel=0.01)
     for name, number, bound in (("loss", "loss", 1e-3), ("validation", "validation_loss", 1e-2)):  # after twelve steps
@@ -201,6 +202,44 @@ def test_what_the_launcher_asks_for_is_judged(monkeypatch: pytest.MonkeyPatch) -
         launch.sharded()
     monkeypatch.setenv("FSDP_VERSION", "2")
     assert (launch.ranks(), launch.rank(), launch.sharded()) == (2, 1, True)
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(UserError, match="DeepSpeed is not wired in"):
-        launch.sharded()
+
+
+@pytest.mark.parametrize("way", ["flags", "file"])
+@pytest.mark.parametrize(("stage", "sharded", "reshard"), [(0, False, "false"), (2, True, "false"), (3, True, "true")])
+def test_deepspeeds_stages_are_fully_shards(
+    way: str, stage: int, sharded: bool, reshard: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "environ", {"RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_DEEPSPEED": "true"})
+    if way == "flags":
+        os.environ["ACCELERATE_DEEPSPEED_ZERO_STAGE"] = str(stage)
+    else:
+        file = tmp_path / "zero.json"
+        file.write_text(json.dumps({"zero_optimization": {"stage": stage}, "gradient_clipping": 1.0}))
+        os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(file)
+    said = launch.take_deepspeed()
+    assert f"ZeRO stage {stage} is done by" in said and ("not read" in said) == (way == "file")
+    assert launch.sharded() == sharded and os.environ["FSDP_RESHARD_AFTER_FORWARD"] == reshard
+    assert launch.record() == {"ranks": 2, "sharded": sharded, "zero_stage": stage}
+    assert not [name for name in os.environ if "DEEPSPEED" in name]
+    assert launch.take_deepspeed() == ""  # once
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"zero_optimization": {"stage": 4}}, "stage is 4, expected 0, 1, 2 or 3"),
+        ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "--fsdp_offload_params true"),
+        ({"zero_optimization": 2}, "is no DeepSpeed config"),
+        ([], "is no DeepSpeed config"),
+    ],
+)
+def test_what_deepspeed_can_not_be_turned_into(
+    config: Any, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "zero.json"
+    file.write_text(json.dumps(config))
+    before = {"RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_DEEPSPEED": "true"}
+    monkeypatch.setattr(os, "environ", {**before, "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)})
+    with pytest.raises(UserError, match=said):
+        launch.take_deepspeed()
+    assert os.environ.keys() == {*before, "ACCELERATE_DEEPSPEED_CONFIG_FILE"}  # as it was

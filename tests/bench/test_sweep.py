@@ -45,7 +45,7 @@ MISTAKES = [
     ("sweep --values 1e-3 nan", "settings.learning_rate is nan, expected"),
     ("sweep --values 1e-3 fast", "settings.learning_rate is 'fast', expected float"),
     ("sweep --field train.clip --values 0 1", "train.clip is 0.0, expected a value above 0"),
-    ("sweep --field train.compile --values true maybe", "train.compile is 'maybe', expected true or false"),
+    ("sweep --approach dual_tower --field settings.fuse --values true maybe", "is 'maybe', expected true or false"),
     ("sweep --field train.patch --values 1 3", "data.size is 32, expected a multiple of 12"),
     ("sweep --field model.lm --values shipped:lm-tiny nowhere", "model.lm is 'nowhere'"),
     ("sweep --field data.size --values 32 64", "with which the loss itself changes"),

@@ -35,7 +35,7 @@ from bench.errors import UserError
 from bench.meter import Meter
 from bench.trainee import Budget
 from bench.trainer import NonFiniteLossError, averaged, install
-from bench.training import Trained, optimizers_of, precision, train
+from bench.training import Trained, compiles, optimizers_of, precision, train
 from tests.approaches.small import small_shared
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -440,7 +440,7 @@ def test_a_tracker_gets_both_curves(whole: tuple[Training, Trained, Path], tmp_p
     reason="needs a C++ compiler (g++ or clang++) for torch.compile",
 )
 def test_compiled_blocks_train_the_same(whole: tuple[Training, Trained, Path], tmp_path: Path) -> None:
-    compiled = Training(changed(compile=True))
+    compiled = Training(changed(compile="on"))
     trained = compiled.run(tmp_path / "c.safetensors")
     graphs = counters["stats"]["unique_graphs"]
     assert graphs > 0
@@ -450,6 +450,18 @@ def test_compiled_blocks_train_the_same(whole: tuple[Training, Trained, Path], t
     assert set(trained.average) == set(whole[1].average)
     for row, expected in zip(trained.losses, whole[1].losses, strict=True):
         assert row == pytest.approx(expected, rel=1e-4)
+
+
+def test_blocks_are_compiled_where_that_is_wanted_and_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    wanted: dict[str, Any] = {way: changed(compile=way) for way in ("auto", "on", "off")}
+    monkeypatch.setattr("bench.training.compile_obstacle", lambda device: "")
+    assert [compiles(wanted[way], cpu) for way in wanted] == [False, True, False]
+    assert [compiles(wanted[way], cuda) for way in wanted] == [True, True, False]
+    monkeypatch.setattr("bench.training.compile_obstacle", lambda device: "needs a thing")
+    assert not compiles(wanted["auto"], cuda) and not compiles(wanted["off"], cuda)
+    with pytest.raises(UserError, match="train.compile is on, which needs a thing: take auto or off"):
+        compiles(wanted["on"], cuda)
 
 
 def test_bf16_trains_nearly_the_same(whole: tuple[Training, Trained, Path], tmp_path: Path) -> None:

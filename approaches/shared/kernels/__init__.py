@@ -10,7 +10,7 @@ from approaches.shared.kernels.attention import (
     compiled_by_shape,
     reference_attention,
 )
-from approaches.shared.kernels.choice import BACKENDS, REFERENCE, Backend, Kernels, choose
+from approaches.shared.kernels.choice import BACKENDS, REFERENCE, Backend, Kernels, choose, compile_obstacle
 from approaches.shared.kernels.cross_entropy import linear_cross_entropy
 from approaches.shared.kernels.norms import rms_norm, swiglu
 
@@ -23,6 +23,7 @@ __all__ = [
     "attention",
     "causal_mask",
     "choose",
+    "compile_obstacle",
     "compiled_by_shape",
     "linear_cross_entropy",
     "reference_attention",

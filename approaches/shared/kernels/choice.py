@@ -35,10 +35,15 @@ def _liger(device: torch.device, training: bool) -> str:
     return _cuda(device) or ("" if importlib.util.find_spec("liger_kernel") else NEEDS_LIGER)
 
 
-def _compiled(device: torch.device, training: bool) -> str:
+def compile_obstacle(device: torch.device) -> str:
+    """Empty where torch.compile makes code for a device; else what it needs, in words."""
     if device.type == "cpu":
         return "" if shutil.which("g++") or shutil.which("clang++") else NEEDS_COMPILER
     return _cuda(device) or ("" if importlib.util.find_spec("triton") else NEEDS_TRITON)
+
+
+def _compiled(device: torch.device, training: bool) -> str:
+    return compile_obstacle(device)
 
 
 def _cuda(device: torch.device) -> str:
