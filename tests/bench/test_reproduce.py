@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from approaches.registry import APPROACHES
-from bench import cli, published, reproduce, runner, store
+from bench import array, cli, published, reproduce, runner, store
+from bench.array_arguments import ArrayArguments
 from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError
@@ -139,6 +140,20 @@ def test_a_run_that_failed_is_told_and_compares_nothing(tmp_path: Path, monkeypa
     assert code == FAILED and found.status == "failed" and "not all runs are done: gated_tower" in found.notes
     compared = next(e for e in found.orderings if (e.measure, e.worse) == ("fid", "gated_tower"))
     assert compared.difference.details["seeds"] == [0, 2]
+
+
+def test_an_array_does_the_same_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that many can be done at a time, here or in a queue, and be judged afterwards."""
+    faked(monkeypatch, numbers)
+    config, out, console = ways.micro(tmp_path), tmp_path / "out", Console(interval=1e9)
+    work = reproduce.Work(ReproduceArguments(table=TABLE, out=out), config, console)
+    of_table = {work.request(row, seed).name for row, seed in work.points}
+    rows = published.table(TABLE).rows
+    single = ArrayArguments(approach=(rows[0].approach,), seeds=3, out=out / reproduce.RUNS)
+    variants = tuple(row.settings["variant"] for row in rows[1:])
+    towers = dataclasses.replace(single, approach=("dual_tower",), field="settings.variant", values=variants)
+    asked = [request.name for arguments in (single, towers) for request in array.plan(arguments, config, console)]
+    assert sorted(asked) == sorted(of_table) and len(of_table) == 12
 
 
 def test_a_share_of_the_budget_shrinks_the_warmup_alike() -> None:
