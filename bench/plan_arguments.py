@@ -22,8 +22,9 @@ class PlanArguments(RunArguments):
     """Kind of GPU: one of b200, h200, h100, a100, l40s, rtx4090, or "here" for this machine."""
     gpus: Annotated[int, Range(1, 1_000_000)] | None = None
     """How many of them share a batch; by default 8, and 1 here."""
-    mfu: Annotated[float, Range(0, 1, above=True)] = 0.4
-    """Share of the GPUs' peak that training reaches; see also --measured."""
+    mfu: Annotated[float, Range(0, 1, above=True)] = 0.36
+    """Share of the GPUs' peak by their data sheet that training reaches; 0.36 is what full_retraining and dual_tower
+    reached, compiled, at a 1B shape on an H200 (docs/gpu.md). See also --measured."""
     measured: str = ""
     """A done run whose measured MFU is taken in place of --mfu: its folder, its name's beginning, or an approach."""
     json: bool = False
