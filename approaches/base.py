@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from approaches.settings import Settings
 from approaches.shared.diffusion import Diffusion, Sampled
 from approaches.shared.kernels import Kernels
-from approaches.shared.language_model import LanguageModel, tensors_hash
+from approaches.shared.language_model import LanguageModel, pad_rows, tensors_hash
 from approaches.shared.patches import PatchEmbedding, Patchify
 from approaches.shared.vae import LatentCodec
 from bench.data.scene import Scene
@@ -231,15 +231,6 @@ class Shared:
         return pad_rows(rows)
 
 
-def pad_rows(rows: Sequence[Sequence[int]], length: int | None = None) -> tuple[Tensor, Tensor]:
-    """Rows of ids as one long tensor and its mask, B L, zeros on the right up to the longest row or `length`."""
-    longest = max(map(len, rows)) if length is None else length
-    ids, mask = torch.zeros(len(rows), longest, dtype=torch.long), torch.zeros(len(rows), longest, dtype=torch.bool)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)], mask[place, : len(row)] = torch.tensor(row, dtype=torch.long), True
-    return ids, mask
-
-
 class Approach(nn.Module, ABC):
     """A language model that also draws. Subclasses take (shared, settings) and override what they can do.
 
@@ -263,6 +254,11 @@ class Approach(nn.Module, ABC):
     @abstractmethod
     def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
         """The terms of one step's loss. `diffusion` is a mean over drawn rows, others over what they predict."""
+
+    def counts(self, batch: Batch) -> Mapping[str, Tensor | float]:
+        """The counts of `losses`, by term, from a batch alone. Empty where they are known with the losses only: then a
+        batch in several parts is worked through once more, for them."""
+        return {}
 
     def diffusion_errors(self, batch: Batch, condition: Any, denoise: Callable[..., Tensor] | None = None) -> Tensor:
         """The diffusion loss of every drawn picture at each of its noise levels, (B K), under what was read of its

@@ -136,16 +136,22 @@ class DualTower(Approach):
         taps = {middle: batch.noise} if self.settings.alignment else None
         prefix = self._read_text(*batch.drawn_prompt())
         error = self.diffusion_errors(batch, prefix, partial(self.towers.denoise, taps=taps))
-        terms = {"diffusion": Loss(error.sum(), len(error))}
+        counts = self.counts(batch)
+        terms = {"diffusion": Loss(error.sum(), counts["diffusion"])}
         if taps is not None:
             distance = self._misaligned(taps[middle], batch)
-            terms["alignment"] = Loss(distance.sum(), len(distance), self.settings.alignment)
+            terms["alignment"] = Loss(distance.sum(), counts["alignment"], self.settings.alignment)
         tokens, mask = batch.describe.prompt
         nothing = Prefix.nothing(len(tokens), tokens.device)
         image = self.towers.read_image(batch.describe.latents, nothing, keep=self.towers.kept_for("text"))
         nats = self.towers.text_loss(tokens, batch.describe.targets, image, mask)
-        terms["caption"] = Loss(nats, mask.sum(), self.settings.caption_weight)
+        terms["caption"] = Loss(nats, counts["caption"], self.settings.caption_weight)
         return terms
+
+    def counts(self, batch: Batch) -> dict[str, Tensor | float]:
+        """See Approach."""
+        aligned = {"alignment": len(batch.times)} if self.settings.alignment else {}
+        return {"diffusion": len(batch.times), **aligned, "caption": batch.describe.mask[:, 1:].sum()}
 
     def _read_text(self, tokens: Tensor, mask: Tensor) -> Prefix:
         """The frozen tower's reading of a caption, for image tokens; gradients reach the vision tower's keys and values

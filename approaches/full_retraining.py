@@ -74,25 +74,44 @@ class FullRetraining(Approach):
         hidden, prefix = self.tower.read_text(
             tokens, Prefix.nothing(len(tokens), tokens.device), mask, keep=("all",), output=weighed
         )
-        error = self.diffusion_errors(batch, prefix)
-        terms = {"diffusion": Loss(error.sum(), len(error))}
+        counts = self.counts(batch)
+        terms = {"diffusion": Loss(self.diffusion_errors(batch, prefix).sum(), counts["diffusion"])}
         if weighed:
-            targets = batch.draw.targets.masked_fill(batch.empty[:, None], -100)
-            terms["prompt"] = Loss(self._nats(hidden, targets), (targets != -100).sum(), self.settings.prompt_weight)
+            nats = self._nats(hidden, self._drawn_from(batch))
+            terms["prompt"] = Loss(nats, counts["prompt"], self.settings.prompt_weight)
         tokens, mask = batch.describe.prompt
         image = self.tower.read_image(batch.describe.latents, Prefix.nothing(len(tokens), tokens.device), keep=("all",))
         nats = self.tower.text_loss(tokens, batch.describe.targets, image, mask)
-        terms["caption"] = Loss(nats, mask.sum(), self.settings.caption_weight)
-        if replayed := round(self.settings.replay_share * len(batch.whole.text)):
-            text = batch.whole.text[:replayed][batch.rows(replayed)].to(tokens.device, non_blocking=True)
-            if not (rows := len(text)):
-                raise UserError(
-                    f"settings.replay_share replays {replayed} windows of text a step, fewer than the "
-                    f"{batch.place[1]} parts that a batch is worked through in: raise it or train.batch, or set it to 0"
-                )
-            nats = self.tower.text_loss(text[:, :-1], text[:, 1:], Prefix.nothing(rows, text.device))
-            terms["replay"] = Loss(nats, rows * (text.shape[1] - 1), self.settings.replay_weight)
+        terms["caption"] = Loss(nats, counts["caption"], self.settings.caption_weight)
+        if len(text := self._replayed(batch)):
+            text = text.to(tokens.device, non_blocking=True)
+            nats = self.tower.text_loss(text[:, :-1], text[:, 1:], Prefix.nothing(len(text), text.device))
+            terms["replay"] = Loss(nats, counts["replay"], self.settings.replay_weight)
         return terms
+
+    def counts(self, batch: Batch) -> dict[str, Tensor | float]:
+        """See Approach."""
+        counts: dict[str, Tensor | float] = {"diffusion": len(batch.times), "caption": batch.describe.mask[:, 1:].sum()}
+        if self.settings.prompt_weight > 0:
+            counts["prompt"] = (self._drawn_from(batch) != -100).sum()
+        if len(text := self._replayed(batch)):
+            counts["replay"] = len(text) * (text.shape[1] - 1)
+        return counts
+
+    def _drawn_from(self, batch: Batch) -> Tensor:
+        """The targets of the captions that pictures are drawn from."""
+        return batch.draw.targets.masked_fill(batch.empty[:, None], -100)
+
+    def _replayed(self, batch: Batch) -> Tensor:
+        """Windows of plain text, of this part. UserError where there are fewer than parts."""
+        replayed = round(self.settings.replay_share * len(batch.whole.text))
+        text = batch.whole.text[:replayed][batch.rows(replayed)]
+        if replayed and not len(text):
+            raise UserError(
+                f"settings.replay_share replays {replayed} windows of text a step, fewer than the "
+                f"{batch.place[1]} parts that a batch is worked through in: raise it or train.batch, or set it to 0"
+            )
+        return text
 
     def _nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
         logits = self.tower.text.logits(hidden).float()

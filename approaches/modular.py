@@ -117,15 +117,23 @@ class Modular(Approach):
         """Diffusion on drawn rows under their true layouts; next token on described rows; the checker on both."""
         layouts, luck = self._learned_from(batch, generators("whole/layout"))
         layouts = layouts.said(batch.draw.captions, luck[:, 0] < self.settings.layout_whole)
-        layouts = layouts.without((luck[:, 1] < self.settings.layout_dropout) | batch.empty.cpu())
+        whole = batch.whole.empty.cpu()  # where it is already: the part's own is on the device, and would be waited for
+        empty = whole[batch.rows(len(whole))]
+        layouts = layouts.without((luck[:, 1] < self.settings.layout_dropout) | empty)
         error = self.diffusion_errors(batch, self._prepare(*batch.drawn_prompt(), layouts))
         tokens, mask = batch.describe.prompt
         nats = self.captioner.loss(batch.describe.latents, tokens, mask, batch.describe.targets)
+        counts, checked = self.counts(batch), self._misread(batch, generators("whole/check"))
         return {
-            "diffusion": Loss(error.sum(), len(error)),
-            "caption": Loss(nats, mask.sum(), self.settings.caption_weight),
-            "check": self._check_loss(batch, generators("whole/check")),
+            "diffusion": Loss(error.sum(), counts["diffusion"]),
+            "caption": Loss(nats, counts["caption"], self.settings.caption_weight),
+            "check": Loss(checked, counts["check"]),
         }
+
+    def counts(self, batch: Batch) -> dict[str, Tensor | float]:
+        """See Approach."""
+        described = batch.describe.mask[:, 1:].sum()
+        return {"diffusion": len(batch.times), "caption": described, "check": len(batch.draw) + len(batch.describe)}
 
     def _learned_from(self, batch: Batch, draw: torch.Generator) -> tuple[Layouts, Tensor]:
         """The drawn rows' layouts, `layout_false` of them false of their pictures, as a planner's are at times, and two
@@ -136,8 +144,8 @@ class Modular(Approach):
         mine = torch.arange(len(true))[batch.rows(len(true))]
         return layouts.select(mine), luck[mine]
 
-    def _check_loss(self, batch: Batch, draw: torch.Generator) -> Loss:
-        """The checker's cross entropy on lightly noised pictures beside true and false plans, a mean over all rows; one
+    def _misread(self, batch: Batch, draw: torch.Generator) -> Tensor:
+        """The checker's cross entropy on lightly noised pictures beside true and false plans, summed over all rows; one
         whose scene is not known gives 0. Plans are made false among those of the whole batch."""
         whole = batch.whole
         latents = torch.cat([batch.draw.latents, batch.describe.latents])
@@ -152,7 +160,7 @@ class Modular(Approach):
         mine = torch.cat([each[batch.rows(len(each))] for each in (drawn, described)])
         noised = self.shared.diffusion.add_noise(latents, noise[mine].to(device), times[mine].to(device))
         planned, true = (layouts.select(mine).to(device) for layouts in (planned, true))
-        return Loss(self.checker.loss(noised, planned, true), len(latents))
+        return self.checker.loss(noised, planned, true)
 
     def _prepare(self, tokens: Tensor, mask: Tensor, layouts: Layouts) -> Prepared:
         """What the drawing expert is told: captions, B L ids and mask, and layouts."""

@@ -105,14 +105,18 @@ class Projection(Approach):
     def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
         """Diffusion on drawn rows; next token on described rows' captions, after their soft prompts."""
         error = self.diffusion_errors(batch, self._condition([("text", batch.drawn_prompt())]))
-        nats, count = self._caption_loss(batch)
+        counts = self.counts(batch)
         return {
-            "diffusion": Loss(error.sum(), len(error)),
-            "caption": Loss(nats, count, self.settings.caption_weight),
+            "diffusion": Loss(error.sum(), counts["diffusion"]),
+            "caption": Loss(self._nats(batch), counts["caption"], self.settings.caption_weight),
         }
 
-    def _caption_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Sum of -log p in nats of the described rows' captions and end tokens, and how many tokens these are."""
+    def counts(self, batch: Batch) -> dict[str, Tensor | float]:
+        """See Approach."""
+        return {"diffusion": len(batch.times), "caption": batch.describe.mask[:, 1:].sum()}
+
+    def _nats(self, batch: Batch) -> Tensor:
+        """Sum of -log p of the described rows' captions and end tokens."""
         tokens, mask = batch.describe.prompt
         soft = self.soft_prompts(batch.describe.latents)
         counts = torch.cat([mask.new_ones(soft.shape[:2]), mask], 1)
@@ -123,7 +127,7 @@ class Projection(Approach):
             self.transformer.head_weight,
             batch.describe.targets.flatten(),
             backend=self.transformer.kernels.cross_entropy,
-        )
+        )[0]
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The words of a picture's prompt learn at a rate of their own."""

@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from approaches.base import Batch, Captioned, Generators, pad_rows
+from approaches.base import Batch, Captioned, Generators
 from approaches.shared.diffusion import Diffusion
-from approaches.shared.language_model import LanguageModel
+from approaches.shared.language_model import LanguageModel, pad_rows
 from approaches.shared.randomness import generator
 from approaches.shared.vae import LatentCodec
 from bench.collection import collect

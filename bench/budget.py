@@ -25,7 +25,7 @@ class Counts:
     matrices of blocks, see `Approach.hidden_matrices`. codec: the VAE's. latent_values: of a
     picture. largest_block, outside: parameters of one unit of sharding, and of what is in none. rows: of a batch, to
     draw, to describe, windows of text; part: of what one GPU works through at a time. forward, step: FLOPs of a batch's
-    losses (None where they are not asked for: without accumulation), and with their gradients. condition, denoise: of a
+    losses (None where no step takes them alone), and with their gradients. condition, denoise: of a
     prompt, and of one evaluation of one picture. encode: of a picture by the VAE. activations: bytes that a part holds
     at once, beside weights and gradients. validation: that a batch of the fixed triples holds, without gradients.
     """
@@ -151,8 +151,8 @@ def _disk_of(counts: Counts, config: Config) -> dict[str, float]:
 
 
 def step_flops(counts: Counts, config: Config) -> float:
-    """Of a step as it is worked: with accumulation all parts but a rank's last are worked through once more, without
-    gradient, for the counts that the loss is divided by."""
+    """Of a step as it is worked: with accumulation, and an approach that can't tell the counts that its loss is divided
+    by, all parts but a rank's last are worked through once more for them, without gradient."""
     parts = config.train.accumulation
     return counts.step + (parts - 1) / parts * (counts.forward or 0)
 
@@ -213,7 +213,11 @@ def lines(counts: Counts, config: Config, machine: Machine, steps: int) -> list[
         f"{config.train.replay_tokens} tokens to replay; {counts.image_tokens} image tokens a picture, captions of "
         f"{counts.caption_tokens} ({counts.captions_of})",
         f"FLOPs a step  {counts.step:.4g}"
-        + (f" + {parts - 1}/{parts} of its forward pass's {counts.forward:.4g} = {worked:.4g}" if parts > 1 else ""),
+        + (
+            f" + {parts - 1}/{parts} of its forward pass's {counts.forward:.4g} = {worked:.4g}"
+            if counts.forward
+            else ""
+        ),
         f"FLOPs in all  {worked:.4g} x {steps:,} steps = {done['training']['flops']:.4g}",
         f"speed         {machine.gpus} x {machine.peak:.4g} FLOP/s ({machine.name}) x MFU {machine.mfu:.3g} "
         f"({machine.mfu_of}) = {machine.speed:.4g} FLOP/s",

@@ -64,7 +64,7 @@ def count(approach: str, settings: Any, config: Config, *, ranks: int, bf16: boo
             caption_tokens=caption,
             captions_of=whose,
             image_tokens=shared.patchify.tokens,
-            forward=_forward(built, batch) if train.accumulation > 1 else None,
+            forward=_forward(built, batch) if train.accumulation > 1 and not built.counts(batch) else None,
             step=flops_per_step(built, batch, lambda purpose: generator(0, purpose)),
             encode=flops(lambda: codec.encode(torch.zeros(1, 3, side, side))),
             activations=_activations(built, small, bf16),

@@ -138,8 +138,7 @@ def _done(record: Record, trained: dict[str, Any], measured: dict[str, Any]) -> 
 
 def _train(run: Run) -> dict[str, Any]:
     """Train to the budget's end, from the checkpoint where there is one, and write the averaged weights."""
-    config, console, begun = run.config, run.console, now()
-    compiled = compiles(config, run.device)
+    config, console, begun, compiled = run.config, run.console, now(), compiles(run.config, run.device)
     with launch.first_of_machine():
         shared = share(config, run.device)
         approach = build(run.request, shared).to(run.device)

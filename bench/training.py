@@ -195,25 +195,35 @@ class ApproachTrainee(Trainee):
         self.digest = self.batches.digest(self.digest, whole)
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         mine = [part(whole, rank * self.parts + index, ranks * self.parts) for index in range(self.parts)]
-        # The counts of all parts come before the first gradient. The last part's graph is kept meanwhile, so that a
-        # batch in one part costs nothing more; the others are worked through once without gradient, and then again.
         draws = self.batches.generators(step, rank)
-        with torch.no_grad():
-            found = [self._losses(each, draws)[:2] for each in mine[:-1]]
-        sums, counts, weights = self._losses(mine[-1], draws)
+        # The counts of all parts come before the first gradient. Where an approach can't tell them, all parts but the
+        # last are worked through without gradient, for them, and then again; the last one's graph is kept meanwhile.
+        ahead, counts = [self.approach.counts(each) for each in mine], list[Tensor]()
+        if not all(ahead):
+            with torch.no_grad():
+                counts = [self._losses(each, draws)[1] for each in mine[:-1]]
+            mine.insert(0, mine.pop())
+        sums, own, weights = self._losses(mine[0], draws)
         self.names = ("loss", *self.module.names)
-        totals = torch.stack([torch.stack([sums.detach(), counts]), *map(torch.stack, found)]).sum(0)
-        totals = self._added(totals)
+        if not all(ahead):
+            draws = self.batches.generators(step, rank)
+            total = torch.stack([own, *counts]).sum(0)
+        else:
+            told = [[float(each[name]) for name in self.module.names] for each in ahead]
+            total = torch.tensor(told).sum(0).to(own.device)
+        total = self._added(total)
         # a term that nothing counts for is absent, not 0/0
-        shares = torch.where(totals[1] > 0, weights / totals[1].clamp(min=1e-30), 0.0)
+        shares = torch.where(total > 0, weights / total.clamp(min=1e-30), 0.0)
         (shares * sums).sum().backward()
-        del sums
-        draws = self.batches.generators(step, rank)
-        for each in mine[:-1]:
-            (shares * self._losses(each, draws)[0]).sum().backward()
+        found = sums.detach()
+        for each in mine[1:]:
+            sums = self._losses(each, draws)[0]
+            (shares * sums).sum().backward()
+            found = found + sums.detach()
         self._add_gradients()
-        means = torch.where(totals[1] > 0, totals[0] / totals[1].clamp(min=1e-30), 0.0)
-        return torch.cat([(shares * totals[0]).sum()[None], means])
+        found = self._added(found)
+        means = torch.where(total > 0, found / total.clamp(min=1e-30), 0.0)
+        return torch.cat([(shares * found).sum()[None], means])
 
     def agreed(self, seconds: float) -> float:
         """See Trainee."""

@@ -4,6 +4,7 @@ by our own transformer."""
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -247,3 +248,12 @@ def _from_transformers(source: Source) -> tuple[Any, Any]:
     if missing := sorted(info["missing_keys"]):  # transformers would leave them at random values
         raise UserError(f"the language model '{source.text}' lacks {len(missing)} tensors, among them {missing[0]}")
     return model.eval(), tokenizer
+
+
+def pad_rows(rows: Sequence[Sequence[int]], length: int | None = None) -> tuple[Tensor, Tensor]:
+    """Rows of ids as one long tensor and its mask, B L, zeros on the right up to the longest row or `length`."""
+    longest = max(map(len, rows)) if length is None else length
+    ids, mask = torch.zeros(len(rows), longest, dtype=torch.long), torch.zeros(len(rows), longest, dtype=torch.bool)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)], mask[place, : len(row)] = torch.tensor(row, dtype=torch.long), True
+    return ids, mask

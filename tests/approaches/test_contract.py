@@ -16,6 +16,7 @@ from torch import Tensor
 
 from approaches.base import Approach, Loss, Prompt, Shared
 from approaches.registry import APPROACHES
+from bench.batches import part
 from bench.ranges import Depth
 from bench.sampler import Sampling, draw
 from tests.approaches.small import samples, small_batch, small_generators, small_shared
@@ -172,6 +173,19 @@ def test_losses_are_finite_and_of_something(way: Trained) -> None:
             assert float(term.count) > 0 and term.weight > 0, name
             assert term.sum.ndim == 0 and bool(torch.isfinite(term.sum)), name
         assert float(terms["diffusion"].count) == ROWS
+
+
+def test_counts_told_ahead_are_those_of_the_losses(way: Trained) -> None:
+    """In a batch, and in a part of one, which has fewer words."""
+    needs(way.approach, "denoise")
+    whole = small_batch(way.history.shared, ROWS, 0)
+    for batch in (whole, part(whole, 1, 2)):
+        if not (told := way.approach.counts(batch)):
+            pytest.skip("the approach tells no counts ahead")
+        losses = way.approach.losses(batch, small_generators(way.history.shared.seed, 0))
+        assert {name: float(count) for name, count in told.items()} == {
+            name: float(loss.count) for name, loss in losses.items()
+        }
 
 
 def test_gradients_reach_all_that_is_trained_and_nothing_else(way: Trained) -> None:

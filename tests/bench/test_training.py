@@ -217,6 +217,37 @@ def test_accumulation_changes_nothing(whole: tuple[Training, Trained, Path], tmp
     assert again.digest == trained.digest
 
 
+class Telling(Fake):
+    """One that tells the counts of its losses ahead, and so works through no part twice."""
+
+    passes = 0
+
+    def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
+        """See Approach."""
+        type(self).passes += 1
+        return super().losses(batch, generators)
+
+    def counts(self, batch: Batch) -> dict[str, Tensor | float]:
+        """See Approach. In another order than the losses'."""
+        return {"caption": (batch.describe.targets >= 0).sum(), "diffusion": len(batch.times)}
+
+
+def test_counts_told_ahead_spare_a_pass_and_change_nothing() -> None:
+    from bench.training import ApproachTrainee, accelerator_for
+
+    config = changed(accumulation=4)
+    found = []
+    for kind in (Fake, Telling):
+        approach = kind(models(), Settings(caption_weight=0.3))
+        trainee = ApproachTrainee(approach, batches_of(config), config, accelerator_for(config, Path()))
+        Telling.passes = 0
+        numbers = trainee.gradients(4)
+        found.append([numbers, *(p.grad for p in approach.parameters() if p.grad is not None)])
+    assert Telling.passes == 4
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
 def test_gradients_of_parts_add_up_exactly() -> None:
     """One step's gradient: the parts have different numbers of words, and the mean is over all of them."""
     from bench.training import ApproachTrainee, accelerator_for
