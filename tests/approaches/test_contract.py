@@ -180,12 +180,9 @@ def test_counts_told_ahead_are_those_of_the_losses(way: Trained) -> None:
     needs(way.approach, "denoise")
     whole = small_batch(way.history.shared, ROWS, 0)
     for batch in (whole, part(whole, 1, 2)):
-        if not (told := way.approach.counts(batch)):
-            pytest.skip("the approach tells no counts ahead")
         losses = way.approach.losses(batch, small_generators(way.history.shared.seed, 0))
-        assert {name: float(count) for name, count in told.items()} == {
-            name: float(loss.count) for name, loss in losses.items()
-        }
+        told = {name: float(count) for name, count in way.approach.counts(batch).items()}
+        assert told in ({}, {name: float(loss.count) for name, loss in losses.items()})  # or it tells none
 
 
 def test_gradients_reach_all_that_is_trained_and_nothing_else(way: Trained) -> None:
