@@ -20,21 +20,35 @@ from bench.config import Config, to_json
 from bench.console import Console
 from bench.exits import DONE, FAILED
 from bench.files import read_json, write_json
+from bench.hardware import VISIBLE, gpus_here
 from reports import schema
 
 ASKED = "jobs.json"
+ALL = "all"
 POLL = 0.5  # seconds between looks at the jobs of this machine
 QUEUED = ("PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPENDED")  # SLURM's words
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a job does: one run, in its folder."""
+    """What a job does: one run, in its folder.
+
+    gpus: which it may take, as VISIBLE names them; ALL for all; None for those that the queue gave it. To a job of this
+    machine submitit leaves none."""
 
     folder: str
+    gpus: str | None = None
+
+    def take(self) -> None:
+        """See to it that the job's own GPUs are seen, and no others."""
+        if self.gpus == ALL:
+            os.environ.pop(VISIBLE, None)
+        elif self.gpus is not None:
+            os.environ[VISIBLE] = self.gpus
 
     def __call__(self) -> int:
         """An exit code of bench.exits."""
+        self.take()
         folder = Path(self.folder)
         return runner.execute(store.Request.read(folder), folder.parent, Console()).code
 
@@ -146,19 +160,30 @@ def _queued(requests: Sequence[store.Request], arguments: ArrayArguments, consol
     return jobs
 
 
+def shares(arguments: ArrayArguments) -> list[str]:
+    """Of this machine's GPUs, for each of the jobs that are at work at a time: its own, or what this process sees."""
+    if not arguments.gpus:
+        return [os.environ.get(VISIBLE, ALL)] * arguments.parallel
+    names, each = gpus_here(), arguments.gpus
+    return [",".join(names[place * each : (place + 1) * each]) for place in range(arguments.parallel)]
+
+
 def _here(requests: Sequence[store.Request], arguments: ArrayArguments, console: Console) -> None:
     """The runs as processes of this machine, `parallel` at a time, until all have ended."""
     executor, waiting, working = _executor(arguments), list(requests), dict[str, Any]()
+    free, taken = shares(arguments), dict[str, str]()
     try:
         while waiting or working:
             while waiting and len(working) < arguments.parallel:
                 request = waiting.pop(0)
-                job = executor.submit(Job(str((arguments.out / request.name).resolve())))
+                taken[request.name] = free.pop(0)
+                job = executor.submit(Job(str((arguments.out / request.name).resolve()), taken[request.name]))
                 working[request.name] = job
                 console.info(f"{request.name}: begins; its output is in {job.paths.stderr}")
             time.sleep(POLL)
             for name in [name for name, job in working.items() if job.done()]:
                 del working[name]
+                free.append(taken.pop(name))
                 state = store.read_state(arguments.out / name)
                 console.info(f"{name}: {state.state if state else 'ended before it began'}")
     finally:

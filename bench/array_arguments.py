@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from bench import launch, run_arguments
 from bench.config import Config
 from bench.errors import UserError
+from bench.hardware import VISIBLE, gpus_here
 from bench.ranges import Range
 from bench.run_arguments import RunArguments, chosen
 from bench.sweep_arguments import placed, values_of
@@ -35,7 +36,7 @@ class ArrayArguments(RunArguments):
     minutes: Annotated[int, Range(1, 100_000)] = 1440
     """Longest time of a job; one that runs out of it goes back into SLURM's queue, and goes on from its checkpoint."""
     gpus: Annotated[int, Range(0, 64)] = 0
-    """GPUs a job."""
+    """GPUs a job. Of this machine each job has its own then; with 0 all jobs see them all, and take the first."""
     cpus: Annotated[int, Range(1, 1024)] = 2
     """CPU cores a job."""
     memory: Annotated[int, Range(0, 100_000)] = 0
@@ -60,6 +61,12 @@ def check(arguments: ArrayArguments, config: Config) -> None:
         raise UserError("the package submitit is missing: install this project's extra 'slurm'")
     if arguments.executor == "slurm" and shutil.which("sbatch") is None:
         raise UserError("SLURM's sbatch is not found on this machine: take --executor local")
+    seen, asked = len(gpus_here()), arguments.gpus * arguments.parallel
+    if arguments.executor == "local" and seen < asked:
+        raise UserError(
+            f"--gpus {arguments.gpus} for --parallel {arguments.parallel} jobs are {asked} GPUs, and {seen} are seen "
+            f"here: lower either, or name them in {VISIBLE}"
+        )
     if arguments.values and not arguments.field:
         raise UserError("--values are of no field: name it by --field, such as --field settings.learning_rate")
     run_arguments.check(arguments, config)

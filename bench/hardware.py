@@ -3,7 +3,9 @@ densest form of each that is sold. Standard library only."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,5 +25,16 @@ KINDS = {
     "l40s": Kind(peak=362e12, memory=48e9),
     "rtx4090": Kind(peak=165e12, memory=24e9),
 }
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+DRIVER = Path("/proc/driver/nvidia/gpus")
+
+
+def gpus_here() -> tuple[str, ...]:
+    """The GPUs that this process may take, as VISIBLE names them."""
+    if (named := os.environ.get(VISIBLE)) is not None:
+        return tuple(name.strip() for name in named.split(",") if name.strip())
+    return tuple(str(index) for index in range(len(list(DRIVER.iterdir())))) if DRIVER.exists() else ()
+
+
 HERE = "here"
 """This machine: its peak is measured, or taken from the record that the MFU is taken from."""

@@ -4,6 +4,7 @@ fates out (tests/bench/ways.py)."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from bench.array_arguments import ArrayArguments
 from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError
+from bench.hardware import VISIBLE
 from reports import schema
 from tests.bench import ways
 from tests.bench.test_runner import ROOT
@@ -70,6 +72,35 @@ def test_jobs_do_the_runs_once_and_go_on_with_what_was_cut_off(
     assert "done already" in capsys.readouterr().out
 
 
+@dataclass(frozen=True)
+class SeeingJob(array.Job):
+    """A job that leaves what it sees of GPUs in its folder."""
+
+    def __call__(self) -> int:
+        """See Job."""
+        before = os.environ.get(VISIBLE, "unset")
+        self.take()
+        (Path(self.folder) / "seen").write_text(f"{before}|{os.environ.get(VISIBLE, 'unset')}")
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("here", "gpus", "seen"), [(None, 0, {"unset"}), ("", 0, {""}), ("3", 0, {"3"}), ("4,5,6,7", 2, {"4,5", "6,7"})]
+)
+def test_jobs_of_this_machine_see_its_gpus_or_their_own(
+    here: str | None, gpus: int, seen: set[str], tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(array, "Job", SeeingJob)
+    if here is None:
+        monkeypatch.delenv(VISIBLE, raising=False)
+    else:
+        monkeypatch.setenv(VISIBLE, here)
+    asked(tmp_path, config, "good", "killed", "mistaken", parallel=2, gpus=gpus)
+    told = [path.read_text().split("|") for path in (tmp_path / "runs").glob("*/seen")]
+    assert len(told) == 3 and {after for _, after in told} == seen
+    assert {before for before, _ in told} == {""}  # what submitit leaves them
+
+
 def test_the_runs_are_approach_by_seed_by_value(tmp_path: Path, config: Config) -> None:
     arguments = ArrayArguments(
         approach=("good", "slow"), seeds=2, field="settings.learning_rate", values=("1e-3", "2e-3", "4e-3")
@@ -116,12 +147,14 @@ def test_mistakes_are_answered_with_a_sentence(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setenv(VISIBLE, "0,1,2,3")
     for words, sentence in (
         (["--executor", "slurm"], "sbatch is not found on this machine: take --executor local"),
         (["--values", "1", "2"], "--values are of no field"),
         (["--field", "settings.learning_rat", "--values", "1", "2"], "did you mean 'settings.learning_rate'"),
         (["--field", "train.ema", "--values", "0.5"], "two or more --values"),
         (["--executor", "locale"], "did you mean 'local'"),
+        (["--gpus", "2", "--parallel", "3"], "--gpus 2 for --parallel 3 jobs are 6 GPUs, and 4 are seen here"),
     ):
         assert cli.main(["array", "--approach", "dual_tower", *words]) == 2
         assert sentence in capsys.readouterr().err
