@@ -182,7 +182,8 @@ def test_counts_told_ahead_are_those_of_the_losses(way: Trained) -> None:
     for batch in (whole, part(whole, 1, 2)):
         losses = way.approach.losses(batch, small_generators(way.history.shared.seed, 0))
         told = {name: float(count) for name, count in way.approach.counts(batch).items()}
-        assert told in ({}, {name: float(loss.count) for name, loss in losses.items()})  # or it tells none
+        if told or way.approach.__module__.startswith("approaches."):  # another's may tell none
+            assert told == {name: float(loss.count) for name, loss in losses.items()}
 
 
 def test_gradients_reach_all_that_is_trained_and_nothing_else(way: Trained) -> None:
