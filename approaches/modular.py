@@ -171,11 +171,12 @@ class Modular(Approach):
 
     # ------------------------------------------------------------------------------------------ text to image
 
-    def plan(self, prompts: Sequence[Prompt]) -> list[Planned]:
-        """A plan for each prompt, or the reason why there is none. Only the oracle looks at scenes."""
+    def plan(self, prompts: Sequence[Prompt], *, anew: bool = False) -> list[Planned]:
+        """A plan for each prompt, or why there is none. Only the oracle looks at scenes. anew: see Planner.plan."""
         if not self.layout.trained:
             return [Planned(source=self.settings.planner, reason="no layout was learned from")] * len(prompts)
-        return self.planner.plan([prompt.words for prompt in prompts], [prompt.scene for prompt in prompts])
+        scenes = [prompt.scene for prompt in prompts]
+        return self.planner.plan([prompt.words for prompt in prompts], scenes, anew=anew)
 
     def condition(self, prompts: Sequence[Prompt]) -> Prepared:
         """Plans made, words and what they say of the layouts read; a picture in a prompt is not looked at."""
@@ -205,9 +206,10 @@ class Modular(Approach):
         `verdicts`, the probability of each drawing in turn, `rounds` of redrawing, `kept`, the drawing that stands, its
         `objects`' probabilities, and `accepted` (None where there was no plan to check against). `first` holds round 0,
         where there may be others."""
-        planned = self.plan(prompts)
-        layouts, corrected = self._layouts(prompts, planned)
         clock = _Clock(self.layout.mark.device)
+        planned = self.plan(prompts, anew=True)
+        clock.stop("plan")
+        layouts, corrected = self._layouts(prompts, planned)
         condition = self._condition(prompts, layouts)
         on_device = layouts.to(self.layout.mark.device)
         sampled = sampler(self, condition, noise_for(range(len(prompts)), 0))
@@ -237,7 +239,7 @@ class Modular(Approach):
             first=first if self.settings.redraws else None,
             nfe=tuple(nfe),
             tokens=sum(one.tokens for one in planned),
-            seconds={"plan": sum(one.seconds for one in planned), **clock.seconds},
+            seconds=clock.seconds,
             trace=tuple(
                 self._told(one, *rest)
                 for one, *rest in zip(planned, corrected, verdicts, kept, items.tolist(), strict=True)
@@ -296,7 +298,8 @@ class _Clock:
     """Shares of the time: each stop adds what has passed since the last to a name."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds, self.last = device, {"draw": 0.0, "check": 0.0}, time.perf_counter()
+        self.device, self.last = device, time.perf_counter()
+        self.seconds = {"plan": 0.0, "draw": 0.0, "check": 0.0}
 
     def stop(self, name: str) -> None:
         if self.device.type == "cuda":

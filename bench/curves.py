@@ -162,7 +162,7 @@ def tell(of: str, rows: Sequence[Row], folder: Path, console: Console) -> None:
     names = [
         name for name in dict.fromkeys(name for each in rows for name in each) if not name.endswith(("_low", "_high"))
     ]
-    names = [name for name in names if name != of and not name.startswith("null_")]
+    names = [name for name in names if name != of and not name.startswith(("null_", "vae_"))]
     table = [(of, *(f"{each[of]:g}" for each in rows))]
     for name in names:
         table.append((name, *(f"{each[name]:.4g}" if name in each else "-" for each in rows)))

@@ -5,6 +5,7 @@ N drawn pictures; H W their sides, C h w a latent."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ from torch import Tensor
 
 from bench.collection import Collection
 from bench.measured import Names
+from bench.seeds import derive
 from metrics.captioning import words_of
 from metrics.fidelity import Extractor, Features, Floats, extract, nearest
-from metrics.statistics import Estimate, mean_estimate
+from metrics.statistics import TAILS, Estimate, mean_estimate
 
 CLOSE = 0.05  # the share of real held-out pictures that counts as close to training
+RESAMPLED = 1000  # times, real pictures for that share's edge
 SEARCHED = 100_000  # training pictures at most: their features are kept on the disk, 5 KB each
 SEEN: Names = {
     "nearest_training_distance": ("", ""), "training_copies": ("share", "lower"),
@@ -40,8 +43,8 @@ def memorisation(
 ) -> dict[str, Estimate]:
     """`nearest_training_distance`, the mean distance from drawn pictures (N H W 3, named `keys`) to the nearest
     training picture; `training_copies`, the share that is nearer to one than all but CLOSE of real held-out pictures
-    (`true`) are; both in features and, as `..._latent`, in the VAE's latents (N C h w); and `prompt_overlap`, the share
-    of prompts that are among the training's captions, word for word.
+    (`true`, as many as there are) are; both in features and, as `..._latent`, in the VAE's latents (N C h w); and
+    `prompt_overlap`, the share of prompts that are among the training's captions, word for word.
 
     Features forgive a shift and not a little noise, latents the other way round. Those of the first SEARCHED training
     pictures are extracted once a machine. Details: `nearest`, the training picture's key of each, `per_item`, its
@@ -78,15 +81,30 @@ def _judged(
 ) -> dict[str, Estimate]:
     """The two numbers of distances to the nearest training picture, of drawn pictures and of real ones."""
     edge = float(np.quantile(real, CLOSE))
-    copies = {"chance": CLOSE, "edge": edge, "real_pictures": len(real)}
+    details = {"chance": CLOSE, "edge": edge, "real_pictures": len(real)}
+    copies = mean_estimate(
+        (far < edge).astype(float), keys=keys, seed=seed, unit="share", better="lower", details=details
+    )
     return {
         f"nearest_training_distance{suffix}": mean_estimate(
             far, keys=keys, seed=seed, details={**told, "real": float(real.mean())}
         ),
-        f"training_copies{suffix}": mean_estimate(
-            (far < edge).astype(float), keys=keys, seed=seed, unit="share", better="lower", details=copies
-        ),
+        f"training_copies{suffix}": _of_an_estimated_edge(copies, far, real, seed),
     }
+
+
+def _of_an_estimated_edge(copies: Estimate, far: Floats, real: Floats, seed: int) -> Estimate:
+    """The share with an interval that counts the edge's own error too: Jeffreys' posteriors of the drawn pictures'
+    share, each at the edge of a resample of the real ones."""
+    if copies.value is None or copies.low is None:
+        return copies
+    draws = np.random.default_rng(derive(seed, "training copies"))
+    edges = np.quantile(draws.choice(real, (RESAMPLED, len(real))), CLOSE, axis=1)
+    nearer = np.searchsorted(np.sort(far), edges)
+    low, high = np.quantile(draws.beta(nearer + 0.5, len(far) - nearer + 0.5), TAILS)
+    details = {**copies.details, "interval": "Jeffreys, over resampled edges"}
+    bounds = min(float(low), copies.value), max(float(high), copies.value)
+    return replace(copies, low=bounds[0], high=bounds[1], details=details)
 
 
 def _as_features(latents: Tensor) -> Features:

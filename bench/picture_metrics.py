@@ -40,15 +40,16 @@ SCENES: Names = {
 }  # fmt: skip
 UNSEEN: Names = {f"{name}_pairs": SHARE for name in ("scene_accuracy", "right_objects", "right_objects_gap")}
 CLIP: Names = {"clip_score": ("", "higher"), "clip_retrieval_precision": SHARE}
-FID: Names = {"fid": LOWER, "kid": LOWER, "null_fid": LOWER, "null_kid": LOWER}
+FID: Names = {f"{of}{kind}": LOWER for of in ("", "null_", "vae_") for kind in ("fid", "kid")}
 NEIGHBOURS: Names = {"precision": SHARE, "recall": SHARE, "density": SHARE, "coverage": SHARE}
 FAULTY = 128  # the grey of a picture that is no picture
 EXTRACTED = 32  # pictures at a time
+REAL_TO_ONE = 4  # real pictures to one drawn, for what counts as close to the training's
 
 
 def distances(extractor: str) -> Names:
     """The metrics on an extractor's features."""
-    own = (f"{null}{kind}_{extractor}" for null in ("", "null_") for kind in ("fd", "kid"))
+    own = (f"{of}{kind}_{extractor}" for of in ("", "null_", "vae_") for kind in ("fd", "kid"))
     return {**dict.fromkeys(own, LOWER), **NEIGHBOURS}
 
 
@@ -169,16 +170,16 @@ class Judges:
 
     def fidelity(self, pictures: Pictures, extractor: Extractor) -> dict[str, Estimate]:
         """Distances and neighbour shares of drawn pictures to the true ones of their captions; the null distance is
-        that of as many other real ones."""
+        that of as many other real ones, and the VAE's that of these, encoded and decoded."""
         n = len(pictures)
         others = held_out.others(self.config, self.shared, n, self.console)
-        real, apart = (
-            self._reference(extractor, images) for images in (pictures.true, np.asarray(others.pictures[:n]))
-        )
+        apart = np.asarray(others.pictures[:n])
+        sets = (pictures.true, apart, decoded(self.shared, others.latents[:n]))
+        references = [self._reference(extractor, images) for images in sets]
         kept = np.flatnonzero(pictures.finite)
         drawn = extract(extractor, pictures.images[kept], batch=EXTRACTED)
         keys = [pictures.keys[i] for i in kept]
-        return pictures.told(fidelity_metrics(drawn, real, apart, keys=keys, seed=self.config.seed))
+        return pictures.told(fidelity_metrics(drawn, *references, keys=keys, seed=self.config.seed))
 
     def _reference(self, extractor: Extractor, images: NDArray[np.uint8]) -> Features:
         return extract(extractor, images, batch=EXTRACTED, cached=True)
@@ -252,13 +253,14 @@ def _seen(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:
     config = judges.config
     training = held_out.training(config, judges.shared, judges.console)
     kept = np.flatnonzero(drawn.finite)[: config.evaluate.memorised]
+    real = drawn.true[: REAL_TO_ONE * config.evaluate.memorised]
     return memorisation(
         judges.opened(config.evaluate.memorised_input),
         training,
         drawn.images[kept],
-        drawn.true[kept],
+        real,
         drawn.drawn.latents[kept],
-        judges.shared.codecs["image"].encode_images(drawn.true[kept]).cpu(),
+        judges.shared.codecs["image"].encode_images(real).cpu(),
         keys=[drawn.keys[i] for i in kept],
         prompts=drawn.captions,
         seed=config.seed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from approaches.base import Approach, Shared
+from approaches.registry import APPROACHES
 from approaches.shared.language_model import LanguageModel
 from bench import launch, shard_checkpoint, store
 from bench.assembly import build, device_here, open_trained, share
@@ -113,9 +114,16 @@ def _begun(run: Run) -> Record:
             **provenance({"seed": run.config.seed, "data": run.config.data.seed, "text": run.config.text.seed}),
             "command": list(request.command),
             "key": request.parts,
+            "settings_changed": _changed(request.approach, request.settings),
             **({"launch": launch.record()} if launch.ranks() > 1 else {}),
         },
     )
+
+
+def _changed(approach: str, settings: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that are not the approach's defaults."""
+    defaults = json.loads(to_json(APPROACHES[approach].load_settings()()))
+    return sorted(name for name, value in settings.items() if defaults.get(name) != value)
 
 
 def _done(record: Record, trained: dict[str, Any], measured: dict[str, Any]) -> Record:

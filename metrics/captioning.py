@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from scipy.optimize import linear_sum_assignment
 import bench.torchvision_guard  # noqa: F401  (before torchmetrics, which imports torchvision)
 from bench.data.scene import BACKGROUNDS, COLOURS, Demand, Scene, Thing, satisfied, stands
 from bench.seeds import derive
-from metrics.statistics import Estimate, jackknife, mean_estimate
+from metrics.statistics import ONE_ITEM, Estimate, bootstrap, mean_estimate
 
 NUMBERS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
 SIZE_WORDS = {"small": "small", "little": "small", "tiny": "small", "large": "large", "big": "large"}
@@ -284,23 +285,31 @@ TOKENIZER = "lower case, words and numbers, no punctuation"
 
 
 def bleu4(captions: Sequence[str], references: Sequence[Sequence[str]], *, seed: int = 0) -> Estimate:
-    """BLEU-4 of the corpus by torchmetrics (Papineni et al. 2002), 0 to 1, with a block jackknife over captions."""
-    from torchmetrics.functional.text import bleu_score
+    """BLEU-4 of the corpus (Papineni et al. 2002), 0 to 1, from torchmetrics' counts of each caption, with a bootstrap
+    over captions. No interval where no run of four words is right: then it is 0 in every resample too."""
+    from torchmetrics.text import BLEUScore
 
-    said = [words_of(text) for text in captions]
-    known = [[words_of(text) for text in texts] for texts in references]
+    rows = []
+    for text, texts in zip(captions, references, strict=True):
+        one = BLEUScore()
+        one.update([words_of(text)], [[words_of(each) for each in texts]])
+        rows.append([*one.numerator.tolist(), *one.denominator.tolist(), float(one.preds_len), float(one.target_len)])
+    counts = np.array(rows).reshape(-1, 10)
 
     def score(index: NDArray[np.int64]) -> float:
-        return float(bleu_score([said[i] for i in index], [known[i] for i in index]))
+        right, said, (length, wanted) = np.split(counts[index].sum(axis=0), (4, 8))
+        if not right.all():
+            return 0.0
+        return float(np.exp(min(0.0, 1 - wanted / length) + np.log(right / said).mean()))
 
-    return jackknife(
-        score,
-        np.arange(len(said)),
-        keys=_names(known),
-        seed=seed,
-        better="higher",
-        details={"library": "torchmetrics", "tokenizer": TOKENIZER},
-    )
+    if not len(counts):
+        return Estimate.missing("no items", better="higher")
+    value, (low, high) = score(np.arange(len(counts))), bootstrap(score, len(counts), seed=seed)
+    details = {"library": "torchmetrics", "tokenizer": TOKENIZER}
+    told: dict[str, Any] = {"value": value, "n": len(counts), "better": "higher", "details": details}
+    if value == 0 or low is None:
+        return Estimate(reason=ONE_ITEM if value else "no run of four words is right", **told)
+    return Estimate(low=low, high=high, **told)
 
 
 def cider(captions: Sequence[str], references: Sequence[Sequence[str]], *, seed: int = 0) -> Estimate:

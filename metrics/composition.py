@@ -77,7 +77,10 @@ def scene_accuracy(
     tasks = [scene.task for scene in scenes]
     own = {
         task: mean_estimate(
-            [value for value, of in zip(right, tasks, strict=True) if of == task], seed=seed, better="higher"
+            [value for value, of in zip(right, tasks, strict=True) if of == task],
+            seed=seed,
+            unit="share",
+            better="higher",
         )
         for task in TASKS
         if task in tasks

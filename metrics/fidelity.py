@@ -217,6 +217,7 @@ def fidelity_metrics(
     generated: Features,
     real: Features,
     held_out: Features | None = None,
+    through_vae: Features | None = None,
     *,
     k: int = K,
     k_coverage: int = K_COVERAGE,
@@ -225,12 +226,15 @@ def fidelity_metrics(
     seed: int = 0,
 ) -> dict[str, Estimate]:
     """`fd_<extractor>` and `kid_<extractor>` (`fid` and `kid` on official Inception-v3 pool3), each with its null
-    distance as `null_...`, and `precision`, `recall`, `density`, `coverage`, of generated against real pictures.
+    distance as `null_...` and its VAE's as `vae_...`, and `precision`, `recall`, `density`, `coverage`, of generated
+    against real pictures.
 
-    held_out: other real pictures, of which as many as were generated make the null distances; without enough of them
+    held_out: other real pictures, of which as many as were generated make the null distances; through_vae: the same,
+    encoded and decoded by the VAE that drawn pictures come from, which make the VAE's distances. Without enough of them
     these are missing. keys: the generated pictures' names (their prompts), for comparisons of approaches.
-    Details: the extractor's provenance, `real` (a hash), `n_real`, `rank_deficient` (n <= C), `null`, `k`. UserError
-    where the sets' extractors differ. Missing, with the reason, where a set is too small or a feature is not finite.
+    Details: the extractor's provenance, `real` (a hash), `n_real`, `rank_deficient` (n <= C), `null`, `vae`, `k`.
+    UserError where the sets' extractors differ. Missing, with the reason, where a set is too small or a feature is not
+    finite.
     """
     if {**generated.provenance, "batch": 0} != {**real.provenance, "batch": 0}:
         raise UserError(f"the features differ: {dict(generated.provenance)} and {dict(real.provenance)}")
@@ -240,14 +244,14 @@ def fidelity_metrics(
     maker = _Maker(details=details, blocks=blocks, keys=keys, seed=seed)
     found: dict[str, Estimate] = {}
     for kind, prepare in (("frechet", _frechet_of_subsets), ("kernel", _kernel_of_subsets)):
-        null = _null(maker, prepare, len(generated), real, held_out)
+        null, vae = (_null(maker, prepare, len(generated), real, other) for other in (held_out, through_vae))
         own = maker.distance(prepare, generated, real)
         smallest = min(len(generated), len(real))
-        extra: dict[str, Any] = {"null": null.value}
+        extra: dict[str, Any] = {"null": null.value, "vae": vae.value}
         if kind == "frechet":
             extra["rank_deficient"] = smallest <= generated.values.shape[1]
         found[names[kind]] = replace(own, details={**own.details, **extra})
-        found[f"null_{names[kind]}"] = null
+        found[f"null_{names[kind]}"], found[f"vae_{names[kind]}"] = null, vae
     shares = {"precision": k, "recall": k, "density": k_coverage, "coverage": k_coverage}
     reason = _unfit(generated, real, least=max(shares.values()) + 2)
     if reason:

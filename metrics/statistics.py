@@ -102,41 +102,44 @@ def mean_estimate(
     strata's means, resampled within each.
 
     The interval is studentised (bootstrap-t: Efron & Tibshirani 1993, ch. 12), which covers 93 to 97% from 12 items on,
-    skewed or not, where percentile and BCa intervals fall to 88%. Two cases differ. Values of 0 and 1 are drawn from
-    Jeffreys' posterior by stratum, for a resampled run of successes has no spread. Where some resample has next to no
-    spread, the interval is that of `bootstrap`.
+    skewed or not; percentile and BCa intervals fall to 88%. Shares (unit "share") of successes, 0 and 1, are drawn from
+    Jeffreys' posterior, for a run of successes has no spread; each of G strata gets a G-th of the prior, for biases add
+    up. Where some resample has next to no spread, it is `bootstrap`'s interval.
 
     keys: the items' names; two estimates with the same are compared item by item. Details hold `per_item`, `items` (a
     hash of the keys), `strata` and `interval` (the method). Missing where there is no item, or one is not finite.
     """
     items = np.asarray(values, dtype=np.float64)
-    found = {**(details or {}), "per_item": items.tolist()}
-    if keys is not None:
-        found["items"] = _identity(keys, len(items))
-    if strata is not None:
-        found["strata"] = list(strata)
+    found: dict[str, Any] = {**(details or {}), "per_item": items.tolist()}
+    found |= {} if keys is None else {"items": _identity(keys, len(items))}
+    found |= {} if strata is None else {"strata": list(strata)}
     if not len(items):
         return Estimate.missing("no items", unit=unit, better=better)
     if faulty := int((~np.isfinite(items)).sum()):
         return Estimate.missing(f"{faulty} of {len(items)} items are not finite", unit=unit, better=better)
-    names = np.array(["all"] * len(items) if strata is None else list(strata))
-    groups = [items[names == name] for name in sorted(set(names.tolist()))]
+    groups = _by_stratum(items, strata)
     value = float(np.mean([group.mean() for group in groups]))
-    low, high, method = _bootstrap(groups, np.random.default_rng(derive(seed, "bootstrap")))
+    low, high, method = _bootstrap(groups, np.random.default_rng(derive(seed, "bootstrap")), shares=unit == "share")
     found |= {} if low is None else {"interval": method}
     told: dict[str, Any] = {"unit": unit, "better": better, "details": found}
     return Estimate(value=value, low=low, high=high, n=len(items), reason="" if low is not None else method, **told)
 
 
+def _by_stratum(items: Floats, strata: Sequence[str] | None) -> list[Floats]:
+    names = np.array(["all"] * len(items) if strata is None else strata)
+    return [items[names == name] for name in np.unique(names)]
+
+
 def _bootstrap(
-    groups: list[Floats], generator: np.random.Generator, *, shares: bool = True
+    groups: list[Floats], generator: np.random.Generator, *, shares: bool
 ) -> tuple[float | None, float | None, str]:
     """Bounds of the mean of group means and the method; or None, None and why. shares: whether 0 and 1 are counts."""
     value = float(np.mean([group.mean() for group in groups]))
     if shares and all(np.isin(group, (0.0, 1.0)).all() for group in groups):
         if sum(map(len, groups)) == 1:
             return None, None, ONE_ITEM
-        draws = [generator.beta(g.sum() + 0.5, len(g) - g.sum() + 0.5, RESAMPLES) for g in groups]
+        prior = 0.5 / len(groups)
+        draws = [generator.beta(g.sum() + prior, len(g) - g.sum() + prior, RESAMPLES) for g in groups]
         low, high = np.quantile(np.mean(draws, axis=0), TAILS)
         return min(float(low), value), max(float(high), value), "Jeffreys"
     if min(map(len, groups)) == 1:
@@ -222,8 +225,7 @@ def jackknife(
 
 def _reach(pseudo: Floats, sizes: Floats) -> float:
     """Half a 95% interval from a jackknife's pseudo-values."""
-    whole = (pseudo / sizes).sum() / (1 / sizes).sum()
-    variance = ((pseudo - whole) ** 2 / (sizes - 1)).mean()
+    variance = ((pseudo - np.average(pseudo, weights=1 / sizes)) ** 2 / (sizes - 1)).mean()
     return float(stdtrit(len(pseudo) - 1, TAILS[1]) * np.sqrt(variance))
 
 
@@ -282,7 +284,7 @@ def difference(a: Estimate, b: Estimate, *, seed: int = 0) -> Difference:
     high: float | None
     paired, reason = _same_items(a, b), ""
     if paired and "per_item" in a.details:
-        low, high, reason = _paired(a.details, b.details, seed)
+        low, high, reason = _paired(a, b, seed)
     elif paired:
         sizes = np.array(a.details["sizes"])
         reach = _reach(np.array(a.details["pseudo"]) - np.array(b.details["pseudo"]), sizes)
@@ -296,23 +298,21 @@ def difference(a: Estimate, b: Estimate, *, seed: int = 0) -> Difference:
     told = Estimate(value=gap, low=low, high=high, n=n, unit=a.unit, better=a.better, reason=reason)
     if low is None or high is None:
         return Difference(estimate=told, word="not told apart", paired=paired, needed=None)
-    return Difference(
-        estimate=told, word=_word(low, high, a.better), paired=paired, needed=samples_needed(gap, high - low, n)
-    )
+    needed = samples_needed(gap, high - low, n)
+    return Difference(estimate=told, word=_word(low, high, a.better), paired=paired, needed=needed)
 
 
-def _paired(a: Mapping[str, Any], b: Mapping[str, Any], seed: int) -> tuple[float | None, float | None, str]:
+def _paired(a: Estimate, b: Estimate, seed: int) -> tuple[float | None, float | None, str]:
     """Bounds of the mean difference of two estimates' items, and why there are none."""
-    first, second = np.array(a["per_item"]), np.array(b["per_item"])
-    names = np.array(a.get("strata", ["all"] * len(first)))
-    groups = [(first - second)[names == name] for name in sorted(set(names.tolist()))]
-    if not np.isin([first, second], (0, 1)).all():
+    first, second = np.array(a.details["per_item"]), np.array(b.details["per_item"])
+    groups = _by_stratum(first - second, a.details.get("strata"))
+    if a.unit != "share" or not np.isin([first, second], (0, 1)).all():
         low, high, reason = _bootstrap(groups, np.random.default_rng(derive(seed, "bootstrap")), shares=False)
         return low, high, reason if low is None else ""
     # Successes: one more discordant pair either way (Bonett & Price 2012), for few of them have hardly any spread.
     more = 1 / len(groups)
-    up, down = (np.array([((g == sign).sum() + more) / (len(g) + 2 * more) for g in groups]) for sign in (1, -1))
     sizes = np.array([len(group) + 2 * more for group in groups])
+    up, down = ((np.array([(group == sign).sum() for group in groups]) + more) / sizes for sign in (1, -1))
     gap = np.mean([group.mean() for group in groups])
     reach = ndtri(TAILS[1]) * math.sqrt(((up + down - (up - down) ** 2) / sizes).sum()) / len(groups)
     centre = (up - down).mean()

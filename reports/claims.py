@@ -1,8 +1,9 @@
 """Published claims and orderings, from claims.json, beside what was measured. No claim is judged by its words: each
 names the metrics that would show it, and the rule is the same for all.
 
-Against others: supported where more of the other approaches' contenders than not are told apart as claimed, at least
-half of them, and none the other way; contradicted likewise; mixed where some go either way.
+Against others: supported where at least half of the other approaches are told apart as claimed, and none the other way;
+contradicted likewise; mixed where some go either way. An approach that was run in several settings speaks once, by
+those nearest to its defaults. A claim of several parts holds where all that were measured do.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from metrics.statistics import Estimate, difference
 from reports.contenders import Contender, Judge
 from reports.glossary import first_of, listed, meaning, written
 
-Verdict = Literal["supported", "contradicted", "mixed", "not told apart", "not measured"]
+Verdict = Literal["supported", "partly supported", "contradicted", "mixed", "not told apart", "not measured"]
 OPPOSITE = {"better": "worse", "worse": "better"}
 
 
@@ -82,8 +83,8 @@ def order() -> tuple[str, ...]:
 
 
 def claims(contenders: Sequence[Contender], judge: Judge, values: Mapping[str, Any] | None = None) -> list[Claim]:
-    """Every claim about an approach that was run: of its first contender."""
-    found = []
+    """Every claim about an approach that was run."""
+    found, contenders = [], representatives(contenders)
     for row in (published() if values is None else values)["rows"]:
         own = next((c for c in contenders if c.approach == row["approach"]), None)
         if own is None:
@@ -107,11 +108,22 @@ def claims(contenders: Sequence[Contender], judge: Judge, values: Mapping[str, A
     return found
 
 
+def representatives(contenders: Sequence[Contender]) -> list[Contender]:
+    """Of each approach the contender with the fewest settings of its own, the first of equals."""
+    first: dict[str, Contender] = {}
+    for contender in sorted(contenders, key=lambda one: len(one.record.provenance.get("settings_changed", ()))):
+        first.setdefault(contender.approach, contender)
+    return [contender for contender in contenders if first[contender.approach] is contender]
+
+
 def overall(verdicts: Sequence[Verdict]) -> Verdict:
-    """Of several pieces of evidence: what they agree on; mixed where they don't."""
+    """Of several parts of a claim: what they agree on; mixed where some go either way. It is supported in part where
+    others are not told apart; one part that is contradicted, and none that is supported, contradicts it."""
     told = {verdict for verdict in verdicts if verdict not in ("not told apart", "not measured")}
     if len(told) > 1 or "mixed" in told:
         return "mixed"
+    if told == {"supported"} and "not told apart" in verdicts:
+        return "partly supported"
     if told:
         return told.pop()
     return "not told apart" if "not told apart" in verdicts else "not measured"
@@ -202,7 +214,8 @@ def members(contenders: Sequence[Contender], values: Mapping[str, Any] | None = 
     rows = (published() if values is None else values)["orderings"]["members"]
     found = []
     for row in rows:
-        own = next((c for c in contenders if _fits(c, row)), None)
+        fitting = representatives([c for c in contenders if _fits(c, row)])
+        own = fitting[0] if fitting else None
         found.append(Member(name=row["name"], ours=own.label if own else "", published=row["published"]))
     return found
 

@@ -136,7 +136,7 @@ def _line(a: Contender, b: Contender, name: str, named: bool) -> Line | None:
         "second": written(second, scale, decimals=decimals),
     }
     one, other = _named(a, b)
-    found = Judge().difference(other, one, name)
+    found = Judge(clocks=True).difference(other, one, name)
     if found is None:
         if first.value is None and second.value is None:
             return None
@@ -151,7 +151,7 @@ def _line(a: Contender, b: Contender, name: str, named: bool) -> Line | None:
     return Line(
         **told,
         difference=written(gap, scale, decimals=decimals),
-        word=Judge().word(other, one, name) if gap.reason != COUNTED else found.word,
+        word=Judge(clocks=True).word(other, one, name) if gap.reason != COUNTED else found.word,
         paired=found.paired,
         needed=found.needed,
         counts=named or first.unit not in TIMED_UNITS,

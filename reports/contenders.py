@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
+from statistics import mean
 from typing import Any
 
 from metrics.statistics import COUNTED, Difference, Estimate, across_seeds, difference
@@ -95,6 +96,9 @@ def _over_seeds(estimates: Sequence[Estimate]) -> Estimate:
     if all(estimate.reason == COUNTED for estimate in known) and len(set(values)) == 1:
         return first
     details = {name: value for name, value in first.details.items() if name not in NO_ITEMS}
+    chances = [estimate.details.get("chance") for estimate in estimates if estimate.value is not None]
+    if all(isinstance(chance, float) for chance in chances):
+        details["chance"] = float(mean(chances))  # type: ignore[arg-type]
     return across_seeds(values, unit=first.unit, better=first.better, details={**details, "items_each": first.n})
 
 
@@ -163,8 +167,10 @@ def _brief(value: Any) -> str:
 
 @dataclass(kw_only=True)
 class Judge:
-    """What may be said of two contenders' numbers; each question is answered once."""
+    """What may be said of two contenders' numbers; each question is answered once. clocks: whether what one process's
+    clock gave is judged too: its interval leaves out that another process may be slower throughout."""
 
+    clocks: bool = False
     answers: dict[tuple[str, str, str], Difference | None] = field(default_factory=dict)
 
     def difference(self, a: Contender, b: Contender, name: str) -> Difference | None:
@@ -180,6 +186,8 @@ class Judge:
         found = self.difference(a, b, name)
         if found is None or found.estimate.value is None:
             return ""
+        if found.estimate.unit in TIMED_UNITS and not self.clocks and len(set(a.seeds) & set(b.seeds)) < 2:
+            return "not told apart"
         if found.estimate.reason == COUNTED:
             size = max(abs(c.metrics[name].value or 0.0) for c in (a, b))
             return "not told apart" if abs(found.estimate.value) <= LEVEL * size else found.word

@@ -14,8 +14,8 @@ from reports.pictures import BRIEF, LONGEST
 from reports.svg import SERIES
 
 VERDICTS = {
-    "supported": "good", "holds": "good", "contradicted": "bad", "mixed": "fair", "not told apart": "fair",
-    "not measured": "none",
+    "supported": "good", "holds": "good", "partly supported": "fair", "contradicted": "bad", "mixed": "fair",
+    "not told apart": "fair", "not measured": "none",
 }  # fmt: skip
 """Verdict -> how its badge looks; its words say the same."""
 

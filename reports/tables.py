@@ -26,6 +26,7 @@ from reports.schema import TIMED_UNITS
 
 Mark = Literal["best", "tied", ""]
 DISTANCES = ("fid", "fd_dinov2", "fd_*", "kid_*")
+BESIDE_DISTANCES = ("null_", "vae_")  # distances that stand beside another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ def main_table(contenders: Sequence[Contender], judge: Judge) -> Table:
 
 def group_tables(contenders: Sequence[Contender], judge: Judge) -> list[Table]:
     """Every number, a table a question."""
-    every = [name for name in names_of(contenders) if not name.startswith("null_")]
+    every = [name for name in names_of(contenders) if not name.startswith(BESIDE_DISTANCES)]
     made = []
     for group, title in groups().items():
         if names := [name for name in every if meaning(name).group == group]:
@@ -167,6 +168,8 @@ def _cell(contender: Contender, name: str, column: Column, mark: Mark, notes: Fo
     if not interval and estimate.reason and estimate.reason != COUNTED:
         told = (notes.add(f"no interval: {estimate.reason}"),)
     beside, more = _beside_distance(contender, name, column.scale) if is_distance(name) else ("", "")
+    if not beside and (chance := estimate.details.get("chance")) and isinstance(chance, float):
+        beside = f"chance {number(chance / column.scale.factor, column.decimals)}"
     if column.uneven and estimate.reason != COUNTED:
         beside = beside or f"n {items_each(estimate):,}"
         told = (*told, notes.add("the contenders differ in n: a number on other items is another number"))
@@ -196,26 +199,21 @@ def distance_name(contenders: Sequence[Contender]) -> str | None:
     return first_of(DISTANCES, measured(contenders))
 
 
-def null_distance(contender: Contender, name: str) -> float | None:
-    """Real against other real pictures at the same n; None where it was not measured."""
-    beside = contender.metrics.get(f"null_{name}")
-    if beside is not None:
-        return beside.value
-    for key in ("null", "null_distance", f"null_{name}"):
-        found = contender.metrics[name].details.get(key)
-        if isinstance(found, dict):
-            found = found.get("value")
-        if isinstance(found, int | float):
-            return float(found)
-    return None
+def null_distance(contender: Contender, name: str, kind: str = "null") -> float | None:
+    """Real against other real pictures at the same n, or these through the VAE (kind vae); None where it was not
+    measured."""
+    beside = contender.metrics.get(f"{kind}_{name}")
+    found = contender.metrics[name].details.get(kind) if beside is None else beside.value
+    return float(found) if isinstance(found, int | float) else None
 
 
 def _beside_distance(contender: Contender, name: str, scale: Scale) -> tuple[str, str]:
-    """n and the null distance, and a footnote where there are too few pictures for the features."""
+    """n, the null distance and the VAE's, and a footnote where there are too few pictures for the features."""
     estimate = contender.metrics[name]
     count = items_each(estimate)
-    null = null_distance(contender, name)
+    null, vae = (null_distance(contender, name, kind) for kind in ("null", "vae"))
     told = f"n {count:,}, null {number(null / scale.factor, 2)}" if null is not None else f"n {count:,}"
+    told += f", VAE {number(vae / scale.factor, 2)}" if vae is not None else ""
     if estimate.details.get("rank_deficient"):
         return (
             told,

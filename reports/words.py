@@ -119,10 +119,21 @@ def _lead(contenders: Sequence[Contender], name: str | None, judge: Judge, quest
             f"{listed(rest)}."
         )
         brief = f"By {title}, {listed(ahead)} {deed}, not told apart." if deed else ""
-    if nulls := [null for c in having if is_distance(name) and (null := null_distance(c, name)) is not None]:
-        mean = sum(nulls) / len(nulls)
-        words += f" Real pictures are {mean:.3g} from other real ones: nobody can be expected to do better."
+    if is_distance(name):
+        words += _least(having, name)
     return Answer(question=question, words=words, brief=brief)
+
+
+def _least(having: Sequence[Contender], name: str) -> str:
+    """What a distance can be expected to be at best."""
+    null, vae = (
+        [found for c in having if (found := null_distance(c, name, kind)) is not None] for kind in ("null", "vae")
+    )
+    said = f" Real pictures are {sum(null) / len(null):.3g} from other real ones" if null else ""
+    if not vae:
+        return said + (": nobody can be expected to do better." if null else "")
+    told = f"{sum(vae) / len(vae):.3g} once they went through the VAE: what a perfect denoiser would get"
+    return f"{said}, and {told}." if said else f" Real pictures are {told}."
 
 
 def _costs(contenders: Sequence[Contender], judge: Judge) -> Answer:

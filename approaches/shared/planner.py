@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,7 +26,7 @@ ROWS = 256  # plans decoded side by side
 class Planned:
     """One prompt's plan. text: as written. plan: as parsed, None for an empty layout, and then `reason` says why.
 
-    parsed: None where nobody tried to write one. tokens, seconds: what writing took, whenever that was.
+    parsed: None where nobody tried to write one. tokens: what writing took, whenever that was.
     """
 
     source: str
@@ -35,7 +34,6 @@ class Planned:
     plan: Plan | None = None
     reason: str = ""
     tokens: int = 0
-    seconds: float = 0.0
 
     @property
     def parsed(self) -> bool | None:
@@ -57,10 +55,11 @@ class Planner:
         self._grammar: PlanGrammar | None = None
         self._written: dict[str, Planned] = {}
 
-    def plan(self, words: Sequence[str], scenes: Sequence[Scene | None]) -> list[Planned]:
-        """A plan for each prompt: its words and, for the oracle alone, its scene."""
+    def plan(self, words: Sequence[str], scenes: Sequence[Scene | None], *, anew: bool = False) -> list[Planned]:
+        """A plan for each prompt: its words and, for the oracle alone, its scene. anew: written again, as a
+        drawing whose costs are measured must; validation asks for the same prompts many times."""
         if self.arm == "lm":
-            self._write([text for text in words if names_shapes(text) and text not in self._written])
+            self._write([text for text in words if names_shapes(text) and (anew or text not in self._written)])
         return [self._one(text, scene) for text, scene in zip(words, scenes, strict=True)]
 
     def _one(self, words: str, scene: Scene | None) -> Planned:
@@ -73,10 +72,10 @@ class Planner:
         return self._written[words] if self.arm == "lm" else self._read("rules", rule_plan(words) or "")
 
     @staticmethod
-    def _read(source: str, text: str, *, tokens: int = 0, seconds: float = 0.0) -> Planned:
+    def _read(source: str, text: str, *, tokens: int = 0) -> Planned:
         plan = parse_plan(text)
         reason = "" if plan else UNPARSED
-        return Planned(source=source, text=text, plan=plan, reason=reason, tokens=tokens, seconds=seconds)
+        return Planned(source=source, text=text, plan=plan, reason=reason, tokens=tokens)
 
     # ----------------------------------------------------------------------------------------- the language model's
 
@@ -84,11 +83,9 @@ class Planner:
         """Let the language model plan, most alike in length side by side."""
         fresh = sorted(dict.fromkeys(words), key=lambda text: (len(text), text))
         for first in range(0, len(fresh), ROWS):
-            rows, begun = fresh[first : first + ROWS], time.perf_counter()
-            written = self.write(rows)
-            seconds = (time.perf_counter() - begun) / len(rows)
-            for text, (plan, tokens) in zip(rows, written, strict=True):
-                self._written[text] = self._read("lm", plan, tokens=tokens, seconds=seconds)
+            rows = fresh[first : first + ROWS]
+            for text, (plan, tokens) in zip(rows, self.write(rows), strict=True):
+                self._written[text] = self._read("lm", plan, tokens=tokens)
 
     @torch.no_grad()
     def write(self, words: Sequence[str]) -> list[tuple[str, int]]:

@@ -286,9 +286,10 @@ def test_the_cost_of_a_plan_is_told(shared) -> None:
     assert made.tokens == sum(one.tokens for one in planned) > 30
     assert set(made.seconds) == {"plan", "draw", "check"} and all(value > 0 for value in made.seconds.values())
     assert [entry["source"] for entry in made.trace] == ["lm"] * 3 and all(entry["parsed"] for entry in made.trace)
-    # a plan out of the cache still says what it took
+    # whatever was planned before, a drawing writes its plans itself
     again = generate(approach, prompts(3, scenes=False), nfe=2)
-    assert again.tokens == made.tokens and again.seconds["plan"] == made.seconds["plan"]
+    assert again.tokens == made.tokens and again.seconds["plan"] > 0.2 * made.seconds["plan"]
+    assert [entry["plan"] for entry in again.trace] == [entry["plan"] for entry in made.trace]
 
 
 # ------------------------------------------------------------------------------------------------------------ text

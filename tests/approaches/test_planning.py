@@ -122,6 +122,8 @@ def test_every_plan_of_the_shipped_language_model_parses_and_is_written_once() -
     begun = time.perf_counter()
     again = planner.plan(words, [None] * len(words))
     assert time.perf_counter() - begun < 0.1 and all(a is b for a, b in zip(planned, again, strict=True))
+    anew = planner.plan(words[:3], [None] * 3, anew=True)
+    assert anew == planned[:3] and not any(a is b for a, b in zip(planned, anew, strict=False))
     # a plan is the prompt's own, whatever stands beside it
     alone = Planner(language_model(), arm="lm", tokens=72).plan(words[5:6], [None])
     assert alone[0].text == planned[5].text

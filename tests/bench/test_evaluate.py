@@ -77,7 +77,7 @@ def untrained(held: Held) -> Iterator[Mapping[str, Mapping[str, Estimate]]]:
 def test_an_untrained_approach_has_every_number_and_hears_nothing(untrained: Any, name: str) -> None:
     found = untrained[name]
     lacking = {each: found[each].reason for each in found if found[each].value is None}
-    fid = {"fid", "kid", "null_fid", "null_kid"}
+    fid = {"fid", "kid", "null_fid", "null_kid", "vae_fid", "vae_kid"}
     few = {each for each, reason in lacking.items() if reason == "no items"}  # twelve times leave a quarter empty
     assert few < set(LOSSES) and set(lacking) - few == fid, lacking
     assert all("weights" in lacking[each] for each in fid)
@@ -179,6 +179,8 @@ def test_the_true_pictures_are_as_good_as_can_be(held: Held, monkeypatch: pytest
     assert found["scene_accuracy"].value == found["right_objects"].value == 1.0
     gap, null = found["fd_efficientnet_lite0"], found["null_fd_efficientnet_lite0"]
     assert gap.value is not None and null.value is not None and gap.value < null.value / 3  # the VAE's loss is left
+    blurred = found["vae_fd_efficientnet_lite0"]
+    assert blurred.value == gap.details["vae"] and blurred.value is not None and blurred.value > null.value
     assert gap.details["rank_deficient"] and gap.details["null"] == null.value
     assert found["precision"].value == found["coverage"].value == 1.0
     score = found["clip_score"]

@@ -12,7 +12,7 @@ from bench.collection import Collection, collect
 from bench.config import DataConfig
 from bench.console import Console
 from bench.data.catalogue import open_dataset
-from bench.memorisation import memorisation
+from bench.memorisation import _judged, memorisation
 from metrics.features import FeatureExtractor, efficientnet_lite0
 
 DATA = DataConfig(train_items=300, eval_items=40)
@@ -92,3 +92,14 @@ def test_no_pictures_leave_the_prompts_overlap(extractor, splits) -> None:
     distance = one["nearest_training_distance"]
     assert distance.value == pytest.approx(0, abs=1e-3) and distance.reason == "one item has no interval"
     assert distance.details["searched"] == 2
+
+
+def test_an_honest_generator_is_seldom_called_a_copier() -> None:
+    draws, trials = np.random.default_rng(0), 400
+    above = covered = 0
+    for trial in range(trials):
+        far, real = draws.gamma(4, size=128), draws.gamma(4, size=512)
+        copies = _judged(far, real, {}, "", [str(i) for i in range(128)], trial)["training_copies"]
+        assert copies.low is not None and copies.high is not None
+        above, covered = above + (copies.low > 0.05), covered + (copies.low <= 0.05 <= copies.high)
+    assert above / trials <= 0.05 and covered / trials >= 0.92

@@ -167,6 +167,11 @@ def test_bleu_agrees_with_the_other_library() -> None:
     scores, _ = bleu.Bleu(4).compute_score(cooked, {i: [words_of(c)] for i, c in enumerate(captions)}, verbose=0)
     assert own.value == pytest.approx(scores[3], rel=1e-5)
     assert own.value and own.low and own.high and own.low < own.value < own.high
+    few = [*["a picture of it"] * 30, *["one two three four five"] * 2]  # of 32 captions two are right
+    told = bleu4(few, [*[["nothing like that"]] * 30, *[["one two three four five"]] * 2])
+    assert told.value and told.low is not None and told.high and 0 <= told.low < told.value < told.high <= 1
+    none = bleu4(few, [["nothing like that"]] * 32)
+    assert (none.value, none.low, none.reason) == (0, None, "no run of four words is right")
 
 
 def test_cider_is_ten_for_the_references_themselves_and_falls() -> None:

