@@ -88,6 +88,7 @@ class Work:
         rows = tuple(self._row(row) for row in self.table.rows)
         stands = tuple(stand(name, measure, rows) for name, measure in self.table.measures.items())
         rows = tuple(replace(row, means=_means(row, stands)) for row in rows)
+        judged = tuple(orderings(self.table, rows, stands))
         return Reproduction(
             name=f"{self.table.name}-{self.config.preset}-{self.key[:8]}",
             key=self.key,
@@ -101,8 +102,8 @@ class Work:
             config=json.loads(to_json(self.config)),
             stands=stands,
             rows=rows,
-            orderings=tuple(orderings(self.table, rows, stands)),
-            notes=tuple(_notes(rows)),
+            orderings=judged,
+            notes=(*_notes(rows), *_alike(judged)),
             provenance=self.provenance,
         )
 
@@ -218,6 +219,19 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
         yield "fewer than three seeds: hardly any ordering can be told"
     if bad := [row.name for row in rows if any(run.state != "done" for run in row.runs)]:
         yield f"not all runs are done: {', '.join(bad)}"
+
+
+def _alike(judged: Sequence[Ordering]) -> Iterator[str]:
+    """Orderings that are one piece of evidence: the same difference in every seed, as of rows that keep all text."""
+    groups: dict[tuple[str, tuple[float, ...]], list[Ordering]] = {}
+    for ordering in judged:
+        if ordering.verdict != "not measured":
+            seeds = tuple(ordering.difference.details.get("per_seed", ()))
+            groups.setdefault((ordering.metric, seeds), []).append(ordering)
+    for (metric, _), same in groups.items():
+        if len(same) > 1:
+            pairs = ", ".join(f"{one.better} before {one.worse}" for one in same)
+            yield f"{len(same)} orderings rest on one and the same difference in {metric}, and count as one: {pairs}"
 
 
 # --------------------------------------------------------------------------------------------------------- telling

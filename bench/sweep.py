@@ -36,7 +36,10 @@ from reports import sweeps
 from reports.sweeps import Edge, Effort, Score, Sweep, Trial, Tuned
 
 TRIALS = "trials"
-KEPT = ("validation_loss", "caption_gap", "caption_loss", "caption_loss_gap", "perplexity_retention")
+KEPT = (
+    "validation_loss", "caption_gap", "heard_colours", "heard_sizes", "heard_shapes", "caption_loss",
+    "caption_loss_gap", "perplexity_retention",
+)  # fmt: skip
 """Metrics of a trial that the sweep's record repeats; the trial's own record has all."""
 
 

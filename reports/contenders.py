@@ -96,9 +96,9 @@ def _over_seeds(estimates: Sequence[Estimate]) -> Estimate:
     if all(estimate.reason == COUNTED for estimate in known) and len(set(values)) == 1:
         return first
     details = {name: value for name, value in first.details.items() if name not in NO_ITEMS}
-    chances = [estimate.details.get("chance") for estimate in estimates if estimate.value is not None]
-    if all(isinstance(chance, float) for chance in chances):
-        details["chance"] = float(mean(chances))  # type: ignore[arg-type]
+    chances = [e.details["chance"] for e in estimates if isinstance(e.details.get("chance"), float)]
+    if len(chances) == len(known):
+        details["chance"] = mean(chances)
     return across_seeds(values, unit=first.unit, better=first.better, details={**details, "items_each": first.n})
 
 
