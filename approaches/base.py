@@ -223,10 +223,10 @@ class Shared:
             yield
 
     def tokenise(self, texts: Sequence[str], *, end: bool = False) -> tuple[Tensor, Tensor]:
-        """Start token, text (cut to `caption_tokens`), and the end token where asked for: ids and mask, B L, padded on
-        the right to the longest."""
+        """Start token, text (cut so that `caption_tokens` hold both ends), and the end token where asked for: ids and
+        mask, B L, padded on the right to the longest."""
         model = self.language_model
-        room = self.caption_tokens - 1 - end
+        room = self.caption_tokens - 2
         rows = [[model.start_id, *model.encode(text)[:room], *[model.end_id] * end] for text in texts]
         return pad_rows(rows)
 

@@ -5,8 +5,8 @@
     image tokens -> [ vision tower, trained ] -> flow, noise or v
 
 Frozen: the whole language model. Trained: the vision tower (to begin with a copy of the text tower), image tokens in
-and out, the vision tower's embeddings of text. Each token keeps its own tower's output. Block variants, after the
-paper's table 1:
+and out, the vision tower's embeddings of text (which the paper has not: `words`). Each token keeps its own tower's
+output. Block variants, after the paper's table 1:
 
     dual_tower       each tower makes its own keys and values for all tokens, of both modalities
     dual_projection  a token's keys and values come from its own tower only; attention is joint (LMFusion, 2412.15188)
@@ -46,19 +46,22 @@ class TwoTowers(Interleaved):
     """Readers: "text" and "vision", what each tower sees of all tokens; "all" where both see the same.
 
     own: the vision tower's embeddings of text, a trained copy of the text tower's, which its layers make keys and
-    values of, beside the text tower's states (variant dual_projection makes none). Without them a picture hardly hears
-    its caption at first: words of one kind, "dark" and "light", lie close together in a language model's own. gamma:
+    values of, beside the text tower's states (settings.words; variant dual_projection makes none). Without them a
+    picture hardly hears its caption at first: words of one kind lie close together in a language model's own. gamma:
     one a layer, for `gated`. alpha, beta: one a layer, for X-Fuse: alpha * own output + beta * the text tower's.
     """
 
-    def __init__(self, text: Transformer, vision: nn.ModuleList, image: ImageTokens, variant: str, fuse: bool) -> None:
+    def __init__(
+        self, text: Transformer, vision: nn.ModuleList, image: ImageTokens, settings: DualTowerSettings
+    ) -> None:
         super().__init__(text, image)
-        self.vision, self.variant = vision, variant
-        self.own = copy.deepcopy(text.embed).requires_grad_(True) if variant != "dual_projection" else None
+        self.vision, self.variant = vision, settings.variant
+        own = settings.words == "own" and self.variant != "dual_projection"
+        self.own = copy.deepcopy(text.embed).requires_grad_(True) if own else None
         layers = len(vision)
-        self.gamma = nn.Parameter(torch.zeros(layers)) if variant == "gated" else None
-        self.alpha = nn.Parameter(torch.ones(layers)) if fuse else None
-        self.beta = nn.Parameter(torch.zeros(layers)) if fuse else None
+        self.gamma = nn.Parameter(torch.zeros(layers)) if self.variant == "gated" else None
+        self.alpha = nn.Parameter(torch.ones(layers)) if settings.fuse else None
+        self.beta = nn.Parameter(torch.zeros(layers)) if settings.fuse else None
 
     def reader(self, modality: str) -> str:
         """Whose keys and values tokens of a modality look at."""
@@ -124,7 +127,7 @@ class DualTower(Approach):
             vision = vision_tower(text, settings, generator(shared.seed, "weights/dual_tower/vision"))
             patches = shared.patch_embedding(config.width)
             image = ImageTokens(patches, config.width, eps=config.norm_eps, norm=kernels.norm)
-            self.towers = TwoTowers(text, vision, image, settings.variant, settings.fuse)
+            self.towers = TwoTowers(text, vision, image, settings)
             self.align = nn.Linear(config.width, shared.encoder_width) if settings.alignment else None
 
     # ------------------------------------------------------------------------------------------------ training

@@ -59,14 +59,17 @@ class FullRetrainingSettings(Settings):
 class DualTowerSettings(Settings):
     """X-Fusion (arXiv 2504.20996): a vision tower beside the frozen text tower, layer by layer."""
 
-    OF_PRESETS = {"small": {"learning_rate": 5e-4}, "base": {"learning_rate": 1e-4, "words_learning_rate_ratio": 1.0}}
+    OF_PRESETS = {"small": {"learning_rate": 5e-4}, "base": {"learning_rate": 1e-4, "words": "frozen"}}
 
     variant: Literal["dual_tower", "dual_projection", "gated"] = "dual_tower"
     """The paper's block variants (its table 1)."""
     learning_rate: Rate = 2e-3
+    words: Literal["own", "frozen"] = "own"
+    """What the vision tower makes keys and values of text from: a trained copy of the token embeddings beside the text
+    tower's states, or, as in the paper, these states alone, in which words of one kind, "dark" and "light", lie close
+    together. dual_projection makes none."""
     words_learning_rate_ratio: Ratio = 5.0
-    """Learning rate of the vision tower's own embeddings of text as a share of the others'. They start as a copy of the
-    text tower's, in which words of one kind, "dark" and "light", lie close together."""
+    """Learning rate of that copy as a share of the others'."""
     start: Literal["language_model", "scratch"] = "language_model"
     """Whether the vision tower starts as a copy of the text tower."""
     hidden: Annotated[int, Range(0, 65_536)] = 0

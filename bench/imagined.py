@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 import bench.torchvision_guard  # noqa: F401  (before transformers and diffusers, which import torchvision)
 from approaches.base import Approach, Batch, Captioned, Shared
-from approaches.shared.kernels import choose
+from approaches.shared.diffusion import signal_power
+from approaches.shared.kernels import causal_mask, choose
 from approaches.shared.language_model import LanguageModel, config_of
 from approaches.shared.randomness import generator
 from approaches.shared.sources import Source, resolve
@@ -51,8 +52,12 @@ class _Unknown(TorchDispatchMode):
 @contextmanager
 def imagining() -> Iterator[None]:
     """Inside, every new tensor has a shape and no values."""
-    with FakeTensorMode(allow_non_fake_inputs=True), _Unknown():  # type: ignore[no-untyped-call]
-        yield
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), _Unknown():  # type: ignore[no-untyped-call]
+            yield
+    finally:
+        for kept in (causal_mask, signal_power):  # made inside, they have no values either
+            kept.cache_clear()
 
 
 class Held(TorchDispatchMode):

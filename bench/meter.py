@@ -44,12 +44,12 @@ def synchronise(device: torch.device) -> None:
 class Meter:
     """Laps of a repeated piece of work: each is (seconds, steps that it held), the device synchronised at both ends.
 
-    laps: those that count, of this process and, after `restore`, of the ones before it; `warmup` laps of each process
-    don't. seconds: of all laps, those too.
+    laps: those that count, of this process and, after `restore`, of the ones before it at the same place; `warmup` laps
+    of each process don't. seconds: of all laps, those too. place: on what the work is done, in words.
     """
 
-    def __init__(self, device: torch.device | str = "cpu", *, warmup: int = WARMUP) -> None:
-        self.device, self.warmup = torch.device(device), warmup
+    def __init__(self, device: torch.device | str = "cpu", *, warmup: int = WARMUP, place: str = "") -> None:
+        self.device, self.warmup, self.place = torch.device(device), warmup, place
         self.laps: list[tuple[float, int]] = []
         self.seconds = 0.0
         self._seen = 0
@@ -72,11 +72,14 @@ class Meter:
 
     def state(self) -> dict[str, Any]:
         """Plain JSON for a checkpoint."""
-        return {"laps": [[round(seconds, 7), steps] for seconds, steps in self.laps], "seconds": self.seconds}
+        laps = [[round(seconds, 7), steps] for seconds, steps in self.laps]
+        return {"laps": laps, "seconds": self.seconds, "place": self.place}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave in a process before this one."""
-        self.laps = [(float(seconds), int(steps)) for seconds, steps in state["laps"]]
+        """Go on from what `state` gave in a process before this one. Laps of another place say nothing of this one's
+        speed, and are left out."""
+        same = state.get("place", self.place) == self.place
+        self.laps = [(float(seconds), int(steps)) for seconds, steps in state["laps"]] if same else []
         self.seconds = float(state["seconds"])
 
     def rate(self, per_step: float = 1.0) -> Estimate:
@@ -198,22 +201,20 @@ def flops(function: Callable[[], object]) -> int:
 
 def flops_per_step(approach: Approach, batch: Batch, generators: Generators) -> int:
     """Of one training step on a batch, forward and backward. Leaves no gradient behind."""
+    trained = [parameter for parameter in approach.parameters() if parameter.requires_grad]
 
     def step() -> None:
         losses = approach.losses(batch, generators)
-        torch.stack([loss.weight * loss.sum.float() for loss in losses.values()]).sum().backward()
+        whole = torch.stack([loss.weight * loss.sum.float() for loss in losses.values()]).sum()
+        torch.autograd.grad(whole, trained, allow_unused=True)
 
-    approach.zero_grad(set_to_none=True)
-    try:
-        return flops(step)
-    finally:
-        approach.zero_grad(set_to_none=True)
+    return flops(step)
 
 
 def flops_per_evaluation(approach: Approach, latents: Tensor, words: str = "a red circle") -> dict[str, int]:
     """Of reading one prompt, and of one network evaluation of one picture, without guidance. latents: any, B C H W."""
     # With gradients, whose graph is dropped: without, torch 2.13's counter raises on a view of a trained parameter.
-    made: list[Any] = []
+    made: list[Any] = [approach.condition([Prompt.text(words)])]  # what is kept by prompt, as plans are, is there now
     x_t, t = torch.zeros_like(latents[:1]), latents.new_full((1,), 0.5)
     return {
         "condition": flops(lambda: made.append(approach.condition([Prompt.text(words)]))),

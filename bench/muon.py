@@ -22,6 +22,7 @@ from bench.trainee import decaying
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; singular values end between 0.7 and 1.2
 ITERATIONS = 5
 ROOT_MEAN_SQUARE = 0.2
+CHUNK_BYTES = 2**28  # of matrices that are put together and worked on at a time, in single precision
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
@@ -103,9 +104,12 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_mul_(moving, 1 - group["lr"] * group["weight_decay"])
             alike: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
             for parameter, along in zip(moving, ahead, strict=True):
-                alike.setdefault(tuple(parameter.shape), []).append((parameter, full(along)))
+                alike.setdefault(tuple(parameter.shape), []).append((parameter, along))
             for shape, pairs in alike.items():
                 rate = group["lr"] * ROOT_MEAN_SQUARE * max(shape) ** 0.5
-                turned = orthogonalised(torch.stack([along for _, along in pairs]))
-                steps = [like(along, parameter) for (parameter, _), along in zip(pairs, turned, strict=True)]
-                torch._foreach_add_([parameter for parameter, _ in pairs], steps, alpha=-rate)
+                count = max(1, CHUNK_BYTES // (4 * shape[0] * shape[1]))
+                for first in range(0, len(pairs), count):
+                    some = pairs[first : first + count]
+                    turned = orthogonalised(torch.stack([full(along) for _, along in some]))
+                    steps = [like(along, parameter) for (parameter, _), along in zip(some, turned, strict=True)]
+                    torch._foreach_add_([parameter for parameter, _ in some], steps, alpha=-rate)

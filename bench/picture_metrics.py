@@ -39,6 +39,11 @@ SCENES: Names = {
     "scene_accuracy": SHARE, "right_objects": SHARE, "right_objects_gap": SHARE, "parser_accuracy": SHARE,
 }  # fmt: skip
 UNSEEN: Names = {f"{name}_pairs": SHARE for name in ("scene_accuracy", "right_objects", "right_objects_gap")}
+AT_ONCE = "_0_redraws"
+ONCE: Names = {
+    **{f"{name}{AT_ONCE}": SHARE for name in ("scene_accuracy", "right_objects", "right_objects_gap")},
+    f"clip_score{AT_ONCE}": ("", "higher"),
+}
 CLIP: Names = {"clip_score": ("", "higher"), "clip_retrieval_precision": SHARE}
 FID: Names = {f"{of}{kind}": LOWER for of in ("", "null_", "vae_") for kind in ("fid", "kid")}
 NEIGHBOURS: Names = {"precision": SHARE, "recall": SHARE, "density": SHARE, "coverage": SHARE}
@@ -211,10 +216,9 @@ class Judges:
             )
         )
 
-    def scenes(self, pictures: Pictures, images: NDArray[np.uint8] | None = None) -> dict[str, Estimate]:
-        """By the parser of the procedural world. images: others than these, drawn for the same captions."""
-        chosen = pictures.images if images is None else images
-        return pictures.told(scene_metrics(chosen, pictures.true, pictures.scenes, seed=self.config.seed))
+    def scenes(self, pictures: Pictures) -> dict[str, Estimate]:
+        """By the parser of the procedural world."""
+        return pictures.told(scene_metrics(pictures.images, pictures.true, pictures.scenes, seed=self.config.seed))
 
 
 def measure_pictures(
@@ -229,24 +233,30 @@ def measure_pictures(
         found.notes.append(
             f"{left} of {len(drawn)} pictures were not finite: no scene of theirs is right, and features leave them out"
         )
-    if cut := sum(1 + len(shared.language_model.encode(text)) > config.train.caption_tokens for text in drawn.captions):
+    if cut := sum(2 + len(shared.language_model.encode(text)) > config.train.caption_tokens for text in drawn.captions):
         found.notes.append(f"{cut} of {len(drawn)} prompts were longer than train.caption_tokens, and cut")
     found.attempt(COSTS, lambda: drawing_costs(approach, drawn.drawn, collection, config), console)
-    found.attempt(SCENES, lambda: _scenes(judges, drawn, shared), console)
+    found.attempt(SCENES, lambda: judges.scenes(drawn), console)
     found.attempt(distances(sizes.extractor), lambda: judges.features(drawn), console)
     found.attempt(FID, lambda: judges.fid(drawn), console)
     found.attempt(CLIP, lambda: judges.alignment(drawn), console)
+    if drawn.drawn.first is not None:
+        once = _drawn_once(drawn, drawn.drawn.first, shared)
+        found.attempt(ONCE, lambda: _of_first_drawings(judges, once), console)
     found.attempt(SEEN, lambda: _seen(judges, drawn), console)
     found.attempt(UNSEEN, lambda: _unseen(approach, judges, min(sizes.pairs, sizes.pictures)), console)
 
 
-def _scenes(judges: Judges, drawn: Pictures, shared: Shared) -> dict[str, Estimate]:
-    """Of the pictures that stand, and of those before any was drawn again."""
-    found = judges.scenes(drawn)
-    if drawn.drawn.first is not None:
-        first = judges.scenes(drawn, decoded(shared, drawn.drawn.first))
-        found["scene_accuracy_0_redraws"] = first["scene_accuracy"]
-    return found
+def _drawn_once(drawn: Pictures, first: torch.Tensor, shared: Shared) -> Pictures:
+    """The pictures before any was drawn again, from latents N C h w."""
+    finite = first.isfinite().flatten(1).all(1).numpy()
+    return replace(drawn, images=decoded(shared, first), finite=finite)
+
+
+def _of_first_drawings(judges: Judges, once: Pictures) -> dict[str, Estimate]:
+    """What an approach that may draw again gets by its first drawings, for as many evaluations as the others'."""
+    found = {**judges.scenes(once), **judges.alignment(once)}
+    return {name: found[name.removesuffix(AT_ONCE)] for name in ONCE}
 
 
 def _seen(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:

@@ -42,11 +42,15 @@ def save(
     from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
     top, first = folder_of(path), dist.get_rank() == 0
-    folder = top / f"step-{meta['step']}-of-{dist.get_world_size()}-ranks"
+    agreed = [""]
     if first:
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that was ended while it wrote
-        folder.mkdir(parents=True)
-    dist.barrier()
+        agreed = [f"step-{meta['step']}-of-{dist.get_world_size()}-ranks"]
+        if (top / LATEST).exists() and read_json(top / LATEST)["folder"] == agreed[0]:
+            agreed = [f"{agreed[0]}-again"]  # what counts stays until its successor does
+        shutil.rmtree(top / agreed[0], ignore_errors=True)  # of a process that was ended while it wrote
+        (top / agreed[0]).mkdir(parents=True)
+    dist.broadcast_object_list(agreed)
+    folder = top / agreed[0]
     tensors, scalars = checkpoint.tensors_of(weights, average, optimizers)
     state: dict[str, Any] = dict(tensors)
     save_shards(state, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
@@ -80,6 +84,8 @@ def load(
 
     top = folder_of(path)
     latest = read_json(top / LATEST)
+    if not any((top / latest["folder"]).glob("*.safetensors")):
+        raise UserError(f"{top} lacks the shards that its {LATEST} names: remove it, and the training begins anew")
     meta: dict[str, Any] = latest["meta"]
     checkpoint.check_meta(top, meta, key, frozen_hash)
     live = {f"model/{name}": value for name, value in weights.items()}

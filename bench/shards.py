@@ -111,8 +111,13 @@ def _give_up(step: Step) -> None:
 
 
 def gathered(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole tensors, on the CPU where they were sharded; all ranks must ask for the same."""
-    return {name: full(value) for name, value in values.items()}
+    """Whole tensors: on the first rank's CPU alone where they were sharded. All ranks must ask for the same."""
+    found = {}
+    for name, value in values.items():
+        together = full(value)  # by all ranks
+        if together is value or launch.rank() == 0:
+            found[name] = together if together is value else together.cpu()
+    return found
 
 
 def full(value: Tensor) -> Tensor:
@@ -126,8 +131,14 @@ def like(stored: Tensor, live: Tensor) -> Tensor:
     """A whole tensor, sharded as a live one of the same shape is; nothing is exchanged for it."""
     if not hasattr(live, "device_mesh"):
         return stored
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
     placed: Any = live
+    mesh, places, own = placed.device_mesh, placed.placements, placed.to_local().device
     # every rank has the whole, and takes its own share
-    return distribute_tensor(stored.to(live.device), placed.device_mesh, placed.placements, src_data_rank=None)
+    shared = distribute_tensor(stored.to(mesh.device_type), mesh, places, src_data_rank=None)
+    if own.type == mesh.device_type:
+        return shared
+    # parameters that are offloaded lie on the CPU, whatever the mesh's devices are
+    local = shared.to_local().to(own)
+    return DTensor.from_local(local, mesh, places, shape=live.shape, stride=live.stride())

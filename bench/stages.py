@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ from bench.environment import ROOT, provenance, source_hash
 from bench.errors import UserError
 from bench.evaluate import hold_out, measure, validation_row
 from bench.files import atomic_path, read_json, require_space, write_json
+from bench.imagined import imagining
 from bench.meter import (
     Meter,
     PeakMemory,
@@ -133,6 +135,7 @@ def _done(record: Record, trained: dict[str, Any], measured: dict[str, Any]) -> 
         record,
         status="done",
         reason="",
+        provenance={**record.provenance, **trained.get("provenance", {})},
         budgets=Budgets(**trained["budgets"]),
         identical=Identical(data=record.provenance["key"]["data"], text=record.provenance["key"]["text"], **identical),
         curves={name: tuple(rows) for name, rows in trained["curves"].items()},
@@ -154,20 +157,21 @@ def _train(run: Run) -> dict[str, Any]:
         batches = _batches(run, shared)
         held = hold_out(config, shared, run.corpus, console)
     counted, step = parameters(approach, held.validation.latents.to(run.device)), _step_flops(approach, batches)
-    prepared, meter = now() - begun, Meter(run.device)
+    prepared, meter = now() - begun, Meter(run.device, place=f"{launch.ranks()} x {run.device.type}")
 
     def validate() -> dict[str, float]:
         if "denoise" not in approach.capabilities:
             return {}
         return validation_row(approach, held, config.evaluate.batch, config.seed)
 
-    resumed = (run.folder / CHECKPOINT).exists()
+    path = run.folder / CHECKPOINT
+    resumed = path.exists() or shard_checkpoint.step(path) >= 0
     with PeakMemory(run.device) as memory, Energy(run.device) as energy:
         fitted = train(
             approach,
             batches,
             config,
-            path=run.folder / CHECKPOINT,
+            path=path,
             key=run.request.key,
             validate=validate,
             console=console,
@@ -182,7 +186,7 @@ def _train(run: Run) -> dict[str, Any]:
     costs = {
         **_speed(meter, batches, step, peak_flops(run.device, dtype=_arithmetic(config, run.device))),
         "peak_memory_bytes": memory.estimate(),
-        "energy_joules": energy.estimate(whole=not resumed),
+        "energy_joules": energy.estimate(whole=not resumed and launch.ranks() == 1),
     }
     return {
         "metrics": {name: value.to_json() for name, value in costs.items()},
@@ -201,6 +205,7 @@ def _train(run: Run) -> dict[str, Any]:
             "details": batches.record(),
         },
         "frozen_hash": fitted.frozen_hash,
+        "provenance": {"launch": launch.record()} if launch.ranks() > 1 else {},
         "seconds": {"prepare": prepared, "train": fitted.seconds},
         "notes": [f"{batches.cut} captions were longer than train.caption_tokens, and cut"] if batches.cut else [],
     }
@@ -212,7 +217,10 @@ def _tell_disk(run: Run, approach: Approach) -> None:
     hidden, shared = sum(matrix.numel() for matrix in approach.hidden_matrices()), approach.shared
     needed = disk(trained, hidden, shared.codecs["image"].channels * shared.latent_size**2, run.config)
     mine = int(needed["weights"] + needed["checkpoint"])
-    require_space(run.folder, mine, "the weights and checkpoints of this run")
+    path = run.folder / CHECKPOINT
+    there = [run.folder / store.WEIGHTS, path, *shard_checkpoint.folder_of(path).rglob("*")]
+    taken = sum(each.stat().st_size for each in there if each.is_file())
+    require_space(run.folder, max(0, mine - taken), "the weights and checkpoints of this run")
     if (whole := sum(needed.values())) > MUCH:
         terms = ", ".join(f"{name} {bytes_(value)}" for name, value in needed.items())
         run.console.info(f"{run.folder.name} takes up to {bytes_(whole)} on the disk: {terms}")
@@ -232,10 +240,15 @@ def _batches(run: Run, shared: Shared) -> Batches:
 
 
 def _step_flops(approach: Approach, batches: Batches) -> int:
-    """Of the whole batch, by a part of it: the whole may be more than one device holds."""
+    """Of a whole batch. Where it is worked through in parts, or on a GPU, which may not hold it as it is counted: on
+    tensors without values. An approach or a kernel that can't do without takes as many times its first part, whose rows
+    may be a few less than the others'."""
+    whole, draws, device = batches(0), batches.generators(0), device_here()
     parts = launch.ranks() * batches.config.train.accumulation
-    mine = moved(part(batches(0), 0, parts), device_here())
-    return parts * flops_per_step(approach, mine, batches.generators(0))
+    if parts > 1 or device.type != "cpu":
+        with suppress(Exception), imagining():  # whatever a foreign approach may do with values
+            return flops_per_step(approach, moved(whole, device), draws)
+    return parts * flops_per_step(approach, moved(part(whole, 0, parts), device), draws)
 
 
 def _spent(fitted: Trained, flops: int) -> dict[str, Any]:

@@ -40,11 +40,6 @@ class NonFiniteLossError(RuntimeError):
     """The loss or its gradient stopped being a number; the message names the step and the last good checkpoint."""
 
 
-def schedule(step: int, config: OptimizerConfig) -> float:
-    """Learning rate of a step as a share of the peak: linear warm-up, then half a cosine down to 1%."""
-    return decayed(step, config.warmup, (step - config.warmup) / max(1, config.steps - config.warmup))
-
-
 def adamw(model: nn.Module, config: OptimizerConfig, *, betas: tuple[float, float] = (0.9, 0.99)) -> torch.optim.AdamW:
     """AdamW whose weight decay touches matrices only (not gains, biases or other vectors)."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -119,7 +114,7 @@ class Run:
     def __post_init__(self) -> None:
         """Begin, or go on from the checkpoint."""
         weights = self.trainee.weights
-        self._begun, self._pending, self._last = now(), list[Tensor](), math.nan
+        self._begun, self._pending, self._last, self._kept = now(), list[Tensor](), math.nan, -1
         self.average = {name: value.clone() for name, value in weights.items()} if self.trainee.ema else {}
         self.meta = {
             "key": self.key, "frozen_hash": self.trainee.frozen_hash, "step": 0, "seconds": 0.0, "spent": 0.0,
@@ -130,7 +125,7 @@ class Run:
             if "meter" in self.meta:
                 self.meter.restore(self.meta["meter"])
             self.trainee.restore(self.meta)
-            self._begun -= self.meta["seconds"]
+            self._begun, self._kept = self._begun - self.meta["seconds"], self.meta["step"]
             if self.trainee.main:
                 self.console.info(f"{self.description}: resumed at step {self.meta['step']}")
 
@@ -151,7 +146,8 @@ class Run:
                     if self.trainee.agreed(now() - saved) > self.checkpoint_seconds:
                         self._save()
                         saved = now()
-        self._save()
+        if self._kept != self.meta["step"]:
+            self._save()
         meta = self.meta
         return Fitted(
             curve=meta["curve"],
@@ -228,6 +224,7 @@ class Run:
         self.meta["seconds"] = now() - self._begun
         meta = {**self.meta, **self.trainee.state(), "meter": self.meter.state()}
         self.trainee.save(self.path, self.average, meta)
+        self._kept = self.meta["step"]
         self.meter.start()
 
 

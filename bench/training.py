@@ -197,7 +197,7 @@ class ApproachTrainee(Trainee):
         mine = [part(whole, rank * self.parts + index, ranks * self.parts) for index in range(self.parts)]
         draws = self.batches.generators(step, rank)
         # The counts of all parts come before the first gradient. Where an approach can't tell them, all parts but the
-        # last are worked through without gradient, for them, and then again; the last one's graph is kept meanwhile.
+        # last are worked through without gradient, for them, and then again.
         ahead, counts = [self.approach.counts(each) for each in mine], list[Tensor]()
         if not all(ahead):
             with torch.no_grad():
@@ -288,13 +288,22 @@ class ApproachTrainee(Trainee):
 
     def _add_gradients(self) -> None:
         """Every process gets the sum of all processes' gradients, in one reduction. A parameter that a process's rows
-        did not reach counts as zero there, so that all of them reduce the same."""
+        did not reach counts as zero there, so that all of them reduce the same; one that nobody's reached keeps none,
+        as in one process, and no optimizer touches it."""
         if self.accelerator.num_processes == 1 or self.sharded:  # fully_shard has done it
             return
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.trained])
-        pieces = self._added(flat).split([p.numel() for p in self.trained])
-        for parameter, piece in zip(self.trained, pieces, strict=True):
-            parameter.grad = piece.view_as(parameter)
+        own = [p.grad is not None for p in self.trained]
+        reached = torch.tensor(own, dtype=torch.float32).to(self.accelerator.device)
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.trained]
+        flat = torch.cat([reached, *(grad.flatten() for grad in grads)])
+        del grads
+        for parameter in self.trained:
+            parameter.grad = None  # it is in `flat`, for all the time that the exchange takes
+        torch.distributed.all_reduce(flat)
+        counts, *pieces = flat.split([len(own), *(p.numel() for p in self.trained)])
+        known = own if all(own) else (counts > 0).tolist()  # a process that reached all need not wait for the count
+        for parameter, piece, anybody in zip(self.trained, pieces, known, strict=True):
+            parameter.grad = piece.view_as(parameter) if anybody else None
 
 
 def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:

@@ -128,7 +128,7 @@ class Diffusion:
         t = t.float()
         if self.prediction == "flow":
             return 1.0 - t, t
-        table = _signal_power(self.prediction, self.train_times, t.device)
+        table = signal_power(self.prediction, self.train_times, t.device)
         power = table[torch.round(t * self.train_times).long()]
         return power.sqrt(), (1.0 - power).sqrt()
 
@@ -224,7 +224,7 @@ def guided(denoise: Denoise, scale: float) -> Denoise:
 
 
 @functools.lru_cache(maxsize=8)
-def _signal_power(prediction: Prediction, train_times: int, device: torch.device) -> Tensor:
+def signal_power(prediction: Prediction, train_times: int, device: torch.device) -> Tensor:
     """alpha squared at t = 0, 1/T, ..., 1: T + 1 values; the same numbers that the solvers read."""
     power = discrete_scheduler(prediction, train_times, order=1).alphas_cumprod
     return torch.cat([torch.ones(1), power]).to(device)

@@ -20,7 +20,8 @@ from bench import checkpoint
 from bench.config import OptimizerConfig
 from bench.console import Console
 from bench.errors import UserError
-from bench.trainer import Fitted, NonFiniteLossError, adamw, averaged, fit, schedule, told
+from bench.trainee import decayed
+from bench.trainer import Fitted, NonFiniteLossError, adamw, averaged, fit, told
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, STOP = 20, 13
@@ -140,6 +141,10 @@ def assert_same(path: Path, resumed: Training, fitted: Fitted) -> None:
     assert expected.curve == fitted.curve
     assert [row["step"] for row in fitted.curve] == [4, 8, 12, 16, 20]
     assert not list(path.parent.glob("*.part")) and not list(path.parent.glob(".*.part"))
+
+
+def schedule(step: int, config: OptimizerConfig) -> float:
+    return decayed(step, config.warmup, (step - config.warmup) / max(1, config.steps - config.warmup))
 
 
 @pytest.mark.parametrize(("warmup", "steps"), [(0, 40), (1, 17), (10, 50), (50, 50)])
