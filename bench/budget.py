@@ -28,6 +28,8 @@ class Counts:
     losses (None where no step takes them alone), and with their gradients. condition, denoise: of a
     prompt, and of one evaluation of one picture. encode: of a picture by the VAE. activations: bytes that a part holds
     at once, beside weights and gradients. validation: that a batch of the fixed triples holds, without gradients.
+    encoding: that the pictures hold which the VAE encodes at a time. together: of the matrices that Muon works on at a
+    time.
     """
 
     total: int
@@ -51,17 +53,22 @@ class Counts:
     encode: int
     activations: int
     validation: int
+    encoding: int
+    together: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What the training is to run on. name: of a kind of GPU, or "here". peak: FLOP/s of one. memory: bytes of one.
-    mfu: share of the peak that training reaches, and whose figure that is. host: whether it is a CPU, whose memory
-    holds a checkpoint too while it is put together."""
+    """What the training is to run on. name: of a kind of GPU, or "here". peak: FLOP/s of one in training's arithmetic,
+    peak_fp32: in float32, peak_tf32: in that of a float32 convolution. memory: bytes of one. mfu: share of the peak
+    that training reaches, and whose figure that is; taken for all other work too. host: whether it is a CPU, whose
+    memory holds a checkpoint too while it is put together."""
 
     name: str
     gpus: int
     peak: float
+    peak_fp32: float
+    peak_tf32: float
     memory: float
     mfu: float
     mfu_of: str
@@ -79,9 +86,9 @@ class Machine:
 
 def memory(counts: Counts, config: Config, machine: Machine) -> dict[str, dict[str, float]]:
     """Bytes on each GPU by what they hold: under DDP, where each GPU has everything, and under FSDP, which shares
-    weights, gradients, moments and average out and gathers blocks as they are needed. Of what never is at once the
-    largest is counted: a step's activations, a look at the validation loss (which keeps a copy of the trained weights),
-    a checkpoint. `all` is the sum."""
+    weights, gradients, moments and average out and gathers blocks, in float32, as they are needed. Of what never is at
+    once the largest is counted, see `_at_once`. "before training": what is held before anything is shared out: every
+    GPU builds the whole model, and the first of a machine encodes pictures beside it. `all` is the sum."""
     trained, average = FP32 * counts.trainable, bool(config.train.ema)
     whole: dict[str, float] = {
         "weights": FP32 * counts.total,
@@ -89,16 +96,42 @@ def memory(counts: Counts, config: Config, machine: Machine) -> dict[str, dict[s
         "moments": FP32 * moments(counts.trainable, counts.hidden, config),
         "moving average": trained * average,
     }
-    at_once = {"activations": counts.activations, "a validation": counts.validation + trained}
+    codec: dict[str, float] = {"VAE": FP32 * counts.codec}
+    gathered = FP32 * (counts.outside + 2 * counts.largest_block) * (machine.gpus > 1)
+    shares = {name: value / machine.gpus for name, value in whole.items()}
+    held = {
+        "before training": {"weights": FP32 * counts.total, **codec, "pictures being encoded": counts.encoding},
+        "DDP": {**whole, **codec, **_largest(_at_once(counts, config, machine, ranks=1))},
+        "FSDP": {
+            **shares,
+            "gathered weights": gathered,
+            **codec,
+            **_largest(_at_once(counts, config, machine, ranks=machine.gpus)),
+        },
+    }
+    return {name: {**parts, "all": sum(parts.values())} for name, parts in held.items()}
+
+
+def _at_once(counts: Counts, config: Config, machine: Machine, *, ranks: int) -> dict[str, float]:
+    """Bytes of what a GPU holds for a while, each when the others are gone, where `ranks` share what is trained: a
+    step's activations; under DDP all gradients once more, in a row to be exchanged, after the backward pass; Muon's
+    step, which holds all momenta's look ahead, and of a few matrices the gathered, the stacked, the work in bfloat16
+    and the result (AdamW's is fused and holds nothing); a look at the validation loss, which keeps a copy of the
+    trained weights; a checkpoint."""
+    trained = FP32 * counts.trainable / ranks
+    found = {"activations": float(counts.activations), "a validation": counts.validation + trained}
+    if machine.gpus > ranks:
+        found["gradients in exchange"] = trained
+    if config.train.optimizer == "muon":
+        found["an optimizer step"] = 4 * counts.together + FP32 * counts.hidden / ranks
     if machine.host:
-        at_once["a checkpoint being written"] = checkpoint_bytes(counts.trainable, counts.hidden, config)
-    largest = max(at_once, key=lambda name: at_once[name])
-    fixed: dict[str, float] = {"VAE": FP32 * counts.codec, largest: at_once[largest]}
-    ddp = {**whole, "gradients in exchange": trained * (machine.gpus > 1), **fixed}
-    width = BF16 if machine.bf16 else FP32
-    gathered = width * (counts.outside + 2 * counts.largest_block) * (machine.gpus > 1)
-    fsdp = {**{name: value / machine.gpus for name, value in whole.items()}, "gathered weights": gathered, **fixed}
-    return {name: {**parts, "all": sum(parts.values())} for name, parts in (("DDP", ddp), ("FSDP", fsdp))}
+        found["a checkpoint being written"] = checkpoint_bytes(counts.trainable, counts.hidden, config)
+    return found
+
+
+def _largest(held: dict[str, float]) -> dict[str, float]:
+    most = max(held, key=lambda name: held[name])
+    return {most: held[most]}
 
 
 def moments(trainable: int, hidden: int, config: Config) -> int:
@@ -158,18 +191,22 @@ def step_flops(counts: Counts, config: Config) -> float:
 
 
 def times(counts: Counts, config: Config, machine: Machine, steps: int) -> dict[str, dict[str, float]]:
-    """FLOPs and seconds by stage: encoding all pictures once, training, the looks at the validation loss (each triple
-    with its own caption and with another's), drawing the held-out prompts. Captions and perplexity are not counted."""
+    """FLOPs, FLOP/s and seconds by stage: encoding all pictures once, training, the looks at the validation loss (each
+    triple with its own caption and with another's), drawing the held-out prompts. Only training is shared by all GPUs,
+    and only it computes in bfloat16: the first GPU of each machine encodes, every GPU takes the whole validation loss,
+    and rank 0 alone draws. Decoding what is drawn, captions and perplexity are not counted."""
     validated = config.train.validations * min(config.evaluate.triples, config.data.eval_items)
     prompts = min(config.evaluate.pictures, config.data.eval_items)
     guided = 1 if config.diffusion.guidance == 1 else 2
+    single = machine.peak_fp32 * machine.mfu
+    drawing = float(prompts * guided * (config.diffusion.nfe * counts.denoise + counts.condition))
     work = {
-        "encoding": float(config.data.train_items * counts.encode),
-        "training": steps * step_flops(counts, config),
-        "validating": float(validated * 2 * (counts.denoise + counts.condition)),
-        "drawing": float(prompts * guided * (config.diffusion.nfe * counts.denoise + counts.condition)),
+        "encoding": (float(config.data.train_items * counts.encode), machine.peak_tf32 * machine.mfu),
+        "training": (steps * step_flops(counts, config), machine.speed),
+        "validating": (float(validated * 2 * (counts.denoise + counts.condition)), single),
+        "drawing": (drawing, single),
     }
-    return {name: {"flops": value, "seconds": value / machine.speed} for name, value in work.items()}
+    return {name: {"flops": flops, "speed": speed, "seconds": flops / speed} for name, (flops, speed) in work.items()}
 
 
 # ------------------------------------------------------------------------------------------------------- in words
@@ -223,24 +260,45 @@ def lines(counts: Counts, config: Config, machine: Machine, steps: int) -> list[
         f"({machine.mfu_of}) = {machine.speed:.4g} FLOP/s",
     ]
     for stage, values in done.items():
-        told.append(f"{stage:<14}{values['flops']:.4g} FLOPs / {machine.speed:.4g} FLOP/s = {hours(values['seconds'])}")
+        told.append(
+            f"{stage:<14}{values['flops']:.4g} FLOPs / {values['speed']:.4g} FLOP/s ({_who(stage, machine)}) = "
+            f"{hours(values['seconds'])}"
+        )
     return told + _memory_lines(counts, config, machine) + _disk_lines(counts, config)
 
 
+def _who(stage: str, machine: Machine) -> str:
+    """Which GPUs do a stage, and in what arithmetic that is not training's."""
+    convolutions = "TF32" if machine.peak_tf32 > machine.peak_fp32 else "float32"
+    told = {
+        "encoding": f"one GPU of each machine, {convolutions}",
+        "training": f"{machine.gpus} together",
+        "validating": "every GPU all of it, float32",
+        "drawing": "one GPU alone, float32",
+    }
+    return told[stage]
+
+
 def _memory_lines(counts: Counts, config: Config, machine: Machine) -> list[str]:
-    told = []
+    held = memory(counts, config, machine)
+    before = held.pop("before training")
+    told = [f"memory        before training, whole on every GPU: {_terms(before)} = {bytes_(before['all'])}"]
     part = "{} + {} pictures, {} windows".format(*counts.part)
-    for name, held in memory(counts, config, machine).items():
+    for name, parts in held.items():
         if machine.gpus == 1 and name == "FSDP":
             continue
         where = f"{name} on {machine.gpus}" if machine.gpus > 1 else "one device"
-        terms = " + ".join(f"{what} {bytes_(value)}" for what, value in held.items() if value and what != "all")
-        fits = "fits" if held["all"] < machine.memory else "DOES NOT FIT"
+        fits = "fits" if max(parts["all"], before["all"]) < machine.memory else "DOES NOT FIT"
+        less = ", less than before training" * (parts["all"] < before["all"])
         told.append(
-            f"memory        {where}: {terms} = {bytes_(held['all'])} each; {fits} into {bytes_(machine.memory)} "
-            f"({part} at a time)"
+            f"memory        {where}: {_terms(parts)} = {bytes_(parts['all'])} each{less}; {fits} into "
+            f"{bytes_(machine.memory)} ({part} at a time)"
         )
     return told
+
+
+def _terms(parts: dict[str, float]) -> str:
+    return " + ".join(f"{what} {bytes_(value)}" for what, value in parts.items() if value and what != "all")
 
 
 def _disk_lines(counts: Counts, config: Config) -> list[str]:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from approaches.base import Approach, Batch, Prompt
 from approaches.registry import APPROACHES
 from approaches.shared.randomness import generator
 from approaches.shared.sources import resolve
+from approaches.shared.vae import LatentCodec
 from bench.budget import Counts
 from bench.config import Config
 from bench.data.catalogue import open_dataset
 from bench.errors import UserError
 from bench.imagined import Held, backward, blank_batch, imagine, imagining, tokenizer_of
 from bench.meter import flops, flops_per_evaluation, flops_per_step, parameters
+from bench.muon import CHUNK_BYTES
 
 LOOKED_AT = 256  # captions, for the length of the longest
+ENCODED = 64  # pictures at a time, by LatentCodec.encode_images
 
 
 def count(approach: str, settings: Any, config: Config, *, ranks: int, bf16: bool) -> Counts:
@@ -56,6 +61,7 @@ def count(approach: str, settings: Any, config: Config, *, ranks: int, bf16: boo
         return Counts(
             **counted,
             hidden=sum(matrix.numel() for matrix in built.hidden_matrices()),
+            together=together(built.hidden_matrices()),
             codec=sum(p.numel() for p in codec.parameters()),
             latent_values=batch.noise[0].numel(),
             **_units(built),
@@ -68,7 +74,8 @@ def count(approach: str, settings: Any, config: Config, *, ranks: int, bf16: boo
             step=flops_per_step(built, batch, lambda purpose: generator(0, purpose)),
             encode=flops(lambda: codec.encode(torch.zeros(1, 3, side, side))),
             activations=_activations(built, small, bf16),
-            validation=_validation(built, min(config.evaluate.batch, config.evaluate.triples), bf16),
+            validation=_validation(built, min(config.evaluate.batch, config.evaluate.triples)),
+            encoding=_encoding(codec, min(ENCODED, config.data.train_items), side),
             **of_evaluation,
         )
 
@@ -95,7 +102,23 @@ def _forward(approach: Approach, batch: Batch) -> int:
     return flops(lambda: approach.losses(batch, lambda purpose: generator(0, purpose)))
 
 
-def _validation(approach: Approach, rows: int, bf16: bool) -> int:
+def together(matrices: Sequence[Tensor]) -> int:
+    """Bytes of the matrices that Muon works on at a time: of one shape, and at least one."""
+    alike = Counter(tuple(matrix.shape) for matrix in matrices)
+    sizes = {(rows, columns): 4 * rows * columns for rows, columns in alike}
+    return max((size * min(alike[shape], max(1, CHUNK_BYTES // size)) for shape, size in sizes.items()), default=0)
+
+
+def _encoding(codec: LatentCodec, pictures: int, side: int) -> int:
+    """The most bytes that encoding so many pictures at a time holds beside weights."""
+    held = Held(list(codec.parameters()))
+    with held:
+        codec.encode(torch.zeros(pictures, 3, side, side))
+    held.release()
+    return held.peak
+
+
+def _validation(approach: Approach, rows: int) -> int:
     """The most bytes that a look at the validation loss holds beside weights."""
     if "denoise" not in approach.capabilities:
         return 0

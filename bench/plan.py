@@ -3,6 +3,8 @@ always is, of tensors that have shapes and no values, and asked."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 import psutil
 
 from bench import store
@@ -14,6 +16,9 @@ from bench.hardware import HERE, KINDS
 from bench.plan_arguments import PlanArguments
 from bench.run_arguments import chosen
 from reports import schema
+
+if TYPE_CHECKING:
+    import torch
 
 
 def main(arguments: PlanArguments, config: Config, console: Console) -> int:
@@ -49,25 +54,52 @@ def machine_of(arguments: PlanArguments, config: Config) -> Machine:
             raise UserError(f"run {record.name} has no measured MFU: {why}")
         mfu, source = value.value, f"measured by {record.name}"
         peak = float((value.details or {}).get("peak_flops_per_second", 0.0))
-    wanted = config.train.precision
     if arguments.gpu != HERE:
-        kind = KINDS[arguments.gpu]
-        peak, memory, bf16, host = kind.peak, kind.memory, wanted != "fp32", False
+        kind, bf16, host = KINDS[arguments.gpu], config.train.precision != "fp32", False
+        peaks, memory = Peaks(kind.peak if bf16 else kind.fp32, kind.fp32, kind.tf32), kind.memory
     else:
-        import torch
-
         from bench.assembly import device_here
-        from bench.meter import peak_flops
 
         device = device_here()
+        wanted = config.train.precision
         bf16 = wanted == "bf16" or (wanted == "auto" and device.type == "cuda")
-        kind_of = torch.bfloat16 if bf16 and device.type == "cuda" else torch.float32
-        peak = peak or peak_flops(device, dtype=kind_of)
+        peaks = peaks_of(device, bf16=bf16, peak=peak)
         memory, host = memory_of(device.type), device.type == "cpu"
-    gpus = arguments.gpus or (1 if arguments.gpu == HERE else 8)
     return Machine(
-        name=arguments.gpu, gpus=gpus, peak=peak, memory=memory, mfu=mfu, mfu_of=source, bf16=bf16, host=host
+        name=arguments.gpu,
+        gpus=arguments.gpus or (1 if arguments.gpu == HERE else 8),
+        peak=peaks.training,
+        peak_fp32=peaks.fp32,
+        peak_tf32=peaks.tf32,
+        memory=memory,
+        mfu=mfu,
+        mfu_of=source,
+        bf16=bf16,
+        host=host,
     )
+
+
+class Peaks(NamedTuple):
+    """FLOP/s in training's arithmetic, in float32, and in that of float32 convolutions."""
+
+    training: float
+    fp32: float
+    tf32: float
+
+
+def peaks_of(device: torch.device, *, bf16: bool, peak: float = 0.0) -> Peaks:
+    """Of this machine's device, measured now. peak: training's where it is known already."""
+    import torch
+
+    from bench.meter import peak_flops
+
+    cuda = device.type == "cuda"
+    peak = peak or peak_flops(device, dtype=torch.bfloat16 if bf16 and cuda else torch.float32)
+    fp32 = peak_flops(device) if bf16 and cuda else peak
+    if not (cuda and torch.backends.cudnn.allow_tf32 and torch.cuda.get_device_capability(device) >= (8, 0)):
+        return Peaks(peak, fp32, fp32)
+    half = (peak if bf16 else peak_flops(device, dtype=torch.bfloat16)) / 2  # as in makers' data sheets
+    return Peaks(peak, fp32, max(fp32, half))
 
 
 def memory_of(device: str) -> float:

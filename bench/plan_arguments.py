@@ -24,7 +24,8 @@ class PlanArguments(RunArguments):
     """How many of them share a batch; by default 8, and 1 here."""
     mfu: Annotated[float, Range(0, 1, above=True)] = 0.36
     """Share of the GPUs' peak by their data sheet that training reaches; 0.36 is what full_retraining and dual_tower
-    reached, compiled, at a 1B shape on an H200 (docs/gpu.md). See also --measured."""
+    reached, compiled, at a 1B shape on an H200 (docs/gpu.md). Taken for encoding, validating and drawing too, of the
+    peak of their float32. See also --measured."""
     measured: str = ""
     """A done run whose measured MFU is taken in place of --mfu: its folder, its name's beginning, or an approach."""
     json: bool = False

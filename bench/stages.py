@@ -166,18 +166,10 @@ def _train(run: Run) -> dict[str, Any]:
 
     path = run.folder / CHECKPOINT
     resumed = path.exists() or shard_checkpoint.step(path) >= 0
+    told: dict[str, Any] = {"key": run.request.key, "description": run.request.approach, "console": console}
     with PeakMemory(run.device) as memory, Energy(run.device) as energy:
         fitted = train(
-            approach,
-            batches,
-            config,
-            path=path,
-            key=run.request.key,
-            validate=validate,
-            console=console,
-            meter=meter,
-            flops_per_step=step,
-            description=run.request.approach,
+            approach, batches, config, path=path, validate=validate, meter=meter, flops_per_step=step, **told
         )
     if run.main:
         average = {name: value.cpu().contiguous().clone() for name, value in fitted.average.items()}
@@ -246,8 +238,9 @@ def _step_flops(approach: Approach, batches: Batches) -> int:
     whole, draws, device = batches(0), batches.generators(0), device_here()
     parts = launch.ranks() * batches.config.train.accumulation
     if parts > 1 or device.type != "cpu":
+        there = moved(whole, device)
         with suppress(Exception), imagining():  # whatever a foreign approach may do with values
-            return flops_per_step(approach, moved(whole, device), draws)
+            return flops_per_step(approach, there, draws)
     return parts * flops_per_step(approach, moved(part(whole, 0, parts), device), draws)
 
 

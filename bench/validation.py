@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from bench.config import Config, DiffusionConfig, LmPretrainConfig, ModelConfig
+from bench.config import Config, DiffusionConfig, LmPretrainConfig, ModelConfig, TrainConfig
 from bench.errors import UserError, nearest
 from bench.ranges import Range
 
@@ -59,6 +59,7 @@ def validate(config: Config) -> None:
     """UserError on the first number out of bounds, or pair of fields that don't fit each other."""
     check_bounds(config)
     _check_sampler(config.diffusion)
+    _check_batch(config.train)
     _check_language_model(config.pretrain.lm)
     vae, clip = config.pretrain.vae, config.pretrain.clip
     if not vae.channels:
@@ -103,6 +104,14 @@ def _check_sampler(diffusion: DiffusionConfig) -> None:
     if diffusion.prediction != "flow" and diffusion.nfe > diffusion.train_times:
         raise UserError(
             f"diffusion.nfe is {diffusion.nfe}, expected at most diffusion.train_times, {diffusion.train_times}"
+        )
+
+
+def _check_batch(train: TrainConfig) -> None:
+    if round(train.batch * train.describe_share) >= train.batch:
+        raise UserError(
+            f"train.describe_share is {train.describe_share}, which leaves none of train.batch's {train.batch} "
+            f"pictures to draw: expected {(train.batch - 1) / train.batch:.7g} or less, which leaves one"
         )
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.config import Config, DiffusionConfig, fingerprint, from_json, to_json
+from bench.config import Config, DiffusionConfig, TrainConfig, fingerprint, from_json, to_json
 from bench.errors import UserError
 from bench.presets import PRESETS, explain, load_config, preset
 from bench.preview_arguments import PreviewArguments
@@ -179,6 +179,11 @@ def test_every_prediction_and_sampler_has_a_place():
             {"diffusion.prediction": "epsilon", "diffusion.sampler": "ddim", "diffusion.train_times": 10},
             r"diffusion\.nfe is 12, expected at most diffusion\.train_times, 10",
         ),
+        (
+            {"train.describe_share": 1.0},
+            r"describe_share is 1\.0, which leaves none of train\.batch's 24 pictures to draw: expected 0\.9583333 or",
+        ),
+        ({"train.describe_share": 0.98}, r"describe_share is 0\.98, which leaves none"),
     ],
 )
 def test_fields_that_do_not_fit_each_other_are_refused(changes: dict[str, Any], message: str):
@@ -187,6 +192,16 @@ def test_fields_that_do_not_fit_each_other_are_refused(changes: dict[str, Any], 
         config = with_leaf(config, tuple(path.split(".")), value)
     with pytest.raises(UserError, match=message):
         validate(config)
+
+
+@pytest.mark.parametrize("batch", [3, 7, 24, 2496, 999_983, 1_000_000])
+def test_the_share_that_is_named_in_place_of_one_too_large_leaves_a_picture_to_draw(batch: int):
+    config = Config(train=TrainConfig(batch=batch, describe_share=1.0))
+    with pytest.raises(UserError) as caught:
+        validate(config)
+    share = float(str(caught.value).partition("expected ")[2].partition(" ")[0])
+    validate(Config(train=TrainConfig(batch=batch, describe_share=share)))
+    assert round(batch * share) == batch - 1
 
 
 @pytest.mark.parametrize("name", PRESETS)

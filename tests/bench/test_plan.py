@@ -3,6 +3,7 @@ arithmetic against sums by hand."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import statistics
@@ -17,20 +18,26 @@ import torch
 
 from approaches.registry import APPROACHES
 from approaches.shared.sources import Source
-from bench import cli
+from approaches.shared.vae import LatentCodec
+from bench import cli, muon
 from bench.assembly import share
-from bench.budget import Counts, Machine, disk, lines, memory, step_flops, times
+from bench.budget import Counts, Machine, _at_once, disk, lines, memory, step_flops, times
 from bench.config import Config, ModelConfig, TrainConfig
-from bench.counting import count
+from bench.counting import ENCODED, count, together
+from bench.hardware import KINDS, Kind
 from bench.imagined import Held, _autoencoder, _language_model, backward, blank_batch, imagining
 from bench.meter import flops_per_evaluation, flops_per_step, parameters
+from bench.plan import machine_of
+from bench.plan_arguments import PlanArguments
 from bench.presets import preset
 from bench.run_arguments import settings_of
 from reports import schema
 from tests.approaches.small import small_generators
 from tests.bench.conftest import MicroRun
 
-HERE = Machine(name="here", gpus=1, peak=1e12, memory=1e9, mfu=0.5, mfu_of="given", bf16=False)
+HERE = Machine(
+    name="here", gpus=1, peak=1e12, peak_fp32=1e11, peak_tf32=2e11, memory=1e9, mfu=0.5, mfu_of="given", bf16=False
+)
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +96,13 @@ def test_a_plan_counts_what_is_measured(approach: str, own_cache):
     built.zero_grad(set_to_none=False)
     taken = allocated(lambda: backward(built, batch))
     assert gradients and planned.activations == pytest.approx(taken, rel=0.15)
+    pictures = torch.zeros(ENCODED, 3, config.data.size, config.data.size)
+    taken = allocated(lambda: shared.codecs["image"].encode(pictures)) + pictures.nbytes
+    assert planned.encoding == pytest.approx(taken, rel=0.15)
+
+
+def test_as_many_pictures_are_encoded_at_a_time_as_the_plan_takes():
+    assert inspect.signature(LatentCodec.encode_images).parameters["batch"].default == ENCODED
 
 
 def test_a_plan_foretells_a_run(micro_run: MicroRun):
@@ -133,14 +147,17 @@ COUNTS = Counts(
     total=1000, trainable=600, hidden=200, active=900, borrowed={"language_model": 400}, codec=50, latent_values=16,
     largest_block=100, outside=300, rows=(16, 8, 24), part=(2, 1, 3), caption_tokens=30, captions_of="a test",
     image_tokens=64, forward=90, step=300, condition=7, denoise=10, encode=5, activations=50_000, validation=99,
+    encoding=700, together=400,
 )  # fmt: skip
 
 
 def test_memory_is_the_sum_by_hand():
     machine = replace(HERE, gpus=4, bf16=True)
     held = memory(COUNTS, Config(), machine)
-    assert held["DDP"]["all"] == 4 * 1000 + 4 * 600 * (1 + 2 + 1 + 1) - 4 * 200 + 4 * 50 + 50_000
-    assert held["FSDP"]["all"] == (4 * 1000 + 4 * 600 * 4 - 4 * 200) / 4 + 2 * (300 + 200) + 4 * 50 + 50_000
+    assert held["DDP"]["all"] == 4 * 1000 + 4 * 600 * (1 + 2 + 1) - 4 * 200 + 4 * 50 + 50_000
+    # gathered in float32, whatever is computed in
+    assert held["FSDP"]["all"] == (4 * 1000 + 4 * 600 * 4 - 4 * 200) / 4 + 4 * (300 + 200) + 4 * 50 + 50_000
+    assert held["before training"]["all"] == 4 * 1000 + 4 * 50 + 700
     alone = memory(COUNTS, Config(train=TrainConfig(ema=0.0, optimizer="adamw")), replace(HERE, gpus=1))
     assert alone["DDP"]["all"] == alone["FSDP"]["all"] == 4 * 1000 + 4 * 600 * 3 + 4 * 50 + 50_000
 
@@ -149,6 +166,9 @@ def test_of_what_never_is_at_once_the_largest_counts():
     few = replace(COUNTS, activations=10)
     held = memory(few, Config(), HERE)["DDP"]
     assert held["a validation"] == 99 + 2400 and "activations" not in held
+    both = memory(replace(few, together=1000), Config(), replace(HERE, gpus=4))
+    assert both["DDP"]["an optimizer step"] == 4 * 1000 + 4 * 200 and "a validation" not in both["DDP"]
+    assert both["FSDP"]["an optimizer step"] == 4 * 1000 + 4 * 200 / 4
     held = memory(few, Config(), replace(HERE, host=True))["DDP"]
     assert held["a checkpoint being written"] == 4 * 2400 - 4 * 200 and "a validation" not in held
     # as measured on a CPU: SmolLM2's second tower, 3 pictures a step, above what was there before training
@@ -158,14 +178,72 @@ def test_of_what_never_is_at_once_the_largest_counts():
     ] == pytest.approx(4_547_969_024, rel=0.15)
 
 
+def test_what_is_held_for_a_while_is_the_sum_by_hand():
+    four = replace(HERE, gpus=4)
+    step = 4 * 400 + 4 * 200
+    assert _at_once(COUNTS, Config(), four, ranks=1) == {
+        "activations": 50_000, "a validation": 99 + 2400, "gradients in exchange": 2400, "an optimizer step": step,
+    }  # fmt: skip
+    assert _at_once(COUNTS, Config(), four, ranks=4) == {
+        "activations": 50_000, "a validation": 99 + 600, "an optimizer step": 4 * 400 + 4 * 50,
+    }  # fmt: skip
+    adamw = Config(train=TrainConfig(optimizer="adamw"))
+    assert _at_once(COUNTS, adamw, HERE, ranks=1).keys() == {"activations", "a validation"}
+
+
+@pytest.mark.parametrize("shape", [(96, 256), (256, 96)])  # of square ones a CPU holds more: it squares in float32
+@pytest.mark.parametrize("chunk", [2**28, 2**18])
+def test_a_step_of_muon_holds_what_is_planned(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], chunk: int):
+    monkeypatch.setattr("bench.muon.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("bench.counting.CHUNK_BYTES", chunk)
+    matrices = [torch.nn.Parameter(torch.randn(shape)) for _ in range(24)]
+    optimizer = muon.Muon([{"params": matrices}])
+    for matrix in matrices:
+        matrix.grad = torch.randn(shape)
+    optimizer.step()
+    hidden = sum(matrix.numel() for matrix in matrices)
+    counts = replace(COUNTS, hidden=hidden, together=together(matrices))
+    planned = _at_once(counts, Config(), HERE, ranks=1)["an optimizer step"]
+    assert together(matrices) == min(24, chunk // matrices[0].nbytes) * matrices[0].nbytes
+    assert planned == pytest.approx(allocated(optimizer.step), rel=0.25)
+
+
+def test_a_matrix_larger_than_a_chunk_is_worked_on_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bench.counting.CHUNK_BYTES", 1000)
+    assert together([torch.zeros(20, 20), torch.zeros(20, 20), *[torch.zeros(2, 5)] * 40]) == 1600
+    assert together([]) == 0
+
+
 def test_time_is_work_over_speed():
     config = Config(train=TrainConfig(accumulation=3))
     assert step_flops(COUNTS, config) == 300 + 2 / 3 * 90
     found = times(COUNTS, config, HERE, steps=10)
-    assert found["training"] == {"flops": 3600.0, "seconds": 3600.0 / 5e11}
+    assert found["training"] == {"flops": 3600.0, "speed": 5e11, "seconds": 3600.0 / 5e11}
     assert found["encoding"]["flops"] == 5 * config.data.train_items
     assert found["drawing"]["flops"] == 512 * 2 * (config.diffusion.nfe * 10 + 7)
     assert found["validating"]["flops"] == 5 * 512 * 2 * 17
+
+
+def test_only_training_is_shared_by_all_gpus_and_the_rest_is_float32():
+    one, eight = (times(COUNTS, Config(), replace(HERE, gpus=gpus), steps=10) for gpus in (1, 8))
+    assert eight["training"]["seconds"] == one["training"]["seconds"] / 8
+    for stage, peak in (("encoding", 2e11), ("validating", 1e11), ("drawing", 1e11)):
+        assert eight[stage] == one[stage]
+        assert one[stage]["seconds"] == one[stage]["flops"] / (0.5 * peak)
+
+
+def test_training_in_float32_has_the_peak_of_float32():
+    h100, arguments = KINDS["h100"], PlanArguments(approach=("projection",))
+    machine = machine_of(arguments, Config())
+    assert (machine.peak, machine.peak_fp32, machine.peak_tf32) == (h100.peak, h100.fp32, h100.tf32)
+    assert machine_of(arguments, Config(train=TrainConfig(precision="fp32"))).peak == h100.fp32
+    here = machine_of(replace(arguments, gpu="here"), Config(train=TrainConfig(precision="fp32")))
+    assert here.peak_fp32 == here.peak
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS.items())
+def test_a_kinds_arithmetics_stand_in_their_order(name: str, kind: Kind):
+    assert kind.fp32 <= kind.tf32 < kind.peak
 
 
 def test_disk_is_the_sum_by_hand():
@@ -188,6 +266,17 @@ def test_the_lines_show_the_arithmetic():
     assert "360 x 10 steps = 3600" in told
     assert "2 x 1e+12 FLOP/s (here) x MFU 0.5 (given) = 1e+12 FLOP/s" in told
     assert "FSDP on 2" in told and "DDP on 2" in told and "fits into 1.00 GB" in told
+    assert "before training, whole on every GPU: weights 4.0 kB + VAE 0.2 kB + pictures being encoded 0.7 kB" in told
+    assert "FLOP/s (2 together)" in told and "(one GPU alone, float32)" in told and "each machine, TF32)" in told
+
+
+def test_what_fits_only_once_it_is_shared_out_does_not_fit():
+    large = replace(COUNTS, total=1_000_000, activations=0, validation=0, outside=0, largest_block=0)
+    machine = replace(HERE, gpus=8, memory=4_000_000)
+    sharded = memory(large, Config(), machine)["FSDP"]["all"]
+    assert sharded < machine.memory
+    told = next(line for line in lines(large, Config(), machine, steps=10) if "FSDP" in line)
+    assert "less than before training; DOES NOT FIT into 4.00 MB" in told
 
 
 # -------------------------------------------------------------------------------------------------- the command

@@ -1,0 +1,127 @@
+"""What ranks exchange and keep, in a group of one process: shards that outlive a failed successor, gradients that
+nobody has, matrices worked on a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from bench import muon, shard_checkpoint
+from bench.errors import UserError
+from bench.meter import Meter
+from bench.shards import like
+from bench.training import ApproachTrainee
+
+
+@pytest.fixture()
+def alone(tmp_path: Path) -> Iterator[None]:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def kept(path: Path, value: float, step: int = 3) -> None:
+    weights = {"w": torch.full((2, 3), value)}
+    meta = {"step": step, "key": "k", "frozen_hash": ""}
+    shard_checkpoint.save(path, weights=weights, average={}, optimizers=[], meta=meta)
+
+
+def read(path: Path) -> float:
+    weights = {"w": torch.zeros(2, 3)}
+    shard_checkpoint.load(path, weights=weights, average={}, optimizers=[], key="k")
+    return float(weights["w"].unique())
+
+
+def test_shards_count_until_their_successor_is_whole(
+    alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch.distributed.checkpoint.state_dict_saver as saver
+
+    path = tmp_path / "checkpoint.safetensors"
+    kept(path, 1.0)
+    kept(path, 2.0)  # of the same step, as when a training that had ended is started again
+    assert read(path) == 2.0
+    with monkeypatch.context() as patch:
+
+        def ended(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(saver, "save", ended)
+        for step in (3, 4):
+            with pytest.raises(KeyboardInterrupt):
+                kept(path, 3.0, step)
+            assert shard_checkpoint.step(path) == 3 and read(path) == 2.0
+    kept(path, 4.0)
+    assert (
+        read(path) == 4.0 and len([each for each in shard_checkpoint.folder_of(path).iterdir() if each.is_dir()]) == 1
+    )
+
+
+def test_shards_that_are_gone_are_told(alone: None, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    kept(path, 1.0)
+    for file in shard_checkpoint.folder_of(path).rglob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"lacks the shards that its latest.json names: remove it"):
+        read(path)
+
+
+def test_a_gradient_that_no_rank_has_stays_none_and_others_are_added(alone: None) -> None:
+    reached, missed = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    reached.grad = torch.tensor([1.0, 2.0])
+    trainee: Any = object.__new__(ApproachTrainee)
+    trainee.trained, trainee.sharded = [missed, reached], False
+    trainee.accelerator = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
+    trainee._add_gradients()
+    assert missed.grad is None  # zeros would be decayed by an optimizer, which one process does not
+    assert reached.grad is not None and reached.grad.tolist() == [1.0, 2.0]
+
+
+def test_matrices_a_few_at_a_time_take_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stepped() -> list[torch.Tensor]:
+        draw = torch.Generator().manual_seed(0)
+        matrices = [nn.Parameter(torch.randn(8, 12, generator=draw)) for _ in range(5)]
+        optimizer = muon.Muon([{"params": matrices, "lr": 0.1, "weight_decay": 0.1}])
+        for matrix in matrices:
+            matrix.grad = torch.randn(8, 12, generator=draw)
+        optimizer.step()
+        return [matrix.detach() for matrix in matrices]
+
+    sizes: list[int] = []
+
+    def noted(matrices: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(matrices))
+        return turn(matrices)
+
+    turn, whole = muon.orthogonalised, stepped()
+    monkeypatch.setattr(muon, "orthogonalised", noted)
+    monkeypatch.setattr(muon, "CHUNK_BYTES", 2 * 4 * 8 * 12)
+    torch.testing.assert_close(stepped(), whole)
+    assert sizes == [2, 2, 1]
+
+
+def test_a_whole_matrix_is_dealt_out_as_a_sharded_one_is(alone: None) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    live = distribute_tensor(torch.zeros(5, 3), init_device_mesh("cpu", (1,)), [Shard(0)])
+    whole = torch.arange(15.0).view(5, 3)
+    dealt: Any = like(whole, live)
+    assert dealt.placements == live.placements and torch.equal(dealt.full_tensor(), whole)
+
+
+def test_laps_of_another_place_are_no_laps_of_this_one() -> None:
+    before = Meter(warmup=0, place="8 x cuda")
+    before.lap(4)
+    same, other = Meter(place="8 x cuda"), Meter(place="1 x cpu")
+    for meter in (same, other):
+        meter.restore(before.state())
+    assert [steps for _, steps in same.laps] == [4] and other.laps == []
+    assert other.seconds == same.seconds == before.seconds  # a budget in seconds goes on
