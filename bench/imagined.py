@@ -6,6 +6,7 @@ are computed and its gradients flow, and whatever was read, multiplied or held c
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,8 +54,10 @@ class _Unknown(TorchDispatchMode):
 def imagining() -> Iterator[None]:
     """Inside, every new tensor has a shape and no values."""
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), _Unknown():  # type: ignore[no-untyped-call]
-            yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # of what is counted
+            with FakeTensorMode(allow_non_fake_inputs=True), _Unknown():  # type: ignore[no-untyped-call]
+                yield
     finally:
         for kept in (causal_mask, signal_power):  # made inside, they have no values either
             kept.cache_clear()

@@ -7,15 +7,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench.console import Console, Progress
 from bench.errors import UserError
-from bench.files import read_json
+from bench.files import read_json, write_json
 
 ZERO_STAGE = "BENCH_ZERO_STAGE"
 """Variable that says which of DeepSpeed's stages the launcher asked for, once `take_deepspeed` has turned it."""
+WAITING = timedelta(hours=6)
+"""How long ranks wait for the first of their machine: the slowest thing that it fills is the cache of latents."""
+FAILURE = "error-rank{}.json"
+_waiting: Any = None  # the group of all ranks for that, once there is one
 
 
 def ranks() -> int:
@@ -107,6 +113,43 @@ def refuse(what: str) -> None:
         raise UserError(f"{what} starts runs of its own: start it without a launcher")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a rank other than the first failed. kind: "cut off" where its exchange with the others did, as it does where
+    another has failed. said: a sentence."""
+
+    rank: int
+    kind: Literal["mistake", "out of memory", "cut off", "error"]
+    said: str
+    traceback: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        """In a line."""
+        return f"rank {self.rank}: {self.said}"
+
+    def write(self, folder: Path) -> None:
+        """Into the run's folder, which all ranks see. UserError where it can't be written."""
+        write_json(folder / FAILURE.format(self.rank), asdict(self))
+
+
+def failures(folder: Path) -> list[Failure]:
+    """Of the ranks other than the first, those of the run's last worker that failed; but those that were only cut off
+    from the others."""
+    found = []
+    for path in sorted(folder.glob(FAILURE.format("*"))):
+        try:
+            found.append(Failure(**read_json(path)))
+        except (UserError, TypeError):  # of a file that reads as none, the others are worth telling
+            continue
+    return [failure for failure in found if failure.kind != "cut off"]
+
+
+def forget(folder: Path) -> None:
+    """Remove what ranks of an earlier worker left of their failures."""
+    for path in folder.glob(FAILURE.format("*")):
+        path.unlink(missing_ok=True)
+
+
 class Quiet(Console):
     """Of every rank but the first: says nothing."""
 
@@ -130,23 +173,37 @@ class Quiet(Console):
 
 @contextmanager
 def first_of_machine() -> Iterator[None]:
-    """Inside, the first rank of each machine is alone, and then the others are: it fills the caches that they read."""
+    """Inside, the first rank of each machine is alone, and then the others are: it fills the caches that they read. All
+    come out together. RuntimeError where either takes longer than WAITING, or a rank that is waited for has ended."""
+    global _waiting
     if ranks() == 1:
         yield
         return
+    import torch.distributed as dist
     from accelerate.state import PartialState
 
-    with PartialState().local_main_process_first():
-        yield
+    first = PartialState().is_local_main_process
+    if _waiting is None:
+        # Of its own: every other exchange may give up far sooner. By gloo, which keeps no GPU waiting, and notices at
+        # once that a rank has ended.
+        _waiting = dist.new_group(backend="gloo", timeout=WAITING)
+    if not first:
+        dist.barrier(_waiting)
+    yield
+    if first:
+        dist.barrier(_waiting)
+    dist.barrier(_waiting)  # what comes after is an exchange, for which the others' turn may be long too
 
 
 def leave() -> None:
     """The ranks part: what comes after is the first one's alone, and nothing more is exchanged."""
+    global _waiting
     if ranks() > 1:
         import torch.distributed as dist
 
         if dist.is_initialized():
             dist.destroy_process_group()
+        _waiting = None
 
 
 def _says(name: str) -> bool:

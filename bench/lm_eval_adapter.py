@@ -11,6 +11,7 @@ Every text is read after the start token, as in training. B rows, T tokens, V vo
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from approaches.shared.prefix import Prefix
 from approaches.shared.randomness import generator
 from approaches.shared.reading import read
 from bench.errors import UserError
+from bench.exits import MISTAKE
 from bench.hands_on import Trained, load
 
 Pair = tuple[list[int], list[int]]
@@ -205,10 +207,14 @@ def cut(text: str, stops: Sequence[str]) -> str:
 
 
 def main() -> None:
-    """lm_eval's command line, with the model `draw-bench` known to it."""
+    """lm_eval's command line, with the model `draw-bench` known to it. A mistake in what is ours ends with 2."""
     from lm_eval.__main__ import cli_evaluate
 
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(MISTAKE)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from bench.config import Config
 from bench.errors import UserError, nearest
 from bench.presets import load_config, preset
 
+GENERATED = ("shapes", "pydocs")  # what is read where nobody names data or text, from no path
 SHORT = {"--lm": "--model.lm", "--vae": "--model.vae", "--clip": "--model.clip"}
 """Short names of flags that every verb with a config takes."""
 
@@ -145,6 +146,11 @@ def _named_by_path(config: Config, words: Sequence[str]) -> Config:
         own = getattr(config, section)
         if found := kind(own.name, own.path):
             config = replace(config, **{section: replace(own, name=found)})
+        elif own.path and not Path(own.path).expanduser().exists() and own.name in GENERATED:
+            raise UserError(
+                f"--{section}.path {own.path}: no such file or folder, and {own.name} reads none; a hub id goes with "
+                f"--{section}.name hub"
+            )
     return config
 
 

@@ -20,6 +20,8 @@ from reports import schema
 if TYPE_CHECKING:
     import torch
 
+USUAL = "by default, as measured at a 1B shape; narrow models reach a tenth of it: docs/gpu.md"
+
 
 def main(arguments: PlanArguments, config: Config, console: Console) -> int:
     """Print the plan of each approach asked for; 0."""
@@ -45,7 +47,8 @@ def main(arguments: PlanArguments, config: Config, console: Console) -> int:
 def machine_of(arguments: PlanArguments, config: Config) -> Machine:
     """What is planned for: its peak from the data sheet, from the run whose MFU is taken, or measured now. UserError
     where that run measured none."""
-    mfu, source, peak = arguments.mfu, "given", 0.0
+    usual = arguments.mfu == PlanArguments.mfu
+    mfu, source, peak = arguments.mfu, USUAL if usual else "given", 0.0
     if arguments.measured:
         record = schema.load(store.find(arguments.measured, arguments.out))
         value = record.metrics.get("mfu")

@@ -97,6 +97,8 @@ def check(arguments: RunArguments, config: Config) -> None:
         if obstacle := APPROACHES[name].obstacle():
             raise UserError(f"approach '{name}' can't run here: {obstacle}")
     check_data(config.data)
+    if config.text.name == "pydocs" and config.text.path:
+        raise UserError(f"text.path is {config.text.path}, and pydocs reads none: take --text.name file, folder or hub")
     if obstacle := TEXTS[config.text.name].obstacle():
         raise UserError(f"text corpus '{config.text.name}' can't be read here: {obstacle}")
     _check_shape(config)
@@ -107,6 +109,12 @@ def _check_shape(config: Config) -> None:
 
     for name in ("lm", "vae"):
         resolve(getattr(config.model, name), field=f"model.{name}")
+    clip = Path(config.model.clip).expanduser()
+    if clip.is_dir() and not (clip / "open_clip_config.json").is_file():
+        raise UserError(
+            f"model.clip {clip} has no open_clip_config.json: expected a folder as open_clip saves it, shipped:NAME "
+            "or MODEL/WEIGHTS"
+        )
     source, size, patch = resolve(config.model.vae, field="model.vae"), config.data.size, config.train.patch
     factor = _factor(source.path) if source.path is not None else None
     if factor is None:

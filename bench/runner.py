@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -92,14 +93,12 @@ def execute(request: store.Request, out: Path, console: Console) -> Ended:
 
 
 def begun(request: store.Request, out: Path, console: Console) -> tuple[Path, Ended | None]:
-    """A run's folder with its request in it, and what became of the run where it is done. BusyError where another
-    process is at it."""
+    """A run's folder with its request in it, and what became of the run where it is done; an unfinished run's request
+    becomes this one, but for the words that asked for it first. BusyError where another process is at it."""
     folder = out / request.name
     state = store.read_state(folder)
     if state is not None and state.state == "running":
-        raise store.BusyError(
-            f"run {folder.name} is being worked on by process {state.process}: wait for it, or end it"
-        )
+        raise store.busy(folder)
     if state is not None and state.state == "done":
         try:
             record = schema.load(folder)
@@ -107,7 +106,9 @@ def begun(request: store.Request, out: Path, console: Console) -> tuple[Path, En
             return folder, Ended(request=request, folder=folder, state=state, record=record, code=DONE)
         except UserError as error:
             console.warn(f"{error}; the run's last stage is done again")
-    if state is None and not (folder / store.REQUEST).exists():
+    if (folder / store.REQUEST).exists():
+        request.renew(folder)
+    elif state is None:
         make(folder)
         request.write(folder)
     console.info(f"{folder.name}: {'begins' if state is None else f'was {state.state}, goes on'}")
@@ -134,18 +135,28 @@ def _work(folder: Path, console: Console) -> int:
             code = worker.wait()
         except KeyboardInterrupt:  # the terminal has told the worker too, but a person may have told us alone
             worker.send_signal(signal.SIGINT)
-            try:
+            with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
                 worker.wait(PATIENCE)
-            except (subprocess.TimeoutExpired, KeyboardInterrupt):
-                worker.kill()
+            _end(worker, folder, "interrupted")
             raise
-        except BaseException:
-            worker.kill()
+        except BaseException as error:  # a job's that is moved or runs out of time: submitit leaves by SystemExit
+            _end(worker, folder, f"ended with what watched it ({type(error).__name__})")
             raise
     after = oom_kills()
     if code == -getattr(signal, "SIGKILL", 9) and before is not None and after is not None and after > before:
         return NO_MEMORY
     return code
+
+
+def _end(worker: subprocess.Popen[bytes], folder: Path, reason: str) -> None:
+    """End the worker at once, and say in its run's status that it was killed, where it has not said what became of it:
+    on another machine "running" would be believed as long as anybody holds the run's lock."""
+    worker.kill()
+    worker.wait()
+    with suppress(UserError), store.locked(folder):  # what ends us is told, not that this can't be said
+        state = store.read_state(folder)
+        if state is not None and not state.ended:
+            store.end(folder, "killed", reason)
 
 
 def oom_kills() -> int | None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from bench import launch
 from bench.config import Config, from_values, to_json
 from bench.environment import ROOT, source_hash
 from bench.errors import UserError, nearest
@@ -32,6 +33,7 @@ DECIDING = ("bench", "approaches", "metrics")
 """Our packages whose sources are part of a run's key; reports only read what a run left."""
 NOT_DECIDING = {"": ("pretrain",), "train": ("tracker", "checkpoint_seconds")}
 """Fields of a config that change no result, by section."""
+PATIENCE = 0.5  # seconds to take a lock in: who only looks whether it is free holds it for an instant
 
 Unfinished = Literal["failed", "killed", "out of memory"]
 RunState = Literal["running", "done"] | Unfinished
@@ -75,6 +77,18 @@ class Request:
             raise UserError(f"{folder / REQUEST} is of another version of this program: {error}") from error
         except (KeyError, TypeError) as error:
             raise UserError(f"{folder / REQUEST} is no request of a run: {type(error).__name__} {error}") from error
+
+    def renew(self, folder: Path) -> None:
+        """See to it that a run that goes on takes from this request what changes no result (NOT_DECIDING): the config
+        in its folder becomes this one where the key is the same, and `command` stays. BusyError where another process
+        works on the run. A request that can't be read is left to the worker, which says so."""
+        try:
+            there = Request.read(folder)
+        except UserError:
+            return
+        if there.key == self.key and there.config != self.config:
+            with locked(folder):
+                dataclasses.replace(self, command=there.command).write(folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +194,8 @@ def end(folder: Path, state: Unfinished, reason: str) -> None:
 
 def read_state(folder: Path) -> State | None:
     """What became of the run in a folder; None where nobody has worked on it. A run whose process is gone without a
-    word is killed. UserError where the file is damaged."""
+    word is killed: of this machine the process tells, of another the run's lock. UserError where the file is damaged.
+    Changes nothing in the folder."""
     path = folder / STATUS
     if not path.exists():
         return None
@@ -189,34 +204,61 @@ def read_state(folder: Path) -> State | None:
         state = State(**values)
     except TypeError as error:
         raise UserError(f"{path} is no status of a run: {error}") from error
-    if state.state == "running" and state.machine == platform.node():
+    if state.state != "running":
+        return state
+    if state.machine != platform.node():
+        gone, reason = not _held(folder), f"process {state.process} of {state.machine} holds it no longer"
+    else:
         born = _born(state.process)
-        if born is None or abs(born - state.born) > 5:  # the number is another process's by now
-            return State(state="killed", reason="its process is gone")
-    return state
+        # A process born at another time has the number by now.
+        gone, reason = born is None or abs(born - state.born) > 5, "its process is gone"
+    if not gone:
+        return state
+    # A launcher ends the first rank as soon as another has failed, often before it can say why.
+    return State(state="killed", reason="; ".join([reason, *(str(other) for other in launch.failures(folder))]))
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Inside, no other process works on this run; the system ends the hold when the process dies. BusyError where
     another one does."""
+    end = time.monotonic() + PATIENCE
     with (folder / LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            _lock(file)
-        except OSError as error:
-            raise busy(folder) from error
+        while True:
+            try:
+                _lock(file)
+                break
+            except OSError as error:
+                if time.monotonic() > end:
+                    raise busy(folder) from error
+            time.sleep(PATIENCE / 10)
         yield
+
+
+def _held(folder: Path) -> bool:
+    """Whether a process, of any machine that shares the disk, holds the run's lock, or that can't be told. Takes a
+    shared lock for an instant: no holder notices, nor who else looks, and `locked` waits for it."""
+    try:
+        with (folder / LOCK).open(encoding="utf-8") as file:
+            _lock(file, shared=True)
+    except FileNotFoundError:  # whoever works makes it first
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def busy(folder: Path) -> BusyError:
     """What to raise where another process works on a run."""
     state = read_state(folder)
     who = f"process {state.process}" if state is not None and state.process else "another process"
+    if state is not None and state.machine not in ("", platform.node()):
+        who += f" of {state.machine}"
     return BusyError(f"run {folder.name} is being worked on by {who}: wait for it, or end it")
 
 
-def _lock(file: IO[str]) -> None:
-    """Raises OSError where another process holds the file."""
+def _lock(file: IO[str], *, shared: bool = False) -> None:
+    """Hold a file until it is closed; raises OSError where another process holds it. shared: others may share it."""
     if sys.platform == "win32":
         import msvcrt
 
@@ -225,7 +267,7 @@ def _lock(file: IO[str]) -> None:
     else:
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 def _born(process: int) -> float | None:

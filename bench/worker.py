@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import store
+from bench import launch, store
 from bench.console import Console
 from bench.errors import UserError
 from bench.exits import BUSY, DONE, FAILED, INTERRUPTED, MISTAKE, NO_MEMORY
@@ -39,6 +39,7 @@ def main(words: Sequence[str]) -> int:
 
     try:
         with store.locked(folder):
+            launch.forget(folder)
             return guarded(folder, console, work)
     except store.BusyError:
         return BUSY

@@ -12,7 +12,7 @@ from reports.facts import command_of, commit_of, surroundings
 from reports.glossary import counted, meaning
 from reports.html import rendered
 from reports.markdown import code, plain, rows_as_table
-from reports.reproductions import Reproduction, Verdict
+from reports.reproductions import Ordering, Reproduction, Verdict
 
 ORDER: tuple[Verdict, ...] = ("holds", "contradicted", "not told apart", "not measured")
 Lines = tuple[tuple[str, ...], ...]
@@ -92,7 +92,7 @@ def orderings_of(found: Reproduction) -> list[tuple[str, ...]]:
     for each in found.orderings:
         first, second = each.published
         cells = (f"{first:g} : {second:g}", cell(each.difference), each.verdict)
-        table.append((each.measure, each.better, each.worse, *cells))
+        table.append((_by(each), each.better, each.worse, *cells))
     return table
 
 
@@ -108,13 +108,20 @@ def cell(estimate: Estimate | None) -> str:
 def _answer(found: Reproduction) -> str:
     """How many orderings have which verdict, and which are told."""
     counts = Counter(each.verdict for each in found.orderings)
-    numbers = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ORDER if counts[verdict])
+    words = {verdict: verdict for verdict in ORDER} | {"holds": "hold" if counts["holds"] > 1 else "holds"}
+    numbers = ", ".join(f"{counts[verdict]} {words[verdict]}" for verdict in ORDER if counts[verdict])
     said = [f"Of {counted(len(found.orderings), 'published ordering')}: {numbers}."]
     for verdict in ORDER[:2]:
-        told = [f"{e.better} before {e.worse} by {e.measure}" for e in found.orderings if e.verdict == verdict]
+        told = [f"{e.better} before {e.worse} by {_by(e)}" for e in found.orderings if e.verdict == verdict]
         if told:
             said.append(f"{verdict.capitalize()}: {'; '.join(told)}.")
     return " ".join(said)
+
+
+def _by(ordering: Ordering) -> str:
+    """What an ordering was judged by, and the published measure that it stands for."""
+    same = ordering.metric in ("", ordering.measure)
+    return ordering.measure if same else f"{ordering.metric} (for {ordering.measure})"
 
 
 def _stands(found: Reproduction) -> Iterator[str]:

@@ -1,24 +1,33 @@
-"""What each of two processes does in tests/bench/test_ranks.py: `python -m tests.bench.rank_work FOLDER`.
+"""What each of two processes does in tests/bench/test_ranks.py: `python -m tests.bench.rank_work FOLDER [WHAT]`.
 
 Every registered approach trains on the same batches: whole on both ranks, sharded over them, sharded up to STOP and
-left there, and on from a checkpoint that one process wrote."""
+left there, and on from a checkpoint that one process wrote. With WHAT, a run's stages fail so; or, by "waits", the
+second rank waits longer for the first than any exchange may take."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
 
 from approaches.base import Approach, Prompt
 from approaches.registry import APPROACHES
-from bench import launch
+from approaches.settings import DualTowerSettings
+from bench import launch, ranks, runner, stages, store
+from bench.config import Config
 from bench.console import Console
+from bench.errors import UserError
 from bench.meter import Meter
+from bench.run_arguments import RunArguments
 from bench.training import Trained, train
 from tests.approaches.small import small_shared
 from tests.bench.test_training import Watched, batches_of, changed
@@ -86,5 +95,63 @@ def main(folder: Path) -> None:
     launch.leave()
 
 
+def fails(folder: Path, what: str) -> int:
+    """A run of which a rank fails in its stages: the exit code of this rank."""
+
+    def act(folder: Path, console: Console) -> None:
+        first = launch.rank() == 0
+        match what:
+            case "mistake" if not first:
+                raise UserError("No space left")
+            case "error" if not first:
+                raise ArithmeticError("the loss is nan\nat step 7")
+            case "memory" if not first:
+                raise MemoryError("9 PiB")
+            case "mute" if not first:
+                os._exit(9)
+            case "own" if first:
+                raise ArithmeticError("the first's loss is nan")
+            case "shards":
+                raise CheckpointException("save", {1: (OSError(28, "No space left on device"), None)})  # type: ignore
+        dist.barrier()
+
+    def alike(*_: Any) -> Any:
+        return iter([store.request(Config(preset="micro"), "dual_tower", DualTowerSettings(), {}, ("bench", "run"))])
+
+    setattr(runner, "plan", alike)  # noqa: B010  (another signature)
+    setattr(store, "source_hash", lambda *_: "sources")  # noqa: B010  (somebody may be editing them)
+    stages.work = act
+    return ranks.main(RunArguments(out=folder), Config(), Console(interval=1e9))
+
+
+def waits(folder: Path) -> None:
+    """The second rank leaves in `folder` whether it waited, and what came of an exchange that took as long."""
+    ranks.EXCHANGE = timedelta(seconds=5)
+    for rank in (launch.rank(), 1 - launch.rank()):  # neither waits for the other's imports
+        while not (folder / f"ready{rank}").exists():
+            (folder / f"ready{launch.rank()}").touch()
+            time.sleep(0.01)
+    state = ranks.joined()
+    assert state.num_processes == 2
+    begun = time.monotonic()
+    with launch.first_of_machine():
+        time.sleep(8 if launch.rank() == 0 else 0)
+    waited, said = time.monotonic() - begun, ""
+    if launch.rank() == 0:
+        time.sleep(8)
+        return
+    try:
+        dist.barrier()
+    except RuntimeError as error:
+        said = str(error)
+    (folder / "waited.json").write_text(json.dumps({"waited": waited, "said": said}))
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    place, *more = sys.argv[1:]
+    if not more:
+        main(Path(place))
+    elif more == ["waits"]:
+        waits(Path(place))
+    else:
+        sys.exit(fails(Path(place), *more))

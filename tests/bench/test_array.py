@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from bench.errors import UserError
 from bench.hardware import VISIBLE
 from reports import schema
 from tests.bench import ways
-from tests.bench.test_runner import ROOT
+from tests.bench.test_runner import ROOT, moved
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,26 @@ def test_jobs_do_the_runs_once_and_go_on_with_what_was_cut_off(
     assert before and all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert set(states(tmp_path).values()) == {"done"}
     assert "done already" in capsys.readouterr().out
+
+
+def test_a_run_whose_machine_is_gone_is_asked_for_again_as_it_is_asked_for_now(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert asked(tmp_path, config, "killed") == 3
+    (folder,) = (tmp_path / "runs").glob("killed-*")
+    moved(folder)
+    monkeypatch.setenv("SPARED", "by whoever killed it")
+    present = replace(config, train=replace(config.train, checkpoint_seconds=7.0))
+    with store.locked(folder):
+        assert asked(tmp_path, present, "killed") == 3
+        assert "running already" in capsys.readouterr().out
+        (folder / store.STATUS).unlink()  # its worker has only just begun
+        assert asked(tmp_path, present, "killed") == 3
+        assert "is being worked on" in capsys.readouterr().out
+    assert store.Request.read(folder).config == config
+    moved(folder)
+    assert asked(tmp_path, present, "killed") == 0
+    assert store.Request.read(folder).config == present
 
 
 @dataclass(frozen=True)

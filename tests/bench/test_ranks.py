@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 import torch
 
-from bench import cli, launch, shard_checkpoint
+from approaches.settings import DualTowerSettings
+from bench import cli, launch, shard_checkpoint, store, worker
 from bench.batches import part
-from bench.config import to_json
+from bench.config import Config, to_json
 from bench.errors import UserError
+from bench.ranks import EXCHANGE
 from reports import schema
 from tests.bench import rank_work
 from tests.bench.conftest import MicroRun
@@ -30,7 +32,13 @@ PATIENCE = 900  # seconds: on a machine that does other work, ranks wait for eac
 
 
 def launched(words: Sequence[str], ranks: int = 2, **more: str) -> None:
-    """Start as many processes as a launcher would, with the variables that it sets, and wait for them."""
+    """Start as many processes as a launcher would, with the variables that it sets, and wait for them to end well."""
+    codes, said = ended(words, ranks, **more)
+    assert codes == [0] * ranks, "\n".join(said)
+
+
+def ended(words: Sequence[str], ranks: int = 2, **more: str) -> tuple[list[int], list[str]]:
+    """The same; by rank, the exit codes and what was said on stderr."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -51,7 +59,7 @@ def launched(words: Sequence[str], ranks: int = 2, **more: str) -> None:
     finally:
         for process in started:
             process.kill()
-    assert [process.returncode for process in started] == [0] * ranks, "\n".join(said)
+    return [process.returncode for process in started], said
 
 
 @dataclass(frozen=True)
@@ -176,6 +184,54 @@ def test_what_is_drawn_for_the_whole_is_the_same_in_every_part() -> None:
     draws = batches.generators(5)
     again = [torch.rand(3, generator=draws("whole/x")).tolist() for _ in range(2)]
     assert again == [first[0], first[0]]
+
+
+# ------------------------------------------------------------------------------------------------ failures
+
+BY_RANK = [
+    ("mistake", "failed", "rank 1: No space left", 2, "rank 1: No space left"),
+    ("error", "failed", "OtherRankError: rank 1: ArithmeticError: the loss is nan; the traceback ", 3, "at step 7"),
+    ("memory", "out of memory", "rank 1: 9 PiB", 3, "rank 1: 9 PiB"),
+    ("mute", "failed", "RuntimeError: ", 3, ""),
+    ("own", "failed", "ArithmeticError: the first's loss is nan", 3, "rank 1: RuntimeError: "),
+    ("shards", "failed", "OtherRankError: rank 1: OSError: [Errno 28] No space left on device", 3, "rank 1: OSError: "),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(PATIENCE + 300)
+@pytest.mark.parametrize(("what", "state", "reason", "code", "said"), BY_RANK, ids=[what for what, *_ in BY_RANK])
+def test_a_rank_that_fails_is_named(
+    what: str, state: str, reason: str, code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the first, which is cut off from it, and by itself; the first's own failure stays its own."""
+    monkeypatch.setattr(store, "source_hash", lambda *_: "sources")  # somebody may be editing them
+    request = store.request(Config(preset="micro"), "dual_tower", DualTowerSettings(), {})
+    folder = tmp_path / request.name
+    stale = launch.Failure(rank=1, kind="mistake", said="of an earlier worker")
+    folder.mkdir()
+    stale.write(folder)
+    codes, spoken = ended(["-m", "tests.bench.rank_work", str(tmp_path), what])
+    found = store.read_state(folder)
+    assert found is not None and found.state == state, spoken
+    assert found.reason.startswith(reason), found.reason
+    assert codes[0] == code and codes[1] == {"mute": 9, "mistake": 2}.get(what, 3), spoken
+    assert said in spoken[1] and "earlier" not in found.reason
+    left = folder / launch.FAILURE.format(1)
+    assert left.exists() == (what != "mute")
+    if what == "error":
+        trace = "raise ArithmeticError"
+        assert trace in spoken[1] and trace in left.read_text() and trace in (folder / worker.ERROR).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(PATIENCE + 300)
+def test_only_the_wait_for_the_first_of_a_machine_may_be_long(tmp_path: Path) -> None:
+    """Exchanges may take five seconds here, and the first is eight at work."""
+    assert launch.WAITING > 4 * EXCHANGE
+    ended(["-m", "tests.bench.rank_work", str(tmp_path), "waits"])
+    found = json.loads((tmp_path / "waited.json").read_text())
+    assert found["waited"] > 7 and "Timed out" in found["said"], found
 
 
 # ------------------------------------------------------------------------------------------------ bad input

@@ -117,6 +117,42 @@ def test_a_done_run_whose_record_is_damaged_is_worked_on_again(tmp_path: Path, c
     assert schema.load(only(tmp_path, "good")).status == "done"
 
 
+def moved(folder: Path) -> None:
+    """What a node leaves that dies at work."""
+    store.write_state(folder, "running")
+    values = json.loads((folder / store.STATUS).read_text())
+    (folder / store.STATUS).write_text(json.dumps({**values, "machine": "another", "process": 7}))
+
+
+def test_a_run_that_another_machine_has_left_goes_on(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    assert run(tmp_path, config, "killed") == 3
+    moved(folder := only(tmp_path, "killed"))
+    monkeypatch.setenv("SPARED", "by whoever killed it")
+    with store.locked(folder), pytest.raises(store.BusyError, match="worked on by process 7 of another: wait for it"):
+        run(tmp_path, config, "killed")
+    assert run(tmp_path, config, "killed") == 0
+    assert "was killed, goes on" in capfd.readouterr().out
+
+
+def test_a_run_that_goes_on_takes_the_present_tracker_and_seconds_between_checkpoints(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "argv", ["bench", "first"])
+    assert run(tmp_path, config, "killed") == 3
+    monkeypatch.setattr(sys, "argv", ["bench", "second"])
+    monkeypatch.setenv("SPARED", "by whoever killed it")
+    present = replace(config, train=replace(config.train, tracker="tensorboard", checkpoint_seconds=7.0))
+    assert run(tmp_path, present, "killed") == 0
+    request = store.Request.read(only(tmp_path, "killed"))
+    assert request.config == present and request.command[-1] == "first"
+    train = schema.load(only(tmp_path, "killed")).config["train"]
+    assert (train["tracker"], train["checkpoint_seconds"]) == ("tensorboard", 7.0)
+    assert run(tmp_path, config, "killed") == 0  # of what is done nothing changes
+    assert store.Request.read(only(tmp_path, "killed")) == request
+
+
 def test_json_is_all_that_goes_to_stdout(tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str]):
     assert run(tmp_path, config, "good", "broken", json=True) == 3
     good, broken = json.loads(capfd.readouterr().out)
@@ -128,7 +164,8 @@ def test_json_is_all_that_goes_to_stdout(tmp_path: Path, config: Config, capfd: 
 
 def command(tmp_path: Path, approach: str) -> list[str]:
     code = (
-        "import sys; from pathlib import Path; from bench import runner; from tests.bench import ways;"
+        "import signal, sys; signal.signal(signal.SIGUSR2, lambda *_: sys.exit(-1));"  # as submitit does
+        "from pathlib import Path; from bench import runner; from tests.bench import ways;"
         "from bench.console import Console; from bench.run_arguments import RunArguments as A; from bench import store;"
         "runner.WORKER = (sys.executable, ways.__file__); store.source_hash = lambda *_: 'sources';"
         f"out = Path({str(tmp_path)!r});"
@@ -191,7 +228,8 @@ def test_without_the_signal_the_pipe_alone_ends_the_worker(tmp_path: Path):
 def test_a_second_starter_is_refused_and_disturbs_nothing(tmp_path: Path, config: Config):
     parent, process = begun(tmp_path, config)
     with pytest.raises(UserError, match=f"is being worked on by process {process}: wait for it, or end it"):
-        run(tmp_path, config, "slow")
+        run(tmp_path, replace(config, train=replace(config.train, checkpoint_seconds=7.0)), "slow")
+    assert store.Request.read(only(tmp_path, "slow")).config == config
     # Both may have started before either said so: then the lock decides.
     child = subprocess.run(
         [sys.executable, ways.__file__, str(only(tmp_path, "slow"))], input="", capture_output=True, text=True
@@ -214,6 +252,18 @@ def test_an_interrupt_ends_worker_and_run(tmp_path: Path, config: Config, whole_
     assert gone(process)
     found = status(tmp_path, "slow")
     assert (found.state, found.reason) == ("killed", "interrupted"), said
+    assert schema.load(only(tmp_path, "slow")).status == "killed"
+
+
+def test_a_job_that_is_moved_leaves_its_run_killed(tmp_path: Path, config: Config):
+    """submitit asks for the job again, and leaves by SystemExit."""
+    parent, process = begun(tmp_path, config)
+    parent.send_signal(signal.SIGUSR2)
+    _, said = parent.communicate(timeout=10)
+    assert parent.returncode == 255, said
+    assert store._born(process) is None
+    left = json.loads((only(tmp_path, "slow") / store.STATUS).read_text())  # as another machine reads it
+    assert (left["state"], left["reason"]) == ("killed", "ended with what watched it (SystemExit)")
     assert schema.load(only(tmp_path, "slow")).status == "killed"
 
 

@@ -8,6 +8,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image
 
 from approaches.settings import DualTowerSettings, FullRetrainingSettings
-from bench import store
+from bench import launch, store
 from bench.config import Config
 from bench.environment import source_hash
 from bench.errors import UserError
@@ -163,11 +164,12 @@ def test_a_running_run_is_running_only_while_its_process_lives(tmp_path: Path):
     for change, expected in (
         ({"process": gone.pid}, "killed"),
         ({"born": state.born - 1000}, "killed"),  # the number is another process's now
-        ({"machine": "another", "process": gone.pid}, "running"),
+        ({"machine": "another", "process": gone.pid}, "killed"),  # nobody has made its lock
     ):
         (tmp_path / store.STATUS).write_text(json.dumps({**values, **change}))
         found = store.read_state(tmp_path)
         assert found is not None and found.state == expected
+    assert [path.name for path in tmp_path.iterdir()] == [store.STATUS]
     (tmp_path / store.STATUS).write_text('{"stat": 1}')
     with pytest.raises(UserError, match=r"status\.json"):
         store.read_state(tmp_path)
@@ -183,13 +185,75 @@ def test_a_process_that_ended_but_is_not_buried_is_gone(tmp_path: Path):
     body.communicate()
 
 
-def test_a_run_has_one_worker_and_the_lock_dies_with_it(tmp_path: Path):
+def holder_of(folder: Path) -> subprocess.Popen[str]:
+    """Another process, which holds a run's lock until it is ended."""
     code = (
         "import sys, time; from pathlib import Path; from bench import store\n"
         "with store.locked(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    return holder
+
+
+def test_of_another_machine_the_lock_tells_whether_a_run_is_running(tmp_path: Path):
+    store.write_state(tmp_path, "running")
+    values = json.loads((tmp_path / store.STATUS).read_text())
+    (tmp_path / store.STATUS).write_text(json.dumps({**values, "machine": "another", "process": 7}))
+    holder = holder_of(tmp_path)
+    for _ in range(3):  # to look disturbs nobody
+        state = store.read_state(tmp_path)
+        assert state is not None and (state.state, state.process) == ("running", 7)
+    with pytest.raises(store.BusyError, match="is being worked on by process 7 of another: "), store.locked(tmp_path):
+        pass
+    holder.kill()
+    holder.communicate()
+    state = store.read_state(tmp_path)
+    assert state == store.State(state="killed", reason="process 7 of another holds it no longer")
+    with (tmp_path / store.LOCK).open() as file:  # others look at the same time
+        store._lock(file, shared=True)
+        assert store.read_state(tmp_path) == state
+        threading.Timer(0.2, file.close).start()
+        with store.locked(tmp_path):  # and whoever would work waits until they have looked
+            assert store.read_state(tmp_path) != state
+
+
+def test_what_changes_no_result_may_change_in_a_run_that_goes_on(tmp_path: Path):
+    folder = asked(tmp_path)
+    first = store.Request.read(folder)
+    train = replace(first.config.train, tracker="tensorboard", checkpoint_seconds=7.0)
+    again = replace(first, config=replace(first.config, train=train), command=("bench", "run", "again"))
+    holder = holder_of(folder)
+    with pytest.raises(store.BusyError):
+        again.renew(folder)
+    assert store.Request.read(folder) == first
+    first.renew(folder)  # nothing to write
+    holder.kill()
+    holder.communicate()
+    replace(again, key="0" + again.key).renew(folder)
+    assert store.Request.read(folder) == first  # it is another run's
+    again.renew(folder)
+    assert store.Request.read(folder) == replace(again, command=first.command)
+    (folder / store.REQUEST).write_text("{")
+    again.renew(folder)
+    assert (folder / store.REQUEST).read_text() == "{"
+
+
+def test_a_run_that_is_gone_is_told_with_what_its_other_ranks_said(tmp_path: Path):
+    store.write_state(tmp_path, "running")
+    values = json.loads((tmp_path / store.STATUS).read_text())
+    (tmp_path / store.STATUS).write_text(json.dumps({**values, "born": 1.0}))
+    launch.Failure(rank=1, kind="cut off", said="RuntimeError: closed").write(tmp_path)
+    launch.Failure(rank=2, kind="mistake", said="No space left").write(tmp_path)
+    (tmp_path / launch.FAILURE.format(3)).write_text("{")
+    state = store.read_state(tmp_path)
+    assert state == store.State(state="killed", reason="its process is gone; rank 2: No space left")
+    launch.forget(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [store.STATUS]
+
+
+def test_a_run_has_one_worker_and_the_lock_dies_with_it(tmp_path: Path):
+    holder = holder_of(tmp_path)
     with pytest.raises(store.BusyError, match="is being worked on"), store.locked(tmp_path):
         pass
     holder.send_signal(signal.SIGKILL)
