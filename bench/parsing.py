@@ -19,7 +19,6 @@ from bench.config import Config
 from bench.errors import UserError, nearest
 from bench.presets import load_config, preset
 
-GENERATED = ("shapes", "pydocs")  # what is read where nobody names data or text, from no path
 SHORT = {"--lm": "--model.lm", "--vae": "--model.vae", "--clip": "--model.clip"}
 """Short names of flags that every verb with a config takes."""
 
@@ -146,10 +145,10 @@ def _named_by_path(config: Config, words: Sequence[str]) -> Config:
         own = getattr(config, section)
         if found := kind(own.name, own.path):
             config = replace(config, **{section: replace(own, name=found)})
-        elif own.path and not Path(own.path).expanduser().exists() and own.name in GENERATED:
+        elif section == "text" and own.name == "pydocs":
             raise UserError(
-                f"--{section}.path {own.path}: no such file or folder, and {own.name} reads none; a hub id goes with "
-                f"--{section}.name hub"
+                f"--text.path {own.path}: no such file or folder, and pydocs reads none; a hub id goes with "
+                "--text.name hub"
             )
     return config
 

@@ -104,6 +104,20 @@ def test_a_missing_package_says_what_to_install(capsys: pytest.CaptureFixture[st
     assert "pip install" in refused(capsys, ["preview", "--datasets", "hub", "--data.path", "some/set"])
 
 
+def test_a_text_path_that_nothing_reads_is_refused_and_no_other_text_taken(capsys: pytest.CaptureFixture[str]):
+    for path in ("./nope", "wikitext/wikitext-2-raw-v1"):
+        said = refused(capsys, ["run", "--text.path", path])
+        assert path in said and "no such file or folder" in said and "--text.name hub" in said
+    assert "pydocs reads none" in refused(capsys, ["run", "--text.name", "pydocs", "--text.path", "./nope"])
+
+
+def test_a_clip_folder_that_cant_be_loaded_is_told_before_anything_is_trained(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    (tmp_path / "config.json").write_text("{}")
+    assert "has no open_clip_config.json" in refused(capsys, ["run", "--clip", str(tmp_path)])
+
+
 def test_another_tyro_still_gives_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     from tyro import _errors
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from approaches.registry import APPROACHES
+from approaches.settings import DualTowerSettings
 from bench import array, cli, published, reproduce, runner, store
 from bench.array_arguments import ArrayArguments
 from bench.config import Config
@@ -153,7 +154,13 @@ def test_an_array_does_the_same_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     rows = published.table(TABLE).rows
     single = ArrayArguments(approach=(rows[0].approach,), seeds=3, out=out / reproduce.RUNS)
     variants = tuple(row.settings["variant"] for row in rows[1:])
-    towers = dataclasses.replace(single, approach=("dual_tower",), field="settings.variant", values=variants)
+    towers = dataclasses.replace(
+        single,
+        approach=("dual_tower",),
+        field="settings.variant",
+        values=variants,
+        settings=DualTowerSettings(words="frozen"),
+    )
     asked = [request.name for arguments in (single, towers) for request in array.plan(arguments, config, console)]
     assert sorted(asked) == sorted(of_table) and len(of_table) == 12
 
