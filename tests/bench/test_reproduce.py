@@ -18,6 +18,7 @@ from bench.console import Console
 from bench.errors import UserError
 from bench.exits import DONE, FAILED
 from bench.reproduce_arguments import ReproduceArguments, reduced
+from bench.run_arguments import with_settings
 from metrics.statistics import Estimate
 from reports import reproductions, schema
 from reports.schema import Budgets, Identical, Record
@@ -154,13 +155,8 @@ def test_an_array_does_the_same_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     rows = published.table(TABLE).rows
     single = ArrayArguments(approach=(rows[0].approach,), seeds=3, out=out / reproduce.RUNS)
     variants = tuple(row.settings["variant"] for row in rows[1:])
-    towers = dataclasses.replace(
-        single,
-        approach=("dual_tower",),
-        field="settings.variant",
-        values=variants,
-        settings=DualTowerSettings(words="frozen"),
-    )
+    asking: Any = with_settings(ArrayArguments, DualTowerSettings(words="frozen"))
+    towers = asking(approach=("dual_tower",), seeds=3, out=single.out, field="settings.variant", values=variants)
     asked = [request.name for arguments in (single, towers) for request in array.plan(arguments, config, console)]
     assert sorted(asked) == sorted(of_table) and len(of_table) == 12
 

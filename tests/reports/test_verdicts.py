@@ -70,7 +70,8 @@ def reproduction() -> Reproduction:
 
 ANSWER = (
     "Of 3 published orderings: 1 holds, 1 contradicted, 1 not measured. "
-    "Holds: two_towers before one_tower by fid. Contradicted: two_towers before one_tower by mmlu."
+    "Holds: two_towers before one_tower by a metric (for fid). "
+    "Contradicted: two_towers before one_tower by a metric (for mmlu)."
 )
 CELLS = [
     "two_towers", "one_tower", "14.5 : 15.5", "-1 [-1.1, -0.9]", "holds", "contradicted", "not measured",
