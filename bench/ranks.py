@@ -25,6 +25,7 @@ from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError
 from bench.exits import DONE, FAILED, MISTAKE
+from bench.report import after_run
 from bench.run_arguments import RunArguments
 
 EXCHANGE = timedelta(minutes=30)
@@ -60,6 +61,7 @@ def main(arguments: RunArguments, config: Config, console: Console) -> int:
         console.emit([runner.summary(ended)])
     else:
         runner.tell([ended], console)
+    after_run([ended.folder], arguments.out, console)
     return runner.exit_code([ended])
 
 

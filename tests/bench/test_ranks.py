@@ -147,11 +147,12 @@ def test_two_sharded_ranks_do_a_whole_run(micro_run: MicroRun, tmp_path: Path) -
     file.write_text(to_json(replace(micro_run.config, preset="smoke")))  # a file names a preset that there is
     words = ["-m", "bench", "run", "--config", str(file), "--approach", "dual_tower", "--out", str(out)]
     launched(words, ACCELERATE_USE_DEEPSPEED="true", ACCELERATE_DEEPSPEED_ZERO_STAGE="2")
-    (folder,) = out.iterdir()
+    (folder,) = [path.parent for path in out.glob("*/record.json")]
     ours, one = schema.load(folder), schema.load(micro_run.folder)
+    assert (folder.parent / "report.html").is_file() and (folder.parent / "report.md").is_file()
     assert ours.status == "done" and ours.provenance["launch"] == {"ranks": 2, "sharded": True, "zero_stage": 2}
     assert ours.identical.batches == one.identical.batches and ours.budgets.images == one.budgets.images
-    assert ours.budgets.flops == pytest.approx(one.budgets.flops, rel=0.01)
+    assert ours.budgets.flops == one.budgets.flops  # counted of the whole batch, whatever its parts
     for name, number, bound in (("loss", "loss", 1e-3), ("validation", "validation_loss", 1e-2)):  # after twelve steps
         for row, other in zip(ours.curves[name], one.curves[name], strict=True):
             assert row[number] == pytest.approx(other[number], rel=bound)
@@ -191,7 +192,6 @@ def test_what_is_drawn_for_the_whole_is_the_same_in_every_part() -> None:
 BY_RANK = [
     ("mistake", "failed", "rank 1: No space left", 2, "rank 1: No space left"),
     ("error", "failed", "OtherRankError: rank 1: ArithmeticError: the loss is nan; the traceback ", 3, "at step 7"),
-    ("memory", "out of memory", "rank 1: 9 PiB", 3, "rank 1: 9 PiB"),
     ("mute", "failed", "RuntimeError: ", 3, ""),
     ("own", "failed", "ArithmeticError: the first's loss is nan", 3, "rank 1: RuntimeError: "),
     ("shards", "failed", "OtherRankError: rank 1: OSError: [Errno 28] No space left on device", 3, "rank 1: OSError: "),
@@ -227,11 +227,11 @@ def test_a_rank_that_fails_is_named(
 @pytest.mark.slow
 @pytest.mark.timeout(PATIENCE + 300)
 def test_only_the_wait_for_the_first_of_a_machine_may_be_long(tmp_path: Path) -> None:
-    """Exchanges may take five seconds here, and the first is eight at work."""
+    """Exchanges may take three seconds here, and the first is five at work."""
     assert launch.WAITING > 4 * EXCHANGE
     ended(["-m", "tests.bench.rank_work", str(tmp_path), "waits"])
     found = json.loads((tmp_path / "waited.json").read_text())
-    assert found["waited"] > 7 and "Timed out" in found["said"], found
+    assert found["waited"] > 4 and "Timed out" in found["said"], found
 
 
 # ------------------------------------------------------------------------------------------------ bad input
