@@ -118,7 +118,8 @@ def test_a_changed_requirement_renews_the_environment_and_only_that(tmp_path: Pa
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
         os.utime(tmp_path / name, (1000, 1000))
     (tmp_path / ".venv").mkdir()
-    (tmp_path / ".venv" / "ready").touch()
+    for mark in ("ready", "tested"):
+        (tmp_path / ".venv" / mark).touch()
     env = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
     command = ["make", "-n", "test", f"PYTHON={sys.executable}"]
     plan = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True).stdout
