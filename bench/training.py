@@ -33,8 +33,8 @@ LAG = 7  # steps whose losses an accelerator may still be working on
 
 @dataclass(frozen=True, kw_only=True)
 class Trained(Fitted):
-    """What an approach's training was. images: seen. digest: over everything that its steps saw. frozen_hash: of the
-    weights that it left alone."""
+    """What an approach's training was. average: on the first rank alone where it was sharded. images: seen. digest:
+    over everything that its steps saw. frozen_hash: of the weights that it left alone."""
 
     images: int
     digest: str

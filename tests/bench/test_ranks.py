@@ -83,7 +83,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return Pair(folder, one, ranks)
 
 
-def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def assert_alike(found: dict[str, Any], expected: dict[str, Any], *, average: bool = True) -> None:
     """The same batches, and the same losses to 1e-5. Adam divides a gradient by its own size, so that rounding in a
     tiny one moves a weight as far as any: a term of few words is held less tightly."""
     assert found["digest"] == expected["digest"]
@@ -94,7 +94,8 @@ def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
     for row, other in zip(found["curve"], expected["curve"], strict=True):
         assert row["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
         assert row == pytest.approx(other, rel=1e-2)
-    assert found["weights"] == pytest.approx(expected["weights"], rel=1e-5)
+    # of a sharded training the first rank alone keeps the average whole
+    assert found["weights"] == pytest.approx(expected["weights"] if average else 0, rel=1e-5)
 
 
 @pytest.mark.slow
@@ -103,8 +104,8 @@ def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_two_ranks_train_what_one_process_does(pair: Pair, name: str, way: str) -> None:
     """`taken over`: one process trained up to STOP, two sharded ranks went on from its checkpoint."""
-    for rank in pair.ranks:
-        assert_alike(rank[name][way], pair.one[name])
+    for number, rank in enumerate(pair.ranks):
+        assert_alike(rank[name][way], pair.one[name], average=number == 0 or way == "whole")
 
 
 @pytest.mark.slow
