@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,17 +15,16 @@ from approaches.base import Approach, Batch, Prompt
 from approaches.registry import APPROACHES
 from approaches.shared.randomness import generator
 from approaches.shared.sources import resolve
-from approaches.shared.vae import LatentCodec
-from bench.budget import Counts
+from approaches.shared.vae import AT_A_TIME, LatentCodec
+from bench.budget import FP32, Counts
 from bench.config import Config
 from bench.data.catalogue import open_dataset
 from bench.errors import UserError
 from bench.imagined import Held, backward, blank_batch, imagine, imagining, tokenizer_of
 from bench.meter import flops, flops_per_evaluation, flops_per_step, parameters
-from bench.muon import CHUNK_BYTES
+from bench.muon import at_a_time
 
 LOOKED_AT = 256  # captions, for the length of the longest
-ENCODED = 64  # pictures at a time, by LatentCodec.encode_images
 
 
 def count(approach: str, settings: Any, config: Config, *, ranks: int, bf16: bool) -> Counts:
@@ -75,7 +75,7 @@ def count(approach: str, settings: Any, config: Config, *, ranks: int, bf16: boo
             encode=flops(lambda: codec.encode(torch.zeros(1, 3, side, side))),
             activations=_activations(built, small, bf16),
             validation=_validation(built, min(config.evaluate.batch, config.evaluate.triples)),
-            encoding=_encoding(codec, min(ENCODED, config.data.train_items), side),
+            encoding=_encoding(codec, min(AT_A_TIME, config.data.train_items), side),
             **of_evaluation,
         )
 
@@ -105,8 +105,7 @@ def _forward(approach: Approach, batch: Batch) -> int:
 def together(matrices: Sequence[Tensor]) -> int:
     """Bytes of the matrices that Muon works on at a time: of one shape, and at least one."""
     alike = Counter(tuple(matrix.shape) for matrix in matrices)
-    sizes = {(rows, columns): 4 * rows * columns for rows, columns in alike}
-    return max((size * min(alike[shape], max(1, CHUNK_BYTES // size)) for shape, size in sizes.items()), default=0)
+    return max((FP32 * math.prod(shape) * min(n, at_a_time(shape)) for shape, n in alike.items()), default=0)
 
 
 def _encoding(codec: LatentCodec, pictures: int, side: int) -> int:

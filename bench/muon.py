@@ -10,6 +10,7 @@ Shapes: M N a matrix, K how many of that shape are worked on together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -60,6 +61,11 @@ def _polynomial(square: Tensor) -> Tensor:
     return whole
 
 
+def at_a_time(shape: tuple[int, ...]) -> int:
+    """How many matrices of a shape are worked on together."""
+    return max(1, CHUNK_BYTES // (4 * math.prod(shape)))
+
+
 def muon_and_adamw(
     groups: Sequence[tuple[Sequence[Tensor], float]],
     hidden: Iterable[Tensor],
@@ -107,7 +113,7 @@ class Muon(torch.optim.Optimizer):
                 alike.setdefault(tuple(parameter.shape), []).append((parameter, along))
             for shape, pairs in alike.items():
                 rate = group["lr"] * ROOT_MEAN_SQUARE * max(shape) ** 0.5
-                count = max(1, CHUNK_BYTES // (4 * shape[0] * shape[1]))
+                count = at_a_time(shape)
                 for first in range(0, len(pairs), count):
                     some = pairs[first : first + count]
                     turned = orthogonalised(torch.stack([full(along) for _, along in some]))

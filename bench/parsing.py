@@ -145,11 +145,6 @@ def _named_by_path(config: Config, words: Sequence[str]) -> Config:
         own = getattr(config, section)
         if found := kind(own.name, own.path):
             config = replace(config, **{section: replace(own, name=found)})
-        elif section == "text" and own.name == "pydocs":
-            raise UserError(
-                f"--text.path {own.path}: no such file or folder, and pydocs reads none; a hub id goes with "
-                "--text.name hub"
-            )
     return config
 
 

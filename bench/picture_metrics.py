@@ -39,11 +39,9 @@ SCENES: Names = {
     "scene_accuracy": SHARE, "right_objects": SHARE, "right_objects_gap": SHARE, "parser_accuracy": SHARE,
 }  # fmt: skip
 UNSEEN: Names = {f"{name}_pairs": SHARE for name in ("scene_accuracy", "right_objects", "right_objects_gap")}
-AT_ONCE = "_0_redraws"
-ONCE: Names = {
-    **{f"{name}{AT_ONCE}": SHARE for name in ("scene_accuracy", "right_objects", "right_objects_gap")},
-    f"clip_score{AT_ONCE}": ("", "higher"),
-}
+ONCE = "_0_redraws"
+SCENES_ONCE: Names = {f"{name}{ONCE}": SHARE for name in ("scene_accuracy", "right_objects", "right_objects_gap")}
+CLIP_ONCE: Names = {f"clip_score{ONCE}": ("", "higher")}
 CLIP: Names = {"clip_score": ("", "higher"), "clip_retrieval_precision": SHARE}
 FID: Names = {f"{of}{kind}": LOWER for of in ("", "null_", "vae_") for kind in ("fid", "kid")}
 NEIGHBOURS: Names = {"precision": SHARE, "recall": SHARE, "density": SHARE, "coverage": SHARE}
@@ -125,12 +123,11 @@ def draw_pictures(
             batch=config.evaluate.batch,
             progress=progress,
         )
-    finite = drawn.latents.isfinite().flatten(1).all(1).numpy()
     return Pictures(
         drawn=drawn,
         images=decoded(shared, drawn.latents),
         true=np.asarray(collection.pictures[:count]),
-        finite=finite,
+        finite=_finite(drawn.latents).numpy(),
         captions=captions,
         keys=collection.keys[:count],
         scenes=collection.scenes[:count],
@@ -139,10 +136,14 @@ def draw_pictures(
 
 def decoded(shared: Shared, latents: torch.Tensor) -> NDArray[np.uint8]:
     """Pictures of latents, N C h w; grey where a latent is not finite."""
-    finite = latents.isfinite().flatten(1).all(1)
     images = shared.codecs["image"].decode_images(latents.nan_to_num(0, 0, 0))
-    images[~finite.numpy()] = FAULTY
+    images[~_finite(latents).numpy()] = FAULTY
     return images
+
+
+def _finite(latents: torch.Tensor) -> torch.Tensor:
+    """N, whether a latent, N C h w, is a number everywhere."""
+    return latents.isfinite().flatten(1).all(1)
 
 
 class Judges:
@@ -241,22 +242,16 @@ def measure_pictures(
     found.attempt(FID, lambda: judges.fid(drawn), console)
     found.attempt(CLIP, lambda: judges.alignment(drawn), console)
     if drawn.drawn.first is not None:
-        once = _drawn_once(drawn, drawn.drawn.first, shared)
-        found.attempt(ONCE, lambda: _of_first_drawings(judges, once), console)
+        once = replace(drawn, images=decoded(shared, drawn.drawn.first), finite=_finite(drawn.drawn.first).numpy())
+        found.attempt(SCENES_ONCE, lambda: _once(SCENES_ONCE, judges.scenes(once)), console)
+        found.attempt(CLIP_ONCE, lambda: _once(CLIP_ONCE, judges.alignment(once)), console)
     found.attempt(SEEN, lambda: _seen(judges, drawn), console)
     found.attempt(UNSEEN, lambda: _unseen(approach, judges, min(sizes.pairs, sizes.pictures)), console)
 
 
-def _drawn_once(drawn: Pictures, first: torch.Tensor, shared: Shared) -> Pictures:
-    """The pictures before any was drawn again, from latents N C h w."""
-    finite = first.isfinite().flatten(1).all(1).numpy()
-    return replace(drawn, images=decoded(shared, first), finite=finite)
-
-
-def _of_first_drawings(judges: Judges, once: Pictures) -> dict[str, Estimate]:
+def _once(names: Names, found: Mapping[str, Estimate]) -> dict[str, Estimate]:
     """What an approach that may draw again gets by its first drawings, for as many evaluations as the others'."""
-    found = {**judges.scenes(once), **judges.alignment(once)}
-    return {name: found[name.removesuffix(AT_ONCE)] for name in ONCE}
+    return {name: found[name.removesuffix(ONCE)] for name in names}
 
 
 def _seen(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:

@@ -86,7 +86,7 @@ def check(arguments: RunArguments, config: Config) -> None:
     """UserError where a run can't be done here: data, text or models that are missing, a picture that does not divide
     into latents and patches, an unwritable folder."""
     from bench.data.catalogue import check_data
-    from bench.data.text import TEXTS
+    from bench.data.text import check_text
 
     launch.check(chosen(arguments.approach), arguments.seeds)
     if not arguments.approach:
@@ -97,10 +97,7 @@ def check(arguments: RunArguments, config: Config) -> None:
         if obstacle := APPROACHES[name].obstacle():
             raise UserError(f"approach '{name}' can't run here: {obstacle}")
     check_data(config.data)
-    if config.text.name == "pydocs" and config.text.path:
-        raise UserError(f"text.path is {config.text.path}, and pydocs reads none: take --text.name file, folder or hub")
-    if obstacle := TEXTS[config.text.name].obstacle():
-        raise UserError(f"text corpus '{config.text.name}' can't be read here: {obstacle}")
+    check_text(config.text)
     _check_shape(config)
 
 

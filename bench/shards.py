@@ -114,9 +114,11 @@ def gathered(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Whole tensors: on the first rank's CPU alone where they were sharded. All ranks must ask for the same."""
     found = {}
     for name, value in values.items():
-        together = full(value)  # by all ranks
-        if together is value or launch.rank() == 0:
-            found[name] = together if together is value else together.cpu()
+        whole = full(value)  # by all ranks
+        if whole is value:
+            found[name] = value
+        elif launch.rank() == 0:
+            found[name] = whole.cpu()
     return found
 
 

@@ -214,8 +214,7 @@ def members(contenders: Sequence[Contender], values: Mapping[str, Any] | None = 
     rows = (published() if values is None else values)["orderings"]["members"]
     found = []
     for row in rows:
-        fitting = representatives([c for c in contenders if _fits(c, row)])
-        own = fitting[0] if fitting else None
+        own = next(iter(representatives([c for c in contenders if _fits(c, row)])), None)
         found.append(Member(name=row["name"], ours=own.label if own else "", published=row["published"]))
     return found
 

@@ -171,7 +171,8 @@ def _cell(contender: Contender, name: str, column: Column, mark: Mark, notes: Fo
     if not beside and (chance := estimate.details.get("chance")) and isinstance(chance, float):
         beside = f"chance {number(chance / column.scale.factor, column.decimals)}"
     if column.uneven and estimate.reason != COUNTED:
-        beside = beside or f"n {items_each(estimate):,}"
+        if not is_distance(name):
+            beside = ", ".join(part for part in (f"n {items_each(estimate):,}", beside) if part)
         told = (*told, notes.add("the contenders differ in n: a number on other items is another number"))
     if more:
         told = (*told, notes.add(more))

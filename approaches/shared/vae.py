@@ -22,6 +22,7 @@ from approaches.shared.sources import Source, check_folder, check_safetensors, r
 from bench.errors import UserError
 from bench.files import atomic_path, cache_directory, hash_bytes, require_space
 
+AT_A_TIME = 64  # pictures that are encoded or decoded together
 CACHE_REVISION = 1
 
 
@@ -88,7 +89,7 @@ class LatentCodec(nn.Module):
         images: NDArray[np.uint8],
         *,
         key: str | None = None,
-        batch: int = 64,
+        batch: int = AT_A_TIME,
         progress: Callable[[int], None] | None = None,
     ) -> Tensor:
         """uint8 N H W 3 -> float32 N C h w on the CPU, encoded once: kept on disk where `key` (of the pictures'
@@ -113,7 +114,7 @@ class LatentCodec(nn.Module):
                 save_file({"latents": latents}, part)
         return latents
 
-    def decode_images(self, latents: Tensor, *, batch: int = 64) -> NDArray[np.uint8]:
+    def decode_images(self, latents: Tensor, *, batch: int = AT_A_TIME) -> NDArray[np.uint8]:
         """N C h w -> uint8 N H W 3."""
         return np.concatenate([to_uint8(self.decode(chunk.to(self.device))) for chunk in latents.split(batch)])
 

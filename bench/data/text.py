@@ -151,12 +151,22 @@ TEXTS.add(
 )
 
 
-def open_text(config: TextConfig, progress: Progress = silent) -> TextCorpus:
-    """The corpus that a config names. UserError on an unknown name, a bad path, or what it lacks on this machine."""
-    entry = TEXTS[config.name]
-    if obstacle := entry.obstacle():
+def check_text(config: TextConfig) -> None:
+    """Judge a config's corpus before anything is read. UserError on an unknown name, a path that it does not read, or
+    what it lacks on this machine."""
+    if config.name == "pydocs" and config.path is not None:
+        there = Path(config.path).expanduser().exists()
+        wanted = "--text.name file or folder reads it" if there else "a hub id goes with --text.name hub"
+        missing = "" if there else "no such file or folder, and "
+        raise UserError(f"--text.path {config.path}: {missing}pydocs reads none; {wanted}")
+    if obstacle := TEXTS[config.name].obstacle():
         raise UserError(f"text corpus '{config.name}' can't be read here: {obstacle}")
-    corpus: TextCorpus = entry.load().build(config, progress)
+
+
+def open_text(config: TextConfig, progress: Progress = silent) -> TextCorpus:
+    """The corpus that a config names. UserError as `check_text`, or on a bad path."""
+    check_text(config)
+    corpus: TextCorpus = TEXTS[config.name].load().build(config, progress)
     return corpus
 
 

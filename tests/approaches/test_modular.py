@@ -17,6 +17,7 @@ from approaches.shared.layout import Layouts
 from approaches.shared.randomness import generator
 from bench.data.scene import plan_text
 from bench.errors import UserError
+from bench.meter import flops_per_evaluation
 from bench.sampler import Sampling, noise_source
 from tests.approaches.small import samples, small_batch, small_generators, small_shared
 
@@ -290,6 +291,14 @@ def test_the_cost_of_a_plan_is_told(shared) -> None:
     again = generate(approach, prompts(3, scenes=False), nfe=2)
     assert again.tokens == made.tokens and again.seconds["plan"] > 0.2 * made.seconds["plan"]
     assert [entry["plan"] for entry in again.trace] == [entry["plan"] for entry in made.trace]
+
+
+def test_the_flops_of_a_prompt_do_not_depend_on_what_was_planned_before(shared) -> None:
+    approach, latents = (
+        build(shared),
+        torch.zeros(1, shared.codecs["image"].channels, shared.latent_size, shared.latent_size),
+    )
+    assert flops_per_evaluation(approach, latents) == flops_per_evaluation(approach, latents)
 
 
 # ------------------------------------------------------------------------------------------------------------ text

@@ -108,7 +108,10 @@ def test_a_text_path_that_nothing_reads_is_refused_and_no_other_text_taken(capsy
     for path in ("./nope", "wikitext/wikitext-2-raw-v1"):
         said = refused(capsys, ["run", "--text.path", path])
         assert path in said and "no such file or folder" in said and "--text.name hub" in said
-    assert "pydocs reads none" in refused(capsys, ["run", "--text.name", "pydocs", "--text.path", "./nope"])
+    for verb in ("run", "pretrain"):
+        for path in ("./nope", __file__):
+            said = refused(capsys, [verb, "--text.name", "pydocs", "--text.path", path])
+            assert "pydocs reads none" in said and ("no such file" in said) == (path == "./nope")
 
 
 def test_a_clip_folder_that_cant_be_loaded_is_told_before_anything_is_trained(

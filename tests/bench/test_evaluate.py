@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,22 @@ from PIL import Image
 
 from approaches.base import Approach, Generation, Prompt, Shared
 from approaches.registry import APPROACHES
+from bench.batches import tokenise
 from bench.config import Config, DataConfig, DiffusionConfig, EvaluateConfig, TextConfig
 from bench.console import Console
 from bench.data.text import TextFile
 from bench.errors import UserError
-from bench.evaluate import CAPTIONS, LANGUAGE, LOSSES, HeldOut, hold_out, measure, validation_losses, validation_row
+from bench.evaluate import (
+    CAPTIONS,
+    LANGUAGE,
+    LOSSES,
+    HeldOut,
+    hold_out,
+    loss_metrics,
+    measure,
+    validation_losses,
+    validation_row,
+)
 from bench.heard import HEARD
 from bench.measured import Measured, row
 from bench.picture_metrics import drawn_names
@@ -157,16 +169,49 @@ def test_a_changed_language_model_loses_text(held: Held) -> None:
     assert len(found["perplexity"].details["documents"]["adapted_nats"]) == found["perplexity"].n
 
 
-def drawing(latents: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> Approach:
-    """An approach that draws these latents, N C H W, for the prompts of its first set, whatever they ask for."""
+def test_a_prompt_is_cut_where_its_training_was(held: Held) -> None:
+    shared = held[0]
+    words = "a large red circle left of a small blue square " * 9
+    trained, mask, cut = tokenise(shared.language_model, (words,), shared.caption_tokens)
+    assert cut == 1 and mask.all() and trained.shape[1] == shared.caption_tokens
+    assert torch.equal(shared.tokenise([words])[0], trained[:, :-1])
+    assert torch.equal(shared.tokenise([words], end=True)[0], trained)
+
+
+def test_one_picture_has_no_gap_and_that_is_no_gap_of_zero() -> None:
+    alone: Any = SimpleNamespace(validation=SimpleNamespace(keys=("one",)), times=torch.tensor([0.3]))
+    found = loss_metrics(np.array([1.0]), np.array([1.0]), alone)
+    assert found["validation_loss"].value == 1.0
+    assert found["caption_gap"].value is None and "no other's caption" in found["caption_gap"].reason
+
+
+def test_first_drawings_are_judged_each_judge_on_its_own(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, fixed, config = held
+    true = fixed.test.latents[: config.evaluate.pictures]
+    approach = drawing(true.flip(0), monkeypatch, first=true)
+    found = measured(held, approach).metrics
+    assert found["scene_accuracy_0_redraws"].value == 1.0 > (found["scene_accuracy"].value or 0.0)
+    once, again = found["clip_score_0_redraws"].value, found["clip_score"].value
+    assert once is not None and again is not None and once > again
+
+    def lost(*_: Any, **__: Any) -> dict[str, Estimate]:
+        raise UserError("no such CLIP")
+
+    monkeypatch.setattr("bench.picture_metrics.clip_metrics", lost)
+    found = measured(held, drawing(true.flip(0), monkeypatch, first=true)).metrics
+    assert found["clip_score_0_redraws"].reason == "no such CLIP" and found["scene_accuracy_0_redraws"].value == 1.0
+
+
+def drawing(latents: torch.Tensor, monkeypatch: pytest.MonkeyPatch, first: torch.Tensor | None = None) -> Approach:
+    """An approach that draws these latents, N C H W, for the prompts of its first set, whatever they ask for. first:
+    those before any was drawn again."""
     approach, drawn = made("dual_tower"), [0]
 
     def generate(prompts: Any, noise_for: Any, sampler: Any) -> Generation:
         start = drawn[0]
         drawn[0] += len(prompts)
-        return Generation(
-            latents=latents[torch.arange(start, start + len(prompts)) % len(latents)], nfe=(1,) * len(prompts)
-        )
+        some = torch.arange(start, start + len(prompts)) % len(latents)
+        return Generation(latents=latents[some], nfe=(1,) * len(prompts), first=None if first is None else first[some])
 
     monkeypatch.setattr(approach, "generate", generate)
     return approach

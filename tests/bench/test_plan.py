@@ -17,13 +17,14 @@ import pytest
 import torch
 
 from approaches.registry import APPROACHES
+from approaches.shared.kernels import causal_mask
 from approaches.shared.sources import Source
-from approaches.shared.vae import LatentCodec
+from approaches.shared.vae import AT_A_TIME, LatentCodec
 from bench import cli, muon
 from bench.assembly import share
 from bench.budget import Counts, Machine, _at_once, disk, lines, memory, step_flops, times
 from bench.config import Config, ModelConfig, TrainConfig
-from bench.counting import ENCODED, count, together
+from bench.counting import count, together
 from bench.hardware import KINDS, Kind
 from bench.imagined import Held, _autoencoder, _language_model, backward, blank_batch, imagining
 from bench.meter import flops_per_evaluation, flops_per_step, parameters
@@ -96,13 +97,13 @@ def test_a_plan_counts_what_is_measured(approach: str, own_cache):
     built.zero_grad(set_to_none=False)
     taken = allocated(lambda: backward(built, batch))
     assert gradients and planned.activations == pytest.approx(taken, rel=0.15)
-    pictures = torch.zeros(ENCODED, 3, config.data.size, config.data.size)
+    pictures = torch.zeros(AT_A_TIME, 3, config.data.size, config.data.size)
     taken = allocated(lambda: shared.codecs["image"].encode(pictures)) + pictures.nbytes
     assert planned.encoding == pytest.approx(taken, rel=0.15)
 
 
 def test_as_many_pictures_are_encoded_at_a_time_as_the_plan_takes():
-    assert inspect.signature(LatentCodec.encode_images).parameters["batch"].default == ENCODED
+    assert inspect.signature(LatentCodec.encode_images).parameters["batch"].default == AT_A_TIME
 
 
 def test_a_plan_foretells_a_run(micro_run: MicroRun):
@@ -195,7 +196,6 @@ def test_what_is_held_for_a_while_is_the_sum_by_hand():
 @pytest.mark.parametrize("chunk", [2**28, 2**18])
 def test_a_step_of_muon_holds_what_is_planned(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], chunk: int):
     monkeypatch.setattr("bench.muon.CHUNK_BYTES", chunk)
-    monkeypatch.setattr("bench.counting.CHUNK_BYTES", chunk)
     matrices = [torch.nn.Parameter(torch.randn(shape)) for _ in range(24)]
     optimizer = muon.Muon([{"params": matrices}])
     for matrix in matrices:
@@ -209,7 +209,7 @@ def test_a_step_of_muon_holds_what_is_planned(monkeypatch: pytest.MonkeyPatch, s
 
 
 def test_a_matrix_larger_than_a_chunk_is_worked_on_alone(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bench.counting.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("bench.muon.CHUNK_BYTES", 1000)
     assert together([torch.zeros(20, 20), torch.zeros(20, 20), *[torch.zeros(2, 5)] * 40]) == 1600
     assert together([]) == 0
 
@@ -331,3 +331,13 @@ def test_a_mistake_is_judged_before_torch_is_imported():
         "sys.exit(99 if {'torch', 'transformers'} & set(sys.modules) else code)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 2
+
+
+def test_what_is_kept_while_imagining_is_forgotten_with_it() -> None:
+    from approaches.shared.diffusion import signal_power
+
+    with imagining():
+        causal_mask(5, 5, torch.device("cpu")).dense  # noqa: B018  (made and kept)
+        signal_power("epsilon", 10, torch.device("cpu"))
+    assert type(causal_mask(5, 5, torch.device("cpu")).dense) is torch.Tensor
+    assert type(signal_power("epsilon", 10, torch.device("cpu"))) is torch.Tensor

@@ -102,6 +102,12 @@ def test_a_number_s_chance_level_stands_beside_it_as_a_mean_over_seeds():
 
     (row,) = table("t", "T", ["x"], [contender("a", run(0, 0.076))], Judge()).rows
     assert row.cells[0].beside == "chance 0.076"
+    fewer = replace(run(0, 0.05).metrics["x"], n=5)
+    cells = [
+        row.cells[0]
+        for row in table("t", "T", ["x"], [contender("a", run(0, 0.05)), contender("b", x=fewer)], Judge()).rows
+    ]
+    assert [cell.beside for cell in cells] == ["n 9, chance 0.050", "n 5, chance 0.050"]
     (row,) = table("t", "T", ["x"], [contender("a", run(0, 0.05), run(1, 0.07))], Judge()).rows
     assert row.cells[0].beside.startswith("chance 0.06")
 
