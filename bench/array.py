@@ -18,6 +18,7 @@ from bench import runner, store
 from bench.array_arguments import ArrayArguments, jobs_folder, points
 from bench.config import Config, to_json
 from bench.console import Console
+from bench.contents import contents
 from bench.exits import DONE, FAILED
 from bench.files import read_json, write_json
 from bench.hardware import VISIBLE, gpus_here
@@ -87,20 +88,20 @@ def main(arguments: ArrayArguments, config: Config, console: Console) -> int:
 
 def plan(arguments: ArrayArguments, config: Config, console: Console) -> list[store.Request]:
     """All runs asked for, from the sources as they are now, each written into its folder where none is there yet."""
-    contents: dict[str, dict[str, str]] = {}
-    found = []
+    found: dict[str, dict[str, str]] = {}
+    requests = []
     for point in points(arguments, config):
         named = json.dumps([to_json(part) for part in (point.config.data, point.config.text, point.config.model)])
-        if named not in contents:
-            contents[named] = store.contents(point.config, console.info)
+        if named not in found:
+            found[named] = contents(point.config, console.info)
         command = ("python", "-m", "bench", *sys.argv[1:])
-        request = store.request(point.config, point.approach, point.settings, contents[named], command)
+        request = store.request(point.config, point.approach, point.settings, found[named], command)
         folder = arguments.out / request.name
         if not (folder / store.REQUEST).exists():
             runner.make(folder)
             request.write(folder)
-        found.append(request)
-    return found
+        requests.append(request)
+    return requests
 
 
 def outcome(request: store.Request, folder: Path) -> runner.Ended:

@@ -20,6 +20,7 @@ from approaches.shared.vae import LatentCodec
 from bench import store
 from bench.batches import diffusion_of
 from bench.config import Config, from_values
+from bench.contents import check_models
 from bench.errors import UserError
 
 
@@ -103,7 +104,8 @@ def build(request: store.Request, shared: Shared) -> Approach:
 
 def open_trained(folder: Path, request: store.Request, *, shared: Shared | None = None) -> Approach:
     """A trained approach in evaluation mode, with the averaged weights of its run. UserError where they are damaged or
-    are another's."""
+    are another's, or where the frozen models are no longer those that it was trained on."""
+    check_models(request)
     device = device_here()
     approach = build(request, shared or share(request.config, device, training=False)).to(device)
     path = folder / store.WEIGHTS

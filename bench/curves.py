@@ -21,6 +21,7 @@ from bench.assembly import open_trained
 from bench.collection import Collection, collect
 from bench.config import Config, from_values
 from bench.console import Console
+from bench.contents import check_contents, contents
 from bench.curve_arguments import CurveArguments, values_of
 from bench.data.catalogue import open_dataset
 from bench.errors import UserError
@@ -70,6 +71,7 @@ def _sampled(
     arguments: CurveArguments, folder: Path, request: store.Request, missed: list[str], console: Console
 ) -> Iterator[Row]:
     """Rows against evaluations or guidance."""
+    check_contents(request, console.info)
     approach = open_trained(folder, request)
     if "generate" not in approach.capabilities:
         raise UserError(f"run {folder.name} can't draw: approach '{request.approach}' does not")
@@ -127,10 +129,11 @@ def _trained(
     if over := [value for value in values if value >= whole]:
         raise UserError(f"--values has {over[0]}, expected fewer than the run's own {whole} training pictures")
     settings = from_values(APPROACHES[request.approach].load_settings(), request.settings)
-    contents = store.contents(request.config, console.info)
+    check_contents(request, console.info)
+    found = contents(request.config, console.info)
     for value in values:
         config = _shortened(request.config, value / whole)
-        shorter = store.request(config, request.approach, settings, contents, request.command)
+        shorter = store.request(config, request.approach, settings, found, request.command)
         if shorter.parts["sources"] != request.parts["sources"]:
             console.warn(
                 f"{folder.name} was trained by other sources than these: its own row may not belong to the others"

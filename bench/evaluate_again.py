@@ -14,12 +14,14 @@ from typing import Any
 from bench import stages, store
 from bench.config import Config, to_json
 from bench.console import Console
+from bench.contents import check_contents
 from bench.environment import ROOT, provenance, source_hash
 from bench.errors import UserError
 from bench.evaluate_arguments import EvaluateArguments
 from bench.exits import DONE, MISTAKE
 from bench.files import read_json, write_json
 from bench.meter import now
+from bench.picture_metrics import clip_of, inception_of
 from bench.validation import check_names, validate
 from metrics.statistics import Estimate
 from reports import schema
@@ -66,6 +68,11 @@ def again(folder: Path, arguments: EvaluateArguments, console: Console) -> Chang
         run.config = arguments.applied(old)
         validate(run.config)
         check_names(run.config)
+        if arguments.clip is not None:
+            clip_of(run.config, run.device)
+        if arguments.inception is not None:
+            inception_of(run.config, run.device)
+        check_contents(run.request, console.info)
         trained = read_json(folder / stages.TRAINED)
         place = folder / PLACE
         shutil.rmtree(place, ignore_errors=True)
@@ -75,6 +82,8 @@ def again(folder: Path, arguments: EvaluateArguments, console: Console) -> Chang
             found = stages.measure_again(run, trained, place)
             measured = {"seconds": {"measured": now() - begun}, **found}
             after = _record(before, run, trained, measured)
+            if not arguments.counts:
+                _check_lost(before, after)
             _put(place, folder)
             write_json(folder / stages.MEASURED, measured)
             schema.save(after, folder)
@@ -108,6 +117,19 @@ def _record(before: Record, run: stages.Run, trained: Mapping[str, Any], measure
         notes=(*trained["notes"], *measured["notes"], note),
         seconds={**before.seconds, **measured["seconds"]},
     )
+
+
+def _check_lost(before: Record, after: Record) -> None:
+    """UserError where a number of before could not be measured now, of as many pictures, captions and documents."""
+    lost = [name for name, old in before.metrics.items() if old.value is not None and _lacks(after, name)]
+    if lost:
+        now = after.metrics.get(lost[0])
+        reason = "today's code does not measure it" if now is None else now.reason
+        raise UserError(f"it would lose {', '.join(lost)}: {reason}")
+
+
+def _lacks(record: Record, name: str) -> bool:
+    return name not in record.metrics or record.metrics[name].value is None
 
 
 def _put(place: Path, folder: Path) -> None:

@@ -16,6 +16,8 @@ from bench.hands_on_arguments import PLACE, RUN
 from bench.ranges import Range
 
 Number = Annotated[int, Range(1, 10_000_000)]
+COUNTS = ("pictures", "captions", "documents", "triples", "pairs", "memorised")
+"""Options that say how much is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,11 @@ class EvaluateArguments:
     """Rows at a time."""
     json: bool = False
     """Print JSON: what changed, by run."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it was said how much is to be measured."""
+        return any(getattr(self, name) is not None for name in COUNTS)
 
     def applied(self, config: Config) -> Config:
         """A run's config with the options that were given."""

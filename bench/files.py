@@ -95,13 +95,17 @@ def write_json(target: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; UserError that names the file where it is missing or no JSON."""
+    """Read JSON; UserError that names the file where it is missing or no JSON (which has no NaN)."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not readable as JSON: {error}") from error
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"it holds {word}")
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:

@@ -146,6 +146,19 @@ def _finite(latents: torch.Tensor) -> torch.Tensor:
     return latents.isfinite().flatten(1).all(1)
 
 
+def clip_of(config: Config, device: torch.device) -> Clip:
+    """The config's CLIP. UserError where it can't be had."""
+    name = config.model.clip
+    local = name.startswith("shipped:") or Path(name).expanduser().exists()
+    return Clip(resolve(name, field="model.clip").location if local else name, device=device)
+
+
+def inception_of(config: Config, device: torch.device) -> Inception:
+    """Inception-v3, with the weights that the config names. UserError where they can't be had."""
+    path = config.evaluate.inception
+    return Inception(Path(path).expanduser() if path else None, device=device)
+
+
 class Judges:
     """What pictures are judged by, each opened when it is first asked for. UserError where it can't be had."""
 
@@ -164,15 +177,12 @@ class Judges:
     @cached_property
     def inception(self) -> Inception:
         """Inception-v3 with the TensorFlow weights, from where the config says."""
-        path = self.config.evaluate.inception
-        return Inception(Path(path).expanduser() if path else None, device=self.device)
+        return inception_of(self.config, self.device)
 
     @cached_property
     def clip(self) -> Clip:
         """The config's."""
-        name = self.config.model.clip
-        local = name.startswith("shipped:") or Path(name).expanduser().exists()
-        return Clip(resolve(name, field="model.clip").location if local else name, device=self.device)
+        return clip_of(self.config, self.device)
 
     def fidelity(self, pictures: Pictures, extractor: Extractor) -> dict[str, Estimate]:
         """Distances and neighbour shares of drawn pictures to the true ones of their captions; the null distance is

@@ -19,12 +19,15 @@ HTML, MARKDOWN, CSV, JSON = "report.html", "report.md", "results.csv", "results.
 
 
 def main(arguments: ReportArguments, config: Config, console: Console) -> int:
-    """Write the report; 0 where at least one record was read, 2 where none was. What was refused is said."""
+    """Write the report; 0 where at least one record was read. 2, and nothing written, where none was. What was refused
+    is said."""
     places = report_places(arguments)
     to = arguments.to or home(places)
     document, written = write(places, to)
     for refused in document.gathered.refused:
         console.warn(f"refused {refused.place}: {refused.reason}")
+    if not document.gathered.runs:
+        console.warn("no report: no record was read")
     if arguments.json:
         console.emit(
             {
@@ -38,19 +41,24 @@ def main(arguments: ReportArguments, config: Config, console: Console) -> int:
 
 
 def write(places: Sequence[Path], to: Path) -> tuple[Any, list[Path]]:
-    """The report of some places, into a folder; its content and the files for people and machines."""
+    """The report of some places, into a folder; its content and the files for people and machines. Where no record is
+    read, nothing is written."""
     from reports import results
     from reports.document import document
     from reports.html import html
     from reports.markdown import markdown
 
     found = document(places)
+    if not found.gathered.runs:
+        return found, []
     text, pictures = markdown(found)
+    pages = {HTML: html(found), MARKDOWN: text, CSV: results.as_csv(found.contenders)}
+    values = results.as_json(found)
     for name, data in pictures.items():
         _write_bytes(to / name, data)
-    for name, page in ((HTML, html(found)), (MARKDOWN, text), (CSV, results.as_csv(found.contenders))):
+    for name, page in pages.items():
         write_text(to / name, page)
-    write_json(to / JSON, results.as_json(found))
+    write_json(to / JSON, values)
     return found, [to / name for name in (HTML, MARKDOWN, CSV, JSON)]
 
 
@@ -69,12 +77,14 @@ def after_run(folders: Sequence[Path], out: Path, console: Console) -> None:
     except UserError as error:
         console.warn(f"no report: {error}")
         return
+    if not written:
+        return
     console.info(f"report: {written[0]}")
     console.info(f"report: {written[1]}")
 
 
 def compare(arguments: CompareArguments, config: Config, console: Console) -> int:
-    """Say how B differs from A; 1 where it is told to be worse in something that counts."""
+    """Say how B differs from A; 1 where it is told to be worse in something that counts, or lacks it."""
     from reports.compare import comparison
 
     first, second = (set_of(text, arguments.out) for text in (arguments.first, arguments.second))
@@ -84,6 +94,8 @@ def compare(arguments: CompareArguments, config: Config, console: Console) -> in
             console.warn(f"refused {refused.place}: {refused.reason}")
     if found.unfair:
         console.warn(f"no fair comparison: they differ in {', '.join(found.unfair)}")
+    for told in found.unfinished:
+        console.warn(f"not compared: {told}")
     for name in found.alone:
         console.warn(f"nobody to compare with: {name}")
     if arguments.json:
@@ -92,13 +104,15 @@ def compare(arguments: CompareArguments, config: Config, console: Console) -> in
                 "lines": [dataclasses.asdict(line) for line in found.lines],
                 "unfair": list(found.unfair),
                 "alone": list(found.alone),
+                "unfinished": list(found.unfinished),
                 "worse": [line.metric for line in found.worse],
+                "lost": [line.metric for line in found.lost],
                 "better": [line.metric for line in found.better],
             }
         )
     else:
         _tell(found, console)
-    return REGRESSION if found.worse else DONE
+    return REGRESSION if found.worse or found.lost else DONE
 
 
 def _tell(found: Any, console: Console) -> None:
@@ -119,8 +133,10 @@ def _tell(found: Any, console: Console) -> None:
                 rows.append((line.title, line.first, line.second, line.difference, line.word, note))
         console.table(f"{pair}, with 95% intervals", rows)
         console.info()
-    judged = [line for line in found.lines if line.counts]
+    judged = [line for line in found.lines if line.counts and not line.lost]
     console.info(
         f"{len(judged)} numbers judged, each at the 5% level: B is better in {len(found.better)}, worse in "
         f"{len(found.worse)}{': ' if found.worse else ''}{', '.join(line.metric for line in found.worse)}."
     )
+    if found.lost:
+        console.info(f"B has lost {len(found.lost)}: {', '.join(line.metric for line in found.lost)}.")

@@ -34,7 +34,8 @@ class ReportArguments:
 @dataclass(frozen=True, kw_only=True)
 class CompareArguments:
     """Compare B with A, number by number: two runs, or two sets of runs (a folder, or several with commas between).
-    Exit code 0 where B is told to be worse in nothing that counts, 1 where it is, 2 for a mistake."""
+    Exit code 0 where B is told to be worse in nothing that counts and has all of it that A has, else 1; 2 for a
+    mistake."""
 
     first: Positional[Annotated[str, arg(metavar="A")]] = field(default="", metadata=PLACE)
     """What to compare with: a run, a folder of runs, or several with commas between."""

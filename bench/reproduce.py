@@ -16,6 +16,7 @@ from pathlib import Path
 from bench import published, runner, store
 from bench.config import Config, to_json
 from bench.console import Console
+from bench.contents import contents
 from bench.environment import provenance
 from bench.files import hash_bytes, write_text
 from bench.published import Table
@@ -73,7 +74,7 @@ class Work:
         defaults = {row.approach: settings_of(row.approach, config.preset) for row in self.table.rows}
         self.settings = {row.name: published.settings_for(row, defaults[row.approach]) for row in self.table.rows}
         self.provenance = {**provenance({"seed": config.seed}), "command": ["python", "-m", "bench", *sys.argv[1:]]}
-        self._contents = store.contents(self.config, console.info)
+        self._contents = contents(self.config, console.info)
         self.key = hash_bytes(*(self.request(row, seed).key for row, seed in self.points))
 
     def request(self, row: published.Row, seed: int) -> store.Request:

@@ -19,6 +19,7 @@ from typing import Any
 from bench import launch, store
 from bench.config import Config
 from bench.console import Console, clock
+from bench.contents import contents
 from bench.errors import UserError
 from bench.exits import BUSY, DONE, FAILED, INTERRUPTED, MISTAKE, NO_MEMORY
 from bench.report import after_run
@@ -73,7 +74,7 @@ def plan(arguments: RunArguments, config: Config, console: Console) -> Iterator[
     """The runs asked for, every approach with every seed; each is made out when its turn comes, from the sources as
     they are then. UserError where data or weights can't be had."""
     command = ("python", "-m", "bench", *sys.argv[1:])
-    found = store.contents(config, console.info)  # the same for every seed
+    found = contents(config, console.info)  # the same for every seed
     for seed in range(config.seed, config.seed + arguments.seeds):
         own = replace(config, seed=seed)
         for name in chosen(arguments.approach):

@@ -25,6 +25,7 @@ from bench.budget import bytes_, disk
 from bench.collection import collect
 from bench.config import Config, to_json
 from bench.console import Console
+from bench.contents import check_models
 from bench.data.catalogue import open_dataset
 from bench.data.text import TEXTS, TextCorpus
 from bench.energy import Energy
@@ -151,6 +152,7 @@ def _train(run: Run) -> dict[str, Any]:
     """Train to the budget's end, from the checkpoint where there is one, and write the averaged weights."""
     config, console, begun, compiled = run.config, run.console, now(), compiles(run.config, run.device)
     with launch.first_of_machine():
+        check_models(run.request)
         shared = share(config, run.device)
         approach = build(run.request, shared).to(run.device)
         _tell_disk(run, approach)

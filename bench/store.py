@@ -14,7 +14,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +46,7 @@ class BusyError(UserError):
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """One run, as asked for. settings: the approach's own, as plain values. parts: what the key is a hash of, by name.
-    command: the words that asked for it first."""
+    command: the words that asked for it first. folder: where relative paths of the config lead from."""
 
     approach: str
     settings: dict[str, Any]
@@ -54,6 +54,7 @@ class Request:
     key: str
     parts: dict[str, str]
     command: tuple[str, ...] = ()
+    folder: str = ""
 
     @property
     def name(self) -> str:
@@ -71,11 +72,12 @@ class Request:
         values = read_json(folder / REQUEST)
         try:
             config = from_values(Config, values["config"])
+            values.setdefault("folder", "")  # runs of before it was kept
             known = {item.name: values[item.name] for item in dataclasses.fields(cls)}
             return cls(**{**known, "config": config, "command": tuple(values["command"])})
         except UserError as error:
             raise UserError(f"{folder / REQUEST} is of another version of this program: {error}") from error
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{folder / REQUEST} is no request of a run: {type(error).__name__} {error}") from error
 
     def renew(self, folder: Path) -> None:
@@ -106,52 +108,35 @@ class State:
 # ------------------------------------------------------------------------------------------------------ the key
 
 
-def contents(config: Config, progress: Callable[[str], None]) -> dict[str, str]:
-    """Hashes of what a config only names: pictures, captions and text of every split, and weights (but model.encoder's,
-    which its package holds to one hash). UserError where one of them can't be had."""
-    from approaches.shared.sources import check_folder, resolve
-    from bench.data.catalogue import open_dataset
-    from bench.data.dataset import SPLITS
-    from bench.data.text import TEXTS
-
-    corpus = TEXTS[config.text.name].load().build(config.text, progress)
-    # Each split is opened on its own, so that only one dataset is in memory.
-    pictures = hash_bytes(*(open_dataset(config.data, split).content_hash() for split in SPLITS))
-    return {
-        "data": pictures,
-        "text": hash_bytes(*(corpus.content_hash(split) for split in SPLITS)),
-        **{
-            f"model.{name}": check_folder(resolve(getattr(config.model, name), field=f"model.{name}"))
-            for name in ("lm", "vae", "clip")
-        },
-    }
-
-
 def request(
     config: Config, approach: str, settings: Any, found: Mapping[str, str], command: tuple[str, ...] = ()
 ) -> Request:
-    """The run of an approach with these settings. found: what `contents` gave for this config."""
+    """The run of an approach with these settings. found: what bench.contents gave for this config."""
     from approaches.registry import APPROACHES
 
     values = json.loads(to_json(settings))
     parts = {
         **found,
-        "config": hash_bytes(json.dumps(_deciding(config), sort_keys=True)),
+        "config": hash_bytes(json.dumps(deciding(json.loads(to_json(config))), sort_keys=True)),
         "approach": approach,
         "settings": hash_bytes(json.dumps(values, sort_keys=True)),
         "sources": source_hash(ROOT, DECIDING),
         "foreign sources": _foreign_sources(APPROACHES[approach].target),
     }
     key = hash_bytes(json.dumps(parts, sort_keys=True))
-    return Request(approach=approach, settings=values, config=config, key=key, parts=parts, command=command)
+    here = str(Path.cwd())
+    return Request(
+        approach=approach, settings=values, config=config, key=key, parts=parts, command=command, folder=here
+    )
 
 
-def _deciding(config: Config) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(to_json(config))
+def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as plain values, without what changes no result (NOT_DECIDING)."""
+    kept = {name: value for name, value in config.items() if name not in NOT_DECIDING[""]}
     for section, names in NOT_DECIDING.items():
-        for name in names:
-            del (values[section] if section else values)[name]
-    return values
+        if isinstance(values := kept.get(section), dict):
+            kept[section] = {name: value for name, value in values.items() if name not in names}
+    return kept
 
 
 def _foreign_sources(target: str) -> str:

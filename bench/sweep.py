@@ -17,6 +17,7 @@ from typing import Any
 from bench import runner, store
 from bench.config import Config, to_json
 from bench.console import Console, clock
+from bench.contents import contents
 from bench.environment import provenance
 from bench.exits import DONE, MISTAKE
 from bench.files import hash_bytes
@@ -78,7 +79,7 @@ class Work:
         """The run that a trial is, from the sources as they are now."""
         named = json.dumps([to_json(part) for part in (point.config.data, point.config.text, point.config.model)])
         if named not in self._contents:
-            self._contents[named] = store.contents(point.config, self.console.info)
+            self._contents[named] = contents(point.config, self.console.info)
         command = tuple(self.provenance["command"])
         return store.request(point.config, point.approach, point.settings, self._contents[named], command)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError, nearest
-from metrics.statistics import COUNTED
+from metrics.statistics import COUNTED, Estimate
 from reports import claims, facts
 from reports.contenders import Contender, Judge, contenders
 from reports.gather import Gathered, gather
@@ -20,7 +20,7 @@ from reports.schema import TIMED_UNITS
 @dataclass(frozen=True, kw_only=True)
 class Line:
     """One number of one pair. first, second, difference: as written. word: what the second is, against the first.
-    counts: whether it decides the outcome."""
+    counts: whether it decides the outcome. lost: the first has the number, the second has not."""
 
     pair: str
     metric: str
@@ -34,22 +34,30 @@ class Line:
     counts: bool
     reason: str
     values: tuple[float | None, float | None, float | None]
+    lost: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Everything that two sets have in common. unfair: what should have been the same and was not. alone: contenders
-    that the other set has no partner for."""
+    and seeds that the other set has no partner for. unfinished: runs that are not done, and why: nothing of them is
+    compared."""
 
     lines: tuple[Line, ...]
     unfair: tuple[str, ...]
     alone: tuple[str, ...]
+    unfinished: tuple[str, ...]
     gathered: tuple[Gathered, Gathered]
 
     @property
     def worse(self) -> tuple[Line, ...]:
         """Numbers that count and in which the second is worse."""
         return tuple(line for line in self.lines if line.counts and line.word == "worse")
+
+    @property
+    def lost(self) -> tuple[Line, ...]:
+        """Numbers that count and that the first has and the second has not."""
+        return tuple(line for line in self.lines if line.counts and line.lost)
 
     @property
     def better(self) -> tuple[Line, ...]:
@@ -59,22 +67,40 @@ class Comparison:
 
 def comparison(first: Sequence[Path], second: Sequence[Path], metrics: Sequence[str] = ()) -> Comparison:
     """The second set against the first. metrics: names or patterns of the numbers that are to be compared and that
-    count; without any, all are compared, and those that no clock or machine's counter gave count.
+    count; without any, all are compared, and those that no clock or machine's counter gave count. A number that only
+    the first has counts where both are of one approach, or it was named.
 
     UserError where a set has no done run, where nobody has a partner, or where a pattern fits no number.
     """
     gathered = gather(first), gather(second)
     sides = [_side(found, places) for found, places in zip(gathered, (first, second), strict=True)]
     pairs, alone = partners(*sides)
-    names = ordered(name for a, b in pairs for name in a.metrics if name in b.metrics)
+    names = ordered(name for a, b in pairs for name in (*a.metrics, *b.metrics))
     for pattern in metrics:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise UserError(f"no number '{pattern}' in both sets: {nearest(pattern, names)}")
+            raise UserError(f"no number '{pattern}' in either set: {nearest(pattern, names)}")
     wanted = [name for name in names if not metrics or any(fnmatchcase(name, pattern) for pattern in metrics)]
-    both = [(a, b, name) for a, b in pairs for name in wanted if name in a.metrics and name in b.metrics]
+    both = [(a, b, name) for a, b in pairs for name in wanted if name in a.metrics or name in b.metrics]
     lines = [line for a, b, name in both if (line := _line(a, b, name, bool(metrics))) is not None]
     unfair = dict.fromkeys(name for a, b in pairs for name in facts.unfair(facts.identical(_named(a, b))))
-    return Comparison(lines=tuple(lines), unfair=tuple(unfair), alone=alone, gathered=gathered)
+    unfinished = [
+        f"{run.record.name} is {run.record.status}: {run.record.reason}" for side in gathered for run in side.others
+    ]
+    return Comparison(
+        lines=tuple(lines),
+        unfair=tuple(unfair),
+        alone=(*alone, *(text for a, b in pairs for text in _lone_seeds(a, b))),
+        unfinished=tuple(dict.fromkeys(unfinished)),
+        gathered=gathered,
+    )
+
+
+def _lone_seeds(a: Contender, b: Contender) -> list[str]:
+    """Seeds that only one of the two has, where they have one in common at all."""
+    if not set(a.seeds) & set(b.seeds):
+        return []
+    sides = ((a, b, "first only"), (b, a, "second only"))
+    return [f"{x.label}, seed {seed} ({side})" for x, y, side in sides for seed in x.seeds if seed not in y.seeds]
 
 
 def _side(found: Gathered, places: Sequence[Path]) -> tuple[Contender, ...]:
@@ -121,8 +147,16 @@ def _same_approach(a: Contender, b: Contender) -> bool:
     return a.approach == b.approach
 
 
+def _of(own: Contender, other: Contender, name: str) -> Estimate:
+    """A contender's number; one that only the other has is missing."""
+    if name in own.metrics:
+        return own.metrics[name]
+    there = other.metrics[name]
+    return Estimate.missing("it was not measured", unit=there.unit, better=there.better)
+
+
 def _line(a: Contender, b: Contender, name: str, named: bool) -> Line | None:
-    first, second = a.metrics[name], b.metrics[name]
+    first, second = _of(a, b, name), _of(b, a, name)
     title = meaning(name).title
     scale = scale_of(first.unit, [e.value for e in (first, second) if e.value is not None])
     decimals = common_digits((first, second), scale)
@@ -142,10 +176,11 @@ def _line(a: Contender, b: Contender, name: str, named: bool) -> Line | None:
             return None
         if first.value is not None and second.value is not None:
             return None  # no direction: nothing is better or worse
-        lost = first if first.value is None else second
+        lost, absent = second.value is None, first if first.value is None else second
+        judged = named or (a.approach == b.approach and bool(first.better) and first.unit not in TIMED_UNITS)
         return Line(
-            **told, difference="–", word="missing", paired=False, needed=None, counts=False, reason=lost.reason,
-            values=(None, None, None),
+            **told, difference="–", word="missing", paired=False, needed=None, counts=lost and judged,
+            reason=absent.reason, values=(None, None, None), lost=lost,
         )  # fmt: skip
     gap = found.estimate
     return Line(

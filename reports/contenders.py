@@ -14,6 +14,7 @@ from functools import cached_property
 from statistics import mean
 from typing import Any
 
+from bench.store import deciding
 from metrics.statistics import COUNTED, Difference, Estimate, across_seeds, difference
 from reports.gather import Run
 from reports.schema import TIMED_UNITS, Record
@@ -131,7 +132,7 @@ def _facts(record: Record) -> dict[str, Any]:
     """Everything that a repetition with another seed has in common, flat."""
     parts = record.provenance.get("key")
     key = {f"key.{n}": v for n, v in parts.items() if n != "config"} if isinstance(parts, dict) else {}
-    config = {name: value for name, value in flat(record.config) if name != "seed" and not name.startswith("pretrain.")}
+    config = {name: value for name, value in flat(deciding(record.config)) if name != "seed"}
     return {**dict(flat(record.settings, "settings")), **config, **key}
 
 

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import combinations
 from typing import Any
 
 from metrics.statistics import Estimate
@@ -26,6 +27,8 @@ SAME = {
     "details": "data details",
 }
 """Fields of a record's `identical`, in words."""
+OF_THE_SEED = ("batches", "noise")
+"""Fields that every seed has its own of: a run is compared with the others of its seed."""
 NEVER_FATAL = ("kernels", "details")
 """Fields whose difference is no unfairness by itself."""
 BUDGETS = (
@@ -87,35 +90,37 @@ class Unfinished:
 
 
 def identical(contenders: Sequence[Contender]) -> list[Shared]:
-    """Every field of the records' `identical`, leaf by leaf. Seeds change batches and noise, so runs are compared with
-    the others of their own seed."""
+    """Every field of the records' `identical`, leaf by leaf, over all runs; what a seed changes, over the runs of each
+    seed. Contenders of which two have no seed in common differ in the latter."""
+    runs = [(contender, run) for contender in contenders for run in contender.runs]
     found = []
     for item in fields(Identical):
-        leaves: dict[str, dict[str, str]] = {}
-        for contender in contenders:
-            for run in contender.runs:
-                value = getattr(run.record.identical, item.name)
-                flattened = flat(value, item.name) if isinstance(value, Mapping) else [(item.name, value)]
-                for name, leaf in flattened:
-                    who = contender.label if len(contender.runs) == 1 else f"{contender.label}, seed {run.record.seed}"
-                    leaves.setdefault(name, {})[who] = _leaf(leaf)
+        leaves: dict[str, dict[tuple[str, int], str]] = {}
+        for contender, run in runs:
+            value = getattr(run.record.identical, item.name)
+            for name, leaf in flat(value, item.name) if isinstance(value, Mapping) else [(item.name, value)]:
+                leaves.setdefault(name, {})[contender.label, run.record.seed] = _leaf(leaf)
         found += [_shared(name, values, item.name, contenders) for name, values in leaves.items()]
     return [row for row in found if ".reasons." not in row.name]
 
 
-def _shared(name: str, values: dict[str, str], field: str, contenders: Sequence[Contender]) -> Shared:
-    seeds: dict[int, set[str]] = {}
-    for contender in contenders:
-        for run in contender.runs:
-            who = contender.label if len(contender.runs) == 1 else f"{contender.label}, seed {run.record.seed}"
-            seeds.setdefault(run.record.seed, set()).add(values.get(who, ""))
-    same = all(len(group) == 1 for group in seeds.values())
+def _shared(name: str, values: Mapping[tuple[str, int], str], field: str, contenders: Sequence[Contender]) -> Shared:
+    every = {(c.label, seed): values.get((c.label, seed), "") for c in contenders for seed in c.seeds}
+    if field in OF_THE_SEED:
+        groups = [{v for (_, of), v in every.items() if of == seed} for seed in dict.fromkeys(of for _, of in every)]
+        apart = any(not set(a.seeds) & set(b.seeds) for a, b in combinations(contenders, 2))
+        same, value = not apart and all(len(group) == 1 for group in groups), "the same within each seed"
+    else:
+        same, value = len(set(every.values())) == 1, ""
     words = SAME[field] if name == field else f"{SAME[field]}: {name.partition('.')[2]}"
-    each = tuple(values.items())
-    value = each[0][1] if len(set(values.values())) == 1 else "the same within each seed"
-    return Shared(
-        name=words, same=same, value=value if same else "", by=() if same else each, fatal=field not in NEVER_FATAL
+    if same:
+        value = next(iter(every.values())) if len(set(every.values())) == 1 else value
+        return Shared(name=words, same=True, value=value, fatal=field not in NEVER_FATAL)
+    several = {c.label for c in contenders if len(c.runs) > 1}
+    by = tuple(
+        (f"{who}, seed {seed}" if who in several else who, value or "none") for (who, seed), value in every.items()
     )
+    return Shared(name=words, same=False, value="", by=by, fatal=field not in NEVER_FATAL)
 
 
 def _leaf(value: Any) -> str:

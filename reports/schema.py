@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -86,8 +87,9 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One run. curves: name -> rows, each with `step`. sheets: name -> a picture's path, relative to the record.
-    seconds: wall time by stage, over all the processes that it took. reason: why it is not done."""
+    """One run. curves: name -> rows, each with `step`, or with what was varied, by the curve's own name. sheets: name
+    -> a picture's path, relative to the record. seconds: wall time by stage, over all the processes that it took.
+    reason: why it is not done."""
 
     schema: int = VERSION
     key: str
@@ -127,6 +129,10 @@ class Record:
         return values
 
 
+NUMBERS = {"per_item", "pseudo", "sizes"}
+"""Details of an estimate that are calculated with."""
+
+
 def from_json(values: Any, whose: str) -> Record:
     """The record in parsed JSON, of this version or an older one. UserError that begins with `whose`."""
     if not isinstance(values, dict) or type(values.get("schema")) is not int:
@@ -137,7 +143,23 @@ def from_json(values: Any, whose: str) -> Record:
     for older in range(version, VERSION):
         values = {**UPGRADES[older](dict(values)), "schema": older + 1}
     record: Record = build(Record, values, "", whose)
+    _check(record, whose)
     return record
+
+
+def _check(record: Record, whose: str) -> None:
+    """UserError where what a page calculates with is no number."""
+    if type(record.config.get("seed")) is not int:
+        raise UserError(f"{whose}: config.seed is {record.config.get('seed')!r:.60}, expected int")
+    for name, estimate in record.metrics.items():
+        for key in NUMBERS & estimate.details.keys():
+            numbers = estimate.details[key]
+            if not isinstance(numbers, list) or not all(map(_number, numbers)):
+                raise UserError(f"{whose}: metrics.{name}.details.{key} is {numbers!r:.60}, expected a list of numbers")
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < math.inf
 
 
 def load(path: Path) -> Record:
@@ -200,6 +222,8 @@ def _of(kind: type[Any], value: Any, path: str, whose: str) -> Any:
     if type(value) is not kind:
         expected = {"dict": "an object", "list": "a list", "str": "text"}.get(kind.__name__, kind.__name__)
         raise UserError(f"{whose}: {path} is {value!r:.60}, expected {expected}")
+    if kind is float and not math.isfinite(value):
+        raise UserError(f"{whose}: {path} is {value}, expected a finite number")
     return value
 
 

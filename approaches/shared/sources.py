@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError, nearest
-from bench.files import hash_file
+from bench.files import hash_bytes, hash_file
 
 WEIGHTS = Path(__file__).parent / "weights"
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+BESIDE = (".json", ".txt", ".model", ".jinja")
+"""Files beside weights that decide what a model does: its config, its tokenizer, its chat template."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 
@@ -118,3 +120,12 @@ def check_folder(source: Source) -> str:
     if not files:
         raise UserError(f"{source.path} holds no .safetensors weights (pickled weights are not read)")
     return "+".join(hash_file(file) for file in files)
+
+
+def beside(source: Source) -> str:
+    """A hash of the files beside a local source's weights (BESIDE; our own card is none); "" where it has none, and of
+    a hub id."""
+    if source.path is None or source.path.is_file():
+        return ""
+    files = [file for file in sorted(source.path.iterdir()) if file.suffix in BESIDE and file.name != "card.json"]
+    return hash_bytes(*(part for file in files for part in (file.name, file.read_bytes()))) if files else ""

@@ -15,6 +15,7 @@ from bench.console import Console
 from bench.curve_arguments import CurveArguments, values_of
 from bench.errors import UserError
 from bench.evaluate_arguments import EvaluateArguments
+from metrics.statistics import Estimate
 from reports import schema
 from tests.bench.conftest import MicroRun
 
@@ -87,14 +88,34 @@ def test_a_run_measured_again_says_the_same_and_with_fewer_pictures_something_el
 
 
 @pytest.mark.slow
-def test_what_cant_be_measured_leaves_the_record_as_it_was(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cant_be_measured_leaves_the_record_as_it_was(
+    copy: Path, micro_run: MicroRun, capsys: pytest.CaptureFixture[str]
+) -> None:
     kept = (copy / schema.FILE).read_bytes()
     (copy / store.WEIGHTS).write_bytes((copy / store.WEIGHTS).read_bytes()[:1000])
     assert evaluate_again.main(EvaluateArguments(runs=(str(copy),)), Config(), QUIET) == 2
     assert "its record is as it was" in capsys.readouterr().err
     assert (copy / schema.FILE).read_bytes() == kept and not (copy / evaluate_again.PLACE).exists()
+    shutil.copy(micro_run.folder / store.WEIGHTS, copy)
+    for mistake, sentence in (
+        ({"clip": "no/such"}, "the CLIP model 'no/such' can't be loaded"),
+        ({"inception": copy / schema.FILE}, "can't be read as Inception-v3's weights"),
+    ):
+        assert evaluate_again.main(EvaluateArguments(runs=(str(copy),), **mistake), Config(), QUIET) == 2
+        assert sentence in capsys.readouterr().err and (copy / schema.FILE).read_bytes() == kept
     with store.locked(copy), pytest.raises(UserError, match="is being worked on"):
         evaluate_again.again(copy, EvaluateArguments(), QUIET)
+
+
+def test_a_number_that_would_be_lost_is_named(copy: Path) -> None:
+    before = schema.load(copy)
+    missing = {**before.metrics, "clip_score": Estimate.missing("no such CLIP", better="higher")}
+    evaluate_again._check_lost(before, before)
+    with pytest.raises(UserError, match="it would lose clip_score: no such CLIP"):
+        evaluate_again._check_lost(before, replace(before, metrics=missing))
+    del missing["clip_score"]
+    with pytest.raises(UserError, match="it would lose clip_score: today's code does not measure it"):
+        evaluate_again._check_lost(before, replace(before, metrics=missing))
 
 
 @pytest.mark.slow

@@ -64,10 +64,15 @@ def test_it_goes_beside_the_runs_that_it_is_of(tmp_path: Path, capsys: pytest.Ca
     assert "modular-tiny" in (folder.parent / "report.html").read_text()
 
 
-def test_with_nothing_that_reads_it_is_a_mistake_and_says_so(tmp_path: Path):
+def test_with_nothing_that_reads_it_is_a_mistake_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "record.json").write_text("{")
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "report.html").write_text("a good one")
     assert cli.main(["report", str(tmp_path), "--to", str(tmp_path / "to")]) == 2
-    assert "refused" in (tmp_path / "to" / "report.html").read_text()
+    said = capsys.readouterr()
+    assert "warning: refused" in said.err and "no report: no record was read" in said.err and "wrote" not in said.out
+    assert [path.name for path in (tmp_path / "to").iterdir()] == ["report.html"]
+    assert (tmp_path / "to" / "report.html").read_text() == "a good one"
 
 
 def test_results_for_machines_are_the_records_numbers(tmp_path: Path):
@@ -171,7 +176,7 @@ def test_two_approaches_are_compared_where_each_set_is_one(tmp_path: Path, capsy
 def test_what_can_t_be_compared_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     a, b = pair(tmp_path, x=0.0)
     assert cli.main(["compare", a, b, "--metrics", "z"]) == 2
-    assert "no number 'z' in both sets" in capsys.readouterr().err
+    assert "no number 'z' in either set" in capsys.readouterr().err
     lost: Record = dataclasses.replace(record_of("modular"), status="failed", reason="a fire")
     gone = write_run(tmp_path / "lost", lost, pictures=False)
     assert cli.main(["compare", a, str(gone)]) == 2
@@ -180,9 +185,33 @@ def test_what_can_t_be_compared_is_said(tmp_path: Path, capsys: pytest.CaptureFi
         "modular", metrics={"x": Estimate.missing("no x", better="higher")}, budgets=Budgets(), seconds={}
     )
     changed = dataclasses.replace(other, identical=dataclasses.replace(other.identical, data="another"))
-    assert cli.main(["compare", a, str(write_run(tmp_path / "other", changed, pictures=False))]) == 0
+    assert cli.main(["compare", a, str(write_run(tmp_path / "other", changed, pictures=False))]) == 1
     captured = capsys.readouterr()
     assert "no fair comparison: they differ in pictures and captions" in captured.err and "missing" in captured.out
+
+
+def test_what_b_has_lost_is_no_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    a, b = pair(tmp_path, x=0.0, y=0.0)
+    short = record_of("modular", metrics={"x": mean_at(1, "xb", better="higher")}, budgets=Budgets(), seconds={})
+    less = str(write_run(tmp_path / "less", short, pictures=False))
+    assert cli.main(["compare", a, less]) == 1
+    assert "B has lost 1: y." in capsys.readouterr().out
+    assert cli.main(["compare", a, less, "--metrics", "x"]) == 0
+    assert cli.main(["compare", less, a]) == 0  # a number more is no loss
+    capsys.readouterr()
+    assert cli.main(["compare", a, less, "--metrics", "y", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["lost"] == ["y"]
+
+
+def test_runs_and_seeds_that_take_no_part_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    first, second = four(tmp_path / "one", seeds=3), four(tmp_path / "two", seeds=2)
+    lost = dataclasses.replace(record_of("modular", seed=2), status="failed", reason="a fire")
+    write_run(second / "modular-2", lost, pictures=False)
+    assert cli.main(["compare", str(first), str(second), "--metrics", "caption_gap"]) == 0
+    said = capsys.readouterr().err
+    assert "not compared: modular" in said and "is failed: a fire" in said
+    assert "nobody to compare with: modular, seed 2 (first only)" in said
+    assert "no fair comparison" not in said
 
 
 def test_neither_imports_torch(tmp_path: Path):

@@ -1,0 +1,57 @@
+"""What was the same for all: over every run, and of what a seed changes, within each seed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from reports import facts
+from reports.contenders import Contender, contenders
+from reports.gather import Run
+from tests.reports.records import record_of
+
+
+def made(approach: str, seed: int = 0, **identical: str) -> Run:
+    """A run whose batches and noise are its seed's own."""
+    own = {"batches": f"batches of {seed}", "noise": f"noise of {seed}", **identical}
+    record = record_of(approach, seed=seed)
+    changed = dataclasses.replace(record, identical=dataclasses.replace(record.identical, **own))
+    return Run(record=changed, folder=Path("nowhere"))
+
+
+def of(*runs: Run) -> tuple[Contender, ...]:
+    return contenders(runs)
+
+
+def unfair(*runs: Run) -> list[str]:
+    return facts.unfair(facts.identical(of(*runs)))
+
+
+@pytest.mark.parametrize("field", ["data", "text", "vae", "language_model"])
+def test_no_seed_in_common_hides_no_difference(field: str):
+    words = facts.SAME[field]
+    assert words in unfair(made("modular", 0, **{field: "one"}), made("dual_tower", 1, **{field: "other"}))
+    assert words not in unfair(made("modular", 0, **{field: "one"}), made("dual_tower", 1, **{field: "one"}))
+    several = [made("modular", seed, **{field: "one"}) for seed in (0, 1)]
+    assert words in unfair(*several, made("modular", 2, **{field: "other"}))
+
+
+def test_batches_and_noise_are_those_of_the_seed():
+    pairs = [made(approach, seed) for approach in ("modular", "dual_tower") for seed in (0, 1)]
+    assert unfair(*pairs) == []
+    rows = {row.name: row for row in facts.identical(of(*pairs))}
+    assert rows[facts.SAME["noise"]].value == "the same within each seed"
+    assert unfair(*pairs[:3], made("dual_tower", 1, noise="another")) == [facts.SAME["noise"]]
+    apart = unfair(made("modular", 0), made("dual_tower", 1))
+    assert apart == [facts.SAME["batches"], facts.SAME["noise"]]
+    assert unfair(made("modular", 0), made("modular", 1)) == []  # seeds of one contender
+
+
+def test_who_has_what_is_told_of_every_run():
+    rows = facts.identical(
+        of(made("modular", 0, vae="one"), made("modular", 1, vae="one"), made("dual_tower", 0, vae=""))
+    )
+    (vae,) = [row for row in rows if row.name == facts.SAME["vae"]]
+    assert vae.by == (("dual_tower", "–"), ("modular, seed 0", "one"), ("modular, seed 1", "one"))
