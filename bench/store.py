@@ -31,8 +31,6 @@ REQUEST, STATUS, LOCK = "request.json", "status.json", "lock"
 SAMPLES, WEIGHTS = "samples", "weights.safetensors"
 DECIDING = ("bench", "approaches", "metrics")
 """Our packages whose sources are part of a run's key; reports only read what a run left."""
-NOT_DECIDING = {"": ("pretrain",), "train": ("tracker", "checkpoint_seconds")}
-"""Fields of a config that change no result, by section."""
 PATIENCE = 0.5  # seconds to take a lock in: who only looks whether it is free holds it for an instant
 
 Unfinished = Literal["failed", "killed", "out of memory"]
@@ -81,9 +79,9 @@ class Request:
             raise UserError(f"{folder / REQUEST} is no request of a run: {type(error).__name__} {error}") from error
 
     def renew(self, folder: Path) -> None:
-        """See to it that a run that goes on takes from this request what changes no result (NOT_DECIDING): the config
-        in its folder becomes this one where the key is the same, and `command` stays. BusyError where another process
-        works on the run. A request that can't be read is left to the worker, which says so."""
+        """See to it that a run that goes on takes from this request what changes no result (schema.NOT_DECIDING): the
+        config in its folder becomes this one where the key is the same, and `command` stays. BusyError where another
+        process works on the run. A request that can't be read is left to the worker, which says so."""
         try:
             there = Request.read(folder)
         except UserError:
@@ -117,7 +115,7 @@ def request(
     values = json.loads(to_json(settings))
     parts = {
         **found,
-        "config": hash_bytes(json.dumps(deciding(json.loads(to_json(config))), sort_keys=True)),
+        "config": hash_bytes(json.dumps(schema.deciding(json.loads(to_json(config))), sort_keys=True)),
         "approach": approach,
         "settings": hash_bytes(json.dumps(values, sort_keys=True)),
         "sources": source_hash(ROOT, DECIDING),
@@ -128,15 +126,6 @@ def request(
     return Request(
         approach=approach, settings=values, config=config, key=key, parts=parts, command=command, folder=here
     )
-
-
-def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as plain values, without what changes no result (NOT_DECIDING)."""
-    kept = {name: value for name, value in config.items() if name not in NOT_DECIDING[""]}
-    for section, names in NOT_DECIDING.items():
-        if isinstance(values := kept.get(section), dict):
-            kept[section] = {name: value for name, value in values.items() if name not in names}
-    return kept
 
 
 def _foreign_sources(target: str) -> str:

@@ -14,10 +14,9 @@ from functools import cached_property
 from statistics import mean
 from typing import Any
 
-from bench.store import deciding
 from metrics.statistics import COUNTED, Difference, Estimate, across_seeds, difference
 from reports.gather import Run
-from reports.schema import TIMED_UNITS, Record
+from reports.schema import TIMED_UNITS, Record, deciding
 
 BUDGETS: tuple[tuple[str, str, str], ...] = (
     ("parameters", "total", "parameters"),

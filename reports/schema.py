@@ -129,6 +129,8 @@ class Record:
         return values
 
 
+NOT_DECIDING = {"": ("pretrain",), "train": ("tracker", "checkpoint_seconds")}
+"""Fields of a config that change no result, by section."""
 NUMBERS = {"per_item", "pseudo", "sizes"}
 """Details of an estimate that are calculated with."""
 
@@ -160,6 +162,15 @@ def _check(record: Record, whose: str) -> None:
 
 def _number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < math.inf
+
+
+def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as plain values, without what changes no result (NOT_DECIDING)."""
+    kept = {name: value for name, value in config.items() if name not in NOT_DECIDING[""]}
+    for section, names in NOT_DECIDING.items():
+        if isinstance(values := kept.get(section), dict):
+            kept[section] = {name: value for name, value in values.items() if name not in names}
+    return kept
 
 
 def load(path: Path) -> Record:

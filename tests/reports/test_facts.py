@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.reports.records import record_of
 
 def made(approach: str, seed: int = 0, **identical: str) -> Run:
     """A run whose batches and noise are its seed's own."""
-    own = {"batches": f"batches of {seed}", "noise": f"noise of {seed}", **identical}
+    own: dict[str, Any] = {"batches": f"batches of {seed}", "noise": f"noise of {seed}", **identical}
     record = record_of(approach, seed=seed)
     changed = dataclasses.replace(record, identical=dataclasses.replace(record.identical, **own))
     return Run(record=changed, folder=Path("nowhere"))
