@@ -6,9 +6,10 @@ run's request.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from bench import store
@@ -19,20 +20,28 @@ from bench.console import Console
 from bench.errors import UserError
 from bench.files import cache_directory
 
-CACHES = ("pictures", "latents", "tokens", "pydocs", "gguf")
+CACHES = ("pictures", "latents", "features", "tokens", "pydocs", "emoji", "verdicts", "gguf")
+OURS = re.compile(r"\.?[0-9a-f]{16}(\..+)?")
+"""Names in a cache's folder that are this program's: hashes, and what a killed process left of their writing."""
 CHECKPOINTS = "checkpoint*"
 
 
 def main(arguments: CleanArguments, config: Config, console: Console) -> int:
     """Say what each kind takes, and delete the kinds named where that is asked for; 0."""
     deleting = arguments.delete and not arguments.dry_run
+    for folder in store.damaged(arguments.out):
+        console.warn(f"{folder} holds a run that does not read, and is left alone: delete it by hand")
     found = {}
     for kind in arguments.what or KINDS:
-        paths = list(_paths(kind, arguments.out, console))
-        sizes = [size_of(path) for path in paths]
+        places = dict(_places(kind, arguments.out, console))
+        paths, sizes = list(places), [sum(map(size_of, parts)) for parts in places.values()]
         if deleting:
-            for path in paths:
-                _remove(path, kind, arguments.out)
+            for path, parts in places.items():
+                for part in parts:
+                    _remove(part, kind, arguments.out)
+                if path not in parts:
+                    with suppress(OSError):  # somebody else's files are in it
+                        path.rmdir()
         found[kind] = {"bytes": sum(sizes), "paths": [str(path) for path in paths], "deleted": deleting}
         console.info(f"{kind}: {bytes_(sum(sizes))} in {len(paths)} places {'freed' if deleting else ''}".rstrip())
         console.info(f"  {KINDS[kind]}")
@@ -53,11 +62,18 @@ def size_of(path: Path) -> int:
     return sum(each.lstat().st_size for each in path.rglob("*") if not each.is_dir() or each.is_symlink())
 
 
+def _places(kind: str, out: Path, console: Console) -> Iterator[tuple[Path, list[Path]]]:
+    """What a kind means now, each place with the files and folders there that may go."""
+    if kind == "caches":
+        folders = (cache_directory() / name for name in CACHES)
+        found = ((folder, sorted(folder.iterdir())) for folder in folders if folder.is_dir())
+        yield from ((folder, own) for folder, all_ in found if (own := [p for p in all_ if OURS.fullmatch(p.name)]))
+        return
+    yield from ((path, [path]) for path in _paths(kind, out, console))
+
+
 def _paths(kind: str, out: Path, console: Console) -> Iterator[Path]:
     """What a kind means now, of runs that nobody works on."""
-    if kind == "caches":
-        yield from (path for name in CACHES if (path := cache_directory() / name).exists())
-        return
     for run in store.runs(out):
         if run.state is not None and run.state.state == "running":
             console.warn(f"{run.folder.name} is at work, and left alone")

@@ -9,7 +9,7 @@ from bench.config import Config
 from bench.errors import UserError, nearest
 
 KINDS = {
-    "caches": "pictures, latents, tokens, texts and unpacked GGUF files that any run makes again",
+    "caches": "pictures, latents, features, tokens, texts, verdicts and unpacked GGUF files that any run makes again",
     "checkpoints": "what runs that are not done would go on from; they start again without",
     "weights": "trained weights of done runs: their records stay, but they draw no more",
     "unfinished": "whole folders of runs that are not done, their records with them",

@@ -7,6 +7,7 @@ output went away.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from typing import Any
 
 from bench import __version__
 from bench.errors import UserError, nearest
+from bench.files import REFUSALS
 
 PROGRAM = "python -m bench"
 
@@ -157,6 +159,9 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Nothing escapes but what Python itself can't catch."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a caption or a path that the terminal can't show is still told
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
@@ -175,11 +180,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes stdout once more at exit, which would raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            return _internal(error, words, debug)
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        return 2
     except SystemExit as exit_:  # --help
         return exit_.code if isinstance(exit_.code, int) else 0
     except Exception as error:
-        print(f"internal error: {type(error).__name__}: {_first_line(error)}; {_report(words, debug)}", file=sys.stderr)
-        return 3
+        return _internal(error, words, debug)
+
+
+def _internal(error: Exception, words: list[str], debug: bool) -> int:
+    """Own up to a mistake of ours."""
+    print(f"internal error: {type(error).__name__}: {_first_line(error)}; {_report(words, debug)}", file=sys.stderr)
+    return 3
 
 
 def usage() -> str:

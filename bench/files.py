@@ -17,11 +17,15 @@ from typing import Any
 
 from bench.errors import UserError
 
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What the system says where a disk is full, or one may not write (or read) there."""
+FULL = 65536  # bytes left on a disk that is full
+
 
 def cache_directory() -> Path:
     """Where derived files live: $BENCH_CACHE, else $XDG_CACHE_HOME/draw-bench, else ~/.cache/draw-bench."""
     if chosen := os.environ.get("BENCH_CACHE"):
-        return Path(chosen)
+        return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "draw-bench"
 
 
@@ -50,12 +54,22 @@ def atomic_path(target: Path) -> Iterator[Path]:
         os.umask(mask)
         part.chmod(0o666 & ~mask)
         part.replace(target)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+    except Exception as error:  # safetensors and torch have errors of their own for a full disk
+        if isinstance(error, OSError) and error.errno in REFUSALS:
             raise UserError(f"can't write {target}: {error.strerror}") from error
+        if _full(target.parent):
+            raise UserError(f"can't write {target}: {os.strerror(errno.ENOSPC)}") from error
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def _full(folder: Path) -> bool:
+    """Whether the disk has hardly a byte left."""
+    try:
+        return shutil.disk_usage(folder).free < FULL
+    except OSError:
+        return False
 
 
 def _machine() -> str:
@@ -116,6 +130,12 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise UserError(f"{purpose} needs {needed / 1e6:.0f} MB in {folder}, and {free / 1e6:.0f} MB are free")
+
+
+def whole_characters(text: str) -> str:
+    """A text without surrogates, which JSON and command lines can bring and UTF-8 can't hold: pairs are joined, what is
+    left alone becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def hash_bytes(*parts: bytes | str) -> str:

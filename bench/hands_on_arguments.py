@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from bench import store
 from bench.config import Config
 from bench.errors import UserError
+from bench.files import whole_characters
 from bench.ranges import Range, Seed
 
 PLACE: dict[str, Any] = {"positional": True}
@@ -95,3 +96,10 @@ def _check_run(arguments: OnRun, verb: str, things: tuple[Any, ...], words: str)
     store.find(arguments.run, arguments.out)
     if not things:
         raise UserError(f"'{verb}' needs {words} after the run")
+    _check_text(things, words)
+
+
+def _check_text(things: tuple[Any, ...], words: str) -> None:
+    for thing in things:
+        if isinstance(thing, str) and whole_characters(thing) != thing:
+            raise UserError(f"{words} {ascii(thing)} is not UTF-8")

@@ -66,6 +66,7 @@ def parse(kind: type[Any], words: Sequence[str], *, verb: str, program: str, con
     fields = [(name, Annotated[part, unprefixed], field(default=value)) for name, part, value in parts]
     whole = dataclasses.make_dataclass("Whole", fields, kw_only=True, frozen=True)
     flags = {flag: hint for _, part, _ in parts for flag, hint in flags_of(part)}
+    _check_lists(words, kind, flags)
     with _one_sentence(words, flags, verb, f"{program} {verb} --help"), sources_read_once(), _told_without_typeguard():
         parsed: Any = tyro.cli(
             whole,
@@ -75,7 +76,23 @@ def parse(kind: type[Any], words: Sequence[str], *, verb: str, program: str, con
             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
         )
     config = _named_by_path(parsed.config, words) if configured else base
-    return Parsed(arguments=parsed.arguments, config=config, debug=parsed.common.debug)
+    return Parsed(arguments=_at_home(parsed.arguments), config=config, debug=parsed.common.debug)
+
+
+def _check_lists(words: Sequence[str], kind: type[Any], flags: dict[str, Any]) -> None:
+    """UserError where a list that is empty by default is given without a value, as by a shell's empty variable."""
+    given = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
+    for item in dataclasses.fields(kind):
+        flag = f"--{item.name}".replace("_", "-")
+        if item.default == () and flag in given and "--help" not in given and not last_values(words, flag):
+            raise UserError(f"{flag} has no value, expected {type_name(flags[flag])}")
+
+
+def _at_home(arguments: Any) -> Any:
+    """The arguments with every path's ~ as the home folder: a shell expands it only where a word begins."""
+    own = {item.name: getattr(arguments, item.name) for item in dataclasses.fields(arguments)}
+    found = {name: value.expanduser() for name, value in own.items() if isinstance(value, Path)}
+    return replace(arguments, **found) if found else arguments
 
 
 @contextlib.contextmanager

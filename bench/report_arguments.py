@@ -59,7 +59,7 @@ def check_report(arguments: ReportArguments, config: Config) -> None:
 
 def check_compare(arguments: CompareArguments, config: Config) -> None:
     """UserError where one of the two is lacking, or a place doesn't exist."""
-    if not arguments.first or not arguments.second:
+    if not arguments.first.strip() or not arguments.second.strip():
         raise UserError("'compare' needs two, A and B: runs, folders of runs, or several with commas between")
     for text in (arguments.first, arguments.second):
         set_of(text, arguments.out)
@@ -76,7 +76,12 @@ def report_places(arguments: ReportArguments) -> list[Path]:
 
 def set_of(text: str, out: Path) -> list[Path]:
     """The places that one word means: paths with commas between, or beginnings of runs' names in `out`."""
-    return [place(part.strip(), out) for part in text.split(",") if part.strip()]
+    if text and Path(text).expanduser().exists():  # a folder may have a comma in its name
+        return [Path(text).expanduser()]
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise UserError(f"'{text}' names no run, expected a run, a folder of runs, or several with commas between")
+    return [place(part, out) for part in parts]
 
 
 def place(text: str, out: Path) -> Path:

@@ -102,10 +102,10 @@ def check(arguments: RunArguments, config: Config) -> None:
 
 
 def _check_shape(config: Config) -> None:
-    from approaches.shared.sources import resolve
+    from approaches.shared.sources import check_kind, resolve
 
     for name in ("lm", "vae"):
-        resolve(getattr(config.model, name), field=f"model.{name}")
+        check_kind(name, resolve(getattr(config.model, name), field=f"model.{name}"))
     clip = Path(config.model.clip).expanduser()
     if clip.is_dir() and not (clip / "open_clip_config.json").is_file():
         raise UserError(

@@ -87,10 +87,11 @@ def execute(request: store.Request, out: Path, console: Console) -> Ended:
     folder, done = begun(request, out, console)
     if done is not None:
         return done
+    before = store.read_state(folder)
     code = _work(folder, console)
     if code == BUSY:
         raise store.busy(folder)
-    return judge(request, folder, code, console)
+    return judge(request, folder, code, console, before)
 
 
 def begun(request: store.Request, out: Path, console: Console) -> tuple[Path, Ended | None]:
@@ -173,12 +174,15 @@ def oom_kills() -> int | None:
     return None
 
 
-def judge(request: store.Request, folder: Path, code: int, console: Console) -> Ended:
-    """What became of a run whose worker has ended. A worker that could not say it itself has it said here."""
+def judge(
+    request: store.Request, folder: Path, code: int, console: Console, before: store.State | None = None
+) -> Ended:
+    """What became of a run whose worker has ended. A worker that could not say it itself has it said here. before: what
+    the folder said when the worker began."""
     state, record = store.read_state(folder), None
     if code == DONE:
         record = schema.load(folder)
-    elif state is None or not state.ended:
+    elif state is None or not state.ended or state == before:
         state = _said_for(folder, code)
     assert state is not None
     if code != DONE:

@@ -281,6 +281,12 @@ def runs(out: Path) -> list[Found]:
     return found
 
 
+def damaged(out: Path) -> list[Path]:
+    """Folders under `out` that hold a run which `runs` leaves out."""
+    known = {run.folder for run in runs(out)}
+    return [path.parent for path in sorted(out.glob(f"*/{REQUEST}")) if path.parent not in known]
+
+
 def find(text: str, out: Path) -> Path:
     """The folder of the done run that `text` means: a folder, the beginning of one run's name or key under `out`, or an
     approach's name, for its latest. UserError that suggests the nearest, or says how to finish what is not done."""

@@ -6,6 +6,7 @@ Imports torch only through the work itself, so that a run that another process h
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TextIO
 
 from bench import launch, store
 from bench.console import Console
@@ -30,6 +32,7 @@ Work = Callable[[Path, Console], None]
 def main(words: Sequence[str]) -> int:
     """Work on the run in a folder; an exit code of bench.exits."""
     die_with_parent()
+    sys.stdout, sys.stderr = Unheard(sys.stdout), Unheard(sys.stderr)
     folder, console = Path(words[0]), Console(as_json="--json" in words)
 
     def work(folder: Path, console: Console) -> None:
@@ -45,30 +48,86 @@ def main(words: Sequence[str]) -> int:
         return BUSY
 
 
+class Unheard(io.TextIOBase):
+    """A stream whose listener may leave: a training does not end because nobody reads of it any more."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        """See TextIOBase."""
+        return self._try(lambda: self.stream.write(text)) or len(text)
+
+    def flush(self) -> None:
+        """See TextIOBase."""
+        self._try(self.stream.flush)
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def fileno(self) -> int:
+        """The stream's."""
+        return self.stream.fileno()
+
+    def isatty(self) -> bool:
+        """Whether the stream is a terminal."""
+        return self.stream.isatty()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The stream's."""
+        return self.stream.encoding
+
+    def _try(self, act: Callable[[], Any]) -> Any:
+        try:
+            return act()
+        except BrokenPipeError:  # what is written from now on, and what is left in the buffer, goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            return None
+
+
 def guarded(folder: Path, console: Console, work: Work) -> int:
     """Do the work, whatever becomes of it, and say so in the run's status."""
     state = store.read_state(folder)
     if state is not None and state.state == "done" and _whole(folder):  # somebody else ended it just now
         return DONE
-    store.write_state(folder, "running")
     try:
+        store.write_state(folder, "running")
         work(folder, console)
+        store.write_state(folder, "done")
     except UserError as error:
-        store.end(folder, "failed", str(error))
-        return MISTAKE
+        return _ended(folder, "failed", str(error), MISTAKE, console)
     except KeyboardInterrupt:
-        store.end(folder, "killed", "interrupted")
-        return INTERRUPTED
+        return _ended(folder, "killed", "interrupted", INTERRUPTED, console)
     except Exception as error:
-        write_text(folder / ERROR, traceback.format_exc())
         first = (str(error).splitlines() or ["no message"])[0]
         if lacks_memory(error):
-            store.end(folder, "out of memory", first)
-            return NO_MEMORY
-        store.end(folder, "failed", f"{type(error).__name__}: {first}; the traceback is in {folder / ERROR}")
-        return FAILED
-    store.write_state(folder, "done")
+            return _ended(folder, "out of memory", first, NO_MEMORY, console)
+        place = _traceback(folder, console)
+        return _ended(folder, "failed", f"{type(error).__name__}: {first}{place}", FAILED, console)
     return DONE
+
+
+def _ended(folder: Path, state: store.Unfinished, reason: str, code: int, console: Console) -> int:
+    """Say what became of the run: in its folder, and where that can't be (a full disk), to whoever listens."""
+    try:
+        store.end(folder, state, reason)
+    except UserError as error:
+        console.warn(f"{folder.name}: {state}: {reason}; its folder does not say so: {error}")
+    return code
+
+
+def _traceback(folder: Path, console: Console) -> str:
+    """Keep the traceback of the exception at hand; a clause that says where."""
+    try:
+        write_text(folder / ERROR, traceback.format_exc())
+    except UserError:
+        console.warn(traceback.format_exc())
+        return ""
+    return f"; the traceback is in {folder / ERROR}"
 
 
 def lacks_memory(error: BaseException) -> bool:

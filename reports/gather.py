@@ -61,7 +61,7 @@ def gather(places: Sequence[Path]) -> Gathered:
             try:
                 run = Run(record=schema.load(file), folder=file.parent)
             except UserError as error:
-                begun = not file.exists() and (file.parent / REQUEST).exists()
+                begun = not _exists(file) and _exists(file.parent / REQUEST)
                 reason = "the run has no record yet" if begun else str(error).replace(str(file), name)
                 refused[str(file)] = Refused(place=name, reason=reason)
                 continue
@@ -85,7 +85,15 @@ def _files(place: Path) -> Iterator[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / schema.FILE).exists() or (folder / REQUEST).exists()
+    return _exists(folder / schema.FILE) or _exists(folder / REQUEST)
+
+
+def _exists(file: Path) -> bool:
+    """Whether there is a file, or something that may not be looked at: reading it will say so."""
+    try:
+        return file.exists()
+    except PermissionError:
+        return True
 
 
 def _named(file: Path) -> str:

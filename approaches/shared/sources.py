@@ -17,6 +17,11 @@ WEIGHTS = Path(__file__).parent / "weights"
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 BESIDE = (".json", ".txt", ".model", ".jinja")
 """Files beside weights that decide what a model does: its config, its tokenizer, its chat template."""
+KINDS = {
+    "lm": ("model_type", "a folder as transformers saves a language model"),
+    "vae": ("_class_name", "a folder as diffusers saves an AutoencoderKL or AutoencoderTiny"),
+}
+"""What a model's config.json must say to be one of its kind, and what was expected in words."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 
@@ -107,6 +112,27 @@ def check_safetensors(path: Path) -> dict[str, Any]:
     if promised != size:
         raise UserError(f"{path} was cut short or padded: its header promises {promised} bytes, it has {size}")
     return header
+
+
+def check_kind(name: str, source: Source) -> None:
+    """Judge a local lm or vae by its own description, before anything is loaded. UserError where it is something else;
+    a hub id is judged when it is loaded."""
+    if source.path is None or source.gguf is not None:
+        return
+    field, wanted = KINDS[name]
+    if source.path.is_file():
+        also = ", or a .gguf file" if name == "lm" else ""
+        raise UserError(f"model.{name} is '{source.text}', a file: expected {wanted}{also}")
+    try:
+        told = json.loads((source.path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"model.{name} is '{source.text}', which holds no config.json: expected {wanted}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.{name} is '{source.text}', whose config.json does not read: {error}") from error
+    if not isinstance(told, dict) or not told.get(field):
+        other = next((told[each] for each, _ in KINDS.values() if told.get(each)), "") if isinstance(told, dict) else ""
+        kind = f" (it says {other})" if other else ""
+        raise UserError(f"model.{name} is '{source.text}', whose config.json has no {field}{kind}: expected {wanted}")
 
 
 def check_folder(source: Source) -> str:

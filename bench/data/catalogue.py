@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.config import DataConfig
@@ -34,6 +35,8 @@ DATASETS.add(
 
 
 def _no_path(path: str | None) -> None:
+    if path is not None and not Path(path).expanduser().exists():
+        raise UserError(f"--data.path {path}: no such file or folder; a hub id goes with --data.name hub")
     if path is not None:
         raise UserError(f"--data.path {path}: dataset 'shapes' is generated and reads no path")
 

@@ -19,7 +19,7 @@ import PIL
 from bench.data.dataset import SPLITS, IndexedDataset, Sample
 from bench.data.pictures import RESIZE, PictureError, decode, inspect
 from bench.errors import UserError
-from bench.files import cache_directory, hash_bytes, write_json
+from bench.files import cache_directory, hash_bytes, whole_characters, write_json
 
 LONG_CAPTION = 1000  # characters
 CHUNK = 256  # pictures judged at a time
@@ -52,7 +52,8 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """reason: why the picture can't be used, "" where it can. notes: what is mended when it is decoded."""
+    """reason: why the picture can't be used, "" where it can. notes: what is mended when it is decoded. digest: of its
+    bytes, "" where they could not be read."""
 
     reason: str
     notes: tuple[str, ...]
@@ -135,7 +136,7 @@ class VerdictCache:
     """Verdicts of earlier runs, by the pictures' stamps; one small file a source and split."""
 
     def __init__(self, origin: str) -> None:
-        key = hash_bytes("verdicts-v1", RESIZE, PIL.__version__, origin)
+        key = hash_bytes("verdicts-v2", RESIZE, PIL.__version__, origin)
         self._target = cache_directory() / "verdicts" / f"{key}.json"
         self._before: dict[str, Any] = {}
         self._now: dict[str, list[Any]] = {}
@@ -150,7 +151,8 @@ class VerdictCache:
             verdict = Verdict(reason=str(reason), notes=tuple(notes), digest=str(digest))
         except (KeyError, ValueError, TypeError):
             verdict = _look(source)
-        if stamp and time.time_ns() - changed > FRESH_NS:
+        # What could not be read may be readable the next time.
+        if stamp and verdict.digest and time.time_ns() - changed > FRESH_NS:
             self._now[stamp] = [verdict.reason, list(verdict.notes), verdict.digest]
         return verdict
 
@@ -161,17 +163,21 @@ class VerdictCache:
 
 
 def clean_captions(values: object) -> tuple[str, ...]:
-    """A caption, or a list of them, as the non-empty texts in it, each on one line."""
+    """A caption, or a list of them, as the non-empty texts in it, each on one line and of characters that UTF-8 has."""
     texts = values if isinstance(values, list | tuple) else [values]
-    return tuple(dict.fromkeys(line for text in texts if isinstance(text, str) and (line := " ".join(text.split()))))
+    lines = (" ".join(whole_characters(text).split()) for text in texts if isinstance(text, str))
+    return tuple(dict.fromkeys(line for line in lines if line))
 
 
 def _look(source: Source) -> Verdict:
     try:
         data = source.read()
-        return Verdict(reason="", notes=inspect(data), digest=hash_bytes(data))
     except PictureError as error:
         return Verdict(reason=str(error), notes=(), digest="")
+    try:
+        return Verdict(reason="", notes=inspect(data), digest=hash_bytes(data))
+    except PictureError as error:
+        return Verdict(reason=str(error), notes=(), digest=hash_bytes(data))
 
 
 def _judged(candidates: Iterable[Candidate], cache: VerdictCache) -> Iterator[tuple[Candidate, Verdict]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.config import TextConfig
 from bench.data.dataset import SPLITS
 from bench.errors import UserError, nearest
-from bench.files import hash_bytes
+from bench.files import hash_bytes, whole_characters
 from bench.registry import Registry
 from bench.seeds import derive
 
@@ -306,4 +306,4 @@ def _read_lines(text: str, key: str, exclusions: Counter[str]) -> Iterator[Docum
         elif not content.strip():
             exclusions["empty"] += 1
         else:
-            yield Document(key=f"{key}#{number:06d}", group=f"{key}#{number:06d}", text=content)
+            yield Document(key=f"{key}#{number:06d}", group=f"{key}#{number:06d}", text=whole_characters(content))

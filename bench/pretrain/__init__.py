@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 def main(arguments: PretrainArguments, config: Config, console: Console) -> int:
     """Make the models that the arguments name, one after another, each into OUT/KIND-PRESET with its card.
 
-    A run that was cut off goes on from its checkpoints in OUT/.work; those of finished models are removed."""
-    from bench.pretrain.card import write
+    A run that was cut off goes on from its checkpoints in OUT/.work; those of finished models are removed. A model that
+    is there already, whole and of the same recipe, is left as it is."""
+    from bench.pretrain.card import finished, write
 
     for kind in arguments.only:
         name = f"{kind}-{config.preset}"
         out, work = arguments.out / name, arguments.out / ".work" / name
+        if finished(kind, config, out):
+            console.info(f"{name}: done already, by this recipe; without {out} it is made anew")
+            continue
         module = importlib.import_module(f"bench.pretrain.{kind}")
         facts: dict[str, Any] = module.pretrain(config, work=work, out=out, console=console)
         write(kind, config, facts, out)

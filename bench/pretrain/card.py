@@ -9,7 +9,8 @@ from typing import Any
 from approaches.shared.sources import Source, check_folder
 from bench.config import Config, fingerprint
 from bench.environment import provenance
-from bench.files import write_json, write_text
+from bench.errors import UserError
+from bench.files import read_json, write_json, write_text
 
 TITLES = {
     "vae": ("latent codec (diffusers AutoencoderKL)", "latent codec of shapes and emoji, f=4, 4 channels"),
@@ -40,6 +41,19 @@ def write(kind: str, config: Config, facts: dict[str, Any], folder: Path) -> Non
     }
     write_json(folder / "card.json", card)
     write_text(folder / "README.md", page(folder.name, card))
+
+
+def finished(kind: str, config: Config, folder: Path) -> bool:
+    """Whether a folder holds a config's model, made by its recipe, with the weights that its card tells of."""
+    try:
+        card = read_json(folder / "card.json")
+        told = {name: card[name] for name in ("kind", "preset", "recipe_fingerprint", "size", "seed")}
+        weights = check_folder(Source(text=str(folder), path=folder))
+    except (UserError, KeyError, TypeError):
+        return False
+    recipe = fingerprint(getattr(config.pretrain, kind))
+    same = {"kind": kind, "preset": config.preset, "recipe_fingerprint": recipe}
+    return told == {**same, "size": config.data.size, "seed": config.seed} and bool(card.get("weights") == weights)
 
 
 def evaluations(steps: int, most: int) -> int:

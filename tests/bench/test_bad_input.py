@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -9,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import cli
+from bench import cli, hands_on_arguments
+from bench.clean_arguments import CleanArguments
 from bench.data import fonts
 from bench.errors import UserError
-from bench.parsing import _refuse_with, flags_of, type_name
+from bench.files import cache_directory
+from bench.parsing import _refuse_with, flags_of, parse, type_name
 
 MISTAKES = [
     ("lisst", "unknown verb 'lisst': did you mean 'list'?"),
@@ -51,6 +55,16 @@ MISTAKES = [
     ("pretrain --pretrain.lm.kv-heads 4", "pretrain.lm.kv_heads is 4, expected a divisor"),
     ("pretrain --only vea", "--only is 'vea': did you mean 'vae'?"),
     ("pretrain --only", "--only names nothing to make"),
+    ("sweep --values", "--values has no value, expected a list of str"),
+    ("clean --what", "--what has no value, expected a list of str"),
+    ("compare a b --metrics", "--metrics has no value, expected a list of str"),
+    ("run --data.path ./typo", "--data.path ./typo: no such file or folder"),
+    ("run --data.path README.md", "--data.path README.md: dataset 'shapes' is generated and reads no path"),
+    ("run --model.lm README.md", "model.lm is 'README.md', a file: expected a folder as transformers saves"),
+    ("run --model.lm docs", "model.lm is 'docs', which holds no config.json: expected a folder as transformers saves"),
+    ("run --model.lm shipped:vae-tiny", "config.json has no model_type (it says AutoencoderKL)"),
+    ("run --model.vae shipped:lm-tiny", "config.json has no _class_name (it says llama): expected a folder as"),
+    ("report , --out runs", "',' names no run, expected a run"),
     ("pretrain --preset smok", "unknown preset 'smok': did you mean 'smoke'?"),
     ("pretrain --preset=smok", "unknown preset 'smok': did you mean 'smoke'?"),
     ("pretrain --preset", "--preset has no value, expected str"),
@@ -82,6 +96,41 @@ def refused(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
 @pytest.mark.parametrize(("line", "sentence"), MISTAKES, ids=[line for line, _ in MISTAKES])
 def test_a_mistake_gets_one_sentence(capsys: pytest.CaptureFixture[str], line: str, sentence: str):
     assert sentence in refused(capsys, line.split())
+
+
+@pytest.mark.parametrize("line", [["report", ""], ["compare", ",", "a"], ["compare", "", "a"]])
+def test_a_word_that_names_nothing(capsys: pytest.CaptureFixture[str], line: list[str]):
+    assert cli.main(line) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1
+
+
+def test_a_word_that_is_no_text_is_refused(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(UserError, match=r"\"PROMPT\" 'a \\udcff' is not UTF-8"):
+        hands_on_arguments._check_text(("a cat", "a \udcff"), '"PROMPT"')
+
+
+def test_a_path_under_home_is_found_where_no_shell_expands_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    assert cli.main(["clean", "--out=~/mine"]) == 0
+    parsed = parse(CleanArguments, ["--out=~/mine"], verb="clean", program="bench", configured=False)
+    assert parsed.arguments.out == tmp_path / "mine"
+    monkeypatch.setenv("BENCH_CACHE", "~/cache")
+    assert cache_directory() == tmp_path / "cache"
+
+
+def test_a_folder_that_may_not_be_read_is_told_in_a_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def closed(*_: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/some/folder")
+
+    monkeypatch.setattr(cli, "_dispatch", closed)
+    assert cli.main(["list"]) == 2
+    assert capsys.readouterr().err == "error: /some/folder: Permission denied\n"
 
 
 def test_a_file_in_the_way_of_the_output_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path):

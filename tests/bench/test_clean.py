@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench import cli, store
+from bench.clean import CACHES
 from bench.clean_arguments import KINDS
 from bench.config import Config
+from bench.environment import ROOT
 
+CACHED = tuple(
+    f"{name}/{place:016x}{end}" for place, (name, end) in enumerate(
+        [("pictures", ".npy"), ("pictures", ".json"), ("latents", ".safetensors"), ("features", ".safetensors"),
+         ("tokens", ".npy"), ("pydocs", ".jsonl"), ("emoji", ".npz"), ("verdicts", ".json"), ("gguf", "/x/config.json")]
+    )
+)  # fmt: skip
 FILES = ("record.json", "weights.safetensors", "checkpoint.safetensors", "samples/grid.png")
 
 
@@ -19,8 +28,8 @@ FILES = ("record.json", "weights.safetensors", "checkpoint.safetensors", "sample
 def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A done, a killed and a running run, somebody's own folder beside them, and a cache."""
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
-    for name in ("pictures/a.npy", "latents/b.safetensors", "tokens/c.npy", "mine/d"):
-        (tmp_path / "cache" / name).parent.mkdir(parents=True)
+    for name in (*CACHED, "mine/d"):
+        (tmp_path / "cache" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "cache" / name).write_bytes(bytes(1000))
     folder = tmp_path / "runs"
     request = store.Request(approach="a", settings={}, config=Config(), key="k", parts={})
@@ -62,9 +71,10 @@ def test_a_dry_run_deletes_nothing(out: Path, words: list[str], capsys: pytest.C
 
 
 def test_each_kind_frees_its_own_and_no_more(out: Path):
-    assert gone(out, "--what", "caches", "--delete") == {
-        "cache/pictures/a.npy", "cache/latents/b.safetensors", "cache/tokens/c.npy"
-    }  # fmt: skip
+    own = out.parent / "cache" / "pictures" / "holiday.npy"
+    own.write_bytes(bytes(10))
+    assert gone(out, "--what", "caches", "--delete") == {f"cache/{name}" for name in CACHED}
+    assert own.exists() and not (out.parent / "cache" / "latents").exists()
     assert gone(out, "--what", "checkpoints", "--delete") == {"runs/killed/checkpoint.safetensors"}
     assert gone(out, "--what", "weights", "--delete") == {"runs/done/weights.safetensors"}
     assert (out / "done" / "record.json").exists()
@@ -80,10 +90,24 @@ def test_a_run_that_somebody_just_began_is_left_whole(out: Path):
     assert (out / "killed" / "record.json").exists()
 
 
+def test_a_run_that_does_not_read_is_told_and_left(out: Path, capsys: pytest.CaptureFixture[str]):
+    (out / "killed" / store.REQUEST).write_text("{")
+    assert gone(out, "--what", "unfinished", "--delete") == set()
+    assert f"{out / 'killed'} holds a run that does not read" in capsys.readouterr().err
+
+
+def test_every_cache_that_is_made_can_be_freed():
+    made = set()
+    for package in ("approaches", "bench", "metrics"):
+        for path in (ROOT / package).rglob("*.py"):
+            made |= set(re.findall(r'cache_directory\(\) / "(\w+)"', path.read_text(encoding="utf-8")))
+    assert made == set(CACHES)
+
+
 def test_what_is_told_is_what_it_takes(out: Path, capsys: pytest.CaptureFixture[str]):
     assert clean(out, "--what", "caches", "weights", "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert {kind: value["bytes"] for kind, value in found.items()} == {"caches": 3000, "weights": 100}
+    assert {kind: value["bytes"] for kind, value in found.items()} == {"caches": 1000 * len(CACHED), "weights": 100}
     assert not any(value["deleted"] for value in found.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,6 +171,37 @@ def test_verdicts_are_kept_until_the_file_changes(tmp_path, monkeypatch):
     for stored in (cache_directory() / "verdicts").iterdir():
         stored.write_text('{"torn": ')
     build(tmp_path)
+
+
+def test_what_could_not_be_read_once_is_tried_again(tmp_path, monkeypatch):
+    for split in ("train", "validation", "test"):
+        for name in "ab":
+            paint(tmp_path / split / f"{name}.png", ord(name))
+    splits = ("train", "validation", "test")
+    describe(tmp_path, [(f"{split}/{name}.png", name) for split in splits for name in "ab"])
+    (tmp_path / "train" / "b.png").write_bytes(b"no picture")
+    os.utime(tmp_path / "train/b.png", ns=(LONG_AGO, LONG_AGO))
+    whole = Path.read_bytes
+
+    def busy(path):
+        if path.name == "a.png":
+            raise OSError("a server is down")
+        return whole(path)
+
+    monkeypatch.setattr(Path, "read_bytes", busy)
+    with pytest.raises(UserError, match="unreadable image file: 1"):
+        build(tmp_path)
+    monkeypatch.setattr(Path, "read_bytes", whole)
+    assert [sample.key for sample in build(tmp_path).first(2)] == ["train/a.png"]
+    looked = []
+    monkeypatch.setattr(listed, "inspect", lambda data: looked.append(data))
+    assert build(tmp_path).exclusions == {"corrupt image": 1} and looked == []  # that verdict stands
+
+
+def test_a_character_that_utf8_lacks_is_replaced_in_captions():
+    assert listed.clean_captions(["a \udcff cat", "\ud83d\ude00", "\ufeffplain"]) == (
+        "a \ufffd cat", "\U0001f600", "\ufeffplain",
+    )  # fmt: skip
 
 
 def test_refusals_say_what_is_expected(tmp_path):

@@ -31,7 +31,7 @@ from bench.files import read_json
 from bench.presets import preset
 from bench.pretrain import lm
 from bench.pretrain.arguments import MODELS, PretrainArguments, check
-from bench.pretrain.card import evaluations
+from bench.pretrain.card import evaluations, finished
 from bench.pretrain.clip import contrastive_loss, sides_loss, twin_loss
 from bench.pretrain.clip_batches import SIDES, Batch
 from bench.pretrain.vae import _mixed, psnr, reconstruction_loss
@@ -97,6 +97,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         check(arguments, config)
         assert pretrain.main(arguments, config, Console(interval=1e9)) == 0
     yield Made(config=config, out=arguments.out)
+
+
+def test_what_is_finished_is_not_made_again_but_another_recipe_is(
+    made: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in made.out.rglob("*") if path.is_file()}
+    assert pretrain.main(PretrainArguments(out=made.out), made.config, Console(interval=1e9)) == 0
+    assert {path: path.stat().st_mtime_ns for path in made.out.rglob("*") if path.is_file()} == before
+    assert capsys.readouterr().out.count("done already, by this recipe") == 3
+    assert all(finished(kind, made.config, made.folder(kind)) for kind in MODELS)
+    assert not finished("lm", replace(made.config, seed=made.config.seed + 1), made.folder("lm"))
+    assert not finished("lm", made.config, made.folder("vae")) and not finished("lm", made.config, made.out)
 
 
 # What is written

@@ -286,6 +286,52 @@ def test_exit_codes_of_several_runs(tmp_path: Path, config: Config):
     ]
 
 
+def test_a_worker_that_dies_before_it_begins_is_not_told_by_its_last_end(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+):
+    assert run(tmp_path, config, "broken") == 3
+    assert "the loss is nan" in status(tmp_path, "broken").reason
+    monkeypatch.setattr(runner, "WORKER", (sys.executable, "-c", "import os; os._exit(9)"))
+    assert run(tmp_path, config, "broken") == 3
+    assert status(tmp_path, "broken").reason == "the process ended with 9 before it could say why"
+
+
+def test_nobody_reading_ends_no_work():
+    read, write = os.pipe()
+    os.close(read)
+    code = (
+        "import sys; from bench.console import Console; from bench.worker import Unheard\n"
+        "sys.stdout, sys.stderr = Unheard(sys.stdout), Unheard(sys.stderr)\n"
+        "console = Console()\n"
+        "for _ in range(3): console.info('a \u2192 b ' * 5000); console.warn('x')\n"
+        "with console.progress(2, 'work') as progress: progress.advance()\n"
+    )
+    surroundings = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, stdout=write, stderr=write, cwd=ROOT, env=surroundings)
+    os.close(write)
+    assert done.returncode == 0
+    heard = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=surroundings)
+    assert heard.returncode == 0 and heard.stdout.count("a \\u2192 b") == 15000 and "work: 1/2" in heard.stderr
+
+
+def test_a_full_disk_ends_a_run_without_a_traceback(
+    tmp_path: Path, config: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise UserError("can't write x: No space left on device")
+
+    def work(folder: Path, console: Console) -> None:
+        monkeypatch.setattr(store, "end", full)
+        monkeypatch.setattr(worker, "write_text", full)
+        raise ArithmeticError("the loss is nan")
+
+    (tmp_path / "run").mkdir()
+    assert worker.guarded(tmp_path / "run", Console(), work) == exits.FAILED
+    told = capsys.readouterr().err
+    assert "run: failed: ArithmeticError: the loss is nan; its folder does not say so: can't write x: No space" in told
+
+
 def test_memory_is_told_from_other_failures():
     assert worker.lacks_memory(MemoryError())
     assert worker.lacks_memory(type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"))

@@ -36,6 +36,27 @@ def test_a_run_is_named_by_its_folder_its_record_or_the_folder_around(tmp_path: 
     assert not missing.runs and "no such file" in missing.refused[0].reason
 
 
+def test_a_folder_that_may_not_be_looked_into_takes_no_other_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_run(tmp_path / "open", record_of("modular"), pictures=False)
+    write_run(tmp_path / "closed", record_of("dual_tower"), pictures=False)
+    exists, read = Path.exists, Path.read_text
+
+    def guarded(act):
+        def found(path: Path, *more, **options):
+            if path.parent.name == "closed":
+                raise PermissionError(13, "Permission denied")
+            return act(path, *more, **options)
+
+        return found
+
+    monkeypatch.setattr(Path, "exists", guarded(exists))
+    monkeypatch.setattr(Path, "read_text", guarded(read))
+    found = gather([tmp_path])
+    assert [run.record.approach for run in found.runs] == ["modular"]
+    (refused,) = found.refused
+    assert refused.place == "closed/record.json" and "Permission denied" in refused.reason
+
+
 def test_of_the_same_run_from_two_places_the_done_one_counts(tmp_path: Path):
     done = record_of("modular")
     write_run(tmp_path / "a", dataclasses.replace(done, status="failed", reason="x"), pictures=False)
