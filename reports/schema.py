@@ -153,6 +153,8 @@ def _check(record: Record, whose: str) -> None:
     """UserError where what a page calculates with is no number."""
     if type(record.config.get("seed")) is not int:
         raise UserError(f"{whose}: config.seed is {record.config.get('seed')!r:.60}, expected int")
+    if not isinstance(record.config.get("data", {}), dict):
+        raise UserError(f"{whose}: config.data is {record.config['data']!r:.60}, expected an object")
     for name, estimate in record.metrics.items():
         for key in NUMBERS & estimate.details.keys():
             numbers = estimate.details[key]

@@ -121,6 +121,7 @@ def metric(**details: Any) -> dict[str, Any]:
         ({"curves": {"loss": [{"step": "a"}]}}, "curves.loss[0].step is 'a', expected float"),
         ({"config": {"seed": "0"}}, "config.seed is '0', expected int"),
         ({"config": {}}, "config.seed is None, expected int"),
+        ({"config": {"seed": 0, "data": 3}}, "config.data is 3, expected an object"),
         ({"seconds": {"train": float("nan")}}, "not readable as JSON: it holds NaN"),
         ({"seconds": {"train": float("inf")}}, "not readable as JSON: it holds Infinity"),
         (
