@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from approaches.base import Approach, Batch, Generators, Loss, ParameterGroup, Prompt, Shared
 from approaches.settings import DualTowerSettings
-from approaches.shared.interleaved import ImageTokens, Interleaved, Pair, Rope, block_layer, block_pair
+from approaches.shared.interleaved import ImageTokens, Interleaved, Pair, Rope
 from approaches.shared.kernels import AttentionMask
 from approaches.shared.prefix import Prefix
 from approaches.shared.prompts import last_logits, read_parts
@@ -81,12 +81,12 @@ class TwoTowers(Interleaved):
         """See Interleaved."""
         reader = self.reader(modality)
         own = self.towers(modality)[index]
-        out, pair = block_layer(own, x, rope, mask, prefix.layer(reader, index))
+        out, pair = own.read(x, rope, mask, prefix.layer(reader, index))
         pairs = {reader: pair}
         if modality == "image" and (self.gamma is not None or self.beta is not None):
             text_reader = self.reader("text")
             earlier = prefix.layer(text_reader, index)
-            through_text, text_pair = block_layer(self.towers("text")[index], x, rope, mask, earlier)
+            through_text, text_pair = self.towers("text")[index].read(x, rope, mask, earlier)
             pairs.setdefault(text_reader, text_pair)
             if self.gamma is not None:
                 out = through_text + self.gamma[index] * out
@@ -98,7 +98,7 @@ class TwoTowers(Interleaved):
     def pair(self, index: int, reader: str, modality: str, x: Tensor, rope: Rope) -> Pair:
         """See Interleaved."""
         tower = modality if reader == "all" else "text" if reader == "text" else "image"
-        return block_pair(self.towers(tower)[index], x, rope)
+        return self.towers(tower)[index].pair(x, rope)
 
     def words(self, reader: str, tokens: Tensor) -> Tensor | None:
         """See Interleaved."""

@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from approaches.base import Approach, Batch, Generators, Loss, ParameterGroup, Prompt, Shared
 from approaches.settings import FullRetrainingSettings
-from approaches.shared.interleaved import ImageTokens, Interleaved, Pair, Rope, block_layer, block_pair
+from approaches.shared.interleaved import ImageTokens, Interleaved, Pair, Rope
 from approaches.shared.kernels import AttentionMask
 from approaches.shared.low_rank import add_low_rank
 from approaches.shared.prefix import Prefix
 from approaches.shared.prompts import last_logits, read_parts
 from approaches.shared.randomness import generator
+from approaches.shared.transformer import Block
 from bench.errors import UserError
 
 
@@ -36,12 +37,12 @@ class OneTower(Interleaved):
         self, index: int, modality: str, x: Tensor, rope: Rope, mask: AttentionMask | None, prefix: Prefix
     ) -> tuple[Tensor, dict[str, Pair]]:
         """See Interleaved."""
-        x, pair = block_layer(self.text.blocks[index], x, rope, mask, prefix.layer("all", index))  # type: ignore[arg-type]
+        x, pair = cast(Block, self.text.blocks[index]).read(x, rope, mask, prefix.layer("all", index))
         return x, {"all": pair}
 
     def pair(self, index: int, reader: str, modality: str, x: Tensor, rope: Rope) -> Pair:
         """See Interleaved."""
-        return block_pair(self.text.blocks[index], x, rope)  # type: ignore[arg-type]
+        return cast(Block, self.text.blocks[index]).pair(x, rope)
 
 
 class FullRetraining(Approach):

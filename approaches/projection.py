@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,11 +37,11 @@ from approaches.base import Approach, Batch, Generators, Loss, ParameterGroup, P
 from approaches.settings import ProjectionSettings
 from approaches.shared.connectors import ConnectorShape, LatentEncoder, build_connector
 from approaches.shared.denoiser import Denoiser, Prepared
-from approaches.shared.interleaved import block_layer
 from approaches.shared.kernels import linear_cross_entropy
-from approaches.shared.prefix import Prefix, reading_mask
+from approaches.shared.prefix import Prefix
 from approaches.shared.prompts import embedding_scale, last_logits, read_parts
-from approaches.shared.transformer import Block, RMSNorm, Transformer
+from approaches.shared.reading import read
+from approaches.shared.transformer import RMSNorm, Transformer
 from bench.errors import UserError
 
 
@@ -121,7 +121,8 @@ class Projection(Approach):
         soft = self.soft_prompts(batch.describe.latents)
         counts = torch.cat([mask.new_ones(soft.shape[:2]), mask], 1)
         # Soft prompts have no padding, so one causal pass serves both.
-        hidden, _ = self._read(torch.cat([soft, self.transformer.embed(tokens)], 1), counts)
+        words = torch.cat([soft, self.transformer.embed(tokens)], 1)
+        hidden, _ = read(self.transformer, words, Prefix.nothing(len(words), words.device), counts)
         return linear_cross_entropy(
             hidden[:, soft.shape[1] :].flatten(0, 1),
             self.transformer.head_weight,
@@ -141,20 +142,6 @@ class Projection(Approach):
 
     # ------------------------------------------------------------------------------------- the frozen reader
 
-    def _read(self, x: Tensor, mask: Tensor, prefix: Prefix | None = None) -> tuple[Tensor, Prefix]:
-        """Embeddings, B T D (mask B T, padding on the right), read after `prefix`: hidden states after the final norm,
-        B T D, and the longer prefix. Positions count what counts, so padding moves nothing."""
-        prefix = Prefix.nothing(len(x), x.device) if prefix is None else prefix
-        rope = self.transformer.rotary(prefix.positions(mask), x.dtype)
-        seen = reading_mask(prefix, mask, causal=True)
-        if seen is not None:
-            seen.build(self.transformer.kernels.attention)
-        pairs = []
-        for index, block in enumerate(self.transformer.blocks):
-            x, pair = block_layer(cast(Block, block), x, rope, seen, prefix.layer("text", index))
-            pairs.append(pair)
-        return self.transformer.norm(x), prefix.extended({"text": pairs}, mask)
-
     def _read_all(self, parts: Sequence[tuple[str, Any]], words: nn.Module | None = None) -> tuple[Tensor, Prefix]:
         """Segments as `read_parts` gives them: the hidden states of the last one, and the prefix of all. words: what
         embeds the text, where not the language model itself."""
@@ -167,7 +154,8 @@ class Projection(Approach):
             else:
                 tokens, mask = content
                 x = embed(tokens)
-            hidden, prefix = self._read(x, mask, prefix)
+            before = Prefix.nothing(len(x), x.device) if prefix is None else prefix
+            hidden, prefix = read(self.transformer, x, before, mask)
         assert hidden is not None and prefix is not None
         return hidden, prefix
 
@@ -184,7 +172,7 @@ class Projection(Approach):
         if self.queries is not None:
             x = self.queries.expand(len(prefix), -1, -1)
             mask = prefix.mask.new_ones(x.shape[:2])
-            hidden, _ = self._read(x, mask, prefix)
+            hidden, _ = read(self.transformer, x, prefix, mask)
         return self.denoiser.prepare(*self.connector(hidden, mask))
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: Prepared) -> Tensor:
@@ -202,12 +190,12 @@ class Projection(Approach):
 
     def text_step(self, tokens: Tensor, state: Prefix) -> tuple[Tensor, Prefix]:
         """See Approach."""
-        hidden, state = self._read(self.transformer.embed(tokens), torch.ones_like(tokens, dtype=torch.bool), state)
+        hidden, state = read(self.transformer, tokens, state)
         return self.transformer.logits(hidden), state
 
     def text_logits(self, tokens: Tensor) -> Tensor:
         """See Approach."""
-        hidden, _ = self._read(self.transformer.embed(tokens), torch.ones_like(tokens, dtype=torch.bool))
+        hidden, _ = read(self.transformer, tokens, Prefix.nothing(len(tokens), tokens.device))
         return self.transformer.logits(hidden)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from approaches.shared.kernels import AttentionMask, linear_cross_entropy
 from approaches.shared.patches import PatchEmbedding, TimeEmbedding, positions_2d
 from approaches.shared.prefix import Prefix, reading_mask
-from approaches.shared.transformer import Block, RMSNorm, Transformer
+from approaches.shared.transformer import RMSNorm, Transformer
 
 Pair = tuple[Tensor, Tensor]
 Rope = tuple[Tensor, Tensor]
@@ -178,15 +178,3 @@ class Interleaved(nn.Module, ABC):
 def unit(x: Tensor) -> Tensor:
     """Vectors, ... D, with root mean square 1."""
     return F.rms_norm(x, x.shape[-1:])
-
-
-def block_layer(
-    block: Block, x: Tensor, rope: Rope, mask: AttentionMask | None, earlier: Pair | None
-) -> tuple[Tensor, Pair]:
-    """See Block.read."""
-    return block.read(x, rope, mask, earlier)
-
-
-def block_pair(block: Block, x: Tensor, rope: Rope) -> Pair:
-    """See Block.pair."""
-    return block.pair(x, rope)

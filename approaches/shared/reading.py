@@ -9,7 +9,7 @@ from typing import cast
 
 from torch import Tensor
 
-from approaches.shared.interleaved import Pair, block_layer
+from approaches.shared.interleaved import Pair
 from approaches.shared.prefix import Prefix, reading_mask
 from approaches.shared.transformer import Block, Transformer
 
@@ -32,6 +32,6 @@ def read(
         seen.build(transformer.kernels.attention)
     pairs: list[Pair] = []
     for index, block in enumerate(transformer.blocks):
-        x, pair = block_layer(cast(Block, block), x, rope, seen, prefix.layer(READER, index))
+        x, pair = cast(Block, block).read(x, rope, seen, prefix.layer(READER, index))
         pairs.append(pair)
     return transformer.norm(x), prefix.extended({READER: pairs}, new)

@@ -12,6 +12,8 @@ both belong to the same image. So text is causal, an image is bidirectional, and
 
 An image segment of n picture tokens takes n + 2 places: its begin-of-image token, the picture, its end-of-image token.
 The frame's two tokens are the image's own: they attend and are attended to as the picture is.
+
+The approaches read a sequence in parts, each once (interleaved.py); tests hold the parts to the whole that stands here.
 """
 
 from __future__ import annotations
