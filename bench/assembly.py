@@ -20,7 +20,7 @@ from approaches.shared.vae import LatentCodec
 from bench import store
 from bench.batches import diffusion_of
 from bench.config import Config, from_values
-from bench.contents import check_models
+from bench.contents import check_models, check_weights
 from bench.errors import UserError
 
 
@@ -37,6 +37,15 @@ def share(config: Config, device: torch.device, *, training: bool = True) -> Sha
     check_fit(config, codec)
     encoder, width = _encoder(config, device)
     return shared_of(config, codec, LanguageModel.load(config.model.lm, kernels=kernels), kernels, encoder, width)
+
+
+def share_for(request: store.Request, device: torch.device, *, training: bool = True) -> Shared:
+    """What a run reuses: the models that it was asked for with. UserError where they are others by now, too."""
+    check_models(request)
+    shared = share(request.config, device, training=training)
+    loaded = {"lm": shared.language_model.weights_hash, "vae": shared.codecs["image"].weights_hash}
+    check_weights(request, loaded)
+    return shared
 
 
 def check_fit(config: Config, codec: LatentCodec) -> None:
@@ -105,9 +114,8 @@ def build(request: store.Request, shared: Shared) -> Approach:
 def open_trained(folder: Path, request: store.Request, *, shared: Shared | None = None) -> Approach:
     """A trained approach in evaluation mode, with the averaged weights of its run. UserError where they are damaged or
     are another's, or where the frozen models are no longer those that it was trained on."""
-    check_models(request)
     device = device_here()
-    approach = build(request, shared or share(request.config, device, training=False)).to(device)
+    approach = build(request, shared or share_for(request, device, training=False)).to(device)
     path = folder / store.WEIGHTS
     check_safetensors(path)
     stored = load_file(path)

@@ -21,7 +21,7 @@ from bench.errors import UserError
 from bench.files import cache_directory
 
 CACHES = ("pictures", "latents", "features", "tokens", "pydocs", "emoji", "verdicts", "gguf")
-OURS = re.compile(r"\.?[0-9a-f]{16}(\..+)?")
+OURS = re.compile(r"\.?[0-9a-f]{16}(\..+)?|\.part-.+")
 """Names in a cache's folder that are this program's: hashes, and what a killed process left of their writing."""
 CHECKPOINTS = "checkpoint*"
 
@@ -29,8 +29,9 @@ CHECKPOINTS = "checkpoint*"
 def main(arguments: CleanArguments, config: Config, console: Console) -> int:
     """Say what each kind takes, and delete the kinds named where that is asked for; 0."""
     deleting = arguments.delete and not arguments.dry_run
-    for folder in store.damaged(arguments.out):
-        console.warn(f"{folder} holds a run that does not read, and is left alone: delete it by hand")
+    of_runs = set(arguments.what or KINDS) - {"caches"}
+    for folder in store.damaged(arguments.out) if of_runs else ():
+        console.warn(f"{folder} does not read as a run, and is left alone")
     found = {}
     for kind in arguments.what or KINDS:
         places = dict(_places(kind, arguments.out, console))

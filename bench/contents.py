@@ -50,44 +50,56 @@ def _model(config: Config, name: str) -> dict[str, str]:
 
 
 def check_models(request: Request) -> None:
-    """UserError where the frozen models that a run names are others by now, or its paths lead nowhere from here."""
-    check_place(request)
+    """Before anything is loaded: UserError where a run's frozen models have other configs or tokenizers by now, or
+    their paths lead nowhere from here. Their weights are judged by `check_weights`."""
+    from approaches.shared.sources import beside, resolve
+
     for name in FROZEN:
         path = getattr(request.config.model, name)
-        _check(request, _model(request.config, name), f"model.{name} '{path}'")
+        check_place(request, f"model.{name}", path)
+        _check(request, f"model.{name} files", beside(resolve(path, field=f"model.{name}")), f"model.{name} '{path}'")
 
 
-def check_contents(request: Request, progress: Callable[[str], None]) -> None:
-    """UserError where a run's pictures, captions or text are others by now."""
-    check_place(request)
-    config = request.config
-    _check(request, {"data": _pictures(config)}, f"the data '{config.data.path or config.data.name}'")
-    _check(request, {"text": _text(config, progress)}, f"the text '{config.text.path or config.text.name}'")
+def check_weights(request: Request, found: Mapping[str, str]) -> None:
+    """UserError where a run's frozen models have other weights by now. found: name -> hash of what was loaded."""
+    for name, value in found.items():
+        _check(request, f"model.{name}", value, f"model.{name} '{getattr(request.config.model, name)}'")
 
 
-def _check(request: Request, found: Mapping[str, str], what: str) -> None:
-    for part, value in found.items():
-        if request.parts.get(part, value) != value:  # an older run knows fewer parts
-            raise UserError(
-                f"{what} is no longer what run {request.name} was made with: put that back, or make the run anew by "
-                f"`python -m bench run`"
-            )
+def check_data(request: Request) -> None:
+    """UserError where a run's pictures or captions are others by now."""
+    config = request.config.data
+    check_place(request, "data.path", config.path)
+    _check(request, "data", _pictures(request.config), f"the data '{config.path or config.name}'")
 
 
-def check_place(request: Request) -> None:
+def changed_clip(request: Request) -> bool:
+    """Whether the files of a run's CLIP are others by now. UserError where they can't be had."""
+    found = _model(request.config, "clip")
+    return any(request.parts.get(part, value) != value for part, value in found.items())
+
+
+def changed_text(request: Request, progress: Callable[[str], None]) -> str:
+    """The present hash of a run's text where that is another by now, else "". UserError where it can't be had."""
+    check_place(request, "text.path", request.config.text.path)
+    found = _text(request.config, progress)
+    return "" if found == request.parts.get("text", found) else found
+
+
+def _check(request: Request, part: str, value: str, what: str) -> None:
+    if request.parts.get(part, value) != value:  # an older run knows fewer parts
+        raise UserError(
+            f"{what} is no longer what run {request.name} was made with: put that back, or make the run anew by "
+            "`python -m bench run`"
+        )
+
+
+def check_place(request: Request, field: str, text: str | None) -> None:
     """UserError where a path of the run leads nowhere from the present folder, and somewhere from the run's own."""
-    config = request.config
-    named = {
-        **{f"model.{name}": getattr(config.model, name) for name in (*FROZEN, "clip")},
-        "data.path": config.data.path,
-        "text.path": config.text.path,
-        "evaluate.inception": config.evaluate.inception,
-    }
-    for field, text in named.items():
-        if not text or not request.folder or text.startswith("~"):
-            continue
-        if not Path(text).exists() and Path(request.folder, text).exists():
-            raise UserError(
-                f"{field} of run {request.name} is '{text}', which leads to nothing from here, but from where the run "
-                f"was asked for: repeat the command in {request.folder}"
-            )
+    if not text or not request.folder or text.startswith("~"):
+        return
+    if not Path(text).exists() and Path(request.folder, text).exists():
+        raise UserError(
+            f"{field} of run {request.name} is '{text}', which leads to nothing from here, but from where the run "
+            f"was asked for: repeat the command in {request.folder}"
+        )

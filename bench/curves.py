@@ -21,7 +21,7 @@ from bench.assembly import open_trained
 from bench.collection import Collection, collect
 from bench.config import Config, from_values
 from bench.console import Console
-from bench.contents import check_contents, contents
+from bench.contents import changed_text, check_data, check_models, contents
 from bench.curve_arguments import CurveArguments, values_of
 from bench.data.catalogue import open_dataset
 from bench.errors import UserError
@@ -71,7 +71,7 @@ def _sampled(
     arguments: CurveArguments, folder: Path, request: store.Request, missed: list[str], console: Console
 ) -> Iterator[Row]:
     """Rows against evaluations or guidance."""
-    check_contents(request, console.info)
+    check_data(request)
     approach = open_trained(folder, request)
     if "generate" not in approach.capabilities:
         raise UserError(f"run {folder.name} can't draw: approach '{request.approach}' does not")
@@ -129,7 +129,10 @@ def _trained(
     if over := [value for value in values if value >= whole]:
         raise UserError(f"--values has {over[0]}, expected fewer than the run's own {whole} training pictures")
     settings = from_values(APPROACHES[request.approach].load_settings(), request.settings)
-    check_contents(request, console.info)
+    check_data(request)
+    check_models(request)
+    if changed_text(request, console.info):
+        raise UserError(f"the text of run {folder.name} is another by now: its own row would not belong to the others")
     found = contents(request.config, console.info)
     for value in values:
         config = _shortened(request.config, value / whole)

@@ -14,7 +14,7 @@ from typing import Any
 from bench import stages, store
 from bench.config import Config, to_json
 from bench.console import Console
-from bench.contents import check_contents
+from bench.contents import changed_clip, changed_text, check_data, check_place
 from bench.environment import ROOT, provenance, source_hash
 from bench.errors import UserError
 from bench.evaluate_arguments import EvaluateArguments
@@ -27,6 +27,11 @@ from metrics.statistics import Estimate
 from reports import schema
 from reports.schema import Record, Sample
 
+OTHER_TEXT = (
+    "what is said of text is of another corpus than that of the training: it has changed since, as `pydocs` does with "
+    "the packages that are installed"
+)
+OTHER_CLIP = "CLIP's files are others than when the run was made"
 PLACE = "again"  # a run's folder for what is not whole yet
 
 
@@ -68,11 +73,9 @@ def again(folder: Path, arguments: EvaluateArguments, console: Console) -> Chang
         run.config = arguments.applied(old)
         validate(run.config)
         check_names(run.config)
-        if arguments.clip is not None:
-            clip_of(run.config, run.device)
-        if arguments.inception is not None:
-            inception_of(run.config, run.device)
-        check_contents(run.request, console.info)
+        _check_judges(run, arguments, before)
+        check_data(run.request)
+        text = changed_text(run.request, console.info)
         trained = read_json(folder / stages.TRAINED)
         place = folder / PLACE
         shutil.rmtree(place, ignore_errors=True)
@@ -84,6 +87,11 @@ def again(folder: Path, arguments: EvaluateArguments, console: Console) -> Chang
             after = _record(before, run, trained, measured)
             if not arguments.counts:
                 _check_lost(before, after)
+            if text:
+                after = _noted(after, OTHER_TEXT)
+                after = replace(after, identical=replace(after.identical, text=text))
+            if arguments.clip is None and changed_clip(run.request):
+                after = _noted(after, OTHER_CLIP)
             _put(place, folder)
             write_json(folder / stages.MEASURED, measured)
             schema.save(after, folder)
@@ -119,17 +127,32 @@ def _record(before: Record, run: stages.Run, trained: Mapping[str, Any], measure
     )
 
 
+def _check_judges(run: stages.Run, arguments: EvaluateArguments, before: Record) -> None:
+    """UserError, before anything is measured, where CLIP or Inception-v3 can't be had that was asked for now, or that
+    the record's numbers are of."""
+
+    def had(*names: str) -> bool:
+        return any(name in before.metrics and before.metrics[name].value is not None for name in names)
+
+    if arguments.clip is not None or had("clip_score"):
+        check_place(run.request, "model.clip", run.config.model.clip)
+        clip_of(run.config, run.device)
+    if arguments.inception is not None or had("fid", "fd_inception_v3_other"):
+        check_place(run.request, "evaluate.inception", run.config.evaluate.inception)
+        inception_of(run.config, run.device)
+
+
 def _check_lost(before: Record, after: Record) -> None:
-    """UserError where a number of before could not be measured now, of as many pictures, captions and documents."""
-    lost = [name for name, old in before.metrics.items() if old.value is not None and _lacks(after, name)]
+    """UserError where a number of before was tried now, of as many pictures, captions and documents, and is missing. A
+    name that is not measured any more (another extractor's) is no loss: what changed is told."""
+    had = {name for name, old in before.metrics.items() if old.value is not None}
+    lost = [name for name, new in after.metrics.items() if name in had and new.value is None]
     if lost:
-        now = after.metrics.get(lost[0])
-        reason = "today's code does not measure it" if now is None else now.reason
-        raise UserError(f"it would lose {', '.join(lost)}: {reason}")
+        raise UserError(f"it would lose {', '.join(lost)}: {after.metrics[lost[0]].reason}")
 
 
-def _lacks(record: Record, name: str) -> bool:
-    return name not in record.metrics or record.metrics[name].value is None
+def _noted(record: Record, note: str) -> Record:
+    return replace(record, notes=(*record.notes, note))
 
 
 def _put(place: Path, folder: Path) -> None:

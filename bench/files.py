@@ -19,7 +19,8 @@ from bench.errors import UserError
 
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """What the system says where a disk is full, or one may not write (or read) there."""
-FULL = 65536  # bytes left on a disk that is full
+FULL = tuple(word for number in REFUSALS[:2] for word in (os.strerror(number), f"os error {number}"))
+"""How libraries that raise no OSError say that a disk is full, or that one's share of it is."""
 
 
 def cache_directory() -> Path:
@@ -57,19 +58,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
     except Exception as error:  # safetensors and torch have errors of their own for a full disk
         if isinstance(error, OSError) and error.errno in REFUSALS:
             raise UserError(f"can't write {target}: {error.strerror}") from error
-        if _full(target.parent):
-            raise UserError(f"can't write {target}: {os.strerror(errno.ENOSPC)}") from error
+        if any(word in str(error) for word in FULL):
+            raise UserError(f"can't write {target}: {str(error).splitlines()[0]}") from error
         raise
     finally:
         part.unlink(missing_ok=True)
-
-
-def _full(folder: Path) -> bool:
-    """Whether the disk has hardly a byte left."""
-    try:
-        return shutil.disk_usage(folder).free < FULL
-    except OSError:
-        return False
 
 
 def _machine() -> str:

@@ -138,7 +138,7 @@ def _base(words: Sequence[str]) -> Config:
     if name and file:
         raise UserError("--preset and --config both name a config to start from, expected one of them")
     if file:
-        return load_config(Path(file[-1]))
+        return load_config(Path(file[-1]).expanduser())
     return preset(name[-1] if name else "tiny")
 
 

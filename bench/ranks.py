@@ -80,6 +80,7 @@ def _lead(request: store.Request, out: Path, console: Console) -> runner.Ended:
         with store.locked(folder):
             launch.forget(folder)
             _said({"go": True, "code": DONE})
+            worker.unheard()
             code = worker.guarded(folder, console, _work)
     except UserError:
         _said({"go": False, "code": MISTAKE})

@@ -84,7 +84,8 @@ def after_run(folders: Sequence[Path], out: Path, console: Console) -> None:
 
 
 def compare(arguments: CompareArguments, config: Config, console: Console) -> int:
-    """Say how B differs from A; 1 where it is told to be worse in something that counts, or lacks it."""
+    """Say how B differs from A; 1 where it is told to be worse in something that counts, lacks it, or did not come to
+    an end where A did."""
     from reports.compare import comparison
 
     first, second = (set_of(text, arguments.out) for text in (arguments.first, arguments.second))
@@ -107,12 +108,13 @@ def compare(arguments: CompareArguments, config: Config, console: Console) -> in
                 "unfinished": list(found.unfinished),
                 "worse": [line.metric for line in found.worse],
                 "lost": [line.metric for line in found.lost],
+                "fallen": list(found.fallen),
                 "better": [line.metric for line in found.better],
             }
         )
     else:
         _tell(found, console)
-    return REGRESSION if found.worse or found.lost else DONE
+    return REGRESSION if found.worse or found.lost or found.fallen else DONE
 
 
 def _tell(found: Any, console: Console) -> None:
@@ -133,10 +135,12 @@ def _tell(found: Any, console: Console) -> None:
                 rows.append((line.title, line.first, line.second, line.difference, line.word, note))
         console.table(f"{pair}, with 95% intervals", rows)
         console.info()
-    judged = [line for line in found.lines if line.counts and not line.lost]
+    judged = [line for line in found.lines if line.counts and line.values[0] is not None]
     console.info(
         f"{len(judged)} numbers judged, each at the 5% level: B is better in {len(found.better)}, worse in "
         f"{len(found.worse)}{': ' if found.worse else ''}{', '.join(line.metric for line in found.worse)}."
     )
     if found.lost:
         console.info(f"B has lost {len(found.lost)}: {', '.join(line.metric for line in found.lost)}.")
+    if found.fallen:
+        console.info(f"B did not come to an end, as A did: {'; '.join(found.fallen)}.")

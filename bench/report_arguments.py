@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +35,8 @@ class ReportArguments:
 @dataclass(frozen=True, kw_only=True)
 class CompareArguments:
     """Compare B with A, number by number: two runs, or two sets of runs (a folder, or several with commas between).
-    Exit code 0 where B is told to be worse in nothing that counts and has all of it that A has, else 1; 2 for a
-    mistake."""
+    Exit code 0 where B is told to be worse in nothing that counts, has all of it that A has, and came to an end
+    wherever A did; else 1; 2 for a mistake."""
 
     first: Positional[Annotated[str, arg(metavar="A")]] = field(default="", metadata=PLACE)
     """What to compare with: a run, a folder of runs, or several with commas between."""
@@ -76,7 +77,7 @@ def report_places(arguments: ReportArguments) -> list[Path]:
 
 def set_of(text: str, out: Path) -> list[Path]:
     """The places that one word means: paths with commas between, or beginnings of runs' names in `out`."""
-    if text and Path(text).expanduser().exists():  # a folder may have a comma in its name
+    if text and os.path.exists(Path(text).expanduser()):  # a folder may have a comma in its name; a long list is none
         return [Path(text).expanduser()]
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:

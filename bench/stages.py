@@ -19,13 +19,12 @@ from approaches.base import Approach, Shared
 from approaches.registry import APPROACHES
 from approaches.shared.language_model import LanguageModel
 from bench import launch, shard_checkpoint, store
-from bench.assembly import build, device_here, open_trained, share
+from bench.assembly import build, device_here, open_trained, share_for
 from bench.batches import Batches, moved, part
 from bench.budget import bytes_, disk
 from bench.collection import collect
 from bench.config import Config, to_json
 from bench.console import Console
-from bench.contents import check_models
 from bench.data.catalogue import open_dataset
 from bench.data.text import TEXTS, TextCorpus
 from bench.energy import Energy
@@ -152,8 +151,7 @@ def _train(run: Run) -> dict[str, Any]:
     """Train to the budget's end, from the checkpoint where there is one, and write the averaged weights."""
     config, console, begun, compiled = run.config, run.console, now(), compiles(run.config, run.device)
     with launch.first_of_machine():
-        check_models(run.request)
-        shared = share(config, run.device)
+        shared = share_for(run.request, run.device)
         approach = build(run.request, shared).to(run.device)
         _tell_disk(run, approach)
         batches = _batches(run, shared)

@@ -6,6 +6,7 @@ Imports torch only through the work itself, so that a run that another process h
 from __future__ import annotations
 
 import ctypes
+import errno
 import io
 import os
 import signal
@@ -24,6 +25,8 @@ from bench.files import write_text
 from reports import schema
 
 ERROR = "error.txt"
+LEFT = (errno.EPIPE, errno.EIO, errno.EINVAL)
+"""What writing meets where nobody listens: a closed pipe, a closed terminal, a closed pipe on Windows."""
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 Work = Callable[[Path, Console], None]
@@ -32,7 +35,7 @@ Work = Callable[[Path, Console], None]
 def main(words: Sequence[str]) -> int:
     """Work on the run in a folder; an exit code of bench.exits."""
     die_with_parent()
-    sys.stdout, sys.stderr = Unheard(sys.stdout), Unheard(sys.stderr)
+    unheard()
     folder, console = Path(words[0]), Console(as_json="--json" in words)
 
     def work(folder: Path, console: Console) -> None:
@@ -81,12 +84,23 @@ class Unheard(io.TextIOBase):
         """The stream's."""
         return self.stream.encoding
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
     def _try(self, act: Callable[[], Any]) -> Any:
         try:
             return act()
-        except BrokenPipeError:  # what is written from now on, and what is left in the buffer, goes nowhere
+        except OSError as error:
+            if error.errno not in LEFT:
+                raise
+            # What is written from now on, and what is left in the buffer, goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
             return None
+
+
+def unheard() -> None:
+    """See to it that this process goes on when nobody reads what it says."""
+    sys.stdout, sys.stderr = Unheard(sys.stdout), Unheard(sys.stderr)
 
 
 def guarded(folder: Path, console: Console, work: Work) -> int:

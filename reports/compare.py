@@ -11,16 +11,20 @@ from typing import Any
 from bench.errors import UserError, nearest
 from metrics.statistics import COUNTED, Estimate
 from reports import claims, facts
-from reports.contenders import Contender, Judge, contenders
+from reports.contenders import BUDGETS, Contender, Judge, contenders
 from reports.gather import Gathered, gather
 from reports.glossary import Scale, common_digits, meaning, ordered, scale_of, written
 from reports.schema import TIMED_UNITS
+
+SPENT = {name for name, _, _ in BUDGETS} | {"parameters_borrowed", "training_seconds"}
+"""Numbers whose absence is no loss: nothing was spent, or the record does not know."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
     """One number of one pair. first, second, difference: as written. word: what the second is, against the first.
-    counts: whether it decides the outcome. lost: the first has the number, the second has not."""
+    counts: whether it decides the outcome. lost: the first has the number, the second has not, or
+    not in every seed."""
 
     pair: str
     metric: str
@@ -41,12 +45,13 @@ class Line:
 class Comparison:
     """Everything that two sets have in common. unfair: what should have been the same and was not. alone: contenders
     and seeds that the other set has no partner for. unfinished: runs that are not done, and why: nothing of them is
-    compared."""
+    compared. fallen: what is done in the first set, and begun but not done in the second."""
 
     lines: tuple[Line, ...]
     unfair: tuple[str, ...]
     alone: tuple[str, ...]
     unfinished: tuple[str, ...]
+    fallen: tuple[str, ...]
     gathered: tuple[Gathered, Gathered]
 
     @property
@@ -91,8 +96,16 @@ def comparison(first: Sequence[Path], second: Sequence[Path], metrics: Sequence[
         unfair=tuple(unfair),
         alone=(*alone, *(text for a, b in pairs for text in _lone_seeds(a, b))),
         unfinished=tuple(dict.fromkeys(unfinished)),
+        fallen=tuple(_fallen(*gathered)),
         gathered=gathered,
     )
+
+
+def _fallen(first: Gathered, second: Gathered) -> list[str]:
+    """Approaches and seeds that the first set has done, and of which the second has unfinished runs only."""
+    done = [{(run.record.approach, run.record.seed) for run in side.done} for side in (first, second)]
+    begun = {(run.record.approach, run.record.seed) for run in second.others}
+    return [f"{approach}, seed {seed}" for approach, seed in sorted((done[0] - done[1]) & begun)]
 
 
 def _lone_seeds(a: Contender, b: Contender) -> list[str]:
@@ -177,12 +190,15 @@ def _line(a: Contender, b: Contender, name: str, named: bool) -> Line | None:
         if first.value is not None and second.value is not None:
             return None  # no direction: nothing is better or worse
         lost, absent = second.value is None, first if first.value is None else second
-        judged = named or (a.approach == b.approach and bool(first.better) and first.unit not in TIMED_UNITS)
+        own = a.approach == b.approach and bool(first.better) and first.unit not in TIMED_UNITS
+        judged = named or (own and name not in SPENT)
         return Line(
             **told, difference="–", word="missing", paired=False, needed=None, counts=lost and judged,
             reason=absent.reason, values=(None, None, None), lost=lost,
         )  # fmt: skip
     gap = found.estimate
+    gone = [seed for seed in a.seeds if seed in b.seeds and _has(a, seed, name) and not _has(b, seed, name)]
+    reasons = [f"missing in seed {seed} of the second" for seed in gone]
     return Line(
         **told,
         difference=written(gap, scale, decimals=decimals),
@@ -190,6 +206,12 @@ def _line(a: Contender, b: Contender, name: str, named: bool) -> Line | None:
         paired=found.paired,
         needed=found.needed,
         counts=named or first.unit not in TIMED_UNITS,
-        reason="" if gap.reason == COUNTED else gap.reason,
+        reason="; ".join([*reasons, *([gap.reason] if gap.reason not in ("", COUNTED) else [])]),
         values=(gap.value, gap.low, gap.high),
+        lost=bool(gone),
     )
+
+
+def _has(contender: Contender, seed: int, name: str) -> bool:
+    estimate = contender.by_seed[contender.seeds.index(seed)].get(name)
+    return estimate is not None and estimate.value is not None

@@ -99,9 +99,21 @@ def identical(contenders: Sequence[Contender]) -> list[Shared]:
         for contender, run in runs:
             value = getattr(run.record.identical, item.name)
             for name, leaf in flat(value, item.name) if isinstance(value, Mapping) else [(item.name, value)]:
-                leaves.setdefault(name, {})[contender.label, run.record.seed] = _leaf(leaf)
+                leaves.setdefault(name, {})[contender.label, run.record.seed] = _whole(leaf)
         found += [_shared(name, values, item.name, contenders) for name, values in leaves.items()]
+    found += _files(runs, contenders)
     return [row for row in found if ".reasons." not in row.name]
+
+
+def _files(runs: Sequence[tuple[Contender, Run]], contenders: Sequence[Contender]) -> list[Shared]:
+    """Configs and tokenizers of the frozen models, where every run's key holds them."""
+    found = []
+    for name, field in (("lm", "language_model"), ("vae", "vae")):
+        parts = [(run.record.provenance.get("key") or {}).get(f"model.{name} files") for _, run in runs]
+        if runs and all(isinstance(part, str) for part in parts):
+            values = {(c.label, run.record.seed): str(part) for (c, run), part in zip(runs, parts, strict=True)}
+            found.append(_shared(f"{field}.config and tokenizer", values, field, contenders))
+    return found
 
 
 def _shared(name: str, values: Mapping[tuple[str, int], str], field: str, contenders: Sequence[Contender]) -> Shared:
@@ -114,19 +126,22 @@ def _shared(name: str, values: Mapping[tuple[str, int], str], field: str, conten
         same, value = len(set(every.values())) == 1, ""
     words = SAME[field] if name == field else f"{SAME[field]}: {name.partition('.')[2]}"
     if same:
-        value = next(iter(every.values())) if len(set(every.values())) == 1 else value
+        value = _leaf(next(iter(every.values()))) if len(set(every.values())) == 1 else value
         return Shared(name=words, same=True, value=value, fatal=field not in NEVER_FATAL)
     several = {c.label for c in contenders if len(c.runs) > 1}
-    by = tuple(
-        (f"{who}, seed {seed}" if who in several else who, value or "none") for (who, seed), value in every.items()
-    )
+    by = tuple((f"{who}, seed {seed}" if who in several else who, _leaf(value)) for (who, seed), value in every.items())
     return Shared(name=words, same=False, value="", by=by, fatal=field not in NEVER_FATAL)
 
 
-def _leaf(value: Any) -> str:
-    if isinstance(value, str):
-        return value[:16] + ("…" if len(value) > 16 and " " not in value else value[16:]) if value else "–"
-    return json.dumps(value, sort_keys=True)[:160]
+def _whole(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _leaf(value: str) -> str:
+    """As a page shows it: of a long hash its beginning."""
+    if len(value) > 16 and " " not in value and not value.startswith(("hub:", "{", "[")):
+        return f"{value[:16]}…"
+    return value[:160] or "–"
 
 
 def unfair(rows: Sequence[Shared]) -> list[str]:

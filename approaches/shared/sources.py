@@ -15,8 +15,11 @@ from bench.files import hash_bytes, hash_file
 
 WEIGHTS = Path(__file__).parent / "weights"
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
-BESIDE = (".json", ".txt", ".model", ".jinja")
-"""Files beside weights that decide what a model does: its config, its tokenizer, its chat template."""
+BESIDE = re.compile(
+    r"(open_clip_)?config\.json|generation_config\.json|(special_)?token.*\.json|added_tokens\.json|vocab\..*|"
+    r"merges\.txt|chat_template.*|.*\.model"
+)
+"""Names of the files beside weights that decide what a model does: its config, its tokenizer, its chat template."""
 KINDS = {
     "lm": ("model_type", "a folder as transformers saves a language model"),
     "vae": ("_class_name", "a folder as diffusers saves an AutoencoderKL or AutoencoderTiny"),
@@ -149,9 +152,8 @@ def check_folder(source: Source) -> str:
 
 
 def beside(source: Source) -> str:
-    """A hash of the files beside a local source's weights (BESIDE; our own card is none); "" where it has none, and of
-    a hub id."""
+    """A hash of the files beside a local source's weights (BESIDE); "" where it has none, and of a hub id."""
     if source.path is None or source.path.is_file():
         return ""
-    files = [file for file in sorted(source.path.iterdir()) if file.suffix in BESIDE and file.name != "card.json"]
+    files = [file for file in sorted(source.path.iterdir()) if BESIDE.fullmatch(file.name) and file.is_file()]
     return hash_bytes(*(part for file in files for part in (file.name, file.read_bytes()))) if files else ""

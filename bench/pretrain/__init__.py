@@ -18,15 +18,16 @@ def main(arguments: PretrainArguments, config: Config, console: Console) -> int:
     """Make the models that the arguments name, one after another, each into OUT/KIND-PRESET with its card.
 
     A run that was cut off goes on from its checkpoints in OUT/.work; those of finished models are removed. A model that
-    is there already, whole and of the same recipe, is left as it is."""
-    from bench.pretrain.card import finished, write
+    is there already, whole and of the same recipe and data, is left as it is."""
+    from bench.pretrain.card import begin, finished, write
 
     for kind in arguments.only:
         name = f"{kind}-{config.preset}"
         out, work = arguments.out / name, arguments.out / ".work" / name
         if finished(kind, config, out):
-            console.info(f"{name}: done already, by this recipe; without {out} it is made anew")
+            console.info(f"{name}: done already, by this recipe of this data; without {out} it is made anew")
             continue
+        begin(out)
         module = importlib.import_module(f"bench.pretrain.{kind}")
         facts: dict[str, Any] = module.pretrain(config, work=work, out=out, console=console)
         write(kind, config, facts, out)

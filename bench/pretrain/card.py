@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from approaches.shared.sources import Source, check_folder
+from approaches.shared.sources import Source, beside, check_folder
 from bench.config import Config, fingerprint
 from bench.environment import provenance
 from bench.errors import UserError
-from bench.files import read_json, write_json, write_text
+from bench.files import hash_bytes, read_json, write_json, write_text
 
 TITLES = {
     "vae": ("latent codec (diffusers AutoencoderKL)", "latent codec of shapes and emoji, f=4, 4 channels"),
@@ -32,10 +32,12 @@ def write(kind: str, config: Config, facts: dict[str, Any], folder: Path) -> Non
         "preset": config.preset,
         "recipe": dataclasses.asdict(recipe),
         "recipe_fingerprint": fingerprint(recipe),
+        "data_fingerprint": _of_data(kind, config),
         "size": config.data.size,
         "seed": config.seed,
         "command": f"python -m bench pretrain --preset {config.preset} --only {kind}",
         "weights": check_folder(Source(text=str(folder), path=folder)),
+        "files": beside(Source(text=str(folder), path=folder)),
         "provenance": provenance({"seed": config.seed, "data": config.data.seed}),
         **facts,
     }
@@ -44,16 +46,34 @@ def write(kind: str, config: Config, facts: dict[str, Any], folder: Path) -> Non
 
 
 def finished(kind: str, config: Config, folder: Path) -> bool:
-    """Whether a folder holds a config's model, made by its recipe, with the weights that its card tells of."""
+    """Whether a folder holds a config's model, made by its recipe of its data, with the files that its card tells of.
+    What a corpus holds is not looked at: without the folder the model is made anew."""
+    source = Source(text=str(folder), path=folder)
     try:
         card = read_json(folder / "card.json")
-        told = {name: card[name] for name in ("kind", "preset", "recipe_fingerprint", "size", "seed")}
-        weights = check_folder(Source(text=str(folder), path=folder))
-    except (UserError, KeyError, TypeError):
+        files = {"weights": check_folder(source), "files": beside(source)}
+    except UserError:
         return False
-    recipe = fingerprint(getattr(config.pretrain, kind))
-    same = {"kind": kind, "preset": config.preset, "recipe_fingerprint": recipe}
-    return told == {**same, "size": config.data.size, "seed": config.seed} and bool(card.get("weights") == weights)
+    asked = {
+        "kind": kind,
+        "preset": config.preset,
+        "recipe_fingerprint": fingerprint(getattr(config.pretrain, kind)),
+        "data_fingerprint": _of_data(kind, config),
+        "size": config.data.size,
+        "seed": config.seed,
+    }
+    return isinstance(card, dict) and all(card.get(name) == value for name, value in {**asked, **files}.items())
+
+
+def begin(folder: Path) -> None:
+    """Before a model is made: what its folder's card says is true no longer."""
+    (folder / "card.json").unlink(missing_ok=True)
+
+
+def _of_data(kind: str, config: Config) -> str:
+    """Of what a config says of pictures and, where the model reads it, of text."""
+    text = fingerprint(config.text) if kind == "lm" else ""
+    return hash_bytes(fingerprint(config.data), text)
 
 
 def evaluations(steps: int, most: int) -> int:

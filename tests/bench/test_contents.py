@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from approaches.settings import DualTowerSettings
+from approaches.shared.sources import beside, resolve
 from bench import store
 from bench.config import Config
-from bench.contents import check_contents, check_models, contents
+from bench.contents import changed_clip, changed_text, check_data, check_models, check_weights, contents
 from bench.errors import UserError
 from tests.bench import stand_ins, ways
 
@@ -70,14 +71,31 @@ def test_a_models_config_and_tokenizer_are_in_the_key(tmp_path: Path, file: str)
     assert {name for name in after.parts if after.parts[name] != before.parts[name]} == {"model.lm files"}
 
 
+@pytest.mark.parametrize("file", ["LICENSE.txt", "trainer_state.json", "._config.json", "requirements.txt", "a.json/b"])
+def test_what_decides_nothing_of_a_model_is_in_no_key(tmp_path: Path, file: str):
+    stand_ins.language_model(tmp_path / "lm")
+    source = resolve(str(tmp_path / "lm"))
+    before = beside(source)
+    (tmp_path / "lm" / file).parent.mkdir(exist_ok=True)
+    (tmp_path / "lm" / file).write_text("mine")
+    assert before and beside(source) == before
+
+
 def test_a_run_whose_models_pictures_or_text_have_changed_says_which(tmp_path: Path):
     pictures(tmp_path / "pictures")
     stand_ins.language_model(tmp_path / "lm")
     config = of_pictures(ways.micro(tmp_path / "words"), str(tmp_path / "pictures"))
     config = replace(config, model=replace(config.model, lm=str(tmp_path / "lm")))
     request = request_of(config)
+    weights = {name: request.parts[f"model.{name}"] for name in ("lm", "vae")}
     check_models(request)
-    check_contents(request, print)
+    check_weights(request, weights)
+    check_data(request)
+    assert changed_text(request, print) == "" and not changed_clip(request)
+    with pytest.raises(
+        UserError, match=f"model.vae 'shipped:vae-tiny' is no longer what run {request.name} was made with"
+    ):
+        check_weights(request, {**weights, "vae": "others"})
     older = {name: value for name, value in request.parts.items() if not name.endswith(" files")}
     tokenizer = tmp_path / "lm" / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text() + "\n")
@@ -86,11 +104,22 @@ def test_a_run_whose_models_pictures_or_text_have_changed_says_which(tmp_path: P
     check_models(replace(request, parts=older))  # that one was made before tokenizers were in the key
     words = tmp_path / "words" / "words.jsonl"
     words.write_text(words.read_text().replace("document 7 says", "document 7 said"))
-    with pytest.raises(UserError, match="the text '.*words.jsonl' is no longer"):
-        check_contents(request, print)
-    (tmp_path / "pictures" / "7.png").unlink()
-    with pytest.raises(UserError, match="the data '.*pictures' is no longer|7.png"):
-        check_contents(request, print)
+    assert changed_text(request, print) == request_of(config).parts["text"] != request.parts["text"]
+    Image.fromarray(np.full((32, 32, 3), 255, np.uint8)).save(tmp_path / "pictures" / "7.png")
+    with pytest.raises(UserError, match="the data '.*pictures' is no longer"):
+        check_data(request)
+    assert changed_clip(replace(request, parts={**request.parts, "model.clip": "others"}))
+
+
+def test_paths_that_are_not_used_are_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "here").mkdir()
+    pictures(tmp_path / "pictures")
+    monkeypatch.chdir(tmp_path)
+    request = request_of(of_pictures(ways.micro(tmp_path / "words"), "pictures"))
+    monkeypatch.chdir(tmp_path / "here")
+    check_models(request)
+    with pytest.raises(UserError, match="data.path of run .* is 'pictures', which leads to nothing from here"):
+        check_data(request)
 
 
 def test_a_relative_path_that_leads_nowhere_from_here_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -3,9 +3,11 @@ arithmetic against sums by hand."""
 
 from __future__ import annotations
 
+import csv
 import inspect
 import json
 import math
+import re
 import statistics
 import subprocess
 import sys
@@ -25,17 +27,20 @@ from bench.assembly import share
 from bench.budget import Counts, Machine, _at_once, disk, lines, memory, step_flops, times
 from bench.config import Config, ModelConfig, TrainConfig
 from bench.counting import count, together
+from bench.environment import ROOT
 from bench.hardware import KINDS, Kind
 from bench.imagined import Held, _autoencoder, _language_model, backward, blank_batch, imagining
 from bench.meter import flops_per_evaluation, flops_per_step, parameters
+from bench.parsing import parse
 from bench.plan import machine_of
 from bench.plan_arguments import PlanArguments
 from bench.presets import preset
-from bench.run_arguments import settings_of
+from bench.run_arguments import RunArguments, settings_of
 from reports import schema
 from tests.approaches.small import small_generators
 from tests.bench.conftest import MicroRun
 
+SMALL = ROOT / "docs" / "small-cpu"
 HERE = Machine(
     name="here", gpus=1, peak=1e12, peak_fp32=1e11, peak_tf32=2e11, memory=1e9, mfu=0.5, mfu_of="given", bf16=False
 )
@@ -123,6 +128,30 @@ def test_a_plan_foretells_a_run(micro_run: MicroRun):
     assert disk(planned.trainable, planned.hidden, planned.latent_values, micro_run.config)["weights"] == pytest.approx(
         weights, rel=0.15
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("approach", ["dual_tower", "modular"])  # all four agree, and take a minute more
+def test_a_plan_of_small_is_what_its_run_on_a_cpu_took(approach: str):
+    page = (SMALL / "README.md").read_text(encoding="utf-8")
+    command = re.findall(r"```\n(.*?)```", page, re.DOTALL)[0].replace("\\\n", " ").split()
+    config = parse(RunArguments, command[4:], verb="run", program="bench", configured=True).config
+    with (SMALL / "results.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["metric"]: row for row in csv.DictReader(file) if row["approach"] == approach}
+    took = {name: float(row["value"]) for name, row in rows.items() if row["value"]}
+    planned = count(approach, settings_of(approach, "small"), config, ranks=1, bf16=False)
+    assert (planned.total, planned.trainable, planned.active) == (
+        took["parameters"], took["parameters_trained"], took["parameters_active"]
+    )  # fmt: skip
+    steps = int(config.train.amount)
+    assert planned.step * steps == pytest.approx(took["training_flops"], rel=0.15)
+    held = memory(planned, config, replace(HERE, host=True))["DDP"]
+    # What a run measures is above what it had before training: its models.
+    assert held["all"] - held["weights"] == pytest.approx(took["peak_memory_bytes"], rel=0.15)
+    peak = took["training_flops"] / steps * took["steps_per_second"] / took["mfu"]  # the machine's, of then
+    machine = replace(HERE, peak=peak, mfu=took["mfu"])
+    foretold = times(planned, config, machine, steps)["training"]["seconds"]
+    assert foretold == pytest.approx(steps / took["steps_per_second"], rel=0.15)
 
 
 def test_held_counts_what_is_alive_at_once():

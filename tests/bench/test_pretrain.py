@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from bench.files import read_json
 from bench.presets import preset
 from bench.pretrain import lm
 from bench.pretrain.arguments import MODELS, PretrainArguments, check
-from bench.pretrain.card import evaluations, finished
+from bench.pretrain.card import begin, evaluations, finished
 from bench.pretrain.clip import contrastive_loss, sides_loss, twin_loss
 from bench.pretrain.clip_batches import SIDES, Batch
 from bench.pretrain.vae import _mixed, psnr, reconstruction_loss
@@ -100,15 +101,25 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
 
 
 def test_what_is_finished_is_not_made_again_but_another_recipe_is(
-    made: Made, capsys: pytest.CaptureFixture[str]
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in made.out.rglob("*") if path.is_file()}
     assert pretrain.main(PretrainArguments(out=made.out), made.config, Console(interval=1e9)) == 0
     assert {path: path.stat().st_mtime_ns for path in made.out.rglob("*") if path.is_file()} == before
-    assert capsys.readouterr().out.count("done already, by this recipe") == 3
+    assert capsys.readouterr().out.count("done already, by this recipe of this data") == 3
     assert all(finished(kind, made.config, made.folder(kind)) for kind in MODELS)
     assert not finished("lm", replace(made.config, seed=made.config.seed + 1), made.folder("lm"))
     assert not finished("lm", made.config, made.folder("vae")) and not finished("lm", made.config, made.out)
+    other = replace(made.config, text=replace(made.config.text, path="elsewhere"))
+    assert not finished("lm", other, made.folder("lm")) and finished("vae", other, made.folder("vae"))
+    assert not finished("vae", replace(made.config, data=replace(made.config.data, seed=9)), made.folder("vae"))
+    copy = tmp_path / "lm"
+    shutil.copytree(made.folder("lm"), copy)
+    assert finished("lm", made.config, copy)
+    (copy / "tokenizer.json").unlink()
+    assert not finished("lm", made.config, copy)
+    begin(copy)
+    assert not (copy / "card.json").exists()
 
 
 # What is written

@@ -203,12 +203,44 @@ def test_what_b_has_lost_is_no_pass(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["lost"] == ["y"]
 
 
+def test_a_number_that_one_seed_lacks_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for side in "ab":
+        for seed in (0, 1):
+            x = mean_at(1, f"x{side}{seed}", better="higher")
+            if (side, seed) == ("b", 1):
+                x = Estimate.missing("a nan", better="higher")
+            record = record_of("modular", seed=seed, metrics={"x": x}, budgets=Budgets(), seconds={})
+            write_run(tmp_path / side / str(seed), record, pictures=False)
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+    assert "B has lost 1: x." in capsys.readouterr().out
+    assert cli.main(["compare", str(tmp_path / "b"), str(tmp_path / "a")]) == 0
+
+
+def test_what_was_not_spent_is_not_lost(tmp_path: Path):
+    a, b = [
+        record_of("modular", metrics={"x": mean_at(1, f"x{side}", better="higher")}, budgets=budgets, seconds={})
+        for side, budgets in (("a", Budgets(flops=1e9, borrowed={"vae": 5})), ("b", Budgets()))
+    ]
+    folders = [str(write_run(tmp_path / name, record, pictures=False)) for name, record in (("a", a), ("b", b))]
+    assert cli.main(["compare", *folders]) == 0
+
+
+def test_a_long_list_of_runs_is_no_file_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    names = [str(write_run(tmp_path / f"run-{n}", record_of("modular", seed=n), pictures=False)) for n in range(9)]
+    assert cli.main(["compare", ",".join(names), ",".join(names), "--metrics", "caption_gap"]) == 0
+    assert cli.main(["report", ",".join(["x" * 40] * 9)]) == 2
+    comma = write_run(tmp_path / "a,b", record_of("modular"), pictures=False)
+    assert cli.main(["compare", str(comma), str(comma), "--metrics", "caption_gap"]) == 0
+
+
 def test_runs_and_seeds_that_take_no_part_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     first, second = four(tmp_path / "one", seeds=3), four(tmp_path / "two", seeds=2)
     lost = dataclasses.replace(record_of("modular", seed=2), status="failed", reason="a fire")
     write_run(second / "modular-2", lost, pictures=False)
-    assert cli.main(["compare", str(first), str(second), "--metrics", "caption_gap"]) == 0
-    said = capsys.readouterr().err
+    assert cli.main(["compare", str(first), str(second), "--metrics", "caption_gap"]) == 1
+    told = capsys.readouterr()
+    said = told.err
+    assert "B did not come to an end, as A did: modular, seed 2." in told.out
     assert "not compared: modular" in said and "is failed: a fire" in said
     assert "nobody to compare with: modular, seed 2 (first only)" in said
     assert "no fair comparison" not in said

@@ -315,6 +315,17 @@ def test_nobody_reading_ends_no_work():
     assert heard.returncode == 0 and heard.stdout.count("a \\u2192 b") == 15000 and "work: 1/2" in heard.stderr
 
 
+def test_a_closed_terminal_ends_no_work():
+    ours, theirs = os.openpty()
+    stream = worker.Unheard(os.fdopen(theirs, "w"))
+    os.close(ours)
+    for _ in range(3):
+        assert stream.write("a line\n" * 1000)
+        stream.flush()
+    assert stream.buffer is not None and stream.name == theirs and not stream.closed
+    stream.stream.close()
+
+
 def test_a_full_disk_ends_a_run_without_a_traceback(
     tmp_path: Path, config: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -39,6 +39,28 @@ def test_no_seed_in_common_hides_no_difference(field: str):
     assert words in unfair(*several, made("modular", 2, **{field: "other"}))
 
 
+def test_a_difference_after_the_sixteenth_character_is_one():
+    ends = ("stabilityai/sd-vae-ft-mse", "stabilityai/sd-vae-ft-ema"), ("0" * 16 + "+1", "0" * 16 + "+2")
+    for one, other in ends:
+        assert unfair(made("modular", vae=one), made("dual_tower", vae=other)) == [facts.SAME["vae"]]
+    rows = facts.identical(of(made("modular", vae=ends[1][0]), made("dual_tower", vae=ends[1][0])))
+    assert [row.value for row in rows if row.name == facts.SAME["vae"]] == ["0" * 16 + "…"]
+
+
+def test_another_tokenizer_is_no_fair_comparison():
+    def with_files(run: Run, **files: str) -> Run:
+        parts = {f"model.{name} files": value for name, value in files.items()}
+        return dataclasses.replace(
+            run, record=dataclasses.replace(run.record, provenance={**run.record.provenance, "key": parts})
+        )
+
+    one, other = made("modular"), made("dual_tower")
+    name = f"{facts.SAME['language_model']}: config and tokenizer"
+    assert unfair(with_files(one, lm="a", vae="v"), with_files(other, lm="b", vae="v")) == [name]
+    assert unfair(with_files(one, lm="a", vae="v"), with_files(other, lm="a", vae="v")) == []
+    assert unfair(with_files(one, lm="a"), other) == []  # a record of before these were kept
+
+
 def test_batches_and_noise_are_those_of_the_seed():
     pairs = [made(approach, seed) for approach in ("modular", "dual_tower") for seed in (0, 1)]
     assert unfair(*pairs) == []
