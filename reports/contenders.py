@@ -99,7 +99,10 @@ def _over_seeds(estimates: Sequence[Estimate]) -> Estimate:
     chances = [e.details["chance"] for e in estimates if isinstance(e.details.get("chance"), float)]
     if len(chances) == len(known):
         details["chance"] = mean(chances)
-    return across_seeds(values, unit=first.unit, better=first.better, details={**details, "items_each": first.n})
+    found = across_seeds(values, unit=first.unit, better=first.better, details={**details, "items_each": first.n})
+    if first.unit in TIMED_UNITS and found.low is not None:  # Student's t knows no bound; time and memory have one
+        return replace(found, low=max(found.low, 0.0))
+    return found
 
 
 # --------------------------------------------------------------------------------------------------------- grouping

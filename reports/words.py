@@ -100,25 +100,28 @@ def _lead(contenders: Sequence[Contender], name: str | None, judge: Judge, quest
     if name is None or not having or not having[0].metrics[name].better:
         return Answer(question=question, words="")
     title, leader = meaning(name).title, leader_of(having, name)
+    having.sort(key=lambda c: c.metrics[name].value or 0.0, reverse=leader.metrics[name].better == "higher")
     told = {c.label: f"{c.label} ({written(c.metrics[name])})" for c in having}
     marks = marks_of(having, name, judge)
-    ahead = [leader.label, *(c.label for c in having if c.label in marks and c is not leader)]
+    level = [c.label for c in having if c.label in marks and c is not leader]
     rest = [told[c.label] for c in having if c.label not in marks]
     if len(having) == 1:
         words, brief = f"By {title}, there is only {told[leader.label]}.", ""
     elif not marks:
         words = f"By {title}, nobody is told apart from the leader, {leader.label}: {listed(list(told.values()))}."
         brief = f"By {title}, nobody is told apart from the leader." if deed else ""
-    elif len(ahead) == 1:
+    elif not level:
         words = f"By {title}, {told[leader.label]} leads, told apart from {listed(rest)}."
         verb, _, rest_of_it = deed.partition(" ")
         brief = f"By {title}, {leader.label} {verb}s {rest_of_it}." if deed else ""
     else:
         words = (
-            f"By {title}, {listed([told[label] for label in ahead])} lead, not told apart from the first; behind them "
-            f"{listed(rest)}."
+            f"By {title}, {told[leader.label]} leads; not told apart from it: "
+            f"{listed([told[label] for label in level])}; behind: {listed(rest)}."
         )
-        brief = f"By {title}, {listed(ahead)} {deed}, not told apart." if deed else ""
+        verb, _, rest_of_it = deed.partition(" ")
+        near = f"{listed(level)} {'is' if len(level) == 1 else 'are'} not told apart from it"
+        brief = f"By {title}, {leader.label} {verb}s {rest_of_it}; {near}." if deed else ""
     if is_distance(name):
         words += _least(having, name)
     return Answer(question=question, words=words, brief=brief)
@@ -222,5 +225,5 @@ def _counts(contenders: Sequence[Contender], names: Sequence[str]) -> list[str]:
         if having and all(e.reason != COUNTED and e.low is not None for e in having):
             least = min(items_each(e) for e in having)
             told.setdefault(least, []).append(meaning(name).title)
-    parts = [f"{n:,} items for {listed(titles)}" for n, titles in sorted(told.items())]
+    parts = [f"{n:,} {'item' if n == 1 else 'items'} for {listed(titles)}" for n, titles in sorted(told.items())]
     return [f"The numbers rest on {listed(parts)}."] if parts else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from metrics.statistics import Estimate
-from reports.contenders import Judge, contenders
+from reports.contenders import Contender, Judge, contenders
 from reports.gather import Gathered, Refused, Run
 from reports.words import answers, marks_of_honesty
 from tests.reports.records import APPROACHES, contender, record_of
@@ -28,6 +28,23 @@ def test_each_question_is_answered_from_its_number():
     assert told["Describes best"].brief == "By attribute F1, nobody is told apart from the leader."
     assert "from 4 million (full_retraining) to 8 million (projection)" in told["Costs"].words
     assert told["Costs"].brief == "Training takes from 1 TFLOP (dual_tower) to 3 TFLOP (projection)."
+
+
+def test_who_is_level_with_the_leader_comes_by_value_and_who_is_behind_is_told():
+    def of(label: str, value: float, reach: float) -> Contender:
+        estimate = Estimate(value=value, low=value - reach, high=value + reach, n=64, better="lower")
+        return contender(label, fd_efficientnet_lite0=estimate)
+
+    # the third is farther from the first than the second, and yet not told apart: its interval is wide
+    ways = [of("wide", 15, 6), of("far", 14, 1), of("first", 10, 1), of("near", 11, 1)]
+    (told,) = answers(ways, Judge())
+    assert told.words == (
+        "By FD (efficientnet lite0), first (10.0 [9.0, 11.0]) leads; not told apart from it: near (11.0 [10.0, 12.0]) "
+        "and wide (15.0 [9.0, 21.0]); behind: far (14.0 [13.0, 15.0])."
+    )
+    assert told.brief == (
+        "By FD (efficientnet lite0), first draws the best pictures; near and wide are not told apart from it."
+    )
 
 
 def test_text_is_kept_lost_unsure_or_better_by_the_interval():
