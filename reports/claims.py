@@ -15,8 +15,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
-from metrics.statistics import Estimate, difference
-from reports.contenders import Contender, Judge
+from metrics.statistics import Estimate
+from reports.contenders import Contender, Judge, compare
 from reports.glossary import first_of, listed, meaning, written
 
 Verdict = Literal["supported", "partly supported", "contradicted", "mixed", "not told apart", "not measured"]
@@ -183,10 +183,10 @@ def _value(contender: Contender, name: str) -> float | None:
 def _against_itself(own: Contender, name: str, other: str, title: str) -> Evidence:
     """One of a contender's numbers against another: better where it is told apart."""
     title = f"{title} against {meaning(other).title}"
-    rival, mine = own.metrics.get(other), own.metrics[name]
-    if rival is None or rival.value is None:
+    found = compare(own, own, name, other)
+    if found is None:
         return Evidence(title=title, verdict="not measured", words="there is no such number to compare")
-    found = difference(mine, rival)
+    mine, rival = own.metrics[name], own.metrics[other]
     verdicts: dict[str, Verdict] = {"better": "supported", "worse": "contradicted", "not told apart": "not told apart"}
     words = f"{written(mine)} against {written(rival)}, difference {written(found.estimate)}"
     return Evidence(title=title, verdict=verdicts[found.word], words=words)

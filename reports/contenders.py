@@ -197,11 +197,12 @@ class Judge:
         return found.word
 
 
-def compare(a: Contender, b: Contender, name: str) -> Difference | None:
-    """a minus b in one number; None where one has none, or they don't compare. Two or more seeds in common: their
-    differences, with Student's t. Otherwise the runs of one seed, of the first in common where there is one, whose
-    intervals cover sampling only."""
-    first, second = a.metrics.get(name), b.metrics.get(name)
+def compare(a: Contender, b: Contender, name: str, rival: str = "") -> Difference | None:
+    """a minus b in one number, or a's number minus b's `rival`; None where one has none, or they don't compare. Two or
+    more seeds in common: their differences, with Student's t. Otherwise the runs of one seed, of the first in common
+    where there is one, whose intervals cover sampling only."""
+    rival = rival or name
+    first, second = a.metrics.get(name), b.metrics.get(rival)
     if first is None or second is None or first.value is None or second.value is None:
         return None
     if not first.better or (first.unit, first.better) != (second.unit, second.better):
@@ -211,9 +212,9 @@ def compare(a: Contender, b: Contender, name: str) -> Difference | None:
     if first.reason == second.reason == COUNTED and first.unit not in TIMED_UNITS:
         return difference(first, second)
     pairs = [
-        (x.metrics[name], y.metrics[name])
+        (x.metrics[name], y.metrics[rival])
         for x, y in ((_of_seed(a, seed), _of_seed(b, seed)) for seed in a.seeds if seed in b.seeds)
-        if _has(x, name) and _has(y, name)
+        if _has(x, name) and _has(y, rival)
     ]
     if len(pairs) > 1:
         gaps = [float(x.value or 0.0) - float(y.value or 0.0) for x, y in pairs]

@@ -74,6 +74,17 @@ def test_a_number_against_another_of_the_same_contender():
     assert judged("better than its own", 3.0, other="z") == "not measured"
 
 
+def test_over_seeds_it_is_each_seeds_own_difference_that_counts():
+    # x is 0.01 above y in each seed, and both move much more from seed to seed
+    pairs = [(0.5 + 0.1 * seed, 0.49 + 0.1 * seed + 0.0001 * seed) for seed in range(3)]
+    records = [
+        replace(record_of("modular", seed=seed, metrics={"x": at(x), "y": at(y)}, budgets=Budgets(), seconds={}))
+        for seed, (x, y) in enumerate(pairs)
+    ]
+    found = claims._against_itself(contender("way", *records), "x", "y", "x")
+    assert found.verdict == "supported" and "difference 0.0099" in found.words
+
+
 def test_an_approach_in_several_settings_speaks_once_by_those_nearest_to_its_defaults():
     told = one_claim("better than the others")
 
