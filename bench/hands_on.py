@@ -161,7 +161,8 @@ def generate(arguments: GenerateArguments, config: Config, console: Console) -> 
         files: list[dict[str, Any]] = [{"prompt": p, "path": str(f)} for p, f in zip(words, paths, strict=True)]
         console.emit({"run": trained.folder.name, "grid": str(grid), "pictures": files})
     else:
-        console.info(f"{trained.folder.name}: {len(paths)} pictures in {arguments.to}, all of them on {grid}")
+        made = "1 picture" if len(paths) == 1 else f"{len(paths)} pictures"
+        console.info(f"{trained.folder.name}: {made} in {arguments.to}, all of them on {grid}")
     return 0
 
 

@@ -4,6 +4,7 @@ N pictures or texts, E embedding width."""
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,15 @@ class Clip:
 
         folder = Path(location)
         name, _, weights = location.partition("/")
+        known = open_clip.list_models()
+        if not folder.is_dir() and ":" not in name and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = (
+                f"did you mean '{close[0]}'?"
+                if close
+                else "expected one such as ViT-B-32/openai, or a folder as open_clip saves it"
+            )
+            raise UserError(f"the CLIP model '{location}' is of no architecture that open_clip has: {hint}")
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", message="QuickGELU mismatch")

@@ -169,6 +169,16 @@ def test_captions_past_the_context_are_counted(clip: Clip) -> None:
     assert clip.cut([]) == 0
 
 
+@pytest.mark.parametrize(
+    ("location", "hint"),
+    [("ViT-B-33/openai", "did you mean 'ViT-B-32'"), ("no/such", "expected one such as ViT-B-32/openai")],
+)
+def test_an_unknown_architecture_gets_a_sentence(location: str, hint: str) -> None:
+    with pytest.raises(UserError, match=f"'{location}' is of no architecture that open_clip has: {hint}") as caught:
+        Clip(location)
+    assert len(str(caught.value)) < 200  # and not all of open_clip's names
+
+
 def test_a_wrong_gelu_is_refused_and_not_only_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     def mismatched(*_: Any, **__: Any) -> Any:
         warnings.warn("QuickGELU mismatch between final model config (quick_gelu=False) and tag", stacklevel=1)
