@@ -261,7 +261,10 @@ def test_one_metric_that_fails_takes_no_other_down(held: Held, monkeypatch: pyte
     monkeypatch.setattr(approach, "text_start", lambda *_: (_ for _ in ()).throw(NotImplementedError("writes no text")))
     found = measure(approach, fixed, asked, approach.shared.language_model, QUIET)
     reasons = {name: each.reason for name, each in found.metrics.items() if each.value is None}
-    assert "no architecture that open_clip has" in reasons["clip_score"] and "unknown feature extractor" in reasons["fd_nothing"]
+    assert (
+        "no architecture that open_clip has" in reasons["clip_score"]
+        and "unknown feature extractor" in reasons["fd_nothing"]
+    )
     assert reasons["caption_loss"] == "writes no text" and "evaluate.pairs is 0" in reasons["scene_accuracy_pairs"]
     for name in ("validation_loss", "scene_accuracy", "seconds_per_image", "perplexity_retention"):
         assert found.metrics[name].value is not None
