@@ -1,15 +1,19 @@
 """What the command line of `run` takes besides a config. Imports no torch.
 
-With one approach, its own settings are options too: `--approach dual_tower --settings.variant gated`."""
+With one approach, its own settings are options too: `--approach dual_tower --settings.variant gated`. With several,
+those that all of them have: `--approach all --settings.learning-rate 2e-3`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+
+from tyro.conf import arg
 
 from approaches.registry import APPROACHES
 from bench import launch
@@ -24,7 +28,8 @@ ALL = "all"
 @dataclass(frozen=True, kw_only=True)
 class RunArguments:
     """Train approaches, draw, describe, measure, and keep a record of each: in a process of its own, resumed where it
-    was cut off. One approach's settings are options too: --approach dual_tower --settings.variant gated."""
+    was cut off. One approach's settings are options too: --approach dual_tower --settings.variant gated; of several,
+    those that all have: --settings.learning-rate 2e-3."""
 
     approach: tuple[str, ...] = (ALL,)
     """Which approaches: one, several, or all."""
@@ -37,23 +42,51 @@ class RunArguments:
 
     @classmethod
     def of_words(cls, words: Sequence[str], config: Config) -> type[RunArguments]:
-        """The arguments to parse: where the words name one approach, with a field `settings` that is that approach's.
-        UserError on a setting without the one approach that it is of, and on an approach that does not exist."""
+        """The arguments to parse: where the words name one approach, with a field `settings` that is that approach's;
+        where they set something of several, with one of what these have in common. UserError on a setting that one of
+        them has not, and on an approach that does not exist."""
         names = chosen(last_values(words, "--approach") or (ALL,))
         stray = [word for word in words if word.split("=")[0].startswith("--settings")]
         if len(names) == 1:
             return with_settings(cls, settings_of(names[0], config.preset))
-        if stray:
-            raise UserError(
-                f"{stray[0].split('=')[0]} is a setting of one approach, and {len(names)} are asked for: "
-                f"name one, such as --approach {names[0]}"
-            )
-        return cls
+        return with_settings(cls, in_common(names, stray)) if stray else cls
 
     def settings_for(self, approach: str, config: Config) -> Any:
         """The settings of one of the approaches asked for."""
-        own = getattr(self, "settings", None)
-        return settings_of(approach, config.preset) if own is None else own
+        own, usual = getattr(self, "settings", None), settings_of(approach, config.preset)
+        if isinstance(own, InCommon):
+            return dataclasses.replace(usual, **{name: value for name, value in vars(own).items() if value is not None})
+        return usual if own is None else own
+
+
+@dataclass(frozen=True, kw_only=True)
+class InCommon:
+    """Base of what is made by `in_common`."""
+
+
+def in_common(names: Sequence[str], flags: Sequence[str]) -> InCommon:
+    """Settings that several approaches have alike, none of them given. UserError where one of the flags is of no such
+    setting."""
+    kinds = [APPROACHES[name].load_settings() for name in names]
+    hints = [typing.get_type_hints(kind, include_extras=True) for kind in kinds]
+    alike = [
+        item.name
+        for item in dataclasses.fields(kinds[0])
+        if all(hint.get(item.name) == hints[0][item.name] for hint in hints)
+    ]
+    for flag in flags:
+        spelt = flag.split("=")[0]
+        if spelt.removeprefix("--settings.").replace("-", "_") not in alike:
+            raise UserError(
+                f"{spelt} is no setting that all of {', '.join(names)} have: name one approach, such as --approach "
+                f"{names[0]}; they have in common {', '.join(alike)}"
+            )
+    told = arg(help="Of every approach asked for; by default each has its own.")
+    fields = [(name, Annotated[hints[0][name] | None, told], dataclasses.field(default=None)) for name in alike]
+    made: type[InCommon] = dataclasses.make_dataclass(
+        "SettingsInCommon", fields, bases=(InCommon,), frozen=True, kw_only=True
+    )
+    return made()
 
 
 def with_settings(base: type[RunArguments], settings: Any) -> type[RunArguments]:

@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import bench
 from approaches.registry import APPROACHES
 from approaches.settings import DualTowerSettings
 from bench import cli
+from bench.array_arguments import ArrayArguments, points
 from bench.config import Config
 from bench.errors import UserError
 from bench.hands_on_arguments import GenerateArguments
@@ -33,9 +35,12 @@ MISTAKES = [
     ("run --approach dual_towr", "unknown approach 'dual_towr': did you mean 'dual_tower'?"),
     ("run --approach", "--approach names none, expected one or more of: full_retraining, "),
     ("run --approach al", "unknown approach 'al': did you mean 'all'?"),
-    ("run --settings.variant gated", "--settings.variant is a setting of one approach, and 4 are asked for"),
-    ("run --approach all --settings.variant=gated", "--settings.variant is a setting of one approach"),
-    ("run --approach modular projection --settings.width 8", "--settings.width is a setting of one approach, and 2"),
+    ("run --settings.variant gated", "--settings.variant is no setting that all of full_retraining, dual_tower, "),
+    ("run --approach all --settings.variant=gated", "name one approach, such as --approach full_retraining"),
+    ("run --approach modular projection --settings.queries 8", "they have in common learning_rate, caption_weight"),
+    ("run --settings.learning-rate 20", "settings.learning_rate is 20.0, expected a value above 0"),
+    ("run --settings.learning-rate fast", "--settings.learning-rate is 'fast', expected float"),
+    ("run --settings.learning-rat 1", "--settings.learning-rat is no setting that all of"),
     ("run --approach dual_tower --settings.variant gatd", "--settings.variant is 'gatd': did you mean 'gated'?"),
     ("run --approach dual_tower --settings.varant gated", "did you mean --settings.variant?"),
     ("run --approach dual_tower --settings.queries 3", "'run' has no option --settings.queries"),
@@ -84,7 +89,7 @@ def test_it_is_judged_before_torch_is_imported(line: str):
 
 
 def words(*argv: str, kind: Any = RunArguments) -> Any:
-    return parse(kind, argv, verb="run", program=cli.PROGRAM, configured=kind is RunArguments)
+    return parse(kind, argv, verb="run", program=cli.PROGRAM, configured=issubclass(kind, RunArguments))
 
 
 def test_settings_start_from_the_presets_and_the_words_change_them():
@@ -97,6 +102,21 @@ def test_settings_start_from_the_presets_and_the_words_change_them():
         assert every.arguments.settings_for(name, Config()) == kind.of_preset("tiny")
         one = words("--approach", name).arguments
         assert one.settings_for(name, Config()) == kind.of_preset("tiny")
+
+
+def test_what_several_have_in_common_is_set_for_all_and_each_keeps_the_rest():
+    parsed = words("--settings.learning-rate", "2e-3", "--preset", "small")
+    for name in APPROACHES:
+        usual = APPROACHES[name].load_settings().of_preset("small")
+        assert usual.learning_rate != 2e-3
+        wanted = replace(usual, learning_rate=2e-3)
+        assert parsed.arguments.settings_for(name, parsed.config) == wanted
+        alone = words("--approach", name, "--settings.learning-rate", "2e-3", "--preset", "small")
+        assert alone.arguments.settings_for(name, alone.config) == wanted
+    both = words("--approach", "modular", "projection", "--settings.width", "96").arguments
+    assert [both.settings_for(name, Config()).width for name in ("modular", "projection")] == [96, 96]
+    (first, *_) = points(words("--settings.learning-rate", "2e-3", kind=ArrayArguments).arguments, Config())
+    assert first.settings.learning_rate == 2e-3
 
 
 def test_a_strangers_settings_are_flags_too(
