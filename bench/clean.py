@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from bench.files import cache_directory
 CACHES = ("pictures", "latents", "features", "tokens", "pydocs", "emoji", "verdicts", "gguf")
 OURS = re.compile(r"\.?[0-9a-f]{16}(\..+)?|\.part-.+")
 """Names in a cache's folder that are this program's: hashes, and what a killed process left of their writing."""
+UNPACKING = 3600.0  # seconds that unpacking a model takes at most
 CHECKPOINTS = "checkpoint*"
 
 
@@ -68,9 +70,16 @@ def _places(kind: str, out: Path, console: Console) -> Iterator[tuple[Path, list
     if kind == "caches":
         folders = (cache_directory() / name for name in CACHES)
         found = ((folder, sorted(folder.iterdir())) for folder in folders if folder.is_dir())
-        yield from ((folder, own) for folder, all_ in found if (own := [p for p in all_ if OURS.fullmatch(p.name)]))
+        yield from ((folder, own) for folder, all_ in found if (own := [path for path in all_ if _ours(path)]))
         return
     yield from ((path, [path]) for path in _paths(kind, out, console))
+
+
+def _ours(path: Path) -> bool:
+    """Whether a cache's entry may go: one of ours, and no model that somebody may be unpacking just now."""
+    if not OURS.fullmatch(path.name):
+        return False
+    return not path.name.startswith(".part-") or time.time() - path.lstat().st_mtime > UNPACKING
 
 
 def _paths(kind: str, out: Path, console: Console) -> Iterator[Path]:

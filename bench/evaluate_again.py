@@ -76,6 +76,7 @@ def again(folder: Path, arguments: EvaluateArguments, console: Console) -> Chang
         _check_judges(run, arguments, before)
         check_data(run.request)
         text = changed_text(run.request, console.info)
+        other_clip = arguments.clip is None and _had(before, "clip_score") and changed_clip(run.request)
         trained = read_json(folder / stages.TRAINED)
         place = folder / PLACE
         shutil.rmtree(place, ignore_errors=True)
@@ -87,11 +88,9 @@ def again(folder: Path, arguments: EvaluateArguments, console: Console) -> Chang
             after = _record(before, run, trained, measured)
             if not arguments.counts:
                 _check_lost(before, after)
-            if text:
-                after = _noted(after, OTHER_TEXT)
-                after = replace(after, identical=replace(after.identical, text=text))
-            if arguments.clip is None and changed_clip(run.request):
-                after = _noted(after, OTHER_CLIP)
+            after = replace(after, identical=replace(after.identical, text=text or run.request.parts["text"]))
+            notes = [note for note, told in ((OTHER_TEXT, text), (OTHER_CLIP, other_clip)) if told]
+            after = replace(after, notes=(*after.notes, *notes))
             _put(place, folder)
             write_json(folder / stages.MEASURED, measured)
             schema.save(after, folder)
@@ -130,14 +129,10 @@ def _record(before: Record, run: stages.Run, trained: Mapping[str, Any], measure
 def _check_judges(run: stages.Run, arguments: EvaluateArguments, before: Record) -> None:
     """UserError, before anything is measured, where CLIP or Inception-v3 can't be had that was asked for now, or that
     the record's numbers are of."""
-
-    def had(*names: str) -> bool:
-        return any(name in before.metrics and before.metrics[name].value is not None for name in names)
-
-    if arguments.clip is not None or had("clip_score"):
+    if arguments.clip is not None or _had(before, "clip_score"):
         check_place(run.request, "model.clip", run.config.model.clip)
         clip_of(run.config, run.device)
-    if arguments.inception is not None or had("fid", "fd_inception_v3_other"):
+    if arguments.inception is not None or _had(before, "fid", "fd_inception_v3_other"):
         check_place(run.request, "evaluate.inception", run.config.evaluate.inception)
         inception_of(run.config, run.device)
 
@@ -145,14 +140,14 @@ def _check_judges(run: stages.Run, arguments: EvaluateArguments, before: Record)
 def _check_lost(before: Record, after: Record) -> None:
     """UserError where a number of before was tried now, of as many pictures, captions and documents, and is missing. A
     name that is not measured any more (another extractor's) is no loss: what changed is told."""
-    had = {name for name, old in before.metrics.items() if old.value is not None}
-    lost = [name for name, new in after.metrics.items() if name in had and new.value is None]
+    lost = [name for name, new in after.metrics.items() if new.value is None and _had(before, name)]
     if lost:
         raise UserError(f"it would lose {', '.join(lost)}: {after.metrics[lost[0]].reason}")
 
 
-def _noted(record: Record, note: str) -> Record:
-    return replace(record, notes=(*record.notes, note))
+def _had(record: Record, *names: str) -> bool:
+    """Whether a record has one of these numbers."""
+    return any(name in record.metrics and record.metrics[name].value is not None for name in names)
 
 
 def _put(place: Path, folder: Path) -> None:

@@ -35,8 +35,8 @@ class ReportArguments:
 @dataclass(frozen=True, kw_only=True)
 class CompareArguments:
     """Compare B with A, number by number: two runs, or two sets of runs (a folder, or several with commas between).
-    Exit code 0 where B is told to be worse in nothing that counts, has all of it that A has, and came to an end
-    wherever A did; else 1; 2 for a mistake."""
+    Exit code 0 where B is told to be worse in nothing that counts, has all of it that A has, and none of A's runs
+    failed or is unfinished in B; else 1; 2 for a mistake."""
 
     first: Positional[Annotated[str, arg(metavar="A")]] = field(default="", metadata=PLACE)
     """What to compare with: a run, a folder of runs, or several with commas between."""

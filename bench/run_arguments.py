@@ -49,6 +49,9 @@ class RunArguments:
         stray = [word for word in words if word.split("=")[0].startswith("--settings")]
         if len(names) == 1:
             return with_settings(cls, settings_of(names[0], config.preset))
+        for flag in stray:
+            if last_values(words, flag.split("=")[0].replace("_", "-")) == ["None"]:
+                raise UserError(f"{flag.split('=')[0]} is 'None', expected a value for all approaches asked for")
         return with_settings(cls, in_common(names, stray)) if stray else cls
 
     def settings_for(self, approach: str, config: Config) -> Any:

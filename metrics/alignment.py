@@ -41,10 +41,10 @@ class Clip:
         folder = Path(location)
         name, _, weights = location.partition("/")
         known = open_clip.list_models()
-        if not folder.is_dir() and ":" not in name and name not in known:
+        if not folder.is_dir() and name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = (
-                f"did you mean '{close[0]}'?"
+                f"did you mean '{close[0]}/{weights or 'openai'}'?"
                 if close
                 else "expected one such as ViT-B-32/openai, or a folder as open_clip saves it"
             )

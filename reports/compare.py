@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -102,10 +103,10 @@ def comparison(first: Sequence[Path], second: Sequence[Path], metrics: Sequence[
 
 
 def _fallen(first: Gathered, second: Gathered) -> list[str]:
-    """Approaches and seeds that the first set has done, and of which the second has unfinished runs only."""
-    done = [{(run.record.approach, run.record.seed) for run in side.done} for side in (first, second)]
+    """Approaches and seeds of which the first set has more done than the second, which has begun one."""
+    done = [Counter((run.record.approach, run.record.seed) for run in side.done) for side in (first, second)]
     begun = {(run.record.approach, run.record.seed) for run in second.others}
-    return [f"{approach}, seed {seed}" for approach, seed in sorted((done[0] - done[1]) & begun)]
+    return [f"{approach}, seed {seed}" for approach, seed in sorted((done[0] - done[1]).keys() & begun)]
 
 
 def _lone_seeds(a: Contender, b: Contender) -> list[str]:
@@ -184,14 +185,14 @@ def _line(a: Contender, b: Contender, name: str, named: bool) -> Line | None:
     }
     one, other = _named(a, b)
     found = Judge(clocks=True).difference(other, one, name)
+    own = a.approach == b.approach and bool(first.better) and first.unit not in TIMED_UNITS
+    judged = named or (own and name not in SPENT)  # where it is missing
     if found is None:
         if first.value is None and second.value is None:
             return None
         if first.value is not None and second.value is not None:
             return None  # no direction: nothing is better or worse
         lost, absent = second.value is None, first if first.value is None else second
-        own = a.approach == b.approach and bool(first.better) and first.unit not in TIMED_UNITS
-        judged = named or (own and name not in SPENT)
         return Line(
             **told, difference="–", word="missing", paired=False, needed=None, counts=lost and judged,
             reason=absent.reason, values=(None, None, None), lost=lost,
@@ -208,7 +209,7 @@ def _line(a: Contender, b: Contender, name: str, named: bool) -> Line | None:
         counts=named or first.unit not in TIMED_UNITS,
         reason="; ".join([*reasons, *([gap.reason] if gap.reason not in ("", COUNTED) else [])]),
         values=(gap.value, gap.low, gap.high),
-        lost=bool(gone),
+        lost=bool(gone) and judged,
     )
 
 

@@ -27,6 +27,8 @@ SAME = {
     "details": "data details",
 }
 """Fields of a record's `identical`, in words."""
+BESIDE = {"lm": "language model's config and tokenizer", "vae": "VAE's config"}
+"""Models whose files beside the weights are in a run's key, in words."""
 OF_THE_SEED = ("batches", "noise")
 """Fields that every seed has its own of: a run is compared with the others of its seed."""
 NEVER_FATAL = ("kernels", "details")
@@ -108,11 +110,12 @@ def identical(contenders: Sequence[Contender]) -> list[Shared]:
 def _files(runs: Sequence[tuple[Contender, Run]], contenders: Sequence[Contender]) -> list[Shared]:
     """Configs and tokenizers of the frozen models, where every run's key holds them."""
     found = []
-    for name, field in (("lm", "language_model"), ("vae", "vae")):
-        parts = [(run.record.provenance.get("key") or {}).get(f"model.{name} files") for _, run in runs]
+    for name, words in BESIDE.items():
+        keys = [run.record.provenance.get("key") for _, run in runs]
+        parts = [key.get(f"model.{name} files") if isinstance(key, dict) else None for key in keys]
         if runs and all(isinstance(part, str) for part in parts):
             values = {(c.label, run.record.seed): str(part) for (c, run), part in zip(runs, parts, strict=True)}
-            found.append(_shared(f"{field}.config and tokenizer", values, field, contenders))
+            found.append(_shared(words, values, words, contenders))
     return found
 
 
@@ -124,12 +127,15 @@ def _shared(name: str, values: Mapping[tuple[str, int], str], field: str, conten
         same, value = not apart and all(len(group) == 1 for group in groups), "the same within each seed"
     else:
         same, value = len(set(every.values())) == 1, ""
-    words = SAME[field] if name == field else f"{SAME[field]}: {name.partition('.')[2]}"
+    words = SAME.get(field, field) if name == field else f"{SAME[field]}: {name.partition('.')[2]}"
     if same:
         value = _leaf(next(iter(every.values()))) if len(set(every.values())) == 1 else value
         return Shared(name=words, same=True, value=value, fatal=field not in NEVER_FATAL)
     several = {c.label for c in contenders if len(c.runs) > 1}
-    by = tuple((f"{who}, seed {seed}" if who in several else who, _leaf(value)) for (who, seed), value in every.items())
+    shown = {value: _leaf(value) for value in every.values()}
+    if len(set(shown.values())) < len(shown):  # what differs is not shown alike
+        shown = {value: value or "–" for value in shown}
+    by = tuple((f"{who}, seed {seed}" if who in several else who, shown[value]) for (who, seed), value in every.items())
     return Shared(name=words, same=False, value="", by=by, fatal=field not in NEVER_FATAL)
 
 

@@ -19,7 +19,7 @@ def main(arguments: PretrainArguments, config: Config, console: Console) -> int:
 
     A run that was cut off goes on from its checkpoints in OUT/.work; those of finished models are removed. A model that
     is there already, whole and of the same recipe and data, is left as it is."""
-    from bench.pretrain.card import begin, finished, write
+    from bench.pretrain.card import finished, write
 
     for kind in arguments.only:
         name = f"{kind}-{config.preset}"
@@ -27,7 +27,8 @@ def main(arguments: PretrainArguments, config: Config, console: Console) -> int:
         if finished(kind, config, out):
             console.info(f"{name}: done already, by this recipe of this data; without {out} it is made anew")
             continue
-        begin(out)
+        if (out / "card.json").exists():
+            console.info(f"{name}: {out} holds another, or one that has changed: it is made anew")
         module = importlib.import_module(f"bench.pretrain.{kind}")
         facts: dict[str, Any] = module.pretrain(config, work=work, out=out, console=console)
         write(kind, config, facts, out)

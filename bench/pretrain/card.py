@@ -65,11 +65,6 @@ def finished(kind: str, config: Config, folder: Path) -> bool:
     return isinstance(card, dict) and all(card.get(name) == value for name, value in {**asked, **files}.items())
 
 
-def begin(folder: Path) -> None:
-    """Before a model is made: what its folder's card says is true no longer."""
-    (folder / "card.json").unlink(missing_ok=True)
-
-
 def _of_data(kind: str, config: Config) -> str:
     """Of what a config says of pictures and, where the model reads it, of text."""
     text = fingerprint(config.text) if kind == "lm" else ""

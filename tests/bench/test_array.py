@@ -41,7 +41,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.setattr(array, "Job", ActedJob)
     monkeypatch.setattr(store, "source_hash", lambda *_: "sources")  # somebody may be editing them
-    monkeypatch.setattr(store, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
+    monkeypatch.setattr(array, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
     monkeypatch.setenv("PYTHONPATH", "")
     return ways.micro(tmp_path)
 

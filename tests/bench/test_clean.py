@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,10 @@ def test_each_kind_frees_its_own_and_no_more(out: Path):
     part = "gguf/.part-ab12/whole/model.safetensors"  # of an unpacking that was killed
     (out.parent / "cache" / part).parent.mkdir(parents=True)
     (out.parent / "cache" / part).write_bytes(bytes(10))
+    now = "gguf/.part-cd34/model.safetensors"  # somebody is at it
+    (out.parent / "cache" / now).parent.mkdir()
+    (out.parent / "cache" / now).write_bytes(bytes(10))
+    os.utime(out.parent / "cache" / "gguf" / ".part-ab12", (0, 0))
     assert gone(out, "--what", "caches", "--delete") == {f"cache/{name}" for name in (*CACHED, part)}
     assert own.exists() and not (out.parent / "cache" / "latents").exists()
     assert gone(out, "--what", "checkpoints", "--delete") == {"runs/killed/checkpoint.safetensors"}

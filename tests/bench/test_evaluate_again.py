@@ -128,6 +128,12 @@ def test_text_that_has_changed_is_measured_and_told(
     after = schema.load(copy)
     assert after.identical.text == "other"
     assert after.notes[-2:] == (evaluate_again.OTHER_TEXT, evaluate_again.OTHER_CLIP)
+    monkeypatch.setattr(evaluate_again, "changed_text", lambda *_: "")
+    monkeypatch.setattr(evaluate_again, "changed_clip", lambda *_: False)
+    evaluate_again.again(copy, fewer, QUIET)
+    back = schema.load(copy)
+    assert back.identical.text == store.Request.read(copy).parts["text"]
+    assert evaluate_again.OTHER_TEXT not in back.notes
     clip = EvaluateArguments(runs=(str(copy),), pictures=3, clip="no/such")
     assert evaluate_again.main(clip, Config(), QUIET) == 2  # whatever is said of how much
     assert "its record is as it was" in capsys.readouterr().err

@@ -144,14 +144,10 @@ def test_a_plan_of_small_is_what_its_run_on_a_cpu_took(approach: str):
         took["parameters"], took["parameters_trained"], took["parameters_active"]
     )  # fmt: skip
     steps = int(config.train.amount)
-    assert planned.step * steps == pytest.approx(took["training_flops"], rel=0.15)
+    assert planned.step * steps == pytest.approx(took["training_flops"], rel=0.01)
     held = memory(planned, config, replace(HERE, host=True))["DDP"]
     # What a run measures is above what it had before training: its models.
     assert held["all"] - held["weights"] == pytest.approx(took["peak_memory_bytes"], rel=0.15)
-    peak = took["training_flops"] / steps * took["steps_per_second"] / took["mfu"]  # the machine's, of then
-    machine = replace(HERE, peak=peak, mfu=took["mfu"])
-    foretold = times(planned, config, machine, steps)["training"]["seconds"]
-    assert foretold == pytest.approx(steps / took["steps_per_second"], rel=0.15)
 
 
 def test_held_counts_what_is_alive_at_once():

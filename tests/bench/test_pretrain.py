@@ -32,7 +32,7 @@ from bench.files import read_json
 from bench.presets import preset
 from bench.pretrain import lm
 from bench.pretrain.arguments import MODELS, PretrainArguments, check
-from bench.pretrain.card import begin, evaluations, finished
+from bench.pretrain.card import evaluations, finished
 from bench.pretrain.clip import contrastive_loss, sides_loss, twin_loss
 from bench.pretrain.clip_batches import SIDES, Batch
 from bench.pretrain.vae import _mixed, psnr, reconstruction_loss
@@ -118,8 +118,6 @@ def test_what_is_finished_is_not_made_again_but_another_recipe_is(
     assert finished("lm", made.config, copy)
     (copy / "tokenizer.json").unlink()
     assert not finished("lm", made.config, copy)
-    begin(copy)
-    assert not (copy / "card.json").exists()
 
 
 # What is written

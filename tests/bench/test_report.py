@@ -216,6 +216,17 @@ def test_a_number_that_one_seed_lacks_is_lost(tmp_path: Path, capsys: pytest.Cap
     assert cli.main(["compare", str(tmp_path / "b"), str(tmp_path / "a")]) == 0
 
 
+def test_one_of_two_settings_that_failed_is_no_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for side in "ab":
+        for variant in ("dense", "gated"):
+            record = record_of("dual_tower", settings={"variant": variant}, key=f"{side}{variant}")
+            if (side, variant) == ("b", "gated"):
+                record = dataclasses.replace(record, status="failed", reason="a fire")
+            write_run(tmp_path / side / variant, record, pictures=False)
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--metrics", "caption_gap"]) == 1
+    assert "B did not come to an end, as A did: dual_tower, seed 0." in capsys.readouterr().out
+
+
 def test_what_was_not_spent_is_not_lost(tmp_path: Path):
     a, b = [
         record_of("modular", metrics={"x": mean_at(1, f"x{side}", better="higher")}, budgets=budgets, seconds={})

@@ -79,7 +79,8 @@ def faked(monkeypatch: pytest.MonkeyPatch, numbers: Numbers, *, failing: tuple[s
         return runner.Ended(request=request, folder=out / request.name, state=state, record=record, code=DONE)
 
     monkeypatch.setattr(runner, "execute", execute)
-    monkeypatch.setattr(store, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
+    for module in (reproduce, array):
+        monkeypatch.setattr(module, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
     return asked
 
 

@@ -39,6 +39,7 @@ MISTAKES = [
     ("run --approach all --settings.variant=gated", "name one approach, such as --approach full_retraining"),
     ("run --approach modular projection --settings.queries 8", "they have in common learning_rate, caption_weight"),
     ("run --settings.learning-rate 20", "settings.learning_rate is 20.0, expected a value above 0"),
+    ("run --settings.learning-rate None", "--settings.learning-rate is 'None', expected a value for all"),
     ("run --settings.learning-rate fast", "--settings.learning-rate is 'fast', expected float"),
     ("run --settings.learning-rat 1", "--settings.learning-rat is no setting that all of"),
     ("run --approach dual_tower --settings.variant gatd", "--settings.variant is 'gatd': did you mean 'gated'?"),

@@ -43,6 +43,9 @@ def test_a_difference_after_the_sixteenth_character_is_one():
     ends = ("stabilityai/sd-vae-ft-mse", "stabilityai/sd-vae-ft-ema"), ("0" * 16 + "+1", "0" * 16 + "+2")
     for one, other in ends:
         assert unfair(made("modular", vae=one), made("dual_tower", vae=other)) == [facts.SAME["vae"]]
+        rows = facts.identical(of(made("modular", vae=one), made("dual_tower", vae=other)))
+        (vae,) = [row for row in rows if row.name == facts.SAME["vae"]]
+        assert dict(vae.by) == {"modular": one, "dual_tower": other}  # and it can be seen
     rows = facts.identical(of(made("modular", vae=ends[1][0]), made("dual_tower", vae=ends[1][0])))
     assert [row.value for row in rows if row.name == facts.SAME["vae"]] == ["0" * 16 + "…"]
 
@@ -55,10 +58,12 @@ def test_another_tokenizer_is_no_fair_comparison():
         )
 
     one, other = made("modular"), made("dual_tower")
-    name = f"{facts.SAME['language_model']}: config and tokenizer"
+    name = facts.BESIDE["lm"]
     assert unfair(with_files(one, lm="a", vae="v"), with_files(other, lm="b", vae="v")) == [name]
     assert unfair(with_files(one, lm="a", vae="v"), with_files(other, lm="a", vae="v")) == []
     assert unfair(with_files(one, lm="a"), other) == []  # a record of before these were kept
+    odd = dataclasses.replace(other, record=dataclasses.replace(other.record, provenance={"key": "text"}))
+    assert unfair(one, odd) == []
 
 
 def test_batches_and_noise_are_those_of_the_seed():
