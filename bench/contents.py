@@ -73,6 +73,20 @@ def check_data(request: Request) -> None:
     _check(request, "data", _pictures(request.config), f"the data '{config.path or config.name}'")
 
 
+def unchanged(request: Request, progress: Callable[[str], None]) -> dict[str, str]:
+    """`contents` of a run's config. UserError where any but CLIP's, which trains nothing, is another by now."""
+    config = request.config
+    named = {"data.path": config.data.path, "text.path": config.text.path}
+    named |= {f"model.{name}": getattr(config.model, name) for name in FROZEN}
+    for field, path in named.items():
+        check_place(request, field, path)
+    found = contents(config, progress)
+    for part, value in found.items():
+        if not part.startswith("model.clip"):
+            _check(request, part, value, part.removesuffix(" files"))
+    return found
+
+
 def changed_clip(request: Request) -> bool:
     """Whether the files of a run's CLIP are others by now. UserError where they can't be had."""
     found = _model(request.config, "clip")

@@ -21,7 +21,7 @@ from bench.assembly import open_trained
 from bench.collection import Collection, collect
 from bench.config import Config, from_values
 from bench.console import Console
-from bench.contents import FROZEN, changed_text, check_data, check_models, check_weights, contents
+from bench.contents import check_data, unchanged
 from bench.curve_arguments import CurveArguments, values_of
 from bench.data.catalogue import open_dataset
 from bench.errors import UserError
@@ -129,12 +129,7 @@ def _trained(
     if over := [value for value in values if value >= whole]:
         raise UserError(f"--values has {over[0]}, expected fewer than the run's own {whole} training pictures")
     settings = from_values(APPROACHES[request.approach].load_settings(), request.settings)
-    check_data(request)
-    check_models(request)
-    if changed_text(request, console.info):
-        raise UserError(f"the text of run {folder.name} is another by now: its own row would not belong to the others")
-    found = contents(request.config, console.info)
-    check_weights(request, {name: found[f"model.{name}"] for name in FROZEN})
+    found = unchanged(request, console.info)
     for value in values:
         config = _shortened(request.config, value / whole)
         shorter = store.request(config, request.approach, settings, found, request.command)

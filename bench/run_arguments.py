@@ -46,12 +46,12 @@ class RunArguments:
         where they set something of several, with one of what these have in common. UserError on a setting that one of
         them has not, and on an approach that does not exist."""
         names = chosen(last_values(words, "--approach") or (ALL,))
-        stray = [word for word in words if word.split("=")[0].startswith("--settings")]
+        stray = [word.split("=")[0].replace("_", "-") for word in words if word.startswith("--settings")]
         if len(names) == 1:
             return with_settings(cls, settings_of(names[0], config.preset))
         for flag in stray:
-            if last_values(words, flag.split("=")[0].replace("_", "-")) == ["None"]:
-                raise UserError(f"{flag.split('=')[0]} is 'None', expected a value for all approaches asked for")
+            if last_values(words, flag) == ["None"]:
+                raise UserError(f"{flag} is 'None', expected a value for all approaches asked for")
         return with_settings(cls, in_common(names, stray)) if stray else cls
 
     def settings_for(self, approach: str, config: Config) -> Any:
@@ -78,10 +78,9 @@ def in_common(names: Sequence[str], flags: Sequence[str]) -> InCommon:
         if all(hint.get(item.name) == hints[0][item.name] for hint in hints)
     ]
     for flag in flags:
-        spelt = flag.split("=")[0]
-        if spelt.removeprefix("--settings.").replace("-", "_") not in alike:
+        if flag.removeprefix("--settings.").replace("-", "_") not in alike:
             raise UserError(
-                f"{spelt} is no setting that all of {', '.join(names)} have: name one approach, such as --approach "
+                f"{flag} is no setting that all of {', '.join(names)} have: name one approach, such as --approach "
                 f"{names[0]}; they have in common {', '.join(alike)}"
             )
     told = arg(help="Of every approach asked for; by default each has its own.")

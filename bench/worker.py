@@ -117,10 +117,9 @@ def guarded(folder: Path, console: Console, work: Work) -> int:
     except KeyboardInterrupt:
         return _ended(folder, "killed", "interrupted", INTERRUPTED, console)
     except Exception as error:
-        first = (str(error).splitlines() or ["no message"])[0]
+        place, first = _traceback(folder, console), (str(error).splitlines() or ["no message"])[0]
         if lacks_memory(error):
             return _ended(folder, "out of memory", first, NO_MEMORY, console)
-        place = _traceback(folder, console)
         return _ended(folder, "failed", f"{type(error).__name__}: {first}{place}", FAILED, console)
     return DONE
 

@@ -17,7 +17,7 @@ from approaches.settings import DualTowerSettings
 from approaches.shared.sources import beside, resolve
 from bench import store
 from bench.config import Config
-from bench.contents import changed_clip, changed_text, check_data, check_models, check_weights, contents
+from bench.contents import changed_clip, changed_text, check_data, check_models, check_weights, contents, unchanged
 from bench.errors import UserError
 from tests.bench import stand_ins, ways
 
@@ -108,6 +108,13 @@ def test_a_run_whose_models_pictures_or_text_have_changed_says_which(tmp_path: P
     Image.fromarray(np.full((32, 32, 3), 255, np.uint8)).save(tmp_path / "pictures" / "7.png")
     with pytest.raises(UserError, match="the data '.*pictures' is no longer"):
         check_data(request)
+    with pytest.raises(UserError, match="model.lm is no longer|data is no longer|text is no longer"):
+        unchanged(request, print)
+    now = request_of(config)
+    assert unchanged(now, print) == {part: now.parts[part] for part in contents(config, print)}
+    for part in ("data", "text", "model.lm", "model.vae files"):
+        with pytest.raises(UserError, match=f"{part.removesuffix(' files')} is no longer what run"):
+            unchanged(replace(now, parts={**now.parts, part: "others"}), print)
     assert changed_clip(replace(request, parts={**request.parts, "model.clip": "others"}))
 
 

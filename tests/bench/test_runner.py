@@ -72,6 +72,7 @@ def test_every_end_is_told_for_what_it_was(
     assert found.reason.startswith(reason)
     record = schema.load(only(tmp_path, fate))
     assert (record.status, record.reason) == (state, found.reason)
+    assert (only(tmp_path, fate) / worker.ERROR).exists() == (fate in ("broken", "greedy"))
     captured = capsys.readouterr()
     assert f"{state}: {reason}" in captured.err and f"{state}: {reason}" in captured.out
     assert "skip" not in (captured.out + captured.err).lower() and "done" not in captured.out
