@@ -21,7 +21,7 @@ from bench.console import Console
 from bench.errors import UserError
 from bench.files import cache_directory
 
-CACHES = ("pictures", "latents", "features", "tokens", "pydocs", "emoji", "verdicts", "gguf")
+CACHES = ("pictures", "latents", "features", "tokens", "pydocs", "unread", "emoji", "verdicts", "gguf")
 OURS = re.compile(r"\.?[0-9a-f]{16}(\..+)?|\.part-.+")
 """Names in a cache's folder that are this program's: hashes, and what a killed process left of their writing."""
 UNPACKING = 3600.0  # seconds that unpacking a model takes at most

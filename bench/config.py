@@ -159,6 +159,9 @@ class EvaluateConfig:
     """Held-out pictures described."""
     documents: Annotated[int, Range(1, 10_000_000)] = 96
     """Held-out documents of the text corpus, for perplexity retention."""
+    other_texts: tuple[str, ...] = ("readmes", "world")
+    """Corpora that no training reads, for retention beyond what is replayed, as many documents of each: see
+    `python -m bench list`; also file:PATH, folder:PATH, hub:ID, or nothing for none."""
     triples: Annotated[int, Range(1, 10_000_000)] = 512
     """Fixed (picture, time, noise) triples of the validation loss."""
     batch: Annotated[int, Range(1, 100_000)] = 128

@@ -13,14 +13,18 @@ from bench.store import Request
 
 FROZEN = ("lm", "vae")
 """Models of a config that a trained approach can't do without."""
+OTHER_TEXTS = "other texts"
+JUDGES = ("model.clip", OTHER_TEXTS)
+"""Beginnings of the parts that train nothing."""
 
 
 def contents(config: Config, progress: Callable[[str], None]) -> dict[str, str]:
-    """Hashes of the pictures, captions and text of every split, and of the models (but model.encoder's, which its
-    package holds to one hash). UserError where one of them can't be had."""
+    """Hashes of the pictures, captions and text of every split, of text that is only measured, and of the models (but
+    model.encoder's, which its package holds to one hash). UserError where one of them can't be had."""
     return {
         "data": _pictures(config),
         "text": _text(config, progress),
+        OTHER_TEXTS: _other_texts(config, progress),
         **{part: value for name in (*FROZEN, "clip") for part, value in _model(config, name).items()},
     }
 
@@ -39,6 +43,12 @@ def _text(config: Config, progress: Callable[[str], None]) -> str:
 
     corpus = TEXTS[config.text.name].load().build(config.text, progress)
     return hash_bytes(*(corpus.content_hash(split) for split in SPLITS))
+
+
+def _other_texts(config: Config, progress: Callable[[str], None]) -> str:
+    from bench.data.other_texts import other_texts_hash
+
+    return other_texts_hash(config, progress)
 
 
 def _model(config: Config, name: str) -> dict[str, str]:
@@ -74,7 +84,7 @@ def check_data(request: Request) -> None:
 
 
 def unchanged(request: Request, progress: Callable[[str], None]) -> dict[str, str]:
-    """`contents` of a run's config. UserError where any but CLIP's, which trains nothing, is another by now."""
+    """`contents` of a run's config. UserError where any but those of JUDGES is another by now."""
     config = request.config
     named = {"data.path": config.data.path, "text.path": config.text.path}
     named |= {f"model.{name}": getattr(config.model, name) for name in FROZEN}
@@ -82,7 +92,7 @@ def unchanged(request: Request, progress: Callable[[str], None]) -> dict[str, st
         check_place(request, field, path)
     found = contents(config, progress)
     for part, value in found.items():
-        if not part.startswith("model.clip"):
+        if not part.startswith(JUDGES):
             _check(request, part, value, part.removesuffix(" files"))
     return found
 
@@ -98,6 +108,16 @@ def changed_text(request: Request, progress: Callable[[str], None]) -> str:
     check_place(request, "text.path", request.config.text.path)
     found = _text(request.config, progress)
     return "" if found == request.parts.get("text", found) else found
+
+
+def changed_other_texts(request: Request, progress: Callable[[str], None]) -> bool:
+    """Whether a run's other texts are others by now. UserError where they can't be had."""
+    from bench.data.other_texts import named
+
+    for other in named(request.config).values():
+        check_place(request, "evaluate.other_texts", other.path)
+    found = _other_texts(request.config, progress)
+    return request.parts.get(OTHER_TEXTS, found) != found
 
 
 def _check(request: Request, part: str, value: str, what: str) -> None:

@@ -7,6 +7,7 @@ other one is still there. Estimates of the same items carry the items' names, so
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from approaches.shared.decoding import decode, score
 from approaches.shared.language_model import LanguageModel
 from bench.config import Config
 from bench.console import Console
+from bench.errors import UserError
 from bench.heard import HEARD, heard_metrics
-from bench.held_out import HeldOut, Texts, hold_out, triple_losses
+from bench.held_out import HeldOut, Texts, hold_out, hold_out_others, triple_losses
 from bench.measured import Measured, Names
 from bench.meter import now, synchronise
 from bench.picture_metrics import drawn_names, measure_pictures
@@ -27,7 +29,10 @@ from metrics.captioning import caption_metrics
 from metrics.language import compare, language_metrics
 from metrics.statistics import Estimate, mean_estimate
 
-__all__ = ["HeldOut", "Measured", "Texts", "hold_out", "loss_metrics", "measure", "validation_losses", "validation_row"]
+__all__ = [
+    "HeldOut", "Measured", "Texts", "hold_out", "hold_out_others", "loss_metrics", "measure", "validation_losses",
+    "validation_row",
+]  # fmt: skip
 
 BANDS = 4
 ALONE = "one picture has no other's caption beside its own"
@@ -55,6 +60,15 @@ LANGUAGE: Names = {
 }  # fmt: skip
 
 
+OTHERS: Names = {"perplexity_retention": ("", "higher"), "bits_per_byte": ("bits", "lower")}
+"""Of each of evaluate.other_texts, under these names and its label."""
+
+
+def other_names(label: str) -> Names:
+    """The metrics of one of evaluate.other_texts."""
+    return {f"{name}_{label}": told for name, told in OTHERS.items()}
+
+
 def measure(approach: Approach, held: HeldOut, config: Config, base: LanguageModel, console: Console) -> Measured:
     """Everything that can be measured of an approach in evaluation mode."""
     approach.eval()
@@ -77,6 +91,10 @@ def measure(approach: Approach, held: HeldOut, config: Config, base: LanguageMod
         ("generate", drawn_names(config), pictures),
         ("caption", CAPTIONS, lambda: _captions(approach, held, config, found)),
         ("complete", LANGUAGE, lambda: _language(approach, held.texts, base, config)),
+        *(
+            ("complete", other_names(label), partial(_other_language, approach, label, texts, base, config))
+            for label, texts in held.others.items()
+        ),
     )
     for capability, names, part in parts:
         if capability in approach.capabilities:
@@ -235,3 +253,13 @@ def _language(approach: Approach, texts: Texts, base: LanguageModel, config: Con
         device=next(approach.parameters()).device,
     )
     return language_metrics(compared, texts.sizes, length=texts.window, batch=batch, keys=texts.keys, seed=config.seed)
+
+
+def _other_language(
+    approach: Approach, label: str, texts: Texts, base: LanguageModel, config: Config
+) -> dict[str, Estimate]:
+    """The same on text that no training reads. UserError where nothing of it is left."""
+    if not texts.ids:
+        raise UserError(f"nothing of '{label}' is left beside what training reads")
+    found = _language(approach, texts, base, config)
+    return {f"{name}_{label}": found[name] for name in OTHERS}

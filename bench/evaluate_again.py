@@ -14,7 +14,7 @@ from typing import Any
 from bench import stages, store
 from bench.config import Config, to_json
 from bench.console import Console
-from bench.contents import changed_clip, changed_text, check_data, check_place
+from bench.contents import changed_clip, changed_other_texts, changed_text, check_data, check_place
 from bench.environment import ROOT, provenance, source_hash
 from bench.errors import UserError
 from bench.evaluate_arguments import EvaluateArguments
@@ -31,6 +31,7 @@ OTHER_TEXT = (
     "what is said of text is of another corpus than that of the training: it has changed since, as `pydocs` does with "
     "the packages that are installed"
 )
+OTHER_UNREAD = "of the texts that training does not read, some are others than when the run was made"
 OTHER_CLIP = "CLIP's files are others than when the run was made"
 PLACE = "again"  # a run's folder for what is not whole yet
 
@@ -76,6 +77,7 @@ def again(folder: Path, arguments: EvaluateArguments, console: Console) -> Chang
         _check_judges(run, arguments, before)
         check_data(run.request)
         text = changed_text(run.request, console.info)
+        unread = arguments.other_texts is None and changed_other_texts(run.request, console.info)
         other_clip = arguments.clip is None and _had(before, "clip_score") and changed_clip(run.request)
         trained = read_json(folder / stages.TRAINED)
         place = folder / PLACE
@@ -89,7 +91,9 @@ def again(folder: Path, arguments: EvaluateArguments, console: Console) -> Chang
             if not arguments.counts:
                 _check_lost(before, after)
             after = replace(after, identical=replace(after.identical, text=text or run.request.parts["text"]))
-            notes = [note for note, told in ((OTHER_TEXT, text), (OTHER_CLIP, other_clip)) if told]
+            notes = [
+                note for note, told in ((OTHER_TEXT, text), (OTHER_UNREAD, unread), (OTHER_CLIP, other_clip)) if told
+            ]
             after = replace(after, notes=(*after.notes, *notes))
             _put(place, folder)
             write_json(folder / stages.MEASURED, measured)

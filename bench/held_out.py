@@ -4,8 +4,8 @@ N items; C H W a latent."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,9 @@ from bench.collection import Collection, collect
 from bench.config import Config
 from bench.console import Console
 from bench.data.catalogue import DATASETS, open_dataset
-from bench.data.text import TextCorpus
+from bench.data.other_texts import other_texts
+from bench.data.text import Document, TextCorpus
+from bench.files import hash_bytes
 
 WINDOW = 256  # tokens that a language model reads at a time, at most
 LONGEST = 4  # windows of a document
@@ -42,7 +44,7 @@ class HeldOut:
     """What every approach is measured on.
 
     validation: pictures of the fixed triples, with times (N) and noise (N C H W). test: pictures whose captions are
-    drawn, and which are described.
+    drawn, and which are described. others: of text that no training reads, by label.
     """
 
     validation: Collection
@@ -50,6 +52,7 @@ class HeldOut:
     noise: Tensor
     test: Collection
     texts: Texts
+    others: Mapping[str, Texts] = field(default_factory=dict)
 
 
 def hold_out(config: Config, shared: Shared, corpus: TextCorpus, console: Console) -> HeldOut:
@@ -60,8 +63,19 @@ def hold_out(config: Config, shared: Shared, corpus: TextCorpus, console: Consol
     draws = generator(config.seed, "validation/times"), generator(config.seed, "validation/noise")
     times = shared.diffusion.times(len(validation), draws[0])
     noise = shared.diffusion.noise_like(validation.latents, draws[1])
-    texts = _texts(config, shared, corpus)
+    texts = _texts(shared, corpus.documents("test")[: config.evaluate.documents])
     return HeldOut(validation=validation, times=times, noise=noise, test=test, texts=texts)
+
+
+def hold_out_others(config: Config, shared: Shared, corpus: TextCorpus, console: Console) -> dict[str, Texts]:
+    """The documents of evaluate.other_texts, by label, without what overlaps the training documents of a corpus. Their
+    keys hold their contents, so that numbers of the same names and other texts are not compared as pairs."""
+    found = other_texts(config, corpus, console.info)
+    keyed = {
+        label: [replace(item, key=f"{item.key} {hash_bytes(item.text)}") for item in documents]
+        for label, documents in found.items()
+    }
+    return {label: _texts(shared, documents) for label, documents in keyed.items()}
 
 
 @torch.no_grad()
@@ -81,9 +95,8 @@ def triple_losses(
     return torch.cat(losses).double().numpy()
 
 
-def _texts(config: Config, shared: Shared, corpus: TextCorpus) -> Texts:
+def _texts(shared: Shared, documents: Sequence[Document]) -> Texts:
     model = shared.language_model
-    documents = corpus.documents("test")[: config.evaluate.documents]
     window = min(WINDOW, model.transformer.config.context)
     whole = [tuple(model.encode(document.text)) for document in documents]
     ids = [row[: LONGEST * window] for row in whole]

@@ -71,7 +71,7 @@ def small() -> Config:
         train=TrainConfig(
             amount=384_000.0, batch=64, warmup=200, caption_tokens=48, replay_tokens=128, ema=0.999, compile="auto"
         ),
-        evaluate=EvaluateConfig(batch=64),
+        evaluate=EvaluateConfig(batch=64, other_texts=("readmes",)),
     )
 
 
@@ -109,7 +109,9 @@ def base() -> Config:
             validations=20,
             checkpoint_seconds=1800.0,
         ),
-        evaluate=EvaluateConfig(pictures=30_000, captions=5_000, documents=500, triples=4096, batch=64),
+        evaluate=EvaluateConfig(
+            pictures=30_000, captions=5_000, documents=500, other_texts=("readmes",), triples=4096, batch=64
+        ),
     )
 
 

@@ -6,6 +6,7 @@ A run that fails, or dies, takes no other down. Whatever is not done at the end 
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import os
 import signal
 import subprocess
@@ -37,11 +38,11 @@ MAIN = (
     "scene_accuracy", "scene_accuracy_0_redraws",
     "scene_accuracy_pairs", "right_objects", "right_objects_gap", "training_copies_latent", "caption_exact_match",
     "caption_attribute_f1", "caption_f1_gap", "caption_loss_gap", "caption_cider", "perplexity_retention",
-    "kl_base_adapted", "top1_agreement", "bits_per_byte", "seconds_per_image", "seconds_to_first_image",
-    "seconds_per_caption", "nfe", "flops_per_image", "steps_per_second", "images_per_second", "tokens_per_second",
-    "peak_memory_bytes", "energy_joules",
+    "perplexity_retention_*", "kl_base_adapted", "top1_agreement", "bits_per_byte", "seconds_per_image",
+    "seconds_to_first_image", "seconds_per_caption", "nfe", "flops_per_image", "steps_per_second",
+    "images_per_second", "tokens_per_second", "peak_memory_bytes", "energy_joules",
 )  # fmt: skip
-"""The metrics of the table, in its order; a record holds more."""
+"""The metrics of the table, or patterns of them, in its order; a record holds more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +273,8 @@ def rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
         ("seconds", lambda r: clock(sum(r.seconds.values()))),
     ):
         table.append((name, *map(of, records)))
-    for name in (name for name in MAIN if any(name in record.metrics for record in records)):
+    every = sorted({name for record in records for name in record.metrics})
+    for name in (name for pattern in MAIN for name in fnmatch.filter(every, pattern)):
         estimates = [record.metrics.get(name) for record in records]
         better = next((e.better for e in estimates if e is not None and e.better), "")
         unit = next((e.unit for e in estimates if e is not None and e.unit), "")

@@ -30,7 +30,7 @@ from bench.data.text import TEXTS, TextCorpus
 from bench.energy import Energy
 from bench.environment import ROOT, provenance, source_hash
 from bench.errors import UserError
-from bench.evaluate import hold_out, measure, validation_row
+from bench.evaluate import hold_out, hold_out_others, measure, validation_row
 from bench.files import atomic_path, read_json, require_space, write_json
 from bench.imagined import imagining
 from bench.meter import (
@@ -279,6 +279,7 @@ def measure_again(run: Run, trained: dict[str, Any], place: Path) -> dict[str, A
     approach = open_trained(run.folder, run.request)
     shared = approach.shared
     held = hold_out(config, shared, run.corpus, console)
+    held = replace(held, others=hold_out_others(config, shared, run.corpus, console))
     base = LanguageModel.load(config.model.lm, kernels=shared.kernels).to(run.device).eval().requires_grad_(False)
     found = measure(approach, held, config, base, console)
     if "denoise" in approach.capabilities:

@@ -118,6 +118,7 @@ def shortened(arguments: SweepArguments, config: Config) -> Config:
             pictures=min(sizes.pictures, arguments.pictures),
             captions=min(sizes.captions, arguments.captions),
             documents=min(sizes.documents, arguments.documents),
+            other_texts=(),
         ),
     )
 

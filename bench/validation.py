@@ -79,11 +79,13 @@ def check_names(config: Config) -> None:
     not judged here: what needs it says so when it looks for it."""
     from approaches.shared.sources import resolve
     from bench.data.catalogue import DATASETS
+    from bench.data.other_texts import named
     from bench.data.text import TEXTS
     from metrics.registry import EXTRACTORS
 
     for registry, section in ((DATASETS, config.data), (TEXTS, config.text)):
         registry[section.name]
+    named(config)
     default = ModelConfig()
     if config.model.encoder and (obstacle := EXTRACTORS[config.model.encoder].obstacle()):
         raise UserError(f"model.encoder is '{config.model.encoder}', which can't run here: {obstacle}")

@@ -84,9 +84,14 @@ def first_of(patterns: Sequence[str], names: Iterable[str]) -> str | None:
 
 def main_metrics(names: Iterable[str], measured: Iterable[str]) -> list[str]:
     """The headline: of each question's alternatives the first that somebody has a number of; where nobody has one, the
-    first that is missing."""
+    first that is missing. A pattern by itself is all that fit it and somebody has a number of."""
     every, having = list(names), list(measured)
-    chosen = (first_of(patterns, having) or first_of(patterns, every) for patterns in known()["main"])
+    chosen: list[str | None] = []
+    for patterns in known()["main"]:
+        if isinstance(patterns, str):
+            chosen += sorted(name for name in having if fnmatchcase(name, patterns))
+        else:
+            chosen.append(first_of(patterns, having) or first_of(patterns, every))
     return [name for name in chosen if name is not None]
 
 

@@ -70,7 +70,8 @@ def _text(contenders: Sequence[Contender]) -> Answer:
             kept.append(contender.label)
         elif estimate.high < 1:
             losers.append(contender.label)
-            lost.append(f"{contender.label} loses some: retention {written(estimate)}, where 1 is nothing lost")
+            told = f"{contender.label} loses some: retention {written(estimate)}, where 1 is nothing lost"
+            lost.append(told + _unread(contender))
         elif estimate.low > 1:
             lost.append(f"{contender.label} is better at it than before ({written(estimate)})")
         else:
@@ -87,6 +88,13 @@ def _text(contenders: Sequence[Contender]) -> Answer:
     if losers:
         brief.append(f"{listed(losers)} {'loses' if len(losers) == 1 else 'lose'} some of its text")
     return Answer(question="Keeps its text", words=_sentence("; ".join(parts)), brief=_sentence(", while ".join(brief)))
+
+
+def _unread(contender: Contender) -> str:
+    """What it keeps of text that training does not read: a closing clause, "" where that was not measured."""
+    found = {name: contender.metrics[name] for name in sorted(contender.metrics) if name.startswith(f"{RETENTION}_")}
+    said = [f"{written(e)} of {name.removeprefix(f'{RETENTION}_')}" for name, e in found.items() if e.value is not None]
+    return f", and of text that training does not read {listed(said)}" if said else ""
 
 
 def _sentence(text: str) -> str:

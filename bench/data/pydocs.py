@@ -14,7 +14,6 @@ import importlib.metadata
 import inspect
 import json
 import platform
-import re
 import sys
 import sysconfig
 import warnings
@@ -24,12 +23,12 @@ from pathlib import Path
 
 from bench.config import TextConfig
 from bench.data.dataset import SPLITS
+from bench.data.overlap import normalise, overlaps, paragraphs, runs
 from bench.data.text import Document, LoadedCorpus, Progress, bounded, silent
 from bench.files import atomic_path, cache_directory, hash_bytes
 
 EXTRACTION = "1"  # part of the cache's key: raise it whenever the rules below change
-SHORTEST = 40  # characters, of a docstring and of a paragraph that counts as repeated
-RUN = 13  # words
+SHORTEST = 40  # characters of a docstring
 GROUP_LIMIT = 1_900_000  # characters of one package, so that none drowns the rest
 TRAIN_LIMIT = 25_000_000  # characters in all; with the packages of today the bound above is the one that acts
 TOPICS = "pydoc_topics"
@@ -108,16 +107,6 @@ class PyDocs(LoadedCorpus):
         return cls("pydocs", splits, exclusions, limit=limit)
 
 
-def paragraphs(text: str) -> list[str]:
-    """The paragraphs of a text: blank lines part them."""
-    return [part for part in re.split(r"\n[ \t]*\n", text) if part.strip()]
-
-
-def normalise(text: str) -> str:
-    """Lower-case words parted by single spaces: case, spacing and punctuation don't make a text new."""
-    return " ".join(re.findall(r"\w+", text.lower()))
-
-
 def docstrings(source: str) -> list[str]:
     """The docstrings of a module, its classes and functions, in order, cleaned as `inspect.cleandoc` does.
 
@@ -151,8 +140,7 @@ def split_of(group: str) -> str:
 def separate(splits: dict[str, list[Document]], exclusions: Counter[str]) -> dict[str, list[Document]]:
     """The splits without overlap: validation loses what overlaps test, train what overlaps either.
 
-    A paragraph overlaps where the words of one of SHORTEST characters or more are all the same, or where any RUN
-    consecutive words are.
+    See bench.data.overlap.
     """
     held_whole: set[str] = set()
     held_runs: set[str] = set()
@@ -161,7 +149,7 @@ def separate(splits: dict[str, list[Document]], exclusions: Counter[str]) -> dic
         result[split] = []
         for item in splits[split]:
             parts = paragraphs(item.text)
-            kept = [part for part in parts if not _overlaps(part, held_whole, held_runs)]
+            kept = [part for part in parts if not overlaps(part, held_whole, held_runs)]
             if len(kept) < len(parts):
                 exclusions[f"{split} paragraph that overlaps a held-out one"] += len(parts) - len(kept)
             text = "\n\n".join(kept)
@@ -171,18 +159,8 @@ def separate(splits: dict[str, list[Document]], exclusions: Counter[str]) -> dic
             for item in result[split]:
                 for part in paragraphs(item.text):
                     held_whole.add(normalise(part))
-                    held_runs.update(_runs(part))
+                    held_runs.update(runs(part))
     return result
-
-
-def _overlaps(paragraph: str, whole: set[str], runs: set[str]) -> bool:
-    words = normalise(paragraph)
-    return (len(words) >= SHORTEST and words in whole) or not runs.isdisjoint(_runs(paragraph))
-
-
-def _runs(paragraph: str) -> Iterator[str]:
-    words = normalise(paragraph).split()
-    return (" ".join(words[start : start + RUN]) for start in range(len(words) - RUN + 1))
 
 
 def _load(

@@ -141,6 +141,12 @@ TEXTS.add(
     "bench.data.pydocs:PyDocs",
     "documentation of Python: language topics, docstrings of the standard library and of installed packages",
 )
+TEXTS.add("readmes", "bench.data.readmes:Readmes", "the descriptions of installed packages, as prose")
+TEXTS.add(
+    "world",
+    "bench.data.world_text:WorldText",
+    "captions, plans and descriptions of scenes of shapes, which the shipped language model learned beside pydocs",
+)
 TEXTS.add("file", "bench.data.text:TextFile", "any UTF-8 text file, or .jsonl with a field text (text.path)")
 TEXTS.add("folder", "bench.data.text:TextFolder", "a folder of .txt, .md, .rst and .jsonl files (text.path)")
 TEXTS.add(
@@ -149,16 +155,18 @@ TEXTS.add(
     "a Hugging Face dataset: wikitext/wikitext-2-raw-v1, or a folder that datasets saved (text.path)",
     _datasets_obstacle,
 )
+PATHLESS = ("pydocs", "readmes", "world")
+"""Corpora that read no path."""
 
 
-def check_text(config: TextConfig) -> None:
+def check_text(config: TextConfig, field: str = "--text.path") -> None:
     """Judge a config's corpus before anything is read. UserError on an unknown name, a path that it does not read, or
-    what it lacks on this machine."""
-    if config.name == "pydocs" and config.path is not None:
+    what it lacks on this machine. field: what gave the path."""
+    if config.name in PATHLESS and config.path is not None:
         there = Path(config.path).expanduser().exists()
         wanted = "--text.name file or folder reads it" if there else "a hub id goes with --text.name hub"
         missing = "" if there else "no such file or folder, and "
-        raise UserError(f"--text.path {config.path}: {missing}pydocs reads none; {wanted}")
+        raise UserError(f"{field} {config.path}: {missing}{config.name} reads none; {wanted}")
     if obstacle := TEXTS[config.name].obstacle():
         raise UserError(f"text corpus '{config.name}' can't be read here: {obstacle}")
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
+from bench.config import TextConfig
 from bench.data.captions import caption, description
+from bench.data.dataset import SPLITS
 from bench.data.scene import PLAN_PROMPT, plan_text
 from bench.data.shapes import draw_scene
+from bench.data.text import Document, Progress, TextCorpus, bounded, silent
+from bench.errors import UserError, nearest
 from bench.seeds import derive
+
+SIZES = {"train": 20_000, "validation": 1_000, "test": 1_000}  # documents
 
 
 def world_document(seed: int, split: str, index: int) -> str:
@@ -33,3 +41,30 @@ def world_documents(seed: int, split: str) -> Iterator[str]:
     while True:
         yield world_document(seed, split, index)
         index += 1
+
+
+class WorldText(TextCorpus):
+    """These documents as a corpus, SIZES of them, made when they are asked for. seed, limit: see TextConfig."""
+
+    name = "world"
+
+    def __init__(self, seed: int, limit: int = 0) -> None:
+        self.seed, self.limit = seed, limit
+        self.exclusions = Counter()
+        self._made: dict[str, list[Document]] = {}
+
+    @classmethod
+    def build(cls, config: TextConfig, progress: Progress = silent) -> WorldText:
+        """It needs nothing."""
+        return cls(config.seed, config.limit)
+
+    def documents(self, split: str) -> list[Document]:
+        """See TextCorpus; UserError on an unknown split."""
+        if split not in SIZES:
+            raise UserError(f"unknown split '{split}': {nearest(split, SPLITS)}")
+        if split not in self._made:
+            texts = enumerate(islice(world_documents(self.seed, split), SIZES[split]))
+            named = ((f"{split}/{index:06d}", text.strip()) for index, text in texts)
+            found = [Document(key=key, group=key, text=text) for key, text in named]
+            self._made[split] = bounded(found, self.limit, self.exclusions) if self.limit else found
+        return self._made[split]

@@ -46,7 +46,7 @@ def test_contents_follow_pictures_captions_text_and_weights(tmp_path: Path):
     before = contents(config, lambda _: None)
     assert before == contents(config, lambda _: None)
     models = {f"model.{name}{what}" for name in ("lm", "vae", "clip") for what in ("", " files")}
-    assert set(before) == {"data", "text"} | models
+    assert set(before) == {"data", "text", "other texts"} | models
     Image.fromarray(np.full((32, 32, 3), 255, np.uint8)).save(tmp_path / "pictures" / "7.png")
     after = contents(config, lambda _: None)
     assert {name for name in before if before[name] != after[name]} == {"data"}

@@ -27,6 +27,7 @@ from bench.evaluate import (
     LOSSES,
     HeldOut,
     hold_out,
+    hold_out_others,
     loss_metrics,
     measure,
     validation_losses,
@@ -167,6 +168,37 @@ def test_a_changed_language_model_loses_text(held: Held) -> None:
     assert 0 < values["perplexity_retention"] < 0.9
     assert values["kl_base_adapted"] > 0.05 and 0 < values["top1_agreement"] < 0.95
     assert len(found["perplexity"].details["documents"]["adapted_nats"]) == found["perplexity"].n
+
+
+def test_what_is_kept_of_text_that_no_training_reads_is_measured_by_itself(held: Held) -> None:
+    shared, fixed, config = held
+    asked = replace(config, evaluate=replace(config.evaluate, other_texts=("world", "readmes")))
+    others = hold_out_others(asked, shared, TextFile.build(asked.text), QUIET)
+    assert {label: len(texts.ids) for label, texts in others.items()} == {"world": 5, "readmes": 5}
+    assert others["world"].keys[0].startswith("test/000000 ")  # and its content
+    nothing = replace(others["world"], keys=(), ids=(), sizes=())
+    fixed = replace(fixed, others={**others, "replayed": nothing})
+    kept = measured((shared, fixed, asked), made("dual_tower"))
+    approach = made("full_retraining")
+    with torch.no_grad():
+        for parameter in approach.language_model.parameters():
+            parameter.mul_(1.2)
+    lost = measured((shared, fixed, asked), approach)
+    values = []
+    for label in others:
+        name = f"perplexity_retention_{label}"
+        assert kept.metrics[name].value == kept.metrics[name].low == 1.0
+        assert 0 < (lost.metrics[name].value or 0) < 1 and difference(kept.metrics[name], lost.metrics[name]).paired
+        assert lost.metrics[f"bits_per_byte_{label}"].value > kept.metrics[f"bits_per_byte_{label}"].value  # type: ignore[operator]
+        values.append(lost.metrics[name].value)
+    assert len({*values, lost.metrics["perplexity_retention"].value}) == 3
+    assert kept.metrics["perplexity_retention_replayed"].reason == (
+        "nothing of 'replayed' is left beside what training reads"
+    )
+    silent = made("dual_tower")
+    silent.capabilities = frozenset({"denoise"})  # type: ignore[misc]
+    lacking = measured((shared, fixed, asked), silent).metrics["bits_per_byte_world"]
+    assert lacking.value is None and "declares no 'complete'" in lacking.reason
 
 
 def test_a_prompt_is_cut_where_its_training_was(held: Held) -> None:

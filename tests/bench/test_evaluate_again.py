@@ -44,8 +44,10 @@ def test_a_mistake_gets_one_sentence(capsys: pytest.CaptureFixture[str], line: s
 def test_options_that_are_given_change_the_config_and_no_other() -> None:
     config = Config()
     assert EvaluateArguments().applied(config) == config
-    changed = EvaluateArguments(pictures=9, pairs=0, inception=Path("x.pth"), clip="a/b").applied(config)
-    evaluate = replace(config.evaluate, pictures=9, pairs=0, inception="x.pth")
+    changed = EvaluateArguments(pictures=9, pairs=0, inception=Path("x.pth"), clip="a/b", other_texts=()).applied(
+        config
+    )
+    evaluate = replace(config.evaluate, pictures=9, pairs=0, inception="x.pth", other_texts=())
     assert changed == replace(config, evaluate=evaluate, model=replace(config.model, clip="a/b"))
 
 
@@ -123,15 +125,19 @@ def test_text_that_has_changed_is_measured_and_told(
 ) -> None:
     monkeypatch.setattr(evaluate_again, "changed_text", lambda *_: "other")
     monkeypatch.setattr(evaluate_again, "changed_clip", lambda *_: True)
+    monkeypatch.setattr(evaluate_again, "changed_other_texts", lambda *_: True)
     fewer = EvaluateArguments(pictures=3, captions=2, documents=2, extractor_input=64)
     evaluate_again.again(copy, fewer, QUIET)
     after = schema.load(copy)
     assert after.identical.text == "other"
-    assert after.notes[-2:] == (evaluate_again.OTHER_TEXT, evaluate_again.OTHER_CLIP)
+    told = (evaluate_again.OTHER_TEXT, evaluate_again.OTHER_UNREAD, evaluate_again.OTHER_CLIP)
+    assert after.notes[-3:] == told
     monkeypatch.setattr(evaluate_again, "changed_text", lambda *_: "")
     monkeypatch.setattr(evaluate_again, "changed_clip", lambda *_: False)
-    evaluate_again.again(copy, fewer, QUIET)
+    evaluate_again.again(copy, replace(fewer, other_texts=("world",)), QUIET)
     back = schema.load(copy)
+    assert back.config["evaluate"]["other_texts"] == ["world"] and back.metrics["perplexity_retention_world"].value == 1
+    assert "perplexity_retention_readmes" not in back.metrics and evaluate_again.OTHER_UNREAD not in back.notes
     assert back.identical.text == store.Request.read(copy).parts["text"]
     assert evaluate_again.OTHER_TEXT not in back.notes
     clip = EvaluateArguments(runs=(str(copy),), pictures=3, clip="no/such")

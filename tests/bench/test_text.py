@@ -11,19 +11,8 @@ import pytest
 
 from bench.config import TextConfig
 from bench.data.dataset import SPLITS
-from bench.data.pydocs import (
-    RUN,
-    SHORTEST,
-    TEST,
-    VALIDATION,
-    PyDocs,
-    docstrings,
-    is_prose,
-    normalise,
-    paragraphs,
-    separate,
-    split_of,
-)
+from bench.data.overlap import RUN, SHORTEST, normalise, paragraphs
+from bench.data.pydocs import TEST, VALIDATION, PyDocs, docstrings, is_prose, separate, split_of
 from bench.data.text import TEXTS, Document, TextCorpus, chunk, open_text, split_by_group
 from bench.errors import UserError
 from bench.files import cache_directory
@@ -445,5 +434,5 @@ def test_hub_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_registry_lines_lead_to_corpora() -> None:
-    assert set(TEXTS) == {"pydocs", "file", "folder", "hub"}
+    assert set(TEXTS) == {"pydocs", "readmes", "world", "file", "folder", "hub"}
     assert all(issubclass(TEXTS[name].load(), TextCorpus) for name in TEXTS)

@@ -59,6 +59,25 @@ def test_text_is_kept_lost_unsure_or_better_by_the_interval():
     assert "better at it than before" in of(1.2, 1.1, 1.3)
 
 
+def test_what_is_kept_of_text_that_training_does_not_read_is_told_beside_what_is_lost():
+    lost, less, none = (
+        Estimate(
+            value=v, low=v and v - 0.01, high=v and v + 0.01, n=9 if v else 0, better="higher", reason="" if v else "x"
+        )
+        for v in (0.7, 0.3, None)
+    )
+    ways = [
+        contender(
+            "way", perplexity_retention=lost, perplexity_retention_world=less, perplexity_retention_a=lost,
+            perplexity_retention_b=none,
+        )
+    ]  # fmt: skip
+    assert answers(ways, Judge())[0].words == (
+        "way loses some: retention 0.700 [0.690, 0.710], where 1 is nothing lost, and of text that training does not "
+        "read 0.700 [0.690, 0.710] of a and 0.300 [0.290, 0.310] of world."
+    )
+
+
 def test_a_question_without_a_number_is_left_out():
     assert [answer.question for answer in answers([contender("way")], Judge())] == []
 
