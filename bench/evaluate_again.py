@@ -25,7 +25,7 @@ from bench.picture_metrics import clip_of, inception_of
 from bench.validation import check_names, validate
 from metrics.statistics import Estimate
 from reports import schema
-from reports.schema import Record, Sample
+from reports.schema import Record, Sample, has
 
 OTHER_TEXT = (
     "what is said of text is of another corpus than that of the training: it has changed since, as `pydocs` does with "
@@ -78,7 +78,7 @@ def again(folder: Path, arguments: EvaluateArguments, console: Console) -> Chang
         check_data(run.request)
         text = changed_text(run.request, console.info)
         unread = arguments.other_texts is None and changed_other_texts(run.request, console.info)
-        other_clip = arguments.clip is None and _had(before, "clip_score") and changed_clip(run.request)
+        other_clip = arguments.clip is None and has(before.metrics, "clip_score") and changed_clip(run.request)
         trained = read_json(folder / stages.TRAINED)
         place = folder / PLACE
         shutil.rmtree(place, ignore_errors=True)
@@ -133,10 +133,10 @@ def _record(before: Record, run: stages.Run, trained: Mapping[str, Any], measure
 def _check_judges(run: stages.Run, arguments: EvaluateArguments, before: Record) -> None:
     """UserError, before anything is measured, where CLIP or Inception-v3 can't be had that was asked for now, or that
     the record's numbers are of."""
-    if arguments.clip is not None or _had(before, "clip_score"):
+    if arguments.clip is not None or has(before.metrics, "clip_score"):
         check_place(run.request, "model.clip", run.config.model.clip)
         clip_of(run.config, run.device)
-    if arguments.inception is not None or _had(before, "fid", "fd_inception_v3_other"):
+    if arguments.inception is not None or has(before.metrics, "fid", "fd_inception_v3_other"):
         check_place(run.request, "evaluate.inception", run.config.evaluate.inception)
         inception_of(run.config, run.device)
 
@@ -144,14 +144,9 @@ def _check_judges(run: stages.Run, arguments: EvaluateArguments, before: Record)
 def _check_lost(before: Record, after: Record) -> None:
     """UserError where a number of before was tried now, of as many pictures, captions and documents, and is missing. A
     name that is not measured any more (another extractor's) is no loss: what changed is told."""
-    lost = [name for name, new in after.metrics.items() if new.value is None and _had(before, name)]
+    lost = [name for name, new in after.metrics.items() if new.value is None and has(before.metrics, name)]
     if lost:
         raise UserError(f"it would lose {', '.join(lost)}: {after.metrics[lost[0]].reason}")
-
-
-def _had(record: Record, *names: str) -> bool:
-    """Whether a record has one of these numbers."""
-    return any(name in record.metrics and record.metrics[name].value is not None for name in names)
 
 
 def _put(place: Path, folder: Path) -> None:

@@ -15,7 +15,7 @@ from reports import claims, facts
 from reports.contenders import BUDGETS, Contender, Judge, contenders
 from reports.gather import Gathered, gather
 from reports.glossary import Scale, common_digits, meaning, ordered, scale_of, written
-from reports.schema import TIMED_UNITS
+from reports.schema import TIMED_UNITS, has
 
 SPENT = {name for name, _, _ in BUDGETS} | {"parameters_borrowed", "training_seconds"}
 """Numbers whose absence is no loss: nothing was spent, or the record does not know."""
@@ -198,7 +198,8 @@ def _line(a: Contender, b: Contender, name: str, named: bool) -> Line | None:
             reason=absent.reason, values=(None, None, None), lost=lost,
         )  # fmt: skip
     gap = found.estimate
-    gone = [seed for seed in a.seeds if seed in b.seeds and _has(a, seed, name) and not _has(b, seed, name)]
+    before, after = (dict(zip(each.seeds, each.by_seed, strict=True)) for each in (a, b))
+    gone = [seed for seed in before if seed in after and has(before[seed], name) and not has(after[seed], name)]
     reasons = [f"missing in seed {seed} of the second" for seed in gone]
     return Line(
         **told,
@@ -211,8 +212,3 @@ def _line(a: Contender, b: Contender, name: str, named: bool) -> Line | None:
         values=(gap.value, gap.low, gap.high),
         lost=bool(gone) and judged,
     )
-
-
-def _has(contender: Contender, seed: int, name: str) -> bool:
-    estimate = contender.by_seed[contender.seeds.index(seed)].get(name)
-    return estimate is not None and estimate.value is not None

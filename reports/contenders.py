@@ -16,7 +16,7 @@ from typing import Any
 
 from metrics.statistics import COUNTED, Difference, Estimate, across_seeds, difference
 from reports.gather import Run
-from reports.schema import TIMED_UNITS, Record, deciding
+from reports.schema import TIMED_UNITS, Record, deciding, has
 
 BUDGETS: tuple[tuple[str, str, str], ...] = (
     ("parameters", "total", "parameters"),
@@ -214,7 +214,7 @@ def compare(a: Contender, b: Contender, name: str, rival: str = "") -> Differenc
     pairs = [
         (x.metrics[name], y.metrics[rival])
         for x, y in ((_of_seed(a, seed), _of_seed(b, seed)) for seed in a.seeds if seed in b.seeds)
-        if _has(x, name) and _has(y, rival)
+        if has(x.metrics, name) and has(y.metrics, rival)
     ]
     if len(pairs) > 1:
         gaps = [float(x.value or 0.0) - float(y.value or 0.0) for x, y in pairs]
@@ -241,11 +241,6 @@ def items_each(estimate: Estimate) -> int:
 
 def _of_seed(contender: Contender, seed: int) -> Contender:
     return replace(contender, runs=tuple(run for run in contender.runs if run.record.seed == seed))
-
-
-def _has(contender: Contender, name: str) -> bool:
-    estimate = contender.metrics.get(name)
-    return estimate is not None and estimate.value is not None
 
 
 def _word(estimate: Estimate) -> Any:

@@ -11,6 +11,7 @@ from reports.contenders import Contender
 from reports.curves import by_compute, by_guidance, by_images, by_nfe, losses
 from reports.figures import Plot, legend, new
 from reports.glossary import ARROWS, listed, meaning, scale_of, written
+from reports.schema import has
 from reports.svg import FAINT, HATCHES, INK, SERIES, look, spelled, style
 from reports.tables import distance_name, is_distance
 
@@ -44,7 +45,7 @@ def plane(contenders: Sequence[Contender]) -> Plot:
     having = [
         (place, c, c.metrics[name], c.metrics[RETENTION])
         for place, c in enumerate(contenders)
-        if _known(c, name) and _known(c, RETENTION)
+        if has(c.metrics, name) and has(c.metrics, RETENTION)
     ]
     if not having:
         return Plot(
@@ -87,13 +88,8 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     return [i for i, (x, y) in enumerate(points) if not any(a <= x and b >= y and (a < x or b > y) for a, b in points)]
 
 
-def _known(contender: Contender, name: str) -> bool:
-    estimate = contender.metrics.get(name)
-    return estimate is not None and estimate.value is not None
-
-
 def _first_with(contenders: Sequence[Contender], names: Sequence[str]) -> str | None:
-    return next((name for name in names if any(_known(c, name) for c in contenders)), None)
+    return next((name for name in names if any(has(c.metrics, name) for c in contenders)), None)
 
 
 def _reach(estimate: Estimate) -> list[list[float]] | None:
@@ -109,7 +105,7 @@ def _reach(estimate: Estimate) -> list[list[float]] | None:
 def costs(contenders: Sequence[Contender]) -> Plot:
     """Memory, speed and FLOPs as bars, each on its own scale."""
     question = "What does it cost to run?"
-    names = [name for name in BARS if any(_known(c, name) for c in contenders)]
+    names = [name for name in BARS if any(has(c.metrics, name) for c in contenders)]
     if not names:
         return Plot(name="costs", question=question, reason="no run measured its memory or speed")
     rows = math.ceil(len(names) / 2)
@@ -134,10 +130,10 @@ def costs(contenders: Sequence[Contender]) -> Plot:
 
 
 def _bars(axes: Axes, name: str, contenders: Sequence[Contender], *, named: bool) -> None:
-    having = [c.metrics[name] for c in contenders if _known(c, name)]
+    having = [c.metrics[name] for c in contenders if has(c.metrics, name)]
     scale = scale_of(having[0].unit, [e.value or 0.0 for e in having])
     for place, contender in enumerate(contenders):
-        if not _known(contender, name):
+        if not has(contender.metrics, name):
             axes.text(0, place, " not measured", va="center", fontsize=8.5)
             continue
         estimate = contender.metrics[name]

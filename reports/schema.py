@@ -175,6 +175,11 @@ def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def has(metrics: Mapping[str, Estimate], *names: str) -> bool:
+    """Whether one of these was measured."""
+    return any(name in metrics and metrics[name].value is not None for name in names)
+
+
 def load(path: Path) -> Record:
     """The record in a file, or in a run's folder. UserError, naming the file, where it is missing, damaged, foreign, or
     has unknown or missing fields."""

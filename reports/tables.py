@@ -22,7 +22,7 @@ from reports.glossary import (
     scale_of,
     written,
 )
-from reports.schema import TIMED_UNITS
+from reports.schema import TIMED_UNITS, has
 
 Mark = Literal["best", "tied", ""]
 DISTANCES = ("fid", "fd_dinov2", "fd_*", "kid_*")
@@ -229,7 +229,7 @@ def _beside_distance(contender: Contender, name: str, scale: Scale) -> tuple[str
 def marks_of(contenders: Sequence[Contender], name: str, judge: Judge) -> dict[str, Mark]:
     """label -> best, where the leader is told apart from all others that have the number; tied, where it is told apart
     from some: it and those that it is not told apart from. Nothing where nobody is told apart from the leader."""
-    having = [c for c in contenders if (e := c.metrics.get(name)) is not None and e.value is not None and e.better]
+    having = [c for c in contenders if has(c.metrics, name) and c.metrics[name].better]
     if len(having) < 2:
         return {}
     leader = leader_of(having, name)

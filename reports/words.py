@@ -11,6 +11,7 @@ from metrics.statistics import COUNTED
 from reports.contenders import Contender, Judge, items_each
 from reports.gather import Gathered
 from reports.glossary import counted, first_of, known, listed, meaning, scale_of, written
+from reports.schema import has
 from reports.tables import (
     distance_name,
     is_distance,
@@ -104,7 +105,7 @@ def _sentence(text: str) -> str:
 def _lead(contenders: Sequence[Contender], name: str | None, judge: Judge, question: str, deed: str) -> Answer:
     """Who is ahead in one number, and of whom it is told apart. deed: what is said of the leaders in brief, of several;
     "" for nothing."""
-    having = [c for c in contenders if name and (e := c.metrics.get(name)) is not None and e.value is not None]
+    having = [c for c in contenders if name and has(c.metrics, name)]
     if name is None or not having or not having[0].metrics[name].better:
         return Answer(question=question, words="")
     title, leader = meaning(name).title, leader_of(having, name)
@@ -156,7 +157,7 @@ def _costs(contenders: Sequence[Contender], judge: Judge) -> Answer:
         ("seconds_per_image", "a picture"),
         ("peak_memory_bytes", "memory"),
     ):
-        having = [c for c in contenders if (e := c.metrics.get(name)) is not None and e.value is not None]
+        having = [c for c in contenders if has(c.metrics, name)]
         if not having or (name == "seconds_per_image" and any(c.metrics[name].low is None for c in having)):
             continue  # one look at a clock may be far off
         ranked = sorted(having, key=lambda c: c.metrics[name].value or 0.0)
@@ -229,7 +230,7 @@ def _counts(contenders: Sequence[Contender], names: Sequence[str]) -> list[str]:
     """How many items the main numbers rest on."""
     told: dict[int, list[str]] = {}
     for name in names:
-        having = [e for c in contenders if (e := c.metrics.get(name)) is not None and e.value is not None]
+        having = [c.metrics[name] for c in contenders if has(c.metrics, name)]
         if having and all(e.reason != COUNTED and e.low is not None for e in having):
             least = min(items_each(e) for e in having)
             told.setdefault(least, []).append(meaning(name).title)
