@@ -160,7 +160,7 @@ class EvaluateConfig:
     documents: Annotated[int, Range(1, 10_000_000)] = 96
     """Held-out documents of the text corpus, for perplexity retention."""
     other_texts: tuple[str, ...] = ("readmes", "world")
-    """Corpora that no training reads, for retention beyond what is replayed, as many documents of each: see
+    """Corpora that are not replayed, for retention on what nothing reminds of, as many documents of each: see
     `python -m bench list`; also file:PATH, folder:PATH, hub:ID, or nothing for none."""
     triples: Annotated[int, Range(1, 10_000_000)] = 512
     """Fixed (picture, time, noise) triples of the validation loss."""

@@ -107,12 +107,13 @@ def measure(approach: Approach, held: HeldOut, config: Config, base: LanguageMod
 
 def _short(held: HeldOut, config: Config, found: Measured) -> list[str]:
     """What was asked for and is not there in that number."""
-    sizes = config.evaluate
+    sizes, others = config.evaluate, held.others.items()
     there = (
         ("pictures", 0 if found.pictures is None else len(found.pictures), sizes.pictures, "pictures for test"),
         ("captions", len(found.captions), sizes.captions, "pictures for test"),
         ("triples", len(held.validation), sizes.triples, "pictures for validation"),
         ("documents", len(held.texts.ids), sizes.documents, "documents for test"),
+        *(("documents", len(texts.ids), sizes.documents, f"documents of {name}") for name, texts in others),
     )
     notes = [
         f"{count} {what}, fewer than evaluate.{name}, {asked}"
@@ -121,8 +122,12 @@ def _short(held: HeldOut, config: Config, found: Measured) -> list[str]:
     ]
     for part in (held.validation, held.test):
         notes += [f"{part.name} {part.split}: {count} x {reason}" for reason, count in part.exclusions.items()]
-    if held.texts.cut:
-        notes.append(f"{held.texts.cut} of {len(held.texts.ids)} held-out documents were cut to their beginnings")
+    for what, texts in (
+        ("held-out documents", held.texts),
+        *((f"documents of {name}", texts) for name, texts in others),
+    ):
+        if texts.cut:
+            notes.append(f"{texts.cut} of {len(texts.ids)} {what} were cut to their beginnings")
     return notes
 
 
@@ -258,8 +263,8 @@ def _language(approach: Approach, texts: Texts, base: LanguageModel, config: Con
 def _other_language(
     approach: Approach, label: str, texts: Texts, base: LanguageModel, config: Config
 ) -> dict[str, Estimate]:
-    """The same on text that no training reads. UserError where nothing of it is left."""
+    """The same on text that is not replayed. UserError where nothing of it is left."""
     if not texts.ids:
-        raise UserError(f"nothing of '{label}' is left beside what training reads")
+        raise UserError(f"nothing of '{label}' is left beside the text that is replayed")
     found = _language(approach, texts, base, config)
     return {f"{name}_{label}": found[name] for name in OTHERS}

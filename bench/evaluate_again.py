@@ -31,7 +31,7 @@ OTHER_TEXT = (
     "what is said of text is of another corpus than that of the training: it has changed since, as `pydocs` does with "
     "the packages that are installed"
 )
-OTHER_UNREAD = "of the texts that training does not read, some are others than when the run was made"
+OTHER_TEXTS = "of the texts that are not replayed, some are others than when the run was made"
 OTHER_CLIP = "CLIP's files are others than when the run was made"
 PLACE = "again"  # a run's folder for what is not whole yet
 
@@ -92,7 +92,7 @@ def again(folder: Path, arguments: EvaluateArguments, console: Console) -> Chang
                 _check_lost(before, after)
             after = replace(after, identical=replace(after.identical, text=text or run.request.parts["text"]))
             notes = [
-                note for note, told in ((OTHER_TEXT, text), (OTHER_UNREAD, unread), (OTHER_CLIP, other_clip)) if told
+                note for note, told in ((OTHER_TEXT, text), (OTHER_TEXTS, unread), (OTHER_CLIP, other_clip)) if told
             ]
             after = replace(after, notes=(*after.notes, *notes))
             _put(place, folder)

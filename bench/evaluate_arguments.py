@@ -44,7 +44,7 @@ class EvaluateArguments:
     documents: Number | None = None
     """Documents of the text corpus."""
     other_texts: tuple[str, ...] | None = None
-    """Corpora that no training reads: names of `python -m bench list`, files, folders, hub:ID; or nothing for none."""
+    """Corpora that are not replayed: names of `python -m bench list`, files, folders, hub:ID; or nothing for none."""
     triples: Number | None = None
     """Triples of the validation loss."""
     pairs: Annotated[int, Range(0, 10_000_000)] | None = None

@@ -44,7 +44,7 @@ class HeldOut:
     """What every approach is measured on.
 
     validation: pictures of the fixed triples, with times (N) and noise (N C H W). test: pictures whose captions are
-    drawn, and which are described. others: of text that no training reads, by label.
+    drawn, and which are described. others: of text that is not replayed, by label.
     """
 
     validation: Collection

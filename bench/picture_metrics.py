@@ -41,8 +41,8 @@ SCENES: Names = {
 UNSEEN: Names = {f"{name}_pairs": SHARE for name in ("scene_accuracy", "right_objects", "right_objects_gap")}
 ONCE = "_0_redraws"
 SCENES_ONCE: Names = {f"{name}{ONCE}": SHARE for name in ("scene_accuracy", "right_objects", "right_objects_gap")}
-CLIP_ONCE: Names = {f"clip_score{ONCE}": ("", "higher")}
-CLIP: Names = {"clip_score": ("", "higher"), "clip_retrieval_precision": SHARE}
+CLIP: Names = {"clip_score": ("", "higher"), "clip_score_gap": ("", "higher"), "clip_retrieval_precision": SHARE}
+CLIP_ONCE: Names = {f"{name}{ONCE}": CLIP[name] for name in ("clip_score", "clip_score_gap")}
 FID: Names = {f"{of}{kind}": LOWER for of in ("", "null_", "vae_") for kind in ("fid", "kid")}
 NEIGHBOURS: Names = {"precision": SHARE, "recall": SHARE, "density": SHARE, "coverage": SHARE}
 FAULTY = 128  # the grey of a picture that is no picture
@@ -254,6 +254,8 @@ def measure_pictures(
     if drawn.drawn.first is not None:
         once = replace(drawn, images=decoded(shared, drawn.drawn.first), finite=_finite(drawn.drawn.first).numpy())
         found.attempt(SCENES_ONCE, lambda: _once(SCENES_ONCE, judges.scenes(once)), console)
+        looks_once = {f"{kind}_{sizes.extractor}{ONCE}": LOWER for kind in ("fd", "kid")}
+        found.attempt(looks_once, lambda: _once(looks_once, judges.features(once)), console)
         found.attempt(CLIP_ONCE, lambda: _once(CLIP_ONCE, judges.alignment(once)), console)
     found.attempt(SEEN, lambda: _seen(judges, drawn), console)
     found.attempt(UNSEEN, lambda: _unseen(approach, judges, min(sizes.pairs, sizes.pictures)), console)

@@ -34,8 +34,8 @@ PATIENCE = 20.0  # seconds that an interrupted worker may take to end by itself
 COLUMNS = 4  # runs side by side in a table
 MAIN = (
     "fid", "fd_dinov2", "fd_efficientnet_lite0", "kid_efficientnet_lite0", "precision", "recall", "clip_score",
-    "clip_retrieval_precision", "validation_loss", "caption_gap", "heard_colours", "heard_shapes", "heard_sizes",
-    "scene_accuracy", "scene_accuracy_0_redraws",
+    "clip_score_gap", "clip_retrieval_precision", "validation_loss", "caption_gap", "heard_colours", "heard_shapes",
+    "heard_sizes", "scene_accuracy", "scene_accuracy_0_redraws",
     "scene_accuracy_pairs", "right_objects", "right_objects_gap", "training_copies_latent", "caption_exact_match",
     "caption_attribute_f1", "caption_f1_gap", "caption_loss_gap", "caption_cider", "perplexity_retention",
     "perplexity_retention_*", "kl_base_adapted", "top1_agreement", "bits_per_byte", "seconds_per_image",

@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from metrics.statistics import Estimate, mean_estimate
 
 CANDIDATES = 100  # captions among which a picture's own is looked for
 SCALE = 100  # a score is this many times the cosine
-SCORES = ("clip_score", "clip_retrieval_precision")
+SCORES = ("clip_score", "clip_score_gap", "clip_retrieval_precision")
 
 
 class Clip:
@@ -118,9 +119,9 @@ def clip_metrics(
     batch: int = 128,
 ) -> dict[str, Estimate]:
     """`clip_score`, the mean of 100 times the cosine of a picture and its caption (the raw cosines are in details
-    `cosines`; CLIPScore's 2.5 max(cos, 0), arXiv 2104.08718, follows from them), and `clip_retrieval_precision`, how
-    often a picture is nearer to its own caption than to CANDIDATES - 1 others, all with other words (R-precision, arXiv
-    1711.10485).
+    `cosines`; CLIPScore's 2.5 max(cos, 0), arXiv 2104.08718, follows from them), `clip_score_gap`, the same less the
+    picture's mean score by CANDIDATES - 1 other captions, all with other words, and `clip_retrieval_precision`, how
+    often it is nearer to its own than to any of these (R-precision, arXiv 1711.10485).
 
     pictures: uint8 N H W 3. true_pictures: what the captions were written of, whose own numbers are in details
     `reference`. keys: the items' names. Details: `chance` (of the score: the same pictures with the next caption),
@@ -147,16 +148,21 @@ def clip_metrics(
     values = SCALE * cosines.double().numpy()
     score = mean_estimate(values, keys=keys, seed=seed, better="higher", details=told)
     others = _others(captions, seed)
-    right = _retrieved(drawn, texts, others)
-    if not right.size:
+    if not others.shape[1]:
         reason = "all captions are the same: there is none to tell a picture's own from"
-        missing = Estimate.missing(reason, unit="share", better="higher")
-        return {"clip_score": score, "clip_retrieval_precision": missing}
-    candidates = others.shape[1] + 1
-    reference = None if true is None else float(_retrieved(true, texts, others).mean())
-    told = {**details, "candidates": candidates, "chance": 1 / candidates, "reference": reference}
+        precision = Estimate.missing(reason, unit="share", better="higher")
+        return {
+            "clip_score": score,
+            "clip_score_gap": replace(precision, unit=""),
+            "clip_retrieval_precision": precision,
+        }
+    (right, ahead), best = _against(drawn, texts, others), None if true is None else _against(true, texts, others)
+    told = {**details, "candidates": others.shape[1] + 1, "chance": 0.0}
+    told["reference"] = None if best is None else float(best[1].mean())
+    gap = mean_estimate(ahead, keys=keys, seed=seed, better="higher", details=told)
+    told |= {"chance": 1 / told["candidates"], "reference": None if best is None else float(best[0].mean())}
     precision = mean_estimate(right, keys=keys, seed=seed, unit="share", better="higher", details=told)
-    return {"clip_score": score, "clip_retrieval_precision": precision}
+    return {"clip_score": score, "clip_score_gap": gap, "clip_retrieval_precision": precision}
 
 
 def _others(captions: Sequence[str], seed: int) -> NDArray[np.int64]:
@@ -175,12 +181,13 @@ def _others(captions: Sequence[str], seed: int) -> NDArray[np.int64]:
     return np.array(rows, dtype=np.int64).reshape(len(captions), count)
 
 
-def _retrieved(pictures: Tensor, texts: Tensor, others: NDArray[np.int64]) -> NDArray[np.float64]:
-    """1 where a picture's own caption is nearest, N; empty where there are no others. A tie is a failure."""
-    if not others.shape[1]:
-        return np.zeros(0)
+def _against(
+    pictures: Tensor, texts: Tensor, others: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of each picture, against the captions `others`, N K: 1 where its own is nearest, a tie is a failure; and by how
+    much its own score is above their mean."""
     similarities = (pictures.double() @ texts.double().T).numpy()
     rows = np.arange(len(others))
     own = similarities[rows, rows]
-    best = np.take_along_axis(similarities, others, axis=1).max(axis=1)
-    return np.asarray((own > best).astype(np.float64))
+    theirs = np.take_along_axis(similarities, others, axis=1)
+    return (own > theirs.max(axis=1)).astype(np.float64), SCALE * (own - theirs.mean(axis=1))

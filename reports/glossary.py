@@ -49,7 +49,8 @@ def meaning(name: str) -> Meaning:
     for entry in known()["metrics"]:
         pattern = entry["pattern"]
         if fnmatchcase(name, pattern):
-            rest = name[len(pattern.rstrip("*")) :] if pattern.endswith("*") else ""
+            before, _, after = pattern.partition("*")
+            rest = name[len(before) : len(name) - len(after)]
             title = entry["title"].replace("{0}", rest.replace("_", entry.get("joint", " ")).rstrip())
             return Meaning(name=name, title=title, group=entry["group"], says=entry["says"])
     return Meaning(name=name, title=name.replace("_", " "), group="other", says="")

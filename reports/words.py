@@ -24,8 +24,9 @@ from reports.tables import (
 )
 
 RETENTION = "perplexity_retention"
-CONTENT = ("scene_accuracy", "right_objects", "clip_score", "clip_*")
-LISTENING = ("caption_gap",)
+CONTENT = ("scene_accuracy", "right_objects", "clip_score_gap", "clip_score", "clip_*")
+LISTENING = ("heard_colours", "caption_gap")
+ONCE = "_0_redraws"
 DESCRIBING = ("caption_attribute_f1", "caption_cider", "caption_exact_match")
 
 
@@ -57,24 +58,26 @@ def answers(contenders: Sequence[Contender], judge: Judge) -> list[Answer]:
 
 
 def _text(contenders: Sequence[Contender]) -> Answer:
-    """Who keeps the language model as it was, by the interval of its retention."""
+    """Who keeps the language model as it was, by the intervals of its retentions."""
     kept, lost, unsure = [], [], []
     losers = []
     for contender in contenders:
         estimate = contender.metrics.get(RETENTION)
         if estimate is None or estimate.value is None:
             continue
-        told = f"{contender.label} ({written(estimate)})"
-        if estimate.low is None or estimate.high is None:
-            unsure.append(told)
-        elif estimate.low == estimate.high == 1.0:
-            kept.append(contender.label)
-        elif estimate.high < 1:
+        told, beside = f"{contender.label} ({written(estimate)})", _not_replayed(contender)
+        if any(
+            e.high is not None and e.high < 1 for name, e in contender.metrics.items() if name.startswith(RETENTION)
+        ):
             losers.append(contender.label)
-            told = f"{contender.label} loses some: retention {written(estimate)}, where 1 is nothing lost"
-            lost.append(told + _unread(contender))
-        elif estimate.low > 1:
-            lost.append(f"{contender.label} is better at it than before ({written(estimate)})")
+        if estimate.low == estimate.high == 1.0:
+            kept.append(contender.label)
+        elif estimate.high is not None and estimate.high < 1:
+            lost.append(f"{contender.label} loses some: retention {written(estimate)}, where 1 is nothing lost{beside}")
+        elif estimate.low is not None and estimate.low > 1:
+            lost.append(f"{contender.label} is better at it than before ({written(estimate)}){beside}")
+        elif beside:
+            lost.append(f"of {told} no loss can be told{beside}")
         else:
             unsure.append(told)
     parts = []
@@ -91,11 +94,11 @@ def _text(contenders: Sequence[Contender]) -> Answer:
     return Answer(question="Keeps its text", words=_sentence("; ".join(parts)), brief=_sentence(", while ".join(brief)))
 
 
-def _unread(contender: Contender) -> str:
-    """What it keeps of text that training does not read: a closing clause, "" where that was not measured."""
+def _not_replayed(contender: Contender) -> str:
+    """What it keeps of text that is not replayed: a closing clause, "" where that was not measured."""
     found = {name: contender.metrics[name] for name in sorted(contender.metrics) if name.startswith(f"{RETENTION}_")}
     said = [f"{written(e)} of {name.removeprefix(f'{RETENTION}_')}" for name, e in found.items() if e.value is not None]
-    return f", and of text that training does not read {listed(said)}" if said else ""
+    return f", and of text that is not replayed it keeps {listed(said)}" if said else ""
 
 
 def _sentence(text: str) -> str:
@@ -110,7 +113,7 @@ def _lead(contenders: Sequence[Contender], name: str | None, judge: Judge, quest
         return Answer(question=question, words="")
     title, leader = meaning(name).title, leader_of(having, name)
     having.sort(key=lambda c: c.metrics[name].value or 0.0, reverse=leader.metrics[name].better == "higher")
-    told = {c.label: f"{c.label} ({written(c.metrics[name])})" for c in having}
+    told = {c.label: f"{c.label} ({written(c.metrics[name])}{_once(c, name)})" for c in having}
     marks = marks_of(having, name, judge)
     level = [c.label for c in having if c.label in marks and c is not leader]
     rest = [told[c.label] for c in having if c.label not in marks]
@@ -134,6 +137,13 @@ def _lead(contenders: Sequence[Contender], name: str | None, judge: Judge, quest
     if is_distance(name):
         words += _least(having, name)
     return Answer(question=question, words=words, brief=brief)
+
+
+def _once(contender: Contender, name: str) -> str:
+    """What it gets by its first drawings, for as many evaluations as the others; "" where it draws each once."""
+    if not has(contender.metrics, once := f"{name}{ONCE}"):
+        return ""
+    return f"; drawn once {written(contender.metrics[once])}"
 
 
 def _least(having: Sequence[Contender], name: str) -> str:
@@ -191,18 +201,25 @@ def marks_of_honesty(contenders: Sequence[Contender], gathered: Gathered, judge:
             told.append(sentence)
     main = main_names(contenders)
     told += _counts(contenders, main)
-    said = [word for name in main for a, b in combinations(contenders, 2) if (word := judge.word(a, b, name))]
+    pairs = [(a, b, name) for name in main for a, b in combinations(contenders, 2) if _by_chance(a, b, name)]
+    said = [word for a, b, name in pairs if (word := judge.word(a, b, name))]
     if said:
         apart = sum(word in ("better", "worse") for word in said)
         told.append(
-            f"Of {counted(len(said), 'pair')} of main numbers {apart} are told apart. Each is judged at the 5% level "
-            f"on its own: by chance alone about {max(1, round(len(said) * 0.05))} would be."
+            f"Of {counted(len(said), 'pair')} of main numbers that chance has a part in, {apart} are told apart. Each "
+            f"is judged at the 5% level on its own: by chance alone about {max(1, round(len(said) * 0.05))} would be."
         )
     if gathered.others or gathered.refused:
         lost = [counted(len(gathered.others), "run") + " not done"] if gathered.others else []
         lost += [counted(len(gathered.refused), "record") + " refused"] if gathered.refused else []
         told.append(f"{listed(lost)}: see below.")
     return told
+
+
+def _by_chance(a: Contender, b: Contender, name: str) -> bool:
+    """Whether both have a number that another sample or seed would give otherwise: no count, no text kept exactly."""
+    both = [c.metrics[name] for c in (a, b) if has(c.metrics, name)]
+    return len(both) == 2 and all(e.reason != COUNTED and (e.low is None or e.low != e.high) for e in both)
 
 
 def _seeds(contenders: Sequence[Contender]) -> list[str]:

@@ -1,5 +1,5 @@
-"""Text that no training reads, on which retention is measured beside the held-out part of the corpus that is replayed:
-what an approach keeps of what nothing reminds it of. Imports no torch."""
+"""Text that is not replayed, on which retention is measured beside the held-out part of the corpus that is: what an
+approach keeps of what nothing reminds it of. Imports no torch."""
 
 from __future__ import annotations
 
@@ -68,7 +68,10 @@ def _documents(config: Config, progress: Progress) -> Mapping[str, list[Document
     """The held-out ones first: nothing is trained on the others either."""
     found = {}
     for label, other in named(config).items():
-        corpus: TextCorpus = TEXTS[other.name].load().build(other, progress)
+        try:
+            corpus: TextCorpus = TEXTS[other.name].load().build(other, progress)
+        except UserError as error:
+            raise UserError(f"{FIELD}: {error} (name the others, or none, to go without '{label}')") from error
         every = chain.from_iterable(corpus.documents(split) for split in ("test", "validation", "train"))
         found[label] = list(islice(every, config.evaluate.documents))
     return found

@@ -15,10 +15,16 @@ from bench.data.pydocs import DISTRIBUTIONS, is_prose
 from bench.data.text import Document, LoadedCorpus, Progress, silent, split_by_group
 
 _MARKUP = (
+    (re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.MULTILINE | re.DOTALL), ""),  # a block of code
+    (re.compile(r"^(?: {4}|\t).*$", re.MULTILINE), ""),  # the same, set in
     (re.compile(r"!\[[^\]]*\]\([^)]*\)"), ""),  # a picture, such as a badge
-    (re.compile(r"\[([^\]]*)\]\([^)]*\)"), r"\1"),  # a link's words stay
+    (re.compile(r"\[+([^\[\]]*)\]+\([^)]*\)"), r"\1"),  # a link's words stay
+    (re.compile(r"\[[^\[\]]*\]:[ \t].*"), ""),  # where a link leads, told apart from it
+    (re.compile(r"`([^`<]*?)\s*<[^>]*>`_+"), r"\1"),  # reStructuredText's links
     (re.compile(r"</?[a-zA-Z!][^<>]*>"), ""),
-    (re.compile(r"^[ \t]*(?:\.\. .*|:\w+:.*)$", re.MULTILINE), ""),  # reStructuredText's directives and their options
+    (re.compile(r"^[ \t]*(?:\.\. .*|:\w+:.*)$", re.MULTILINE), ""),  # its directives and their options
+    (re.compile(r"\|\S[^|\n]*\|_*"), ""),  # its substitutions
+    (re.compile(r"https?://\S+"), ""),
 )
 
 

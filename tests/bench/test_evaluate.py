@@ -170,7 +170,7 @@ def test_a_changed_language_model_loses_text(held: Held) -> None:
     assert len(found["perplexity"].details["documents"]["adapted_nats"]) == found["perplexity"].n
 
 
-def test_what_is_kept_of_text_that_no_training_reads_is_measured_by_itself(held: Held) -> None:
+def test_what_is_kept_of_text_that_is_not_replayed_is_measured_by_itself(held: Held) -> None:
     shared, fixed, config = held
     asked = replace(config, evaluate=replace(config.evaluate, other_texts=("world", "readmes")))
     others = hold_out_others(asked, shared, TextFile.build(asked.text), QUIET)
@@ -193,7 +193,7 @@ def test_what_is_kept_of_text_that_no_training_reads_is_measured_by_itself(held:
         values.append(lost.metrics[name].value)
     assert len({*values, lost.metrics["perplexity_retention"].value}) == 3
     assert kept.metrics["perplexity_retention_replayed"].reason == (
-        "nothing of 'replayed' is left beside what training reads"
+        "nothing of 'replayed' is left beside the text that is replayed"
     )
     silent = made("dual_tower")
     silent.capabilities = frozenset({"denoise"})  # type: ignore[misc]
@@ -223,8 +223,12 @@ def test_first_drawings_are_judged_each_judge_on_its_own(held: Held, monkeypatch
     approach = drawing(true.flip(0), monkeypatch, first=true)
     found = measured(held, approach).metrics
     assert found["scene_accuracy_0_redraws"].value == 1.0 > (found["scene_accuracy"].value or 0.0)
-    once, again = found["clip_score_0_redraws"].value, found["clip_score"].value
-    assert once is not None and again is not None and once > again
+    for score in ("clip_score", "clip_score_gap"):
+        once, again = found[f"{score}_0_redraws"].value, found[score].value
+        assert once is not None and again is not None and once > again
+    for distance in ("fd_efficientnet_lite0", "kid_efficientnet_lite0"):  # of the same pictures in another order
+        first, last = found[f"{distance}_0_redraws"], found[distance]
+        assert first.value == pytest.approx(last.value, rel=1e-3) and first.details["null"] == last.details["null"]
 
     def lost(*_: Any, **__: Any) -> dict[str, Estimate]:
         raise UserError("no such CLIP")

@@ -130,14 +130,14 @@ def test_text_that_has_changed_is_measured_and_told(
     evaluate_again.again(copy, fewer, QUIET)
     after = schema.load(copy)
     assert after.identical.text == "other"
-    told = (evaluate_again.OTHER_TEXT, evaluate_again.OTHER_UNREAD, evaluate_again.OTHER_CLIP)
+    told = (evaluate_again.OTHER_TEXT, evaluate_again.OTHER_TEXTS, evaluate_again.OTHER_CLIP)
     assert after.notes[-3:] == told
     monkeypatch.setattr(evaluate_again, "changed_text", lambda *_: "")
     monkeypatch.setattr(evaluate_again, "changed_clip", lambda *_: False)
     evaluate_again.again(copy, replace(fewer, other_texts=("world",)), QUIET)
     back = schema.load(copy)
     assert back.config["evaluate"]["other_texts"] == ["world"] and back.metrics["perplexity_retention_world"].value == 1
-    assert "perplexity_retention_readmes" not in back.metrics and evaluate_again.OTHER_UNREAD not in back.notes
+    assert "perplexity_retention_readmes" not in back.metrics and evaluate_again.OTHER_TEXTS not in back.notes
     assert back.identical.text == store.Request.read(copy).parts["text"]
     assert evaluate_again.OTHER_TEXT not in back.notes
     clip = EvaluateArguments(runs=(str(copy),), pictures=3, clip="no/such")

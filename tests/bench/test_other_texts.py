@@ -1,5 +1,5 @@
-"""Text that no training reads: which corpora it may be, that nothing of what training reads is left in it, and that a
-run is held to it."""
+"""Text that is not replayed: which corpora it may be, that nothing of what is replayed is left in it, and that a run is
+held to it."""
 
 from __future__ import annotations
 

@@ -136,8 +136,20 @@ def test_true_pictures_score_above_chance_and_are_their_own_reference(clip: Clip
     assert precision.value is not None and precision.value > 0.8
     wrong = clip_metrics(clip, np.roll(images, 1, axis=0), texts, images, keys=[s.key for s in samples])
     assert wrong["clip_retrieval_precision"].low == pytest.approx(0, abs=0.03)
+    gap, lost = found["clip_score_gap"], wrong["clip_score_gap"]
+    assert gap.value == gap.details["reference"] and gap.low is not None and gap.low > 10
+    assert lost.low is not None and lost.high is not None and lost.low < 0 < lost.high
     judged = difference(score, wrong["clip_score"])
     assert judged.paired and judged.word == "better"
+
+
+def test_the_gap_is_a_pictures_score_by_its_caption_less_the_mean_by_the_others(clip: Clip) -> None:
+    texts = [*TEXTS[:2], TEXTS[0]]  # a caption of the same words is no other
+    found = clip_metrics(clip, IMAGES[:3], texts, IMAGES[:3])["clip_score_gap"]
+    scores = 100 * (clip.embed_images(IMAGES[:3]).double() @ clip.embed_texts(texts).double().T).numpy()
+    by_hand = np.array([scores[0, 0] - scores[0, 1], scores[1, 1] - scores[1, 0], scores[2, 2] - scores[2, 1]])
+    assert found.value == pytest.approx(by_hand.mean(), rel=1e-6)
+    assert found.details["reference"] == pytest.approx(by_hand.mean(), rel=1e-6) and found.details["candidates"] == 2
 
 
 def test_candidates_are_other_words_and_the_seeds_alone() -> None:
@@ -157,7 +169,8 @@ def test_candidates_are_other_words_and_the_seeds_alone() -> None:
 def test_one_caption_one_picture_and_no_pictures_have_reasons(clip: Clip) -> None:
     same = clip_metrics(clip, IMAGES[:3], ["a red circle"] * 3)
     assert same["clip_score"].value is not None
-    assert "all captions are the same" in same["clip_retrieval_precision"].reason
+    for name in ("clip_retrieval_precision", "clip_score_gap"):
+        assert same[name].value is None and "all captions are the same" in same[name].reason
     one = clip_metrics(clip, IMAGES[:1], TEXTS[:1])["clip_score"]
     assert one.value is not None and one.low is None and one.reason == "one item has no interval"
     assert clip_metrics(clip, IMAGES[:0], [])["clip_score"].reason == "no pictures"

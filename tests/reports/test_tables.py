@@ -189,4 +189,4 @@ def test_the_headline_takes_what_was_measured_before_what_is_missing():
 def test_the_headline_has_the_retention_of_every_text_that_was_measured():
     every = ["perplexity_retention_world", "perplexity_retention", "perplexity_retention_a", "perplexity_retention_b"]
     assert main_metrics(every, every[:3]) == ["perplexity_retention", every[2], every[0]]
-    assert meaning("perplexity_retention_wiki_text").title == "text retention, wiki text (unread)"
+    assert meaning("perplexity_retention_wiki_text").title == "text retention, wiki text (not replayed)"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from metrics.statistics import Estimate
 from reports.contenders import Contender, Judge, contenders
 from reports.gather import Gathered, Refused, Run
@@ -59,23 +61,55 @@ def test_text_is_kept_lost_unsure_or_better_by_the_interval():
     assert "better at it than before" in of(1.2, 1.1, 1.3)
 
 
-def test_what_is_kept_of_text_that_training_does_not_read_is_told_beside_what_is_lost():
-    lost, less, none = (
-        Estimate(
-            value=v, low=v and v - 0.01, high=v and v + 0.01, n=9 if v else 0, better="higher", reason="" if v else "x"
-        )
-        for v in (0.7, 0.3, None)
-    )
+@pytest.mark.parametrize(
+    ("retention", "said"),
+    [
+        ((0.7, 0.69, 0.71), "way loses some: retention 0.700 [0.690, 0.710], where 1 is nothing lost"),
+        ((1.28, 1.2, 1.36), "way is better at it than before (1.280 [1.200, 1.360])"),
+        ((0.99, 0.97, 1.01), "of way (0.990 [0.970, 1.010]) no loss can be told"),
+    ],
+)
+def test_what_is_lost_of_text_that_is_not_replayed_is_told_whatever_replay_keeps(
+    retention: tuple[float, float, float], said: str
+):
+    value, low, high = retention
     ways = [
         contender(
-            "way", perplexity_retention=lost, perplexity_retention_world=less, perplexity_retention_a=lost,
-            perplexity_retention_b=none,
+            "way",
+            perplexity_retention=Estimate(value=value, low=low, high=high, n=9, better="higher"),
+            perplexity_retention_world=Estimate(value=0.3, low=0.29, high=0.31, n=9, better="higher"),
+            perplexity_retention_a=Estimate(value=0.7, low=0.69, high=0.71, n=9, better="higher"),
+            perplexity_retention_b=Estimate.missing("none"),
         )
-    ]  # fmt: skip
-    assert answers(ways, Judge())[0].words == (
-        "way loses some: retention 0.700 [0.690, 0.710], where 1 is nothing lost, and of text that training does not "
-        "read 0.700 [0.690, 0.710] of a and 0.300 [0.290, 0.310] of world."
+    ]
+    (told,) = answers(ways, Judge())
+    assert told.words == (
+        f"{said}, and of text that is not replayed it keeps 0.700 [0.690, 0.710] of a and 0.300 [0.290, 0.310] of "
+        "world."
     )
+    assert told.brief == "way loses some of its text."
+
+
+def test_a_first_drawing_is_told_beside_what_redraws_come_to():
+    once, again, other = (
+        Estimate(value=value, low=value - 0.1, high=value + 0.1, n=9, better="higher", unit="share")
+        for value in (0.4, 0.6, 0.5)
+    )
+    ways = [
+        contender("again", scene_accuracy=again, scene_accuracy_0_redraws=once),
+        contender("way", scene_accuracy=other),
+    ]
+    (told,) = (answer for answer in answers(ways, Judge()) if answer.question == "Draws what the words say")
+    assert "again (0.60 [0.50, 0.70]; drawn once 0.40 [0.30, 0.50])" in told.words
+
+
+def test_pairs_that_chance_has_no_part_in_are_not_counted():
+    kept, lost = (Estimate(value=v, low=v - w, high=v + w, n=9, better="higher") for v, w in ((1.0, 0.0), (0.7, 0.01)))
+    count = Estimate.counted(3.0, unit="parameters", better="lower")
+    ways = [contender(name, perplexity_retention=kept, parameters_trained=count) for name in "ab"]
+    ways += [contender(name, perplexity_retention=lost, parameters_trained=count) for name in "cd"]
+    told = [mark for mark in marks_of_honesty(ways, Gathered(runs=(), refused=()), Judge()) if "told apart" in mark]
+    assert told and told[0].startswith("Of 1 pair of main numbers that chance has a part in, 0 are told apart.")
 
 
 def test_a_question_without_a_number_is_left_out():
