@@ -228,10 +228,6 @@ def _parsed(pictures: NDArray[np.uint8] | Sequence[Parsed], scenes: Sequence[Sce
     return list(pictures)
 
 
-def _keys(scenes: Sequence[Scene]) -> list[str]:
-    return [repr(scene) for scene in scenes]
-
-
 def _chance(parsed: Sequence[Parsed], scenes: Sequence[Scene], seed: int) -> float | None:
     """`scene_accuracy` of the pictures against scenes shuffled within their task: the mean over SHIFTS derangements.
     None where no task has two pictures."""

@@ -63,24 +63,6 @@ def rolling_windows(tokens: Sequence[int], *, start: int, length: int) -> list[W
     return windows
 
 
-def document_nats(
-    logits: Logits,
-    documents: Sequence[Sequence[int]],
-    *,
-    start: int,
-    length: int,
-    batch: int = 16,
-    device: torch.device | str = "cpu",
-) -> list[Floats]:
-    """-log p in nats of each token of each document (ids without the start token), in float32 by log_softmax."""
-    found = [np.zeros(len(document)) for document in documents]
-    for ids, rows in _batches(documents, start=start, length=length, batch=batch, device=device):
-        scores = _log_probabilities(logits, ids)
-        for row, log_p in zip(rows, scores, strict=True):
-            found[row.document][row.place] = -row.pick(log_p)
-    return found
-
-
 def compare(
     adapted: Logits,
     base: Logits,
@@ -91,7 +73,8 @@ def compare(
     batch: int = 16,
     device: torch.device | str = "cpu",
 ) -> Compared:
-    """Both models on the same windows and batches, token by token."""
+    """Both models on the same windows and batches, token by token: documents of ids without the start token, in float32
+    by log_softmax."""
     tables = [[np.zeros(len(document)) for document in documents] for _ in range(4)]
     for ids, rows in _batches(documents, start=start, length=length, batch=batch, device=device):
         for row, old, new in zip(rows, _log_probabilities(base, ids), _log_probabilities(adapted, ids), strict=True):

@@ -13,7 +13,7 @@ from torch import Tensor
 from approaches.shared.language_model import LanguageModel
 from approaches.shared.sources import smollm2_path
 from bench.pretrain.lm import rolling_nll
-from metrics.language import Compared, compare, document_nats, language_metrics, rolling_windows
+from metrics.language import Compared, Floats, Logits, compare, language_metrics, rolling_windows
 from metrics.statistics import difference
 
 CASES = json.loads((Path(__file__).parent / "rolling_windows.json").read_text(encoding="utf-8"))["cases"]
@@ -33,6 +33,13 @@ class Bigram:
     def nats(self, start: int, document: list[int]) -> np.ndarray:
         log_p = self.table.double().log_softmax(-1).numpy()
         return -log_p[[start, *document[:-1]], document]
+
+
+def document_nats(
+    logits: Logits, documents: list[list[int]], *, start: int, length: int, batch: int = 16
+) -> tuple[Floats, ...]:
+    """-log p in nats of each token of each document, by a model that is compared with itself."""
+    return compare(logits, logits, documents, start=start, length=length, batch=batch).adapted
 
 
 def texts(count: int, vocabulary: int, longest: int = 40) -> list[list[int]]:
