@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from approaches.settings import Settings
 from bench.errors import UserError, nearest
 from bench.registry import Entry, Registry
 
@@ -30,10 +32,37 @@ class ApproachEntry(Entry):
 
     settings: str
 
+    def load(self) -> Any:
+        """The class. UserError where it can't be had, or is none."""
+        from approaches.base import Approach
+
+        return _kind(self.name, self.target, Approach)
+
+    def check_target(self) -> None:
+        """UserError where the class's module is not there; without importing it, which takes torch."""
+        module = self.target.partition(":")[0]
+        try:
+            found = importlib.util.find_spec(module)
+        except ImportError:  # of a package around it
+            found = None
+        if found is None:
+            raise UserError(f"approach '{self.name}' can't be loaded from {self.target}: there is no such module")
+
     def load_settings(self) -> Any:
-        """The settings dataclass."""
-        module, _, attribute = self.settings.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        """The settings dataclass. UserError where it can't be had, or is none."""
+        return _kind(self.name, self.settings, Settings)
+
+
+def _kind(name: str, path: str, kind: type) -> Any:
+    """What is at "module:attribute", a subclass of `kind`; UserError where it isn't."""
+    module, _, attribute = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever a stranger's module may raise
+        raise UserError(f"approach '{name}' can't be loaded from {path}: {type(error).__name__}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise UserError(f"approach '{name}': {path} is no subclass of {kind.__module__}.{kind.__qualname__}")
+    return found
 
 
 class ApproachRegistry(Registry):
@@ -82,6 +111,12 @@ def _points() -> Mapping[str, importlib.metadata.EntryPoint]:
 def _points_on(path: tuple[str, ...]) -> Mapping[str, importlib.metadata.EntryPoint]:
     """The entry points of packages on this `sys.path`, looked for once: every installed package's files are read."""
     return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+
+
+def package_of(name: str) -> dict[str, str]:
+    """The package that brings an approach, and its version; nothing for one of ours."""
+    point = None if name in APPROACHES._entries else _points().get(name)
+    return {} if point is None or point.dist is None else {point.dist.name: point.dist.version}
 
 
 def _package(point: importlib.metadata.EntryPoint) -> str:

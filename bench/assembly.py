@@ -22,6 +22,7 @@ from bench.batches import diffusion_of
 from bench.config import Config, from_values
 from bench.contents import check_models, check_weights
 from bench.errors import UserError
+from bench.owed import check_class
 
 
 def device_here() -> torch.device:
@@ -106,8 +107,15 @@ def _kernels(config: Config) -> dict[str, str]:
 def build(request: store.Request, shared: Shared) -> Approach:
     """The approach of a request before training. UserError where its settings don't fit the shared models."""
     entry = APPROACHES[request.approach]
-    settings = from_values(entry.load_settings(), request.settings)
-    approach: Approach = entry.load().build(shared, settings)
+    settings, made = from_values(entry.load_settings(), request.settings), entry.load()
+    check_class(request.approach, made)
+    layers = [name for name, _ in shared.language_model.named_parameters()]
+    approach: Approach = made.build(shared, settings)
+    if [name for name, _ in shared.language_model.named_parameters()] != layers:
+        raise UserError(
+            f"approach '{request.approach}' has changed the layers of the shared language model, which its costs are "
+            "counted by: change a copy.deepcopy of it, and make that self.language_model"
+        )
     return approach
 
 

@@ -247,8 +247,8 @@ def lines(counts: Counts, config: Config, machine: Machine, steps: int) -> list[
         f"parameters    {counts.total:,} in all = {counts.total - counts.trainable:,} frozen + {counts.trainable:,} "
         f"trained; {counts.active or 0:,} active in a drawing; borrowed: {borrowed}",
         f"a batch       {draw:,} pictures to draw, {describe:,} to describe, {windows:,} windows of "
-        f"{config.train.replay_tokens} tokens to replay; {counts.image_tokens} image tokens a picture, captions of "
-        f"{counts.caption_tokens} ({counts.captions_of})",
+        f"{config.train.replay_tokens} tokens to replay at hand; {counts.image_tokens} image tokens a picture, captions"
+        f" of {counts.caption_tokens} ({counts.captions_of})",
         f"FLOPs a step  {counts.step:.4g}"
         + (
             f" + {parts - 1}/{parts} of its forward pass's {counts.forward:.4g} = {worked:.4g}"

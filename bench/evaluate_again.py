@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from approaches.registry import APPROACHES
 from bench import stages, store
 from bench.config import Config, to_json
 from bench.console import Console
@@ -107,14 +108,14 @@ def _record(before: Record, run: stages.Run, trained: Mapping[str, Any], measure
     """The record with what was measured now; all about training, and curves, as they were."""
     metrics = {**trained["metrics"], **measured["metrics"]}
     config = json.loads(to_json(run.config))
-    sources = source_hash(ROOT, store.DECIDING)
     evaluated = {
         **provenance({"seed": run.config.seed}),
         "command": ["python", "-m", "bench", *sys.argv[1:]],
-        "sources": sources,
+        "sources": source_hash(ROOT, store.DECIDING),
+        "foreign sources": store.foreign_sources(APPROACHES[run.request.approach].target),
     }
     changes = [f"{name} {old} -> {new}" for name, (old, new) in _settings(before.config, config).items()]
-    if sources != run.request.parts["sources"]:
+    if store.other_sources(run.request):
         changes.append("by other sources than it was trained with")
     note = f"measured again{': ' if changes else ''}{', '.join(changes)}"
     return replace(

@@ -21,7 +21,7 @@ from bench.console import Console
 from bench.data import pictures
 from bench.errors import UserError
 from bench.files import atomic_path
-from bench.hands_on_arguments import CaptionArguments, CompleteArguments, GenerateArguments
+from bench.hands_on_arguments import CaptionArguments, CompleteArguments, GenerateArguments, OnRun
 from bench.preview import sheet
 from bench.sampler import Sampling, draw
 
@@ -148,7 +148,7 @@ def as_array(image: Picture, size: int) -> NDArray[np.uint8]:
 
 def generate(arguments: GenerateArguments, config: Config, console: Console) -> int:
     """Write grid.png and a file a picture into --to; 0."""
-    trained = load(arguments.run, arguments.out)
+    trained = _opened(arguments, console)
     words = [prompt for prompt in arguments.prompts for _ in range(arguments.count)]
     _tell_cut(trained, arguments.prompts, console)
     drawn = trained.generate(words, seed=arguments.seed, nfe=arguments.nfe, guidance=arguments.guidance)
@@ -168,7 +168,7 @@ def generate(arguments: GenerateArguments, config: Config, console: Console) -> 
 
 def caption(arguments: CaptionArguments, config: Config, console: Console) -> int:
     """Print a caption for each picture; 0."""
-    trained = load(arguments.run, arguments.out)
+    trained = _opened(arguments, console)
     texts = trained.caption(arguments.pictures, temperature=arguments.temperature, seed=arguments.seed)
     pairs = list(zip(map(str, arguments.pictures), texts, strict=True))
     if console.as_json:
@@ -181,7 +181,7 @@ def caption(arguments: CaptionArguments, config: Config, console: Console) -> in
 
 def complete(arguments: CompleteArguments, config: Config, console: Console) -> int:
     """Print each text with its continuation; 0."""
-    trained = load(arguments.run, arguments.out)
+    trained = _opened(arguments, console)
     rows = []
     for text in arguments.texts:
         more = trained.complete(text, tokens=arguments.tokens, temperature=arguments.temperature, seed=arguments.seed)
@@ -191,6 +191,15 @@ def complete(arguments: CompleteArguments, config: Config, console: Console) -> 
     if console.as_json:
         console.emit({"run": trained.folder.name, "texts": rows})
     return 0
+
+
+def _opened(arguments: OnRun, console: Console) -> Trained:
+    """The run, with a warning where another package's approach is not the code that it was trained by."""
+    trained = load(arguments.run, arguments.out)
+    if "foreign sources" in store.other_sources(trained.request):
+        whose = f"the package of approach '{trained.request.approach}'"
+        console.warn(f"{whose} has changed since {trained.folder.name} was made")
+    return trained
 
 
 def _tell_cut(trained: Trained, prompts: Sequence[str], console: Console) -> None:

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from approaches.registry import ApproachEntry
 from bench.config import Config, KernelConfig
 from bench.console import Console
+from bench.errors import UserError
 from bench.registry import Registry
 
 REGISTRIES = (
@@ -66,11 +68,22 @@ def collect() -> Iterator[tuple[str, list[Item]]]:
     """Every heading with at least one item."""
     for heading, path in REGISTRIES:
         if registry := _registry(path):
-            entries = (registry[name] for name in registry)
-            yield heading, [Item(name=e.name, summary=e.summary, obstacle=e.obstacle()) for e in entries]
+            yield heading, [_item(registry, name) for name in registry]
     if weights := list(_weights()):
         yield "weights", weights
     yield "kernels", list(_kernels())
+
+
+def _item(registry: Registry, name: str) -> Item:
+    """One line; of what another package brings and can't be loaded, why."""
+    try:
+        entry = registry[name]
+        if isinstance(entry, ApproachEntry):
+            entry.load_settings()
+            entry.check_target()
+    except UserError as error:
+        return Item(name=name, summary="", obstacle=str(error))
+    return Item(name=entry.name, summary=entry.summary, obstacle=entry.obstacle())
 
 
 def _registry(path: str) -> Registry | None:

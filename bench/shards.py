@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from approaches.base import Approach, Batch, Generators
 from bench import launch
+from bench.owed import check_losses
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,10 +38,8 @@ class Step(nn.Module):
         """Sums, counts and weights of all terms, each float32."""
         with self.accelerator.autocast():
             losses = self.approach.losses(batch, draws)
-        names = tuple(losses)
-        if self.names not in ((), names):
-            raise RuntimeError(f"the loss had the terms {self.names}, and has {names} now")
-        self.names = names
+        check_losses(self.approach, losses, self.names)
+        self.names = tuple(losses)
         sums = torch.stack([loss.sum.float() for loss in losses.values()])
 
         def placed(value: Tensor | float) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from approaches.base import Approach, Shared
-from approaches.registry import APPROACHES
+from approaches.registry import APPROACHES, package_of
 from approaches.shared.language_model import LanguageModel
 from bench import launch, shard_checkpoint, store
 from bench.assembly import build, device_here, open_trained, share_for
@@ -28,7 +28,7 @@ from bench.console import Console
 from bench.data.catalogue import open_dataset
 from bench.data.text import TEXTS, TextCorpus
 from bench.energy import Energy
-from bench.environment import ROOT, provenance, source_hash
+from bench.environment import provenance
 from bench.errors import UserError
 from bench.evaluate import hold_out, hold_out_others, measure, validation_row
 from bench.files import atomic_path, read_json, require_space, write_json
@@ -43,6 +43,7 @@ from bench.meter import (
     parameters,
     peak_flops,
 )
+from bench.owed import unreached
 from bench.sampler import noise_source
 from bench.samples import keep, neighbours, sheets, strips
 from bench.training import Trained, compiles, precision, train
@@ -86,7 +87,7 @@ class Run:
 def work(folder: Path, console: Console) -> None:
     """Do what is left to do of a run, and write its record."""
     run = Run(folder, console)
-    if run.request.parts["sources"] != source_hash(ROOT, store.DECIDING):
+    if store.other_sources(run.request):
         raise UserError("the sources have changed since this run was asked for: start it again, as another run")
     record = _begun(run)
     if run.main:
@@ -104,6 +105,7 @@ def work(folder: Path, console: Console) -> None:
 def _begun(run: Run) -> Record:
     """The record of a run that is not done yet."""
     request = run.request
+    told = provenance({"seed": run.config.seed, "data": run.config.data.seed, "text": run.config.text.seed})
     return Record(
         key=request.key,
         name=run.folder.name,
@@ -113,7 +115,8 @@ def _begun(run: Run) -> Record:
         status="unfinished",
         reason="the run is still at work, or ended together with what watched it",
         provenance={
-            **provenance({"seed": run.config.seed, "data": run.config.data.seed, "text": run.config.text.seed}),
+            **told,
+            "packages": told["packages"] | package_of(request.approach),
             "command": list(request.command),
             "key": request.parts,
             "settings_changed": _changed(request.approach, request.settings),
@@ -175,6 +178,10 @@ def _train(run: Run) -> dict[str, Any]:
         average = {name: value.cpu().contiguous().clone() for name, value in fitted.average.items()}
         with atomic_path(run.folder / store.WEIGHTS) as whole:
             save_file(average, whole)
+    notes = [f"{batches.cut} captions were longer than train.caption_tokens, and cut"] if batches.cut else []
+    if said := unreached(fitted.unreached):
+        console.warn(f"{run.request.approach}: {said}")
+        notes.append(said)
     costs = {
         **_speed(meter, batches, step, peak_flops(run.device, dtype=_arithmetic(config, run.device))),
         "peak_memory_bytes": memory.estimate(),
@@ -199,7 +206,7 @@ def _train(run: Run) -> dict[str, Any]:
         "frozen_hash": fitted.frozen_hash,
         "provenance": {"launch": launch.record()} if launch.ranks() > 1 else {},
         "seconds": {"prepare": prepared, "train": fitted.seconds},
-        "notes": [f"{batches.cut} captions were longer than train.caption_tokens, and cut"] if batches.cut else [],
+        "notes": notes,
     }
 
 

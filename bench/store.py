@@ -119,7 +119,7 @@ def request(
         "approach": approach,
         "settings": hash_bytes(json.dumps(values, sort_keys=True)),
         "sources": source_hash(ROOT, DECIDING),
-        "foreign sources": _foreign_sources(APPROACHES[approach].target),
+        "foreign sources": foreign_sources(APPROACHES[approach].target),
     }
     key = hash_bytes(json.dumps(parts, sort_keys=True))
     here = str(Path.cwd())
@@ -128,7 +128,19 @@ def request(
     )
 
 
-def _foreign_sources(target: str) -> str:
+def other_sources(request: Request) -> list[str]:
+    """Which of a run's parts "sources" (ours) and "foreign sources" (of an approach's own package) are others by
+    now."""
+    from approaches.registry import APPROACHES
+
+    now_there = {
+        "sources": source_hash(ROOT, DECIDING),
+        "foreign sources": foreign_sources(APPROACHES[request.approach].target),
+    }
+    return [part for part, value in now_there.items() if request.parts.get(part, value) != value]
+
+
+def foreign_sources(target: str) -> str:
     """Hash of the top-level package that an approach of somebody else's comes from; "" for ours."""
     top = target.partition(":")[0].partition(".")[0]
     if top in DECIDING:

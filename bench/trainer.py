@@ -192,7 +192,9 @@ class Run:
         for step, row in enumerate(rows, first):
             if not math.isfinite(row[0]):
                 good = f"last good checkpoint: {self.path}" if self.path.exists() else "there is no checkpoint yet"
-                said = f"{self.description}: the loss or its gradient is {row[0]} at step {step}; {good}"
+                terms = [name for name, value in zip(self.trainee.names, row, strict=True) if not math.isfinite(value)]
+                of = f" ({', '.join(terms[1:])})" if terms[1:] else ""
+                said = f"{self.description}: the loss{of} or its gradient is {row[0]} at step {step}; {good}"
                 raise NonFiniteLossError(said)
             self._record(step + 1, row)
         advanced = len(rows) if self.budget.steps else int(self.meta["spent"]) - int(before)

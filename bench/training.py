@@ -34,8 +34,10 @@ LAG = 7  # steps whose losses an accelerator may still be working on
 @dataclass(frozen=True, kw_only=True)
 class Trained(Fitted):
     """What an approach's training was. average: on the first rank alone where it was sharded. images: seen. digest:
-    over everything that its steps saw. frozen_hash: of the weights that it left alone."""
+    over everything that its steps saw. frozen_hash: of the weights that it left alone. unreached: names of trained
+    parameters that never had a gradient."""
 
+    unreached: tuple[str, ...]
     images: int
     digest: str
     frozen_hash: str
@@ -93,6 +95,7 @@ def train(
         average=gathered(fitted.average),
         steps=fitted.steps,
         images=fitted.steps * settings.batch,
+        unreached=tuple(trainee.unreached),
         digest=trainee.digest,
         frozen_hash=trainee.frozen_hash,
     )
@@ -188,6 +191,7 @@ class ApproachTrainee(Trainee):
         self.main = accelerator.is_main_process
         self.frozen_hash = frozen_hash
         self.digest = batches.start_digest
+        self.unreached: list[str] = list(self.weights)
 
     def gradients(self, step: int) -> Tensor:
         """See Trainee. Numbers: the whole loss, then each term's mean, not weighted."""
@@ -221,6 +225,9 @@ class ApproachTrainee(Trainee):
             (shares * sums).sum().backward()
             found = found + sums.detach()
         self._add_gradients()
+        if self.unreached:
+            named = dict(self.approach.named_parameters())
+            self.unreached = [name for name in self.unreached if named[name].grad is None]
         found = self._added(found)
         means = torch.where(total > 0, found / total.clamp(min=1e-30), 0.0)
         return torch.cat([(shares * found).sum()[None], means])
@@ -231,11 +238,12 @@ class ApproachTrainee(Trainee):
 
     def state(self) -> dict[str, Any]:
         """See Trainee."""
-        return {"digest": self.digest, "names": list(self.names)}
+        return {"digest": self.digest, "names": list(self.names), "unreached": self.unreached}
 
     def restore(self, state: dict[str, Any]) -> None:
         """See Trainee."""
         self.digest, self.names = state["digest"], tuple(state["names"])
+        self.unreached = list(state.get("unreached", self.unreached))
 
     def log(self, row: dict[str, float]) -> None:
         """See Trainee."""

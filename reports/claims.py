@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from metrics.statistics import Estimate
 from reports.contenders import Contender, Judge, compare
-from reports.glossary import first_of, listed, meaning, written
+from reports.glossary import SCALES, first_of, listed, meaning, written
 
 Verdict = Literal["supported", "partly supported", "contradicted", "mixed", "not told apart", "not measured"]
 OPPOSITE = {"better": "worse", "worse": "better"}
@@ -154,7 +154,7 @@ def against(own: Contender, others: Sequence[Contender], name: str, word: str, j
     told = {c.label: judge.word(own, c, name) for c in others if judge.word(own, c, name)}
     parts = [
         f"{said} {'than' if said != 'not told apart' else 'from'} "
-        + listed([f"{label} ({written(_of(others, label).metrics[name])})" for label, w in told.items() if w == said])
+        + listed([f"{label} ({_number(_of(others, label), name)})" for label, w in told.items() if w == said])
         for said in ("better", "worse", "not told apart")
         if said in told.values()
     ]
@@ -169,6 +169,12 @@ def against(own: Contender, others: Sequence[Contender], name: str, word: str, j
     if 2 * opposite >= len(told):
         return "contradicted", "; ".join(parts)
     return "not told apart", "; ".join(parts)
+
+
+def _number(contender: Contender, name: str) -> str:
+    """As written, with the unit where another's number may be in a larger or smaller one."""
+    estimate = contender.metrics[name]
+    return written(estimate, unit=estimate.unit in SCALES)
 
 
 def _of(contenders: Sequence[Contender], label: str) -> Contender:

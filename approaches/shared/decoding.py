@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.errors import UserError
+
 Start = tuple[Tensor, Any]
 """Logits of the first token, B V, and the state to go on from: what `text_start` gives."""
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
@@ -33,7 +35,7 @@ def decode(
     """Each row's tokens, up to `limit` or its end token, which is left out. Greedy at temperature 0; otherwise each row
     draws from its own generator, so that a row does not depend on the rest of its batch. A row whose grammar allows
     nothing ends."""
-    logits, state = start
+    logits, state = _first(start)
     found: list[list[int]] = [[] for _ in range(len(logits))]
     open_rows = [True] * len(logits)
     for place in range(limit):
@@ -56,13 +58,20 @@ def decode(
 @torch.no_grad()
 def score(start: Start, step: Step, targets: Tensor) -> Tensor:
     """-log p in nats of the given next tokens, B T (-100 for padding, which gives 0), read in one step."""
-    logits, state = start
+    logits, state = _first(start)
     tokens = targets.clamp(min=0)
     whole = logits[:, None]
     if targets.shape[1] > 1:
         whole = torch.cat([whole, step(tokens[:, :-1], state)[0]], 1)
     nats = -whole.float().log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
     return nats.masked_fill(targets == -100, 0.0)
+
+
+def _first(start: Start) -> Start:
+    """The same; UserError where the logits are no B V."""
+    if start[0].ndim != 2:
+        raise UserError(f"text_start answered logits of shape {tuple(start[0].shape)}, expected one row a prompt: B V")
+    return start
 
 
 def _held(logits: Tensor, found: list[list[int]], open_rows: list[bool], allowed: Allowed) -> Tensor:

@@ -148,7 +148,10 @@ class Diffusion:
         return alpha * noise - sigma * x_0
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Mean squared error of each sample, B float32; the mean is over a sample's elements only."""
+        """Mean squared error of each sample, B float32; the mean is over a sample's elements only. UserError where the
+        shapes differ, which torch would broadcast."""
+        if prediction.shape != target.shape:
+            raise UserError(f"denoise answered {tuple(prediction.shape)}, expected {tuple(target.shape)}")
         return (prediction.float() - target.float()).square().flatten(1).mean(1)
 
     def predict_x_0(self, x_t: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
@@ -188,7 +191,7 @@ class Diffusion:
                 t = _full(x_t, evaluation.t)
                 prediction = denoise(x_t, t).float()
                 if prediction.shape != x_t.shape:
-                    raise ValueError(f"denoise answered {tuple(prediction.shape)} to {tuple(x_t.shape)}")
+                    raise UserError(f"denoise answered {tuple(prediction.shape)}, expected {tuple(x_t.shape)}")
                 if evaluation.node and evaluation.t in kept:
                     states.append((evaluation.t, x_t, self.predict_x_0(x_t, prediction, t)))
                 x_t = evaluation.step(prediction, x_t)

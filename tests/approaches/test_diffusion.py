@@ -212,7 +212,7 @@ def test_bad_sampling():
         make().sample(lambda x, t: x, noise, nfe=2, keep=(2.0,))
     with pytest.raises(UserError, match="guidance is"):
         guided(lambda x, t: x, float("inf"))
-    with pytest.raises(ValueError, match="denoise answered"):
+    with pytest.raises(UserError, match="denoise answered"):
         make().sample(lambda x, t: x[:, :0], noise, nfe=2)
 
 

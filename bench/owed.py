@@ -1,0 +1,62 @@
+"""What an approach owes the suite, asked of it before and while it is trained, so that a mistake in somebody's class is
+one sentence at once, and not a traceback or a wrong number after hours. Knows no approach."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, get_args
+
+from approaches.base import Approach, Capability, Loss
+from bench.errors import UserError, nearest
+
+METHODS: dict[str, tuple[str, ...]] = {
+    "denoise": ("condition", "denoise"),
+    "generate": (),  # the base class's goes by the two above
+    "caption": ("text_start", "text_step"),
+    "complete": ("text_start", "text_step", "text_logits"),
+}
+"""Capability -> the methods of Approach that a class must give for it."""
+NAMED = 3  # parameters that a sentence names, of many
+
+
+def check_class(name: str, made: type[Approach]) -> None:
+    """UserError where an approach's class declares a capability that there is none of, or that it has no methods
+    for."""
+    known = get_args(Capability)
+    for capability in sorted(made.capabilities):
+        if capability not in known:
+            raise UserError(f"approach '{name}' declares the capability '{capability}': {nearest(capability, known)}")
+        for method in METHODS[capability]:
+            if getattr(made, method) is getattr(Approach, method):
+                raise UserError(f"approach '{name}' declares '{capability}', and its class has no {method}")
+    drawing = {"condition", "denoise", "generate"}
+    if "generate" in made.capabilities and all(getattr(made, m) is getattr(Approach, m) for m in drawing):
+        raise UserError(f"approach '{name}' declares 'generate', and its class has neither denoise nor generate")
+
+
+def check_losses(approach: Approach, losses: Any, before: Collection[str] = ()) -> None:
+    """UserError where a step's losses are no terms, lack the one that all are compared by, or are other terms than
+    those of the part of a batch `before`."""
+    whose = type(approach).__name__
+    if isinstance(losses, Mapping):
+        wrong = next((f"{type(e).__name__} for '{term}'" for term, e in losses.items() if not isinstance(e, Loss)), "")
+    else:
+        wrong = type(losses).__name__
+    if wrong:
+        raise UserError(f"{whose}.losses gives {wrong}, expected an approaches.base.Loss for each term's name")
+    if "denoise" in approach.capabilities and "diffusion" not in losses:
+        raise UserError(f"{whose}.losses has no term 'diffusion', which an approach that declares 'denoise' learns by")
+    if before and tuple(before) != tuple(losses):
+        raise UserError(
+            f"{whose}.losses had the terms {', '.join(before)}, and has {', '.join(losses)} now: every part of a batch "
+            "has the same ones; one that has no rows of a term (train.accumulation, several ranks) gives it a sum and "
+            "a count of 0"
+        )
+
+
+def unreached(names: Collection[str]) -> str:
+    """The sentence about trained parameters that never had a gradient; "" for none."""
+    if not names:
+        return ""
+    first = ", ".join(sorted(names)[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return f"{len(names)} trained parameters never had a gradient, and are as they began: {first}"

@@ -1,0 +1,229 @@
+"""A mistake in somebody's approach is one sentence, said early: by its class, by what it is built of, by its losses, by
+the shapes that it answers, by gradients that never came; and another package that is broken breaks nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from approaches.base import Approach, Batch, Generators, Loss
+from approaches.registry import APPROACHES, package_of
+from approaches.settings import Settings
+from approaches.shared.decoding import decode, score
+from approaches.shared.diffusion import Diffusion
+from bench import hands_on, store
+from bench.assembly import build
+from bench.console import Console
+from bench.errors import UserError
+from bench.evaluate_again import again
+from bench.evaluate_arguments import EvaluateArguments
+from bench.hands_on_arguments import CompleteArguments
+from bench.listing import collect
+from bench.owed import check_class, check_losses, unreached
+from bench.trainer import NonFiniteLossError
+from reports import schema
+from tests.approaches.small import small_shared
+from tests.bench import ways
+from tests.bench.conftest import MicroRun
+from tests.bench.test_training import Fake, Training, changed
+
+QUIET = Console(interval=1e9)
+
+
+def kind(capabilities: set[str], *methods: str) -> type[Approach]:
+    """A class that declares these and has these methods."""
+    own = {name: lambda *_: None for name in (*methods, "losses", "blocks")}
+    return type("Kind", (Approach,), {"capabilities": frozenset(capabilities), **own})
+
+
+CLASSES = [
+    ({"denoise", "complet"}, ("condition", "denoise"), "declares the capability 'complet': did you mean 'complete'?"),
+    ({"denoise"}, ("denoise",), "declares 'denoise', and its class has no condition"),
+    ({"caption"}, ("text_start",), "declares 'caption', and its class has no text_step"),
+    ({"complete"}, ("text_start", "text_step"), "declares 'complete', and its class has no text_logits"),
+    ({"generate"}, (), "declares 'generate', and its class has neither denoise nor generate"),
+]
+
+
+@pytest.mark.parametrize(("capabilities", "methods", "sentence"), CLASSES)
+def test_a_class_that_lacks_what_it_declares_is_refused(
+    capabilities: set[str], methods: tuple[str, ...], sentence: str
+) -> None:
+    with pytest.raises(UserError) as raised:
+        check_class("mine", kind(capabilities, *methods))
+    assert str(raised.value) == f"approach 'mine' {sentence}" or sentence in str(raised.value)
+
+
+def test_a_class_that_draws_by_its_own_way_or_can_do_little_is_fine() -> None:
+    check_class("mine", kind({"generate"}, "generate"))
+    check_class("mine", kind(set()))
+    for name in APPROACHES:
+        check_class(name, APPROACHES[name].load())
+
+
+@pytest.mark.parametrize(
+    ("losses", "before", "sentence"),
+    [
+        (torch.zeros(()), (), "Fake.losses gives Tensor, expected an approaches.base.Loss for each term's name"),
+        ({"diffusion": torch.zeros(())}, (), "gives Tensor for 'diffusion'"),
+        ({"caption": Loss(torch.zeros(()), 1)}, (), "has no term 'diffusion', which an approach"),
+        ({"diffusion": Loss(torch.zeros(()), 1)}, ("diffusion", "replay"), "had the terms diffusion, replay, and has"),
+    ],
+)  # fmt: skip
+def test_losses_that_are_none_are_refused(losses: Any, before: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(UserError) as raised:
+        check_losses(Fake(small_shared(), Settings()), losses, before)
+    assert sentence in str(raised.value)
+
+
+def test_an_answer_that_torch_would_broadcast_is_refused() -> None:
+    with pytest.raises(UserError, match=r"denoise answered \(4, 1, 8, 8\), expected \(4, 4, 8, 8\)"):
+        Diffusion().loss(torch.zeros(4, 1, 8, 8), torch.zeros(4, 4, 8, 8))
+
+
+def test_logits_of_another_shape_are_refused() -> None:
+    def step(tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        raise AssertionError("never asked")
+
+    wrong = (torch.zeros(3, 1, 9), None)
+    for ask in (lambda: decode(wrong, step, limit=2, end_id=0), lambda: score(wrong, step, torch.ones(3, 2).long())):
+        with pytest.raises(UserError, match=r"text_start answered logits of shape \(3, 1, 9\), expected one"):
+            ask()
+
+
+def test_a_language_model_that_was_changed_in_place_is_refused(
+    monkeypatch: pytest.MonkeyPatch, micro_run: MicroRun
+) -> None:
+    request, shared = store.Request.read(micro_run.folder), small_shared()
+    model: Any = APPROACHES["dual_tower"].load()
+    before = build(request, shared).borrowed()
+
+    def wrapping(cls: Any, shared: Any, settings: Any) -> Approach:
+        made = cls(shared, settings)
+        block = shared.language_model.transformer.blocks[0]
+        block.extra = nn.Linear(2, 2)
+        return made
+
+    monkeypatch.setattr(model, "build", classmethod(wrapping))
+    with pytest.raises(UserError, match="has changed the layers of the shared language model.*copy.deepcopy"):
+        build(request, small_shared())
+    assert before["language_model"] == sum(p.numel() for p in small_shared().language_model.parameters())
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+
+
+class Idle(Fake):
+    """Two parameters that no loss reaches."""
+
+    def __init__(self, shared: Any, settings: Settings) -> None:
+        super().__init__(shared, settings)
+        self.idle = nn.Linear(3, 3)
+
+    def parameter_groups(self) -> Any:
+        """With the two."""
+        first, *rest = super().parameter_groups()
+        return [dataclasses.replace(first, parameters=(*first.parameters, *self.idle.parameters())), *rest]
+
+
+class Lost(Fake):
+    """Its reading is no number from step 2 on."""
+
+    def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
+        """One of the terms."""
+        found = super().losses(batch, generators)
+        if batch.step >= 2:
+            found["caption"] = dataclasses.replace(found["caption"], sum=found["caption"].sum * torch.nan)
+        return found
+
+
+def trained(kind: type[Fake], path: Path, **fields: Any) -> Any:
+    training = Training(changed(amount=4, validations=1, **fields))
+    training.approach = kind(small_shared(), training.settings)
+    return training.run(path)
+
+
+def test_parameters_that_never_had_a_gradient_are_named(tmp_path: Path) -> None:
+    assert trained(Fake, tmp_path / "a").unreached == ()
+    found = trained(Idle, tmp_path / "b").unreached
+    assert set(found) == {"idle.weight", "idle.bias"}
+    assert unreached(found) == (
+        "2 trained parameters never had a gradient, and are as they began: idle.bias, idle.weight"
+    )
+    assert unreached(()) == "" and unreached("abcd").endswith("a, b, c, ...")
+
+
+def test_a_resumed_training_knows_what_was_reached_before(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    trained(Idle, path)
+    again = trained(Idle, path)  # done already: no step is taken
+    assert set(again.unreached) == {"idle.weight", "idle.bias"}
+
+
+def test_the_term_that_is_no_number_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"the loss \(caption\) or its gradient is nan at step 2"):
+        trained(Lost, tmp_path / "c")
+
+
+# --------------------------------------------------------------------------------------------------- another's package
+
+
+@pytest.fixture
+def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package with approaches, as pip leaves it, whose model module is not there yet."""
+    ways.install(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path / "strangers"
+
+
+def test_a_broken_package_is_a_line_of_the_list_and_takes_nothing_down(strangers: Path) -> None:
+    items = {item.name: item for item in dict(collect())["approaches"]}
+    assert items["dual_tower"].obstacle == ""
+    assert "can't be loaded from strangers.way:Way: there is no such module" in items["good"].obstacle
+    (strangers / "way.py").write_text("class Way: pass\n")
+    assert {item.name: item for item in dict(collect())["approaches"]}["good"].obstacle == ""  # torch would be needed
+    entry = strangers / "entry.py"
+    entry.write_text(entry.read_text().replace("class Own(Settings)", "class Other(Settings)"))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "strangers"]:
+        del sys.modules[name]
+    items = {item.name: item for item in dict(collect())["approaches"]}
+    assert "has no attribute 'Own'" in items["good"].obstacle and items["modular"].obstacle == ""
+
+
+def test_a_class_or_settings_that_are_none_get_a_sentence(strangers: Path) -> None:
+    (strangers / "way.py").write_text("class Way: pass\n")
+    with pytest.raises(UserError, match="strangers.way:Way is no subclass of approaches.base.Approach"):
+        APPROACHES["good"].load()
+    wrong = dataclasses.replace(APPROACHES["good"], settings="strangers.way:Way")
+    with pytest.raises(UserError, match="strangers.way:Way is no subclass of approaches.settings.Settings"):
+        wrong.load_settings()
+    gone = dataclasses.replace(APPROACHES["good"], target="strangers.way:Gone")
+    with pytest.raises(UserError, match="approach 'good' can't be loaded from strangers.way:Gone: AttributeError"):
+        gone.load()
+    assert package_of("good") == {"strangers": "1.0"} and package_of("dual_tower") == {}
+
+
+@pytest.mark.slow
+def test_other_sources_than_trained_with_are_told_wherever_the_run_is_used(
+    micro_run: MicroRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / micro_run.folder.name
+    shutil.copytree(micro_run.folder, folder)
+    request = store.Request.read(folder)
+    assert store.other_sources(request) == []
+    monkeypatch.setattr(store, "foreign_sources", lambda _: "another")
+    assert store.other_sources(request) == ["foreign sources"]
+    arguments = CompleteArguments(run=str(folder), texts=("document 3",), tokens=2)
+    hands_on.complete(arguments, micro_run.config, Console())
+    assert "the package of approach 'dual_tower' has changed since" in capsys.readouterr().err
+    again(folder, EvaluateArguments(pictures=3, captions=2, documents=2, extractor_input=64), QUIET)
+    after = schema.load(folder)
+    assert any("by other sources than it was trained with" in note for note in after.notes)
+    assert after.provenance["evaluated"]["foreign sources"] == "another"
