@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from approaches.settings import Settings
 from bench.errors import UserError, nearest
 from bench.registry import Entry, Registry
 
@@ -34,9 +33,7 @@ class ApproachEntry(Entry):
 
     def load(self) -> Any:
         """The class. UserError where it can't be had, or is none."""
-        from approaches.base import Approach
-
-        return _kind(self.name, self.target, Approach)
+        return _loaded(self.name, self.target, "approaches.base:Approach")
 
     def check_target(self) -> None:
         """UserError where the class's module is not there; without importing it, which takes torch."""
@@ -50,19 +47,23 @@ class ApproachEntry(Entry):
 
     def load_settings(self) -> Any:
         """The settings dataclass. UserError where it can't be had, or is none."""
-        return _kind(self.name, self.settings, Settings)
+        return _loaded(self.name, self.settings, "approaches.settings:Settings")
 
 
-def _kind(name: str, path: str, kind: type) -> Any:
-    """What is at "module:attribute", a subclass of `kind`; UserError where it isn't."""
-    module, _, attribute = path.partition(":")
+def _loaded(name: str, path: str, of: str) -> Any:
+    """The class at "module:attribute", a subclass of that at `of`; UserError where it isn't."""
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found = _at(path)
     except Exception as error:  # whatever a stranger's module may raise
         raise UserError(f"approach '{name}' can't be loaded from {path}: {type(error).__name__}: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, kind)):
-        raise UserError(f"approach '{name}': {path} is no subclass of {kind.__module__}.{kind.__qualname__}")
+    if not (isinstance(found, type) and issubclass(found, _at(of))):
+        raise UserError(f"approach '{name}': {path} is no subclass of {of.replace(':', '.')}")
     return found
+
+
+def _at(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 class ApproachRegistry(Registry):
