@@ -102,6 +102,19 @@ def test_a_report_that_can_t_be_written_changes_nothing_of_the_runs(tmp_path: Pa
     assert "warning: no report: can't write" in capsys.readouterr().err
 
 
+def test_a_run_s_own_report_says_how_to_have_the_other_runs_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "runs"
+    folders = [write_run(out / name, record_of(name), pictures=False) for name in ("modular", "projection")]
+    after_run(folders[:1], out, Console())
+    assert "others" not in capsys.readouterr().out  # a folder that is no run
+    for folder in folders:
+        (folder / "request.json").write_text(json.dumps({"approach": folder.name, "key": "k"}))
+    after_run(folders[:1], out, Console())
+    assert f"to have what else is in {out} (1) in it: python -m bench report {out}" in capsys.readouterr().out
+    after_run(folders, out, Console())
+    assert "else" not in capsys.readouterr().out
+
+
 # ---------------------------------------------------------------------------------------------------------- compare
 
 
