@@ -10,7 +10,6 @@ where APPROACH is an `ApproachEntry`, in a module that imports no torch.
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import importlib.util
 import sys
@@ -20,7 +19,7 @@ from functools import cache
 from typing import Any
 
 from bench.errors import UserError, nearest
-from bench.registry import Entry, Registry
+from bench.registry import Entry, Registry, at
 
 GROUP = "bench.approaches"
 
@@ -53,17 +52,12 @@ class ApproachEntry(Entry):
 def _loaded(name: str, path: str, of: str) -> Any:
     """The class at "module:attribute", a subclass of that at `of`; UserError where it isn't."""
     try:
-        found = _at(path)
+        found = at(path)
     except Exception as error:  # whatever a stranger's module may raise
         raise UserError(f"approach '{name}' can't be loaded from {path}: {type(error).__name__}: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, _at(of))):
+    if not (isinstance(found, type) and issubclass(found, at(of))):
         raise UserError(f"approach '{name}': {path} is no subclass of {of.replace(':', '.')}")
     return found
-
-
-def _at(path: str) -> Any:
-    module, _, attribute = path.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 class ApproachRegistry(Registry):

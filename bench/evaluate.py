@@ -58,9 +58,7 @@ LANGUAGE: Names = {
     "kl_base_adapted": ("nats", "lower"), "kl_base_adapted_p99": ("nats", "lower"),
     "top1_agreement": ("share", "higher"),
 }  # fmt: skip
-
-
-OTHERS: Names = {"perplexity_retention": ("", "higher"), "bits_per_byte": ("bits", "lower")}
+OTHERS: Names = {name: LANGUAGE[name] for name in ("perplexity_retention", "bits_per_byte")}
 """Of each of evaluate.other_texts, under these names and its label."""
 
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from approaches.registry import APPROACHES
 from bench import stages, store
 from bench.config import Config, to_json
 from bench.console import Console
 from bench.contents import changed_clip, changed_other_texts, changed_text, check_data, check_place
-from bench.environment import ROOT, provenance, source_hash
+from bench.environment import provenance
 from bench.errors import UserError
 from bench.evaluate_arguments import EvaluateArguments
 from bench.exits import DONE, MISTAKE
@@ -111,8 +110,7 @@ def _record(before: Record, run: stages.Run, trained: Mapping[str, Any], measure
     evaluated = {
         **provenance({"seed": run.config.seed}),
         "command": ["python", "-m", "bench", *sys.argv[1:]],
-        "sources": source_hash(ROOT, store.DECIDING),
-        "foreign sources": store.foreign_sources(APPROACHES[run.request.approach].target),
+        **store.sources_now(run.request.approach),
     }
     changes = [f"{name} {old} -> {new}" for name, (old, new) in _settings(before.config, config).items()]
     if store.other_sources(run.request):

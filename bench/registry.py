@@ -11,6 +11,12 @@ from typing import Any
 from bench.errors import UserError, nearest
 
 
+def at(path: str) -> Any:
+    """What is at "module:attribute"."""
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One line of a registry.
@@ -27,8 +33,7 @@ class Entry:
 
     def load(self) -> Any:
         """Import the target and return it."""
-        module, _, attribute = self.target.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return at(self.target)
 
 
 class Registry:

@@ -110,16 +110,13 @@ def request(
     config: Config, approach: str, settings: Any, found: Mapping[str, str], command: tuple[str, ...] = ()
 ) -> Request:
     """The run of an approach with these settings. found: what bench.contents gave for this config."""
-    from approaches.registry import APPROACHES
-
     values = json.loads(to_json(settings))
     parts = {
         **found,
         "config": hash_bytes(json.dumps(schema.deciding(json.loads(to_json(config))), sort_keys=True)),
         "approach": approach,
         "settings": hash_bytes(json.dumps(values, sort_keys=True)),
-        "sources": source_hash(ROOT, DECIDING),
-        "foreign sources": foreign_sources(APPROACHES[approach].target),
+        **sources_now(approach),
     }
     key = hash_bytes(json.dumps(parts, sort_keys=True))
     here = str(Path.cwd())
@@ -131,13 +128,18 @@ def request(
 def other_sources(request: Request) -> list[str]:
     """Which of a run's parts "sources" (ours) and "foreign sources" (of an approach's own package) are others by
     now."""
+    found = sources_now(request.approach)
+    return [part for part, value in found.items() if request.parts.get(part, value) != value]
+
+
+def sources_now(approach: str) -> dict[str, str]:
+    """Hashes of what decides a run's result: of our sources, and of an approach's own package."""
     from approaches.registry import APPROACHES
 
-    now_there = {
+    return {
         "sources": source_hash(ROOT, DECIDING),
-        "foreign sources": foreign_sources(APPROACHES[request.approach].target),
+        "foreign sources": foreign_sources(APPROACHES[approach].target),
     }
-    return [part for part, value in now_there.items() if request.parts.get(part, value) != value]
 
 
 def foreign_sources(target: str) -> str:

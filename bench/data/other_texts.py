@@ -29,7 +29,7 @@ def named(config: Config) -> dict[str, TextConfig]:
             raise UserError(f"{FIELD}: two are called '{label}': expected different names")
         if (other.name, other.path) == (config.text.name, config.text.path):
             raise UserError(f"{FIELD} has '{entry}', which is the text that training replays: expected another")
-        check_text(other, FIELD)
+        check_text(other)
         found[label] = other
     return found
 
@@ -40,6 +40,10 @@ def _read(entry: str, text: TextConfig) -> TextConfig:
     name, _, path = entry.partition(":")
     if entry in PATHLESS:
         return replace(text, name=entry, path=None)
+    if path and name in PATHLESS:
+        raise UserError(
+            f"{FIELD} has '{entry}', and {name} reads no path: expected {name}, or file:, folder: or hub:PATH"
+        )
     if path and name in TEXTS:
         return replace(text, name=name, path=path)
     if found := text_of("pydocs", entry):

@@ -159,14 +159,14 @@ PATHLESS = ("pydocs", "readmes", "world")
 """Corpora that read no path."""
 
 
-def check_text(config: TextConfig, field: str = "--text.path") -> None:
+def check_text(config: TextConfig) -> None:
     """Judge a config's corpus before anything is read. UserError on an unknown name, a path that it does not read, or
-    what it lacks on this machine. field: what gave the path."""
+    what it lacks on this machine."""
     if config.name in PATHLESS and config.path is not None:
         there = Path(config.path).expanduser().exists()
         wanted = "--text.name file or folder reads it" if there else "a hub id goes with --text.name hub"
         missing = "" if there else "no such file or folder, and "
-        raise UserError(f"{field} {config.path}: {missing}{config.name} reads none; {wanted}")
+        raise UserError(f"--text.path {config.path}: {missing}{config.name} reads none; {wanted}")
     if obstacle := TEXTS[config.name].obstacle():
         raise UserError(f"text corpus '{config.name}' can't be read here: {obstacle}")
 

@@ -220,15 +220,15 @@ def test_one_picture_has_no_gap_and_that_is_no_gap_of_zero() -> None:
 def test_first_drawings_are_judged_each_judge_on_its_own(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
     _, fixed, config = held
     true = fixed.test.latents[: config.evaluate.pictures]
-    approach = drawing(true.flip(0), monkeypatch, first=true)
+    approach = drawing(0.3 * true.flip(0), monkeypatch, first=true)
     found = measured(held, approach).metrics
     assert found["scene_accuracy_0_redraws"].value == 1.0 > (found["scene_accuracy"].value or 0.0)
     for score in ("clip_score", "clip_score_gap"):
         once, again = found[f"{score}_0_redraws"].value, found[score].value
         assert once is not None and again is not None and once > again
-    for distance in ("fd_efficientnet_lite0", "kid_efficientnet_lite0"):  # of the same pictures in another order
+    for distance in ("fd_efficientnet_lite0", "kid_efficientnet_lite0"):
         first, last = found[f"{distance}_0_redraws"], found[distance]
-        assert first.value == pytest.approx(last.value, rel=1e-3) and first.details["null"] == last.details["null"]
+        assert (first.value or 0.0) < (last.value or 0.0) and first.details["null"] == last.details["null"]
 
     def lost(*_: Any, **__: Any) -> dict[str, Estimate]:
         raise UserError("no such CLIP")

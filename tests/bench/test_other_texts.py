@@ -76,7 +76,7 @@ MISTAKES = [
     (("owner/name",), "a hub id is spelt hub:ID"),
     (("readmes", "readmes"), "two are called 'readmes'"),
     (("pydocs",), "has 'pydocs', which is the text that training replays"),
-    (("readmes:./x",), "evaluate.other_texts ./x: no such file or folder, and readmes reads none"),
+    (("readmes:./x",), "has 'readmes:./x', and readmes reads no path: expected readmes, or file:"),
 ]
 
 
