@@ -23,7 +23,8 @@ from bench.published import Table
 from bench.report import after_run
 from bench.reproduce_arguments import ReproduceArguments, reduced
 from bench.run_arguments import settings_of
-from metrics.statistics import Estimate, across_seeds
+from metrics.replication import difference_over_seeds, mean_over_seeds, only_items
+from metrics.statistics import Estimate
 from reports import reproductions
 from reports.reproductions import Done, Ordering, Reproduction, Row, Stand, Verdict
 
@@ -121,7 +122,7 @@ class Work:
     def _done(self, end: runner.Ended) -> Done:
         record = end.record
         wanted = {name for measure in self.table.measures.values() for name in measure.stands_in}
-        metrics = {n: replace(e, details={}) for n, e in record.metrics.items() if n in wanted} if record else {}
+        metrics = {n: only_items(e) for n, e in record.metrics.items() if n in wanted} if record else {}
         state = end.state.state
         return Done(
             seed=end.request.config.seed,
@@ -171,17 +172,16 @@ def orderings(table: Table, rows: Sequence[Row], stands: Sequence[Stand]) -> Ite
 
 
 def paired(better: Row, worse: Row, known: Stand) -> Estimate:
-    """The mean over seeds of the better row's metric minus the worse one's. Runs of one seed saw the same batches and
-    noise, so it is their differences whose spread over seeds counts."""
+    """The mean over seeds of the better row's metric minus the worse one's, with an interval for other seeds and other
+    items. Runs of one seed saw the same batches and noise, so it is their differences whose spread counts."""
     if not known.metric:
         return Estimate.missing(known.reason)
     first, second = _by_seed(better, known.metric), _by_seed(worse, known.metric)
     both = sorted(first.keys() & second.keys())
     if not both:
         return Estimate.missing("no seed has both runs yet")
-    like = first[both[0]]
-    gaps = [(first[seed].value or 0.0) - (second[seed].value or 0.0) for seed in both]
-    return across_seeds(gaps, unit=like.unit, better=like.better, details={"seeds": both})
+    told = difference_over_seeds([(first[seed], second[seed]) for seed in both]).estimate
+    return replace(told, details={**told.details, "seeds": both})
 
 
 def verdict(difference: Estimate) -> Verdict:
@@ -201,11 +201,8 @@ def _by_seed(row: Row, metric: str) -> dict[int, Estimate]:
 def _means(row: Row, stands: Sequence[Stand]) -> dict[str, Estimate]:
     found = {}
     for known in stands:
-        values = _by_seed(row, known.metric) if known.metric else {}
-        if values:
-            like = next(iter(values.values()))
-            numbers = [value.value or 0.0 for value in values.values()]
-            found[known.measure] = across_seeds(numbers, unit=like.unit, better=like.better)
+        if known.metric and (values := _by_seed(row, known.metric)):
+            found[known.measure] = mean_over_seeds(list(values.values()))
     return found
 
 

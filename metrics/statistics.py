@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -229,20 +229,18 @@ def _reach(pseudo: Floats, sizes: Floats) -> float:
     return float(stdtrit(len(pseudo) - 1, TAILS[1]) * np.sqrt(variance))
 
 
-def across_seeds(
-    values: Sequence[float], *, unit: str = "", better: Better = "", details: Mapping[str, Any] | None = None
-) -> Estimate:
-    """The mean of one number from several seeds, with Student's t interval; one seed has none."""
-    found = {**(details or {}), "per_seed": [float(value) for value in values]}
-    n = len(values)
-    if n == 0:
-        return Estimate.missing("there are no seeds", unit=unit, better=better)
-    value = float(np.mean(values))
-    told: dict[str, Any] = {"value": value, "n": n, "unit": unit, "better": better, "details": found}
-    if n == 1:
-        return Estimate(reason="one seed: the spread across seeds is not known", **told)
-    reach = float(stdtrit(n - 1, TAILS[1]) * np.std(values, ddof=1) / math.sqrt(n))
-    return Estimate(low=value - reach, high=value + reach, **told)
+def interval_of_items(estimate: Estimate, *, seed: int = 0) -> Estimate:
+    """With the interval that its details give, `per_item` (and `strata`) or `pseudo`; without either as it is."""
+    found = estimate.details
+    if "per_item" in found:
+        groups = _by_stratum(np.array(found["per_item"]), found.get("strata"))
+        generator = np.random.default_rng(derive(seed, "bootstrap"))
+        low, high, reason = _bootstrap(groups, generator, shares=estimate.unit == "share")
+        return replace(estimate, low=low, high=high, reason="" if low is not None else reason)
+    if "pseudo" in found and estimate.value is not None:
+        reach = _reach(np.array(found["pseudo"]), np.array(found["sizes"]))
+        return replace(estimate, low=estimate.value - reach, high=estimate.value + reach, reason="")
+    return estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,10 +277,10 @@ def difference(a: Estimate, b: Estimate, *, seed: int = 0) -> Difference:
     gap, n = a.value - b.value, min(a.n, b.n)
     if a.reason == b.reason == COUNTED:
         exact = Estimate.counted(gap, unit=a.unit, better=a.better)
-        return Difference(estimate=exact, word=_word(gap, gap, a.better), paired=False, needed=1 if gap else None)
+        return Difference(estimate=exact, word=word(gap, gap, a.better), paired=False, needed=1 if gap else None)
     low: float | None
     high: float | None
-    paired, reason = _same_items(a, b), ""
+    paired, reason = same_items(a, b), ""
     if paired and "per_item" in a.details:
         low, high, reason = _paired(a, b, seed)
     elif paired:
@@ -299,7 +297,7 @@ def difference(a: Estimate, b: Estimate, *, seed: int = 0) -> Difference:
     if low is None or high is None:
         return Difference(estimate=told, word="not told apart", paired=paired, needed=None)
     needed = samples_needed(gap, high - low, n)
-    return Difference(estimate=told, word=_word(low, high, a.better), paired=paired, needed=needed)
+    return Difference(estimate=told, word=word(low, high, a.better), paired=paired, needed=needed)
 
 
 def _paired(a: Estimate, b: Estimate, seed: int) -> tuple[float | None, float | None, str]:
@@ -328,7 +326,8 @@ def samples_needed(gap: float, width: float, n: int) -> int | None:
     return max(2, math.ceil(n * ratio**2))
 
 
-def _same_items(a: Estimate, b: Estimate) -> bool:
+def same_items(a: Estimate, b: Estimate) -> bool:
+    """Whether both rest on the same items and hold a value of each, or on the same blocks of them."""
     if "items" not in a.details or a.details["items"] != b.details.get("items"):
         return False
     values, groups = ("per_item", "strata") if "per_item" in a.details else ("pseudo", "sizes")
@@ -338,7 +337,8 @@ def _same_items(a: Estimate, b: Estimate) -> bool:
     return bool(a.details.get(groups) == b.details.get(groups))
 
 
-def _word(low: float, high: float, better: Better) -> Word:
+def word(low: float, high: float, better: Better) -> Word:
+    """What an interval of a difference says of the first."""
     if low <= 0 <= high:
         return "not told apart"
     return "better" if (low > 0) == (better == "higher") else "worse"

@@ -14,7 +14,8 @@ from functools import cached_property
 from statistics import mean
 from typing import Any
 
-from metrics.statistics import COUNTED, Difference, Estimate, across_seeds, difference
+from metrics.replication import difference_over_seeds, mean_over_seeds
+from metrics.statistics import COUNTED, Difference, Estimate, difference
 from reports.gather import Run
 from reports.schema import TIMED_UNITS, Record, deciding, has
 
@@ -99,8 +100,9 @@ def _over_seeds(estimates: Sequence[Estimate]) -> Estimate:
     chances = [e.details["chance"] for e in estimates if isinstance(e.details.get("chance"), float)]
     if len(chances) == len(known):
         details["chance"] = mean(chances)
-    found = across_seeds(values, unit=first.unit, better=first.better, details={**details, "items_each": first.n})
-    if first.unit in TIMED_UNITS and found.low is not None:  # Student's t knows no bound; time and memory have one
+    timed = first.unit in TIMED_UNITS
+    found = mean_over_seeds(known, timed=timed, details={**details, "items_each": first.n})
+    if timed and found.low is not None:  # Student's t knows no bound; these have one
         return replace(found, low=max(found.low, 0.0))
     return found
 
@@ -199,8 +201,8 @@ class Judge:
 
 def compare(a: Contender, b: Contender, name: str, rival: str = "") -> Difference | None:
     """a minus b in one number, or a's number minus b's `rival`; None where one has none, or they don't compare. Two or
-    more seeds in common: their differences, with Student's t. Otherwise the runs of one seed, of the first in common
-    where there is one, whose intervals cover sampling only."""
+    more seeds in common: their differences, over seeds and items. Otherwise the runs of one seed, of the first in
+    common where there is one, whose intervals cover sampling only."""
     rival = rival or name
     first, second = a.metrics.get(name), b.metrics.get(rival)
     if first is None or second is None or first.value is None or second.value is None:
@@ -217,9 +219,7 @@ def compare(a: Contender, b: Contender, name: str, rival: str = "") -> Differenc
         if has(x.metrics, name) and has(y.metrics, rival)
     ]
     if len(pairs) > 1:
-        gaps = [float(x.value or 0.0) - float(y.value or 0.0) for x, y in pairs]
-        told = across_seeds(gaps, unit=first.unit, better=first.better)
-        return Difference(estimate=replace(told, details={}), word=_word(told), paired=True, needed=None)
+        return difference_over_seeds(pairs, timed=first.unit in TIMED_UNITS)
     return difference(*map(_sampled, pairs[0] if pairs else (first, second)))
 
 
@@ -241,9 +241,3 @@ def items_each(estimate: Estimate) -> int:
 
 def _of_seed(contender: Contender, seed: int) -> Contender:
     return replace(contender, runs=tuple(run for run in contender.runs if run.record.seed == seed))
-
-
-def _word(estimate: Estimate) -> Any:
-    if estimate.low is None or estimate.high is None or estimate.low <= 0 <= estimate.high:
-        return "not told apart"
-    return "better" if (estimate.low > 0) == (estimate.better == "higher") else "worse"

@@ -237,8 +237,8 @@ def _seeds(contenders: Sequence[Contender]) -> list[str]:
         )
     if more:
         told.append(
-            f"Means over seeds for {listed(more)}: their intervals cover training and noise, with Student's t over so "
-            "few seeds, and not the choice of the held-out pictures, which all seeds share."
+            f"Means over seeds for {listed(more)}: their intervals cover other seeds, with Student's t over so few, "
+            "and other held-out items, which all seeds share."
         )
     return told
 

@@ -25,6 +25,7 @@ LEAVES = frozenset(
         "bench.files",
         "bench.seeds",
         "bench.data.scene",
+        "metrics.replication",
         "metrics.statistics",
         GUARD,
     }
@@ -91,6 +92,7 @@ TORCH_FREE = frozenset(
         "approaches.settings",
         "metrics",
         "metrics.registry",
+        "metrics.replication",
         "metrics.statistics",
     ]
 )

@@ -14,7 +14,6 @@ from metrics import statistics
 from metrics.statistics import (
     ONE_ITEM,
     Estimate,
-    across_seeds,
     bootstrap,
     difference,
     jackknife,
@@ -140,9 +139,6 @@ def test_one_item_has_no_interval_and_none_is_missing() -> None:
     assert (alone.value, alone.low, alone.reason) == (2.0, None, ONE_ITEM)
     assert jackknife(lambda x: 0.0, np.zeros(0)).value is None
     assert jackknife(lambda x: np.nan, np.zeros(9)).value is None
-    seed = across_seeds([0.5])
-    assert seed.value == 0.5 and seed.low is None and "one seed" in seed.reason
-    assert across_seeds([]).value is None
     thin = mean_estimate([0.2, 0.4, 0.5], strata=["a", "a", "b"])
     assert thin.value == pytest.approx(0.4) and thin.low is None and "stratum" in thin.reason
 
@@ -171,13 +167,6 @@ def test_the_interval_is_a_function_of_the_seed() -> None:
 def test_a_mean_over_strata_is_unweighted() -> None:
     told = mean_estimate([1.0, 1.0, 1.0, 0.0], strata=["a", "a", "a", "b"])
     assert told.value == 0.5 and told.details["strata"] == ["a", "a", "a", "b"]
-
-
-def test_across_seeds_is_students_interval() -> None:
-    values = [0.1, 0.4, 0.3]
-    low, high = bounds(across_seeds(values, better="higher"))
-    expected = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
-    assert (low, high) == pytest.approx(expected)
 
 
 def test_pairing_tells_apart_what_independent_intervals_cant() -> None:

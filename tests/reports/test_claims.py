@@ -78,7 +78,9 @@ def test_over_seeds_it_is_each_seeds_own_difference_that_counts():
     # x is 0.01 above y in each seed, and both move much more from seed to seed
     pairs = [(0.5 + 0.1 * seed, 0.49 + 0.1 * seed + 0.0001 * seed) for seed in range(3)]
     records = [
-        replace(record_of("modular", seed=seed, metrics={"x": at(x), "y": at(y)}, budgets=Budgets(), seconds={}))
+        replace(
+            record_of("modular", seed=seed, metrics={"x": at(x, 1e-3), "y": at(y, 1e-3)}, budgets=Budgets(), seconds={})
+        )
         for seed, (x, y) in enumerate(pairs)
     ]
     found = claims._against_itself(contender("way", *records), "x", "y", "x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy.stats import t as student
 
@@ -43,14 +44,16 @@ def test_what_differs_in_anything_else_is_another_and_its_label_says_in_what(cha
     assert labels[-1] == "modular"
 
 
-def test_a_mean_over_seeds_has_student_s_interval_and_one_seed_its_own():
+def test_a_mean_over_seeds_covers_seeds_and_items_and_one_seed_its_own():
     values = [0.4, 0.5, 0.9]
     estimates = [Estimate(value=v, low=0, high=1, n=7, better="lower") for v in values]
     group = contender("way", *(record_of("modular", seed=s, metrics={"x": e}) for s, e in enumerate(estimates)))
     told = group.metrics["x"]
     reach = student.ppf(0.975, 2) * 0.26457513110645906 / 3**0.5
     assert told.value == pytest.approx(0.6)
-    assert (told.low, told.high) == pytest.approx((0.6 - reach, 0.6 + reach))
+    down, up = (np.sqrt(np.mean(np.square(each))) for each in ((0.4, 0.5, 0.9), (0.6, 0.5, 0.1)))
+    assert (told.low, told.high) == pytest.approx((0.6 - np.hypot(reach, down), 0.6 + np.hypot(reach, up)))
+    assert told.details["interval"] == "seeds and items"
     assert told.n == 3 and told.details["items_each"] == 7
     assert contender("way", record_of("modular")).metrics["caption_gap"] == record_of("modular").metrics["caption_gap"]
 
@@ -64,14 +67,14 @@ def test_a_seed_without_the_number_is_left_out_of_the_mean():
 
 def seeded(label: str, *values: float, first: int = 0) -> Any:
     records = (
-        record_of("modular", seed=first + s, metrics={"x": mean_at(v, f"{label}{s}", better="lower", spread=5.0)})
+        record_of("modular", seed=first + s, metrics={"x": mean_at(v, "the same items", better="lower", spread=5.0)})
         for s, v in enumerate(values)
     )
     return contender(label, *records)
 
 
 def test_over_seeds_in_common_the_differences_are_judged():
-    # Each seed moves both alike: the means overlap, the differences do not.
+    # Each seed moves both alike, and so does each item: the means overlap, the differences do not.
     a, b = seeded("a", 1.0, 3.0, 5.0), seeded("b", 0.5, 2.49, 4.51)
     found = compare(a, b, "x")
     assert found is not None and found.paired and found.word == "worse"

@@ -1,0 +1,135 @@
+"""Numbers of several trainings that differ in their seed. A leaf module like metrics.statistics.
+
+Trainings of one approach are measured on the same items (captions, pictures, documents). So the mean over seeds errs in
+two ways: with other seeds it would be another, and so it would on other items, however many seeds there are. The first
+error is known from the spread of the seeds' numbers, the second from the spread of the items' means over seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from metrics.statistics import Better, Difference, Estimate, difference, interval_of_items, same_items, word
+
+SEEDS_ALONE = "seeds"
+SEEDS_AND_ITEMS = "seeds and items"
+OF_ITEMS = ("per_item", "strata", "pseudo", "sizes", "items")
+"""Details that tell what each item gave, and which items they are."""
+Reach = tuple[float, float]
+"""How far an interval reaches below and above its number."""
+
+
+def across_seeds(
+    values: Sequence[float], *, unit: str = "", better: Better = "", details: Mapping[str, Any] | None = None
+) -> Estimate:
+    """The mean of one number from several seeds, with Student's t interval, which covers the seeds alone; one seed has
+    none. Details hold `per_seed`."""
+    found = {**(details or {}), "per_seed": [float(value) for value in values]}
+    n = len(values)
+    if n == 0:
+        return Estimate.missing("there are no seeds", unit=unit, better=better)
+    value = float(np.mean(values))
+    told: dict[str, Any] = {"value": value, "n": n, "unit": unit, "better": better, "details": found}
+    if n == 1:
+        return Estimate(reason="one seed: the spread across seeds is not known", **told)
+    reach = float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(n))
+    return Estimate(low=value - reach, high=value + reach, **told)
+
+
+def mean_over_seeds(
+    estimates: Sequence[Estimate], *, timed: bool = False, details: Mapping[str, Any] | None = None
+) -> Estimate:
+    """The mean of one number over seeds, with a 95% interval for other seeds and other items.
+
+    It reaches sqrt(s^2 + i^2) from the mean: s is the reach of Student's interval over the seeds' numbers, i that of
+    the items' (or a jackknife's blocks') means over seeds, resampled as one seed's are. Where the seeds' items differ or
+    are not known, i is the root mean square of the seeds' own reaches, as if they shared them. What is left over for each
+    seed and item is in both, so that the interval is a little wide (Owen 2007, "The pigeonhole bootstrap", on such
+    tables). Estimates without an interval have no i, nor have those that are timed: what a clock gave has no items that
+    seeds share.
+
+    n: seeds. Details hold `per_seed` and `interval`, what it covers. ValueError where an estimate has no value.
+    """
+    first, values = estimates[0], [_value(estimate) for estimate in estimates]
+    told = across_seeds(values, unit=first.unit, better=first.better, details=details)
+    return told if len(values) == 1 else _widened(told, None if timed else _items(estimates))
+
+
+def difference_over_seeds(pairs: Sequence[tuple[Estimate, Estimate]], *, timed: bool = False) -> Difference:
+    """The mean over seeds of one number minus another, both of one seed in each pair: `mean_over_seeds` of what the
+    two differ by, item by item where all rest on the same."""
+    first = pairs[0][0]
+    told = across_seeds([_value(a) - _value(b) for a, b in pairs], unit=first.unit, better=first.better)
+    if len(pairs) > 1:
+        told = _widened(told, None if timed else _items_between(pairs))
+    low, high = told.low, told.high
+    known = "not told apart" if low is None or high is None else word(low, high, first.better)
+    return Difference(estimate=told, word=known, paired=True, needed=None)
+
+
+def only_items(estimate: Estimate) -> Estimate:
+    """Without those details that say nothing of its items: what comparisons need."""
+    return replace(estimate, details={name: estimate.details[name] for name in OF_ITEMS if name in estimate.details})
+
+
+def _value(estimate: Estimate) -> float:
+    if estimate.value is None:
+        raise ValueError(f"a number is missing ({estimate.reason}); leave its seed out of the mean")
+    return estimate.value
+
+
+def _widened(told: Estimate, items: Reach | None) -> Estimate:
+    """A mean over seeds whose interval covers items as well."""
+    covers = {**told.details, "interval": SEEDS_ALONE if items is None else SEEDS_AND_ITEMS}
+    if items is None or told.value is None or told.low is None or told.high is None:
+        return replace(told, details=covers)
+    down, up = math.hypot(told.value - told.low, items[0]), math.hypot(told.high - told.value, items[1])
+    return replace(told, low=told.value - down, high=told.value + up, details=covers)
+
+
+def _items(estimates: Sequence[Estimate]) -> Reach | None:
+    """What the items leave open of the mean over seeds; None where no interval says."""
+    own = [_reach(estimate) for estimate in estimates]
+    if all(reach == (0.0, 0.0) for reach in own):  # text kept token for token, by whatever share it is counted
+        return 0.0, 0.0
+    if all(same_items(estimates[0], other) for other in estimates):
+        return _reach(_averaged(estimates))
+    return _as_if_shared(own)
+
+
+def _items_between(pairs: Sequence[tuple[Estimate, Estimate]]) -> Reach | None:
+    """The same of a mean difference."""
+    firsts, seconds = zip(*pairs, strict=True)
+    if all(same_items(firsts[0], other) for other in (*firsts, *seconds)):
+        return _reach(difference(_averaged(firsts), _averaged(seconds)).estimate)
+    return _as_if_shared([_reach(difference(a, b).estimate) for a, b in pairs])
+
+
+def _averaged(estimates: Sequence[Estimate]) -> Estimate:
+    """One estimate of the same items, each with its mean over the seeds."""
+    first = estimates[0]
+    name = "per_item" if "per_item" in first.details else "pseudo"
+    means = np.mean([estimate.details[name] for estimate in estimates], axis=0)
+    details = {**first.details, name: means.tolist()}
+    return interval_of_items(replace(first, value=float(np.mean([_value(e) for e in estimates])), details=details))
+
+
+def _reach(estimate: Estimate) -> Reach | None:
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return None
+    return estimate.value - estimate.low, estimate.high - estimate.value
+
+
+def _as_if_shared(reaches: Sequence[Reach | None]) -> Reach | None:
+    """The root mean square of those that are known."""
+    known = [reach for reach in reaches if reach is not None]
+    if not known:
+        return None
+    down, up = np.sqrt(np.mean(np.square(known), axis=0))
+    return float(down), float(up)
