@@ -50,7 +50,7 @@ from approaches.shared.planner import Planned, Planner
 from approaches.shared.prefix import Prefix
 from approaches.shared.prompts import last_logits, read_parts
 from approaches.shared.randomness import generator
-from approaches.shared.reading import read
+from approaches.shared.reading import next_logits, read
 from bench.errors import UserError
 
 LAYOUT_WIDTH = 64
@@ -285,8 +285,8 @@ class Modular(Approach):
     def text_step(self, tokens: Tensor, state: Reading) -> tuple[Tensor, Reading]:
         """See Approach."""
         expert = self.captioner if state.expert == "captioner" else self.language_model
-        hidden, prefix = read(expert.transformer, tokens, state.prefix)
-        return expert.transformer.logits(hidden), Reading(state.expert, prefix)
+        logits, prefix = next_logits(expert.transformer, tokens, state.prefix)
+        return logits, Reading(state.expert, prefix)
 
     def text_logits(self, tokens: Tensor) -> Tensor:
         """The language model's own."""

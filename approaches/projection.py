@@ -40,7 +40,7 @@ from approaches.shared.denoiser import Denoiser, Prepared
 from approaches.shared.kernels import linear_cross_entropy
 from approaches.shared.prefix import Prefix
 from approaches.shared.prompts import embedding_scale, last_logits, read_parts
-from approaches.shared.reading import read
+from approaches.shared.reading import next_logits, read
 from approaches.shared.transformer import RMSNorm, Transformer
 from bench.errors import UserError
 
@@ -190,8 +190,7 @@ class Projection(Approach):
 
     def text_step(self, tokens: Tensor, state: Prefix) -> tuple[Tensor, Prefix]:
         """See Approach."""
-        hidden, state = read(self.transformer, tokens, state)
-        return self.transformer.logits(hidden), state
+        return next_logits(self.transformer, tokens, state)
 
     def text_logits(self, tokens: Tensor) -> Tensor:
         """See Approach."""

@@ -24,6 +24,7 @@ from bench.held_out import HeldOut, Texts, hold_out, hold_out_others, triple_los
 from bench.measured import Measured, Names
 from bench.meter import now, synchronise
 from bench.picture_metrics import drawn_names, measure_pictures
+from bench.plans import PLANS, plan_metrics
 from bench.quantiles import median_interval
 from metrics.captioning import caption_metrics
 from metrics.language import compare, language_metrics
@@ -93,6 +94,7 @@ def measure(approach: Approach, held: HeldOut, config: Config, base: LanguageMod
             ("complete", other_names(label), partial(_other_language, approach, label, texts, base, config))
             for label, texts in held.others.items()
         ),
+        ("complete", PLANS, lambda: plan_metrics(approach, base, config, seed=config.seed)),
     )
     for capability, names, part in parts:
         if capability in approach.capabilities:

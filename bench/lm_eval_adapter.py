@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from approaches.shared.decoding import decode
 from approaches.shared.language_model import LanguageModel
 from approaches.shared.prefix import Prefix
 from approaches.shared.randomness import generator
-from approaches.shared.reading import read
+from approaches.shared.reading import next_logits
 from bench.errors import UserError
 from bench.exits import MISTAKE
 from bench.hands_on import Trained, load
@@ -179,13 +180,8 @@ class DrawBenchLM(TemplateLM):  # type: ignore[misc]
         """Logits after a context, B V, the state to go on from, and the step that goes on."""
         rows = torch.tensor([ids], dtype=torch.long, device=self._device)
         if self.base is not None:
-            transformer = self.base.transformer
             opened = torch.tensor([self._opened(ids)], device=self._device)
-
-            def step(tokens: Tensor, prefix: Any) -> tuple[Tensor, Any]:
-                hidden, prefix = read(transformer, tokens, prefix)
-                return transformer.logits(hidden), prefix
-
+            step = partial(next_logits, self.base.transformer)
             logits, state = step(opened, Prefix.nothing(1, self._device))
             return logits[:, -1], state, step
         approach = self.trained.approach

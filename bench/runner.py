@@ -38,7 +38,8 @@ MAIN = (
     "heard_sizes", "scene_accuracy", "scene_accuracy_0_redraws",
     "scene_accuracy_pairs", "right_objects", "right_objects_gap", "training_copies_latent", "caption_exact_match",
     "caption_attribute_f1", "caption_f1_gap", "caption_loss_gap", "caption_cider", "perplexity_retention",
-    "perplexity_retention_*", "kl_base_adapted", "top1_agreement", "bits_per_byte", "seconds_per_image",
+    "perplexity_retention_*", "plans_readable", "plans_right",
+    "kl_base_adapted", "top1_agreement", "bits_per_byte", "seconds_per_image",
     "seconds_to_first_image", "seconds_per_caption", "nfe", "flops_per_image", "steps_per_second",
     "images_per_second", "tokens_per_second", "peak_memory_bytes", "energy_joules",
 )  # fmt: skip

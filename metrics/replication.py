@@ -48,9 +48,9 @@ def mean_over_seeds(
     """The mean of one number over seeds, with a 95% interval for other seeds and other items.
 
     It reaches sqrt(s^2 + i^2) from the mean: s is the reach of Student's interval over the seeds' numbers, i that of
-    the items' (or a jackknife's blocks') means over seeds, resampled as one seed's are. Where the seeds' items differ or
-    are not known, i is the root mean square of the seeds' own reaches, as if they shared them. What is left over for each
-    seed and item is in both, so that the interval is a little wide (Owen 2007, "The pigeonhole bootstrap", on such
+    the items' (or a jackknife's blocks') means over seeds, resampled as one seed's are. Where the seeds' items differ
+    or are not known, i is the root mean square of the seeds' own reaches, as if they shared them. What is left over for
+    each seed and item is in both, so that the interval is a little wide (Owen 2007, "The pigeonhole bootstrap", on such
     tables). Estimates without an interval have no i, nor have those that are timed: what a clock gave has no items that
     seeds share.
 

@@ -168,8 +168,9 @@ def _cell(contender: Contender, name: str, column: Column, mark: Mark, notes: Fo
     if not interval and estimate.reason and estimate.reason != COUNTED:
         told = (notes.add(f"no interval: {estimate.reason}"),)
     beside, more = _beside_distance(contender, name, column.scale) if is_distance(name) else ("", "")
-    if not beside and (chance := estimate.details.get("chance")) and isinstance(chance, float):
-        beside = f"chance {number(chance / column.scale.factor, column.decimals)}"
+    for named in ("chance", "base"):
+        if not beside and (known := estimate.details.get(named)) and isinstance(known, float):
+            beside = f"{named} {number(known / column.scale.factor, column.decimals)}"
     if column.uneven and estimate.reason != COUNTED:
         if not is_distance(name):
             beside = ", ".join(part for part in (f"n {items_each(estimate):,}", beside) if part)

@@ -24,6 +24,7 @@ from reports.tables import (
 )
 
 RETENTION = "perplexity_retention"
+SKILL = "plans_right"
 CONTENT = ("scene_accuracy", "right_objects", "clip_score_gap", "clip_score", "clip_*")
 LISTENING = ("heard_colours", "caption_gap")
 ONCE = "_0_redraws"
@@ -95,10 +96,16 @@ def _text(contenders: Sequence[Contender]) -> Answer:
 
 
 def _not_replayed(contender: Contender) -> str:
-    """What it keeps of text that is not replayed: a closing clause, "" where that was not measured."""
+    """What it keeps of text that is not replayed, and of a skill: a closing clause, "" where that was not measured."""
     found = {name: contender.metrics[name] for name in sorted(contender.metrics) if name.startswith(f"{RETENTION}_")}
     said = [f"{written(e)} of {name.removeprefix(f'{RETENTION}_')}" for name, e in found.items() if e.value is not None]
-    return f", and of text that is not replayed it keeps {listed(said)}" if said else ""
+    told = f", and of text that is not replayed it keeps {listed(said)}" if said else ""
+    plans = contender.metrics.get(SKILL)
+    base = plans.details.get("base") if plans is not None else None
+    if plans is None or not isinstance(base, float) or plans.high is None or plans.high >= base:
+        return told
+    skill = f"it answers {written(plans)} of captions with a right plan, its base {base:.3g}"
+    return f"{told}; {skill}" if told else f", and {skill}"
 
 
 def _sentence(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from approaches.shared.language_model import LanguageModel
 from approaches.shared.layout import Plan
 from approaches.shared.prefix import Prefix
 from approaches.shared.prompts import last_logits
-from approaches.shared.reading import read
+from approaches.shared.reading import next_logits, read
 from approaches.shared.rules import names_shapes, rule_plan
 from bench.data.scene import PLAN_PROMPT, Scene, parse_plan, plan_text
 from bench.errors import UserError
@@ -97,12 +98,9 @@ class Planner:
         hidden, prefix = read(model.transformer, ids, Prefix.nothing(len(ids), ids.device), mask)
         start = last_logits(model.transformer, hidden, mask), prefix
         allowed = self._grammar.allowed()
-        found = decode(start, self._step, limit=self.tokens, end_id=model.end_id, allowed=allowed)
+        step = partial(next_logits, model.transformer)
+        found = decode(start, step, limit=self.tokens, end_id=model.end_id, allowed=allowed)
         return [(self._grammar.text(tokens).strip(), len(tokens)) for tokens in found]
-
-    def _step(self, tokens: Tensor, prefix: Prefix) -> tuple[Tensor, Prefix]:
-        hidden, prefix = read(self.language_model.transformer, tokens, prefix)
-        return self.language_model.transformer.logits(hidden), prefix
 
     def _asked(self, words: Sequence[str]) -> tuple[Tensor, Tensor]:
         """PLAN_PROMPT around each caption, cut so that the plan fits behind it: ids and mask, B L."""

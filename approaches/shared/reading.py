@@ -35,3 +35,9 @@ def read(
         x, pair = cast(Block, block).read(x, rope, seen, prefix.layer(READER, index))
         pairs.append(pair)
     return transformer.norm(x), prefix.extended({READER: pairs}, new)
+
+
+def next_logits(transformer: Transformer, tokens: Tensor, prefix: Prefix) -> tuple[Tensor, Prefix]:
+    """Logits after each of further tokens (B T), B T V, and the longer prefix: a language model's `text_step`."""
+    hidden, prefix = read(transformer, tokens, prefix)
+    return transformer.logits(hidden), prefix

@@ -36,6 +36,7 @@ from bench.evaluate import (
 from bench.heard import HEARD
 from bench.measured import Measured, row
 from bench.picture_metrics import drawn_names
+from bench.plans import PLANS
 from bench.sampler import Sampling, draw
 from metrics.statistics import Estimate, difference
 from tests.approaches.small import small_shared
@@ -94,7 +95,7 @@ def test_an_untrained_approach_has_every_number_and_hears_nothing(untrained: Any
     few = {each for each, reason in lacking.items() if reason == "no items"}  # twelve times leave a quarter empty
     assert few < set(LOSSES) and set(lacking) - few == fid, lacking
     assert all("weights" in lacking[each] for each in fid)
-    assert {*drawn_names(CONFIG), *LOSSES, *HEARD, *CAPTIONS, *LANGUAGE} - set(found) == set()
+    assert {*drawn_names(CONFIG), *LOSSES, *HEARD, *CAPTIONS, *LANGUAGE, *PLANS} - set(found) == set()
     for gap in ("caption_gap", *HEARD):
         assert found[gap].value == pytest.approx(0, abs=1e-6)  # the output starts at zero, whatever the caption
     assert found["perplexity_retention"].value == 1.0

@@ -90,6 +90,18 @@ def test_what_is_lost_of_text_that_is_not_replayed_is_told_whatever_replay_keeps
     assert told.brief == "way loses some of its text."
 
 
+def test_a_skill_that_is_lost_is_told_beside_what_is_kept_of_text():
+    def said(value: float, high: float) -> str:
+        right = Estimate(value=value, low=0.0, high=high, n=9, unit="share", better="higher", details={"base": 0.92})
+        kept = Estimate(value=0.7, low=0.69, high=0.71, n=9, better="higher")
+        return answers([contender("way", perplexity_retention=kept, plans_right=right)], Judge())[0].words
+
+    assert said(0.01, 0.02).endswith(
+        "where 1 is nothing lost, and it answers 0.010 [0.000, 0.020] of captions with a right plan, its base 0.92."
+    )
+    assert said(0.90, 0.95).endswith("where 1 is nothing lost.")
+
+
 def test_a_first_drawing_is_told_beside_what_redraws_come_to():
     once, again, other = (
         Estimate(value=value, low=value - 0.1, high=value + 0.1, n=9, better="higher", unit="share")
