@@ -6,6 +6,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, get_args
 
+import torch
+from torch import Tensor
+
 from approaches.base import Approach, Capability, Loss
 from bench.errors import UserError, nearest
 
@@ -56,7 +59,35 @@ def check_losses(approach: Approach, losses: Any, before: Collection[str] = ()) 
 
 def unreached(names: Collection[str]) -> str:
     """The sentence about trained parameters that never had a gradient; "" for none."""
-    if not names:
-        return ""
-    first = ", ".join(sorted(names)[:NAMED]) + (", ..." if len(names) > NAMED else "")
-    return f"{len(names)} trained parameters never had a gradient, and are as they began: {first}"
+    return (
+        f"{len(names)} trained parameters never had a gradient, and are as they began: {_few(names)}" if names else ""
+    )
+
+
+class Frozen:
+    """The weights that training must not change, as they were: which of them did. Of this process's shards, where they
+    are sharded."""
+
+    def __init__(self, approach: Approach) -> None:
+        self._sums = {name: _sum(value) for name, value in approach.named_parameters() if not value.requires_grad}
+
+    def check(self, approach: Approach, when: str) -> None:
+        """UserError that names those that changed."""
+        now = dict(approach.named_parameters())
+        if changed := [name for name, known in self._sums.items() if name in now and _sum(now[name]) != known]:
+            raise UserError(
+                f"{when}: frozen weights changed, {len(changed)} parameters of {type(approach).__name__}: "
+                f"{_few(changed)}; what is to change has requires_grad, or is a buffer"
+            )
+
+
+def _sum(parameter: Tensor) -> int:
+    """Of the bits, as whole numbers: exact, in any order, and the same for the same weights."""
+    local = parameter.detach()
+    local = local.to_local() if hasattr(local, "to_local") else local
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[local.element_size()]
+    return int(local.contiguous().view(whole).sum(dtype=torch.int64))
+
+
+def _few(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)[:NAMED]) + (", ..." if len(names) > NAMED else "")

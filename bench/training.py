@@ -24,6 +24,7 @@ from bench.console import Console
 from bench.errors import UserError, nearest
 from bench.meter import Meter
 from bench.muon import muon_and_adamw
+from bench.owed import Frozen
 from bench.shards import Step, full, gathered, shard, whole
 from bench.trainee import Budget, Trainee
 from bench.trainer import Fitted, Run
@@ -86,6 +87,7 @@ def train(
     accelerator.wait_for_everyone()
     if settings.tracker:
         accelerator.end_training()
+    trainee.frozen.check(approach, description)
     if (left := approach.frozen_hash()) != trainee.frozen_hash:
         raise RuntimeError(f"{description}: frozen weights changed, {trainee.frozen_hash} to {left}")
     return Trained(
@@ -192,9 +194,13 @@ class ApproachTrainee(Trainee):
         self.frozen_hash = frozen_hash
         self.digest = batches.start_digest
         self.unreached: list[str] = list(self.weights)
+        self.frozen, self._untried = Frozen(approach), True
 
     def gradients(self, step: int) -> Tensor:
         """See Trainee. Numbers: the whole loss, then each term's mean, not weighted."""
+        if self._untried and step:  # one step is behind: whoever changes frozen weights has done so by now
+            self.frozen.check(self.approach, f"step {step}")
+            self._untried = False
         whole = self.batches(step)
         self.digest = self.batches.digest(self.digest, whole)
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes

@@ -352,7 +352,23 @@ def test_frozen_weights_that_change_are_a_bug_that_is_told(tmp_path: Path) -> No
         with torch.no_grad():
             weight[0, 0] += 1e-3
 
-    with pytest.raises(RuntimeError, match="frozen weights changed"):
+    told = r"step 1: frozen weights changed, 1 parameters of \w+: language_model.transformer.embed.weight; what is to"
+    with pytest.raises(UserError, match=told):
+        training.run(tmp_path / "c.safetensors", before=spoil)
+
+
+def test_frozen_weights_that_change_late_are_told_at_the_end(tmp_path: Path) -> None:
+    training = Training(changed(amount=3))
+    training.approach.shared = small_shared()
+    training.approach.language_model = training.approach.shared.language_model.requires_grad_(False)
+    weight = next(training.approach.language_model.parameters())
+
+    def spoil(step: int) -> None:
+        if step == 2:
+            with torch.no_grad():
+                weight[0, 0] += 1e-3
+
+    with pytest.raises(UserError, match="training: frozen weights changed, 1 parameters"):
         training.run(tmp_path / "c.safetensors", before=spoil)
 
 
