@@ -99,7 +99,7 @@ def _items(estimates: Sequence[Estimate]) -> Reach | None:
     if all(reach == (0.0, 0.0) for reach in own):  # text kept token for token, by whatever share it is counted
         return 0.0, 0.0
     if all(same_items(estimates[0], other) for other in estimates):
-        return _reach(_averaged(estimates))
+        return _reach(interval_of_items(_averaged(estimates)))
     return _as_if_shared(own)
 
 
@@ -112,12 +112,12 @@ def _items_between(pairs: Sequence[tuple[Estimate, Estimate]]) -> Reach | None:
 
 
 def _averaged(estimates: Sequence[Estimate]) -> Estimate:
-    """One estimate of the same items, each with its mean over the seeds."""
+    """One estimate of the same items, each with its mean over the seeds; its bounds are still the first seed's."""
     first = estimates[0]
     name = "per_item" if "per_item" in first.details else "pseudo"
     means = np.mean([estimate.details[name] for estimate in estimates], axis=0)
-    details = {**first.details, name: means.tolist()}
-    return interval_of_items(replace(first, value=float(np.mean([_value(e) for e in estimates])), details=details))
+    value = float(np.mean([_value(estimate) for estimate in estimates]))
+    return replace(first, value=value, details={**first.details, name: means.tolist()})
 
 
 def _reach(estimate: Estimate) -> Reach | None:
