@@ -262,12 +262,12 @@ def f1_gap(captions: Sequence[str], scenes: Sequence[Scene], *, seed: int = 0) -
         return Estimate.missing("a gap takes two pictures", unit="share", better="higher")
     claims, count = [parse_caption(text) for text in captions], len(scenes)
     order = np.random.default_rng(derive(seed, "captioning/gap")).permutation(count)
-    gaps = []
+    gaps = np.zeros(count)
     for place, item in enumerate(order):
         others = [order[(place + step) % count] for step in range(1, min(SHIFTS, count - 1) + 1)]
         elsewhere = np.mean([attribute_f1(claims[item], scenes[other]) for other in others])
-        gaps.append(attribute_f1(claims[item], scenes[item]) - float(elsewhere))
-    keys = [repr(scenes[item]) for item in order]
+        gaps[item] = attribute_f1(claims[item], scenes[item]) - float(elsewhere)
+    keys = [repr(scene) for scene in scenes]
     return mean_estimate(gaps, keys=keys, seed=seed, unit="share", better="higher", details={"others": SHIFTS})
 
 

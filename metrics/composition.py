@@ -129,7 +129,7 @@ def right_objects_gap(parsed: Sequence[Parsed], scenes: Sequence[Scene], *, seed
     """By how much a picture's own `right_objects` exceeds what it gets of other scenes of its task, a mean over up to
     SHIFTS of them: 0 where pictures don't heed their captions. An item is a picture; one alone in its task has none."""
     generator = np.random.default_rng(derive(seed, "composition/right_objects_gap"))
-    gaps, strata, keys = [], [], []
+    found: dict[int, float] = {}
     for task in TASKS:
         members = [i for i, scene in enumerate(scenes) if scene.task == task]
         if len(members) < 2:
@@ -139,13 +139,19 @@ def right_objects_gap(parsed: Sequence[Parsed], scenes: Sequence[Scene], *, seed
             others = [order[(place + step) % len(order)] for step in range(1, min(SHIFTS, len(order) - 1) + 1)]
             things = parsed[item].things
             elsewhere = np.mean([share_found(things, scenes[other].demands) for other in others])
-            gaps.append(share_found(things, scenes[item].demands) - float(elsewhere))
-            strata.append(task)
-            keys.append(repr(scenes[item]))
-    if not gaps:
+            found[item] = share_found(things, scenes[item].demands) - float(elsewhere)
+    if not found:
         return Estimate.missing("no task has two pictures", unit="share", better="higher")
-    told = {"others": SHIFTS}
-    return mean_estimate(gaps, strata=strata, keys=keys, seed=seed, unit="share", better="higher", details=told)
+    own = {item: scenes[item] for item in sorted(found)}  # as they come, so that seeds, too, are compared by item
+    return mean_estimate(
+        [found[item] for item in own],
+        strata=[scene.task for scene in own.values()],
+        keys=[repr(scene) for scene in own.values()],
+        seed=seed,
+        unit="share",
+        better="higher",
+        details={"others": SHIFTS},
+    )
 
 
 def share_found(things: Sequence[Thing], demands: Sequence[Demand]) -> float:

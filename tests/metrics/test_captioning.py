@@ -10,7 +10,8 @@ from bench.data.captions import FORMS, HELD_OUT_FORMS
 from bench.data.negatives import KINDS, false_caption
 from bench.data.scene import Demand, Scene, Thing
 from bench.data.shapes import Shapes
-from metrics.captioning import attribute_f1, bleu4, caption_metrics, cider, is_true, parse_caption, words_of
+from metrics.captioning import attribute_f1, bleu4, caption_metrics, cider, f1_gap, is_true, parse_caption, words_of
+from metrics.statistics import difference
 
 
 def scenes(split: str, items: int = 200) -> tuple[list[str], list[str], list[Scene]]:
@@ -195,3 +196,16 @@ def test_without_the_package_cider_is_missing_and_bleu_is_there(monkeypatch: pyt
 def test_tokens_are_those_of_the_literature() -> None:
     assert words_of("A dog's ball, red: 2 of them!") == "a dog's ball red 2 of them"
     assert np.all([words_of(words_of(t)) == words_of(t) for t in ("It's (nice)...", "a-b")])
+
+
+def test_a_gap_is_what_looking_adds_to_luck_and_seeds_share_its_items() -> None:
+    _, described, known = scenes("test", 60)
+    own, again = (f1_gap(described, known, seed=seed) for seed in (0, 1))
+    assert (own.value or 0) > 0.3 and own.value != again.value and difference(own, again).paired
+    other = f1_gap(described[1:] + described[:1], known)
+    assert other.low is not None and other.high is not None and other.low < 0 < other.high
+    two = f1_gap(described[:2], known[:2])
+    claims = [parse_caption(text) for text in described[:2]]
+    shares = [[attribute_f1(claim, scene) for scene in known[:2]] for claim in claims]
+    assert two.details["per_item"] == pytest.approx([shares[0][0] - shares[0][1], shares[1][1] - shares[1][0]])
+    assert f1_gap(described[:1], known[:1]).value is None

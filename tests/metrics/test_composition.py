@@ -18,6 +18,7 @@ from metrics.composition import (
     parse_all,
     parser_accuracy,
     right_objects,
+    right_objects_gap,
     scene_accuracy,
     scene_metrics,
     share_found,
@@ -190,3 +191,19 @@ def test_a_picture_of_a_rejected_kind_is_counted() -> None:
     score = scene_accuracy(noise, scenes)
     assert score.value == 0
     assert sum(score.details["rejected"].values()) == 4
+
+
+def test_a_gap_is_what_a_caption_adds_to_other_captions_of_its_task_and_seeds_share_its_items() -> None:
+    pictures, scenes = drawn("test", 32)
+    parsed = parse_all(pictures)
+    own, again = (right_objects_gap(parsed, scenes, seed=seed) for seed in (0, 1))
+    assert (own.value or 0) > 0.3 and own.n <= ITEMS  # one alone in its task has no gap
+    assert own.value != again.value and difference(own, again).paired
+    next_one = right_objects_gap(parsed[1:] + parsed[:1], scenes)
+    assert next_one.low is not None and next_one.high is not None and next_one.low < 0 < next_one.high
+    alike = [scene for scene in scenes if scene.task == "counting"][:2]
+    two = right_objects_gap(parse_all(np.stack([render(s.things, s.background, 32) for s in alike])), alike)
+    shares = [[share_found(of.things, scene.demands) for scene in alike] for of in alike]
+    expected = [shares[0][0] - shares[0][1], shares[1][1] - shares[1][0]]
+    assert two.details["per_item"] == pytest.approx(expected)
+    assert right_objects_gap(parsed[:1], scenes[:1]).value is None
