@@ -109,9 +109,14 @@ def claims(contenders: Sequence[Contender], judge: Judge, values: Mapping[str, A
 
 
 def representatives(contenders: Sequence[Contender]) -> list[Contender]:
-    """Of each approach the contender with the fewest settings of its own, the first of equals."""
+    """Of each approach the contender with the fewest settings of its own; of equals the one with most seeds, the first
+    of those."""
+
+    def rank(one: Contender) -> tuple[int, int]:
+        return len(one.record.provenance.get("settings_changed", ())), -len(one.runs)
+
     first: dict[str, Contender] = {}
-    for contender in sorted(contenders, key=lambda one: len(one.record.provenance.get("settings_changed", ()))):
+    for contender in sorted(contenders, key=rank):
         first.setdefault(contender.approach, contender)
     return [contender for contender in contenders if first[contender.approach] is contender]
 

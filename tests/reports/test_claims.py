@@ -101,6 +101,9 @@ def test_an_approach_in_several_settings_speaks_once_by_those_nearest_to_its_def
     (claim,) = claims.claims(everyone, Judge(), told)
     assert (claim.contender, claim.verdict) == ("plain", "supported")
     assert "worse 0" not in claim.evidence[0].words
+    twice = Contender(label="two seeds", runs=(*run("a", "own", 3.0, []).runs, *run("b", "own", 3.1, []).runs))
+    (claim,) = claims.claims([*own, twice, *others], Judge(), told)
+    assert claim.contender == "two seeds"
 
 
 def test_evidence_that_goes_both_ways_is_mixed():
