@@ -20,7 +20,7 @@ from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError
 from bench.heard import HEARD, heard_metrics
-from bench.held_out import HeldOut, Texts, hold_out, hold_out_others, triple_losses
+from bench.held_out import LOGITS, HeldOut, Texts, hold_out, hold_out_others, triple_losses
 from bench.measured import Measured, Names
 from bench.meter import now, synchronise
 from bench.picture_metrics import drawn_names, measure_pictures
@@ -37,7 +37,6 @@ __all__ = [
 
 BANDS = 4
 ALONE = "one picture has no other's caption beside its own"
-LOGITS = 2**25  # of a batch of windows, at most: 128 MB in single precision
 Floats = NDArray[np.float64]
 
 _EDGES = np.linspace(0, 1, BANDS + 1)

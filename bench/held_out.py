@@ -24,6 +24,7 @@ from bench.files import hash_bytes
 
 WINDOW = 256  # tokens that a language model reads at a time, at most
 LONGEST = 4  # windows of a document
+LOGITS = 2**25  # of a batch of texts, at most: 128 MB in single precision
 UNSEEN = "pairs"  # the split whose pictures combine what training never combined, where a dataset has one
 
 

@@ -65,20 +65,24 @@ def unreached(names: Collection[str]) -> str:
 
 
 class Frozen:
-    """The weights that training must not change, as they were: which of them did. Of this process's shards, where they
-    are sharded."""
+    """The weights that training must not change, as they were. Of this process's shards, where they are sharded."""
 
     def __init__(self, approach: Approach) -> None:
         self._sums = {name: _sum(value) for name, value in approach.named_parameters() if not value.requires_grad}
 
-    def check(self, approach: Approach, when: str) -> None:
-        """UserError that names those that changed."""
+    def changed(self, approach: Approach) -> list[str]:
+        """The names of those that are others now."""
         now = dict(approach.named_parameters())
-        if changed := [name for name, known in self._sums.items() if name in now and _sum(now[name]) != known]:
-            raise UserError(
-                f"{when}: frozen weights changed, {len(changed)} parameters of {type(approach).__name__}: "
-                f"{_few(changed)}; what is to change has requires_grad, or is a buffer"
-            )
+        return [name for name, known in self._sums.items() if name in now and _sum(now[name]) != known]
+
+
+def frozen_changed(approach: Approach, names: Collection[str], when: str) -> UserError:
+    """What is said of frozen weights that changed. names: none where it was another process' shards."""
+    which = _few(names) or "on another rank"
+    return UserError(
+        f"{when}: frozen weights of {type(approach).__name__} changed: {which}; "
+        "what is to change has requires_grad, or is a buffer"
+    )
 
 
 def _sum(parameter: Tensor) -> int:

@@ -195,7 +195,7 @@ class Judges:
         kept = np.flatnonzero(pictures.finite)
         drawn = extract(extractor, pictures.images[kept], batch=EXTRACTED)
         keys = [pictures.keys[i] for i in kept]
-        return pictures.told(fidelity_metrics(drawn, *references, keys=keys, seed=self.config.seed))
+        return pictures.told(fidelity_metrics(drawn, *references, keys=keys))
 
     def _reference(self, extractor: Extractor, images: NDArray[np.uint8]) -> Features:
         return extract(extractor, images, batch=EXTRACTED, cached=True)

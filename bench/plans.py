@@ -11,7 +11,7 @@ B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -29,7 +29,9 @@ from bench.data.dataset import Sample
 from bench.data.scene import PLAN_PROMPT, parse_plan, satisfied
 from bench.data.shapes import Shapes
 from bench.errors import UserError
+from bench.held_out import LOGITS
 from bench.measured import Names
+from metrics.captioning import parse_caption
 from metrics.statistics import Estimate, mean_estimate
 
 PLANS: Names = {"plans_readable": ("share", "higher"), "plans_right": ("share", "higher")}
@@ -42,20 +44,20 @@ Opened = Callable[[Tensor], tuple[Tensor, Any]]
 
 def plan_metrics(approach: Approach, base: LanguageModel, config: Config, *, seed: int = 0) -> dict[str, Estimate]:
     """PLANS: the shares of held-out captions of `shapes` that are answered by a line that reads as a plan, and by one
-    that fulfils its caption. Details: `base`, that share of the language model that the approach started from.
+    that has the objects, the relation and the background that its caption names. Details: `base`, that share of the
+    language model that the approach started from.
 
     UserError where that one writes no plan, and so there is none to lose.
     """
     count = min(CAPTIONS, config.evaluate.captions)
     samples = list(Shapes.build(replace(config.data, eval_items=count), "test").first(count))
-    before = partial(_answers, base, partial(_base_opened, base), partial(next_logits, base.transformer))
-    if not any(parse_plan(line) for line in before(samples[:TRIED])):
-        raise UserError(
-            f"the language model writes no plans: none of {min(TRIED, count)} captions was answered with one"
-        )
-    after = partial(_answers, base, partial(_opened, approach), approach.text_step)
-    readable, right = _judged(samples, after(samples))
-    known, met = _judged(samples, before(samples))
+    rows, step = config.evaluate.batch, partial(next_logits, base.transformer)
+    tried = _answers(base, partial(_base_opened, base), step, samples[:TRIED], rows)
+    if not any(map(parse_plan, tried)):
+        raise UserError(f"the language model writes no plans: none of {len(tried)} captions was answered with one")
+    known, met = _judged(samples, [*tried, *_answers(base, partial(_base_opened, base), step, samples[TRIED:], rows)])
+    written = _answers(base, partial(_opened, approach), approach.text_step, samples, rows)
+    readable, right = _judged(samples, written)
     told = {"keys": [sample.key for sample in samples], "seed": seed, "unit": "share"}
     return {
         name: mean_estimate(items, better="higher", details={"base": sum(own) / len(own)}, **told)  # type: ignore[arg-type]
@@ -65,19 +67,19 @@ def plan_metrics(approach: Approach, base: LanguageModel, config: Config, *, see
 
 def _judged(samples: Sequence[Sample], lines: Sequence[str]) -> tuple[list[float], list[float]]:
     """1 or 0 for each line: whether it reads as a plan, and whether it fulfils its caption."""
-    plans = [parse_plan(line) for line in lines]
-    right = [
-        plan is not None
-        and sample.scene is not None
-        and satisfied(plan[0], sample.scene.demands, sample.scene.relation)
-        for sample, plan in zip(samples, plans, strict=True)
-    ]
-    return [float(plan is not None) for plan in plans], [float(each) for each in right]
+    readable, right = [], []
+    for sample, line in zip(samples, lines, strict=True):
+        plan, scene, claims = parse_plan(line), sample.scene, parse_caption(sample.captions[0])
+        readable.append(float(plan is not None))
+        met = plan is not None and scene is not None and satisfied(plan[0], scene.demands, scene.relation)
+        right.append(float(met and plan is not None and claims is not None and claims.background in (None, plan[1])))
+    return readable, right
 
 
 @torch.no_grad()
-def _answers(model: LanguageModel, opened: Opened, step: Step, samples: Sequence[Sample]) -> list[str]:
-    """The line that follows each caption; captions of as many tokens side by side, for then nothing is padded."""
+def _answers(model: LanguageModel, opened: Opened, step: Step, samples: Sequence[Sample], most: int) -> list[str]:
+    """The line that follows each caption; captions of as many tokens side by side, for then nothing is padded: at most
+    `most` of them, and no more than LOGITS allows."""
     device = model.transformer.embed.weight.device
     asked = [model.encode(PLAN_PROMPT.format(caption=sample.captions[0])) for sample in samples]
     alike: defaultdict[int, list[int]] = defaultdict(list)
@@ -85,13 +87,21 @@ def _answers(model: LanguageModel, opened: Opened, step: Step, samples: Sequence
         alike[len(ids)].append(row)
     lines = [""] * len(samples)
     ended = _ended(model)
-    for rows in alike.values():
+    for rows in _batches(alike, most, model.transformer.config.vocabulary):
         logits, state = opened(torch.tensor([asked[row] for row in rows], device=device))
         start = logits[:, -1], state
         written = decode(start, step, limit=TOKENS, end_id=model.end_id, allowed=ended)
         for row, ids in zip(rows, written, strict=True):
             lines[row] = model.decode(ids).split("\n")[0]
     return lines
+
+
+def _batches(alike: Mapping[int, list[int]], most: int, vocabulary: int) -> Iterator[list[int]]:
+    """Rows of as many tokens each, by that number, in batches."""
+    for tokens, rows in alike.items():
+        size = max(1, min(most, LOGITS // (tokens * vocabulary)))
+        for first in range(0, len(rows), size):
+            yield rows[first : first + size]
 
 
 def _ended(model: LanguageModel) -> Callable[[int, Sequence[int]], Tensor | None]:

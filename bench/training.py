@@ -24,7 +24,7 @@ from bench.console import Console
 from bench.errors import UserError, nearest
 from bench.meter import Meter
 from bench.muon import muon_and_adamw
-from bench.owed import Frozen
+from bench.owed import Frozen, frozen_changed
 from bench.shards import Step, full, gathered, shard, whole
 from bench.trainee import Budget, Trainee
 from bench.trainer import Fitted, Run
@@ -87,7 +87,7 @@ def train(
     accelerator.wait_for_everyone()
     if settings.tracker:
         accelerator.end_training()
-    trainee.frozen.check(approach, description)
+    trainee.check_frozen(description)
     if (left := approach.frozen_hash()) != trainee.frozen_hash:
         raise RuntimeError(f"{description}: frozen weights changed, {trainee.frozen_hash} to {left}")
     return Trained(
@@ -194,13 +194,14 @@ class ApproachTrainee(Trainee):
         self.frozen_hash = frozen_hash
         self.digest = batches.start_digest
         self.unreached: list[str] = list(self.weights)
-        self.frozen, self._untried = Frozen(approach), True
+        self.frozen, self._first = Frozen(approach), -1
 
     def gradients(self, step: int) -> Tensor:
         """See Trainee. Numbers: the whole loss, then each term's mean, not weighted."""
-        if self._untried and step:  # one step is behind: whoever changes frozen weights has done so by now
-            self.frozen.check(self.approach, f"step {step}")
-            self._untried = False
+        if self._first < 0:
+            self._first = step
+        elif step == self._first + 1:  # one step is behind: whoever changes frozen weights has done so by now
+            self.check_frozen(f"step {step}")
         whole = self.batches(step)
         self.digest = self.batches.digest(self.digest, whole)
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
@@ -237,6 +238,12 @@ class ApproachTrainee(Trainee):
         found = self._added(found)
         means = torch.where(total > 0, found / total.clamp(min=1e-30), 0.0)
         return torch.cat([(shares * found).sum()[None], means])
+
+    def check_frozen(self, when: str) -> None:
+        """UserError, on all ranks alike, where any weights changed that training leaves alone."""
+        names = self.frozen.changed(self.approach)
+        if float(self._added(torch.tensor([float(len(names))]))):
+            raise frozen_changed(self.approach, names, when)
 
     def agreed(self, seconds: float) -> float:
         """See Trainee."""

@@ -223,7 +223,6 @@ def fidelity_metrics(
     k_coverage: int = K_COVERAGE,
     blocks: int = BLOCKS,
     keys: Sequence[str] | None = None,
-    seed: int = 0,
 ) -> dict[str, Estimate]:
     """`fd_<extractor>` and `kid_<extractor>` (`fid` and `kid` on official Inception-v3 pool3), each with its null
     distance as `null_...` and its VAE's as `vae_...`, and `precision`, `recall`, `density`, `coverage`, of generated
@@ -241,7 +240,7 @@ def fidelity_metrics(
     short = "" if generated.provenance["extractor"] == "inception_v3" else f"_{generated.provenance['extractor']}"
     names = {"frechet": f"fd{short}" if short else "fid", "kernel": f"kid{short}"}
     details = {**generated.provenance, "real": real.content, "n_real": len(real)}
-    maker = _Maker(details=details, blocks=blocks, keys=keys, seed=seed)
+    maker = _Maker(details=details, blocks=blocks, keys=keys)
     found: dict[str, Estimate] = {}
     for kind, prepare in (("frechet", _frechet_of_subsets), ("kernel", _kernel_of_subsets)):
         null, vae = (_null(maker, prepare, len(generated), real, other) for other in (held_out, through_vae))
@@ -289,7 +288,6 @@ class _Maker:
     details: Mapping[str, Any]
     blocks: int
     keys: Sequence[str] | None
-    seed: int
 
     def distance(
         self, prepare: Callable[[Floats, Floats], Callable[[Ids, Ids], float]], first: Features, second: Features
@@ -320,7 +318,6 @@ class _Maker:
             np.arange(m),
             blocks=blocks,
             keys=self.keys,
-            seed=self.seed,
             unit=unit,
             better=better,
             details=self.details,

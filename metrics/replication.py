@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from metrics.statistics import Better, Difference, Estimate, difference, interval_of_items, same_items, word
+from metrics.statistics import COUNTED, Better, Difference, Estimate, difference, interval_of_items, same_items, word
 
 SEEDS_ALONE = "seeds"
 SEEDS_AND_ITEMS = "seeds and items"
-OF_ITEMS = ("per_item", "strata", "pseudo", "sizes", "items")
+AS_IF_SHARED = "seeds and items, as if all seeds had the same"
+SAME = "every seed gave the same number, and nothing says how far another would be"
+OF_ITEMS = ("per_item", "strata", "pseudo", "sizes", "deal", "items")
 """Details that tell what each item gave, and which items they are."""
 Reach = tuple[float, float]
 """How far an interval reaches below and above its number."""
@@ -49,16 +51,21 @@ def mean_over_seeds(
 
     It reaches sqrt(s^2 + i^2) from the mean: s is the reach of Student's interval over the seeds' numbers, i that of
     the items' (or a jackknife's blocks') means over seeds, resampled as one seed's are. Where the seeds' items differ
-    or are not known, i is the root mean square of the seeds' own reaches, as if they shared them. What is left over for
-    each seed and item is in both, so that the interval is a little wide (Owen 2007, "The pigeonhole bootstrap", on such
-    tables). Estimates without an interval have no i, nor have those that are timed: what a clock gave has no items that
-    seeds share.
+    or are not known, or these means have no interval, i is the root mean square of the seeds' own reaches, as if they
+    shared their items. What is left over for each seed and item is in both, so that the interval is a little wide
+    (Owen 2007, "The pigeonhole bootstrap", on such tables). Estimates without an interval have no i, nor have those
+    that are timed: what a clock gave has no items that seeds share. Seeds that all gave the same number, without an i
+    and not by counting, have no interval.
 
     n: seeds. Details hold `per_seed` and `interval`, what it covers. ValueError where an estimate has no value.
     """
-    first, values = estimates[0], [_value(estimate) for estimate in estimates]
-    told = across_seeds(values, unit=first.unit, better=first.better, details=details)
-    return told if len(values) == 1 else _widened(told, None if timed else _items(estimates))
+    values = [_value(estimate) for estimate in estimates]
+    unit, better = (estimates[0].unit, estimates[0].better) if estimates else ("", "")
+    told = across_seeds(values, unit=unit, better=better, details=details)
+    if len(values) < 2:
+        return told
+    items, covers = (None, SEEDS_ALONE) if timed else _items(estimates)
+    return _widened(told, items, covers, exact=all(map(_exact, estimates)))
 
 
 def difference_over_seeds(pairs: Sequence[tuple[Estimate, Estimate]], *, timed: bool = False) -> Difference:
@@ -67,7 +74,8 @@ def difference_over_seeds(pairs: Sequence[tuple[Estimate, Estimate]], *, timed: 
     first = pairs[0][0]
     told = across_seeds([_value(a) - _value(b) for a, b in pairs], unit=first.unit, better=first.better)
     if len(pairs) > 1:
-        told = _widened(told, None if timed else _items_between(pairs))
+        items, covers = (None, SEEDS_ALONE) if timed else _items_between(pairs)
+        told = _widened(told, items, covers, exact=all(_exact(estimate) for pair in pairs for estimate in pair))
     low, high = told.low, told.high
     known = "not told apart" if low is None or high is None else word(low, high, first.better)
     return Difference(estimate=told, word=known, paired=True, needed=None)
@@ -84,31 +92,48 @@ def _value(estimate: Estimate) -> float:
     return estimate.value
 
 
-def _widened(told: Estimate, items: Reach | None) -> Estimate:
-    """A mean over seeds whose interval covers items as well."""
-    covers = {**told.details, "interval": SEEDS_ALONE if items is None else SEEDS_AND_ITEMS}
-    if items is None or told.value is None or told.low is None or told.high is None:
-        return replace(told, details=covers)
+def _exact(estimate: Estimate) -> bool:
+    """Whether a number can be no other on other items: counted, or the same for each of several."""
+    items = estimate.details.get("per_item")
+    constant = isinstance(items, list) and len(items) > 1 and set(items) == {estimate.value}
+    return estimate.reason == COUNTED or estimate.low == estimate.high is not None or constant
+
+
+def _widened(told: Estimate, items: Reach | None, covers: str, *, exact: bool) -> Estimate:
+    """A mean over seeds whose interval covers items as well. exact: whether it needs none for them."""
+    told = replace(told, details={**told.details, "interval": covers})
+    if told.value is None or told.low is None or told.high is None:
+        return told
+    if items is None:
+        return replace(told, low=None, high=None, reason=SAME) if told.low == told.high and not exact else told
     down, up = math.hypot(told.value - told.low, items[0]), math.hypot(told.high - told.value, items[1])
-    return replace(told, low=told.value - down, high=told.value + up, details=covers)
+    return replace(told, low=told.value - down, high=told.value + up)
 
 
-def _items(estimates: Sequence[Estimate]) -> Reach | None:
-    """What the items leave open of the mean over seeds; None where no interval says."""
+def _items(estimates: Sequence[Estimate]) -> tuple[Reach | None, str]:
+    """What the items leave open of the mean over seeds, None where no interval says, and what the mean's covers."""
     own = [_reach(estimate) for estimate in estimates]
     if all(reach == (0.0, 0.0) for reach in own):  # text kept token for token, by whatever share it is counted
-        return 0.0, 0.0
-    if all(same_items(estimates[0], other) for other in estimates):
-        return _reach(interval_of_items(_averaged(estimates)))
+        return (0.0, 0.0), SEEDS_AND_ITEMS
+    if _shared(estimates) and (reach := _reach(interval_of_items(_averaged(estimates)))):
+        return reach, SEEDS_AND_ITEMS
     return _as_if_shared(own)
 
 
-def _items_between(pairs: Sequence[tuple[Estimate, Estimate]]) -> Reach | None:
+def _items_between(pairs: Sequence[tuple[Estimate, Estimate]]) -> tuple[Reach | None, str]:
     """The same of a mean difference."""
     firsts, seconds = zip(*pairs, strict=True)
-    if all(same_items(firsts[0], other) for other in (*firsts, *seconds)):
-        return _reach(difference(_averaged(firsts), _averaged(seconds)).estimate)
+    if _shared((*firsts, *seconds)) and (reach := _reach(difference(_averaged(firsts), _averaged(seconds)).estimate)):
+        return reach, SEEDS_AND_ITEMS
     return _as_if_shared([_reach(difference(a, b).estimate) for a, b in pairs])
+
+
+def _shared(estimates: Sequence[Estimate]) -> bool:
+    """Whether all rest on the same items. Blocks of a jackknife that don't say how they were dealt (records before
+    `deal`) are the same within a seed only."""
+    first = estimates[0]
+    dealt = "per_item" in first.details or "deal" in first.details
+    return dealt and all(same_items(first, other) for other in estimates)
 
 
 def _averaged(estimates: Sequence[Estimate]) -> Estimate:
@@ -126,10 +151,10 @@ def _reach(estimate: Estimate) -> Reach | None:
     return estimate.value - estimate.low, estimate.high - estimate.value
 
 
-def _as_if_shared(reaches: Sequence[Reach | None]) -> Reach | None:
+def _as_if_shared(reaches: Sequence[Reach | None]) -> tuple[Reach | None, str]:
     """The root mean square of those that are known."""
     known = [reach for reach in reaches if reach is not None]
     if not known:
-        return None
+        return None, SEEDS_ALONE
     down, up = np.sqrt(np.mean(np.square(known), axis=0))
-    return float(down), float(up)
+    return (float(down), float(up)), AS_IF_SHARED

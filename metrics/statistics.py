@@ -23,6 +23,7 @@ Word = Literal["better", "worse", "not told apart"]
 TAILS = np.array([0.025, 0.975])
 RESAMPLES = 4000  # of a bootstrap
 BLOCKS = 16  # of a jackknife
+DEAL = 0  # which deal of items into blocks
 COUNTED = "counted, not sampled"
 ONE_ITEM = "one item has no interval"
 
@@ -177,21 +178,19 @@ def jackknife(
     *arrays: NDArray[Any],
     blocks: int = BLOCKS,
     keys: Sequence[str] | None = None,
-    seed: int = 0,
     unit: str = "",
     better: Better = "",
     details: Mapping[str, Any] | None = None,
 ) -> Estimate:
     """A statistic of whole arrays of independent items, with a 95% interval from a block jackknife.
 
-    Each array is dealt into `blocks` random blocks; the statistic is taken without block j of every array, for each j,
-    and the interval is Student's t with blocks - 1 degrees of freedom about the statistic of everything (delete-m_j
-    jackknife: Busing, Meijer & van der Leeden 1999). What it covers is the statistic's expectation at this n: a bias
-    that depends on n stays. Arrays may be indices into matrices computed once.
+    Each array is dealt into `blocks` random blocks, the same in every run; the statistic is taken without block j of
+    every array, for each j, and the interval is Student's t with blocks - 1 degrees of freedom about the statistic of
+    everything (delete-m_j jackknife: Busing, Meijer & van der Leeden 1999). What it covers is the statistic's
+    expectation at this n: a bias that depends on n stays. Arrays may be indices into matrices computed once.
 
-    n is the first array's length; fewer items than blocks make as many blocks as items. Details hold `pseudo` (the
-    blocks' pseudo-values), `sizes` (n over each block's size) and `items` (a hash of `keys`), by which two estimates
-    with the same items are compared block by block.
+    n is the first array's length; fewer items than blocks make as many blocks as items. Details hold `pseudo` (values),
+    `sizes` (n over each block's size), `deal` and `items` (a hash of `keys`), by which blocks are compared in pairs.
     """
     n, fewest = len(arrays[0]), min(map(len, arrays))
     found = dict(details or {})
@@ -208,7 +207,7 @@ def jackknife(
         return Estimate(value=value, reason=ONE_ITEM, **told)
     dealt = []
     for number, array in enumerate(arrays):
-        order = np.random.default_rng(derive(seed, "jackknife", number, len(array))).permutation(len(array))
+        order = np.random.default_rng(derive(DEAL, "jackknife", number, len(array))).permutation(len(array))
         dealt.append(np.array_split(order, count))
     without = [
         statistic(*(np.delete(array, parts[j], axis=0) for array, parts in zip(arrays, dealt, strict=True)))
@@ -216,7 +215,8 @@ def jackknife(
     ]
     sizes = np.array([n / len(part) for part in dealt[0]])
     pseudo = sizes * value - (sizes - 1) * np.array(without)
-    found |= {"pseudo": pseudo.tolist(), "sizes": sizes.tolist(), "interval": f"jackknife, {count} blocks"}
+    found |= {"pseudo": pseudo.tolist(), "sizes": sizes.tolist(), "deal": DEAL}
+    found["interval"] = f"jackknife, {count} blocks"
     if not np.isfinite(pseudo).all():
         return Estimate(value=value, reason="the statistic is not finite without some of the items", **told)
     reach = _reach(pseudo, sizes)
@@ -334,7 +334,7 @@ def same_items(a: Estimate, b: Estimate) -> bool:
     first, second = a.details.get(values), b.details.get(values)
     if first is None or second is None or len(first) != len(second):
         return False
-    return bool(a.details.get(groups) == b.details.get(groups))
+    return all(a.details.get(name) == b.details.get(name) for name in (groups, "deal"))
 
 
 def word(low: float, high: float, better: Better) -> Word:

@@ -31,7 +31,21 @@ BUDGETS: tuple[tuple[str, str, str], ...] = (
 LEVEL = 0.01  # exact counts that differ by no more than this share are called level
 BIASED = ("fid", "fd_*")
 """Numbers whose expectation depends on n: with another n they are other numbers."""
-NO_ITEMS = ("per_item", "pseudo", "sizes", "items", "strata", "cosines", "confidence", "tasks", "batches", "documents")
+BEYOND = ("*gap*", "density")
+"""Numbers in shares that may be below 0 or above 1."""
+NO_ITEMS = (
+    "per_item",
+    "pseudo",
+    "sizes",
+    "deal",
+    "items",
+    "strata",
+    "cosines",
+    "confidence",
+    "tasks",
+    "batches",
+    "documents",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +81,7 @@ class Contender:
         if len(self.runs) == 1:
             return self.by_seed[0]
         names = dict.fromkeys(name for metrics in self.by_seed for name in metrics)
-        return {name: _over_seeds([m[name] for m in self.by_seed if name in m]) for name in names}
+        return {name: _over_seeds(name, [m[name] for m in self.by_seed if name in m]) for name in names}
 
 
 def budget_estimates(record: Record) -> dict[str, Estimate]:
@@ -88,23 +102,25 @@ def budget_estimates(record: Record) -> dict[str, Estimate]:
     return found
 
 
-def _over_seeds(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean over those seeds that have the number; what is the same exact count in all stays one."""
+def _over_seeds(name: str, estimates: Sequence[Estimate]) -> Estimate:
+    """The mean over those seeds that have the number; what is the same exact count in all stays one. Student's t knows
+    no bounds; time, memory and shares have some."""
     known = [estimate for estimate in estimates if estimate.value is not None]
     if not known:
         return estimates[0]
     first, values = known[0], [float(estimate.value or 0.0) for estimate in known]
     if all(estimate.reason == COUNTED for estimate in known) and len(set(values)) == 1:
         return first
-    details = {name: value for name, value in first.details.items() if name not in NO_ITEMS}
+    details = {key: value for key, value in first.details.items() if key not in NO_ITEMS}
     chances = [e.details["chance"] for e in estimates if isinstance(e.details.get("chance"), float)]
     if len(chances) == len(known):
         details["chance"] = mean(chances)
     timed = first.unit in TIMED_UNITS
     found = mean_over_seeds(known, timed=timed, details={**details, "items_each": first.n})
-    if timed and found.low is not None:  # Student's t knows no bound; these have one
-        return replace(found, low=max(found.low, 0.0))
-    return found
+    share = first.unit == "share" and not any(fnmatchcase(name, pattern) for pattern in BEYOND)
+    if found.low is None or found.high is None or not (timed or share):
+        return found
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0) if share else found.high)
 
 
 # --------------------------------------------------------------------------------------------------------- grouping

@@ -245,7 +245,7 @@ def _seeds(contenders: Sequence[Contender]) -> list[str]:
     if more:
         told.append(
             f"Means over seeds for {listed(more)}: their intervals cover other seeds, with Student's t over so few, "
-            "and other held-out items, which all seeds share."
+            "and other held-out items."
         )
     return told
 

@@ -3,9 +3,6 @@ held to it."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,13 +20,11 @@ from bench.data.overlap import unread
 from bench.data.readmes import Readmes
 from bench.data.text import Document, TextFile, open_text
 from bench.data.world_text import SIZES, WorldText
-from bench.environment import ROOT
 from bench.errors import UserError
 from bench.files import cache_directory
 from bench.store import Request
 from bench.store import request as request_of
 from tests.bench import ways
-from tests.bench.conftest import MicroRun
 
 ORCHARD = "The orchard behind the old mill gives more apples in a dry year than the meadow does."
 HARBOUR = "In the harbour lie nine boats, and each of them has a name that nobody in town can read."
@@ -234,13 +229,3 @@ def test_another_text_is_another_run_told_when_measured_again_and_no_reason_not_
 def test_a_hash_follows_what_can_be_measured(tmp_path: Path) -> None:
     few, many = (other_texts_hash(asking("world", documents=count), quiet) for count in (3, 4))
     assert few != many and other_texts_hash(asking(documents=3), quiet) != few
-
-
-@pytest.mark.slow
-def test_the_script_that_counts_plans_finds_a_frozen_models_whole(micro_run: MicroRun) -> None:
-    done = subprocess.run(
-        [sys.executable, "docs/longer/plans.py", str(micro_run.folder)],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "16 of 16 plans can be read" in done.stdout

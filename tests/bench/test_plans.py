@@ -22,6 +22,7 @@ from bench.data.scene import PLAN_PROMPT, plan_text
 from bench.data.shapes import Shapes
 from bench.errors import UserError
 from bench.plans import PLANS, plan_metrics
+from metrics.captioning import parse_caption
 from metrics.statistics import Estimate, difference
 from tests.approaches.small import small_shared
 
@@ -45,7 +46,7 @@ def test_before_training_everybody_plans_as_the_language_model_does(name: str) -
     assert set(found) == set(PLANS)
     for estimate in found.values():
         assert estimate.value == estimate.details["base"] and estimate.n == 20 and estimate.unit == "share"
-    assert found["plans_readable"].value == 1.0 and (found["plans_right"].value or 0) > 0.8
+    assert found["plans_readable"].value == 1.0 and (found["plans_right"].value or 0) > 0.5
 
 
 def test_a_broken_text_loses_the_skill_and_is_compared_caption_by_caption() -> None:
@@ -62,7 +63,7 @@ def test_a_broken_text_loses_the_skill_and_is_compared_caption_by_caption() -> N
 def test_side_by_side_each_caption_is_answered_as_alone() -> None:
     model = small_shared().language_model
     approach = made("dual_tower")
-    lines = plans._answers(model, lambda ids: plans._opened(approach, ids), approach.text_step, SAMPLES)
+    lines = plans._answers(model, lambda ids: plans._opened(approach, ids), approach.text_step, SAMPLES, 3)
     for sample, line in zip(SAMPLES[:6], lines, strict=False):
         alone = model.continue_text(PLAN_PROMPT.format(caption=sample.captions[0]), tokens=plans.TOKENS)
         assert line == alone.split("\n")[0]
@@ -102,9 +103,14 @@ class Writes(Approach):
 def test_a_line_is_judged_by_its_own_caption_and_ends_with_the_line() -> None:
     found = measured(Writes(lambda sample: plan_text(sample.scene) + "\nand so on"))
     assert found["plans_readable"].value == found["plans_right"].value == 1.0
-    other = {sample.key: SAMPLES[index - 1] for index, sample in enumerate(SAMPLES)}
-    found = measured(Writes(lambda sample: plan_text(other[sample.key].scene)))
+    other = {sample.key: SAMPLES[index - 1].scene for index, sample in enumerate(SAMPLES)}
+    found = measured(Writes(lambda sample: plan_text(other[sample.key])))  # type: ignore[arg-type]
     assert found["plans_readable"].value == 1.0 and (found["plans_right"].value or 0) < 0.5
+    other_paper = {"light": "dark", "dark": "light"}
+    found = measured(Writes(lambda one: plan_text(replace(one.scene, background=other_paper[one.scene.background]))))
+    claims = [parse_caption(sample.captions[0]) for sample in SAMPLES]
+    named = sum(claim is not None and claim.background is not None for claim in claims)
+    assert found["plans_right"].value == 1 - named / len(claims) < 1.0  # wrong for those that name it
     found = measured(Writes(lambda sample: "\n" + plan_text(sample.scene)))
     assert found["plans_readable"].value == found["plans_right"].value == 0.0 and found["plans_right"].high
 

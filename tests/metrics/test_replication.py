@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy import stats
 
 from metrics import statistics
 from metrics.replication import (
+    AS_IF_SHARED,
     SEEDS_ALONE,
     SEEDS_AND_ITEMS,
     across_seeds,
@@ -95,6 +97,44 @@ def test_blocks_of_a_jackknife_are_items_too() -> None:
     low, _ = bounds(mean_over_seeds(each))
     expected = math.hypot(drawn.mean() - bounds(across_seeds(drawn.mean(axis=1)))[0], drawn.mean() - bounds(whole)[0])
     assert drawn.mean() - low == pytest.approx(expected)
+
+
+def test_blocks_that_were_dealt_otherwise_are_no_items_to_average() -> None:
+    """Records from before deals were told: within a seed the blocks are the same, across seeds nobody knows."""
+    drawn = table(np.random.default_rng(3), 0.01, 1.0, 0.1, n=64)
+    keys = [str(i) for i in range(64)]
+    each = [jackknife(lambda x: float(x.mean()), row, keys=keys, better="lower") for row in drawn]
+    old = [replace(one, details={n: v for n, v in one.details.items() if n != "deal"}) for one in each]
+    shuffled = [replace(one, details={**one.details, "deal": seed}) for seed, one in enumerate(each)]
+    assert mean_over_seeds(each).details["interval"] == SEEDS_AND_ITEMS
+    for some in (old, shuffled):
+        assert mean_over_seeds(some).details["interval"] == AS_IF_SHARED
+    assert difference(old[0], old[1]).paired and not difference(shuffled[0], shuffled[1]).paired
+
+
+def test_means_without_an_interval_fall_back_to_the_seeds_own() -> None:
+    strata = ["a"] * 20 + ["b"] * 20 + ["c"]  # one item of a kind: its spread is known for successes only
+    items = np.zeros((3, 41))
+    for seed in range(3):
+        items[seed, [seed, seed + 5, 20 + seed]] = 1.0
+    keys = [str(i) for i in range(41)]
+    each = [mean_estimate(row, keys=keys, strata=strata, unit="share", better="higher") for row in items]
+    assert all(one.low is not None for one in each)
+    told = mean_over_seeds(each)
+    assert told.details["interval"] == AS_IF_SHARED
+    assert bounds(told)[1] - bounds(told)[0] == pytest.approx(bounds(each[0])[1] - bounds(each[0])[0], rel=0.05)
+
+
+def test_the_same_number_from_every_seed_is_no_certainty() -> None:
+    none = Estimate(value=0.0, n=9, better="higher", reason="no run of four words is right")
+    told = mean_over_seeds([none] * 3)
+    assert told.value == 0.0 and told.low is None and "every seed" in told.reason
+    better = Estimate(value=0.5, n=9, better="higher", reason="unknown")
+    assert difference_over_seeds([(better, none)] * 3).word == "not told apart"
+    constant = Estimate(value=2.0, n=3, better="lower", reason="all the same", details={"per_item": [2.0] * 3})
+    assert bounds(mean_over_seeds([constant] * 3)) == (2.0, 2.0)
+    assert bounds(mean_over_seeds([Estimate.counted(2.0, unit="")] * 3)) == (2.0, 2.0)
+    assert mean_over_seeds([]).value is None
 
 
 def test_items_that_seeds_do_not_share_count_as_if_they_did() -> None:

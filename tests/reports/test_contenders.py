@@ -53,9 +53,20 @@ def test_a_mean_over_seeds_covers_seeds_and_items_and_one_seed_its_own():
     assert told.value == pytest.approx(0.6)
     down, up = (np.sqrt(np.mean(np.square(each))) for each in ((0.4, 0.5, 0.9), (0.6, 0.5, 0.1)))
     assert (told.low, told.high) == pytest.approx((0.6 - np.hypot(reach, down), 0.6 + np.hypot(reach, up)))
-    assert told.details["interval"] == "seeds and items"
+    assert told.details["interval"] == "seeds and items, as if all seeds had the same"
     assert told.n == 3 and told.details["items_each"] == 7
     assert contender("way", record_of("modular")).metrics["caption_gap"] == record_of("modular").metrics["caption_gap"]
+
+
+def test_a_share_over_seeds_stays_one_and_a_gap_may_be_negative():
+    def over(name: str, *values: float) -> Estimate:
+        estimates = [Estimate(value=v, low=v, high=v + 0.01, n=9, unit="share", better="higher") for v in values]
+        return contender(
+            "way", *(record_of("modular", seed=s, metrics={name: e}) for s, e in enumerate(estimates))
+        ).metrics[name]
+
+    assert over("precision", 0.01, 0.0, 0.04).low == 0.0 and over("plans_right", 1.0, 0.99, 0.95).high == 1.0
+    assert (over("caption_f1_gap", 0.01, 0.0, 0.04).low or 0) < 0 and (over("density", 1.0, 0.9, 1.1).high or 0) > 1
 
 
 def test_a_seed_without_the_number_is_left_out_of_the_mean():
