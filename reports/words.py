@@ -224,9 +224,13 @@ def marks_of_honesty(contenders: Sequence[Contender], gathered: Gathered, judge:
 
 
 def _by_chance(a: Contender, b: Contender, name: str) -> bool:
-    """Whether both have a number that another sample or seed would give otherwise: no count, no text kept exactly."""
+    """Whether both have a number that another sample or seed would give otherwise: no count, no text kept exactly, nor
+    what two who keep it write."""
     both = [c.metrics[name] for c in (a, b) if has(c.metrics, name)]
-    return len(both) == 2 and all(e.reason != COUNTED and (e.low is None or e.low != e.high) for e in both)
+    kept = [e for c in (a, b) if (e := c.metrics.get(RETENTION)) is not None and e.low == e.high == 1.0]
+    if len(both) < 2 or (name == SKILL and len(kept) == 2):
+        return False
+    return all(e.reason != COUNTED and (e.low is None or e.low != e.high) for e in both)
 
 
 def _seeds(contenders: Sequence[Contender]) -> list[str]:

@@ -120,6 +120,10 @@ def test_pairs_that_chance_has_no_part_in_are_not_counted():
     count = Estimate.counted(3.0, unit="parameters", better="lower")
     ways = [contender(name, perplexity_retention=kept, parameters_trained=count) for name in "ab"]
     ways += [contender(name, perplexity_retention=lost, parameters_trained=count) for name in "cd"]
+    right = Estimate(value=0.8, low=0.7, high=0.9, n=9, unit="share", better="higher")
+    ways[:2] = [
+        contender(name, perplexity_retention=kept, parameters_trained=count, plans_right=right) for name in "ab"
+    ]
     told = [mark for mark in marks_of_honesty(ways, Gathered(runs=(), refused=()), Judge()) if "told apart" in mark]
     assert told and told[0].startswith("Of 1 pair of main numbers that chance has a part in, 0 are told apart.")
 
