@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,11 @@ from reports.svg import inlined
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+BESIDE, ALONE = 26, 66
+"""Characters of a label that stands beside another in a legend, and of a line of one that stands alone."""
+LINE = 0.18
+"""Height of a line of a legend, in inches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +47,27 @@ def new(**more: Any) -> tuple[Any, Any]:
     return figure, figure.subplots(**more)
 
 
+def folded(label: str, width: int) -> str:
+    """A contender's label in lines no wider than this many characters where its parts are not: no line parts a
+    setting from its value."""
+    first, *others = re.split(r" (?=\()|(?<=,) ", label)
+    lines = [first]
+    for part in others:
+        if len(lines[-1]) + 1 + len(part) <= width:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(part)
+    return "\n".join(lines)
+
+
 def legend(axes: Axes) -> None:
-    """Who is who, below the axes."""
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.17), ncols=2, fontsize=9, handlelength=3, columnspacing=1.2)
+    """Who is who, below the axes: side by side where labels are short. What it takes is added to the figure's height,
+    so that the axes keep theirs."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 2 if all(len(label) <= BESIDE for label in labels) else 1
+    told = [folded(label, ALONE) for label in labels]
+    lines = math.ceil(sum(label.count("\n") + 1 for label in told) / columns)
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.set_figheight(figure.get_figheight() + LINE * max(0, lines - 2))
+    figure.legend(handles, told, loc="outside lower left", ncols=columns, fontsize=9, handlelength=3, columnspacing=1.2)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from metrics.statistics import Estimate
 from reports.contenders import Contender
 from reports.curves import by_compute, by_guidance, by_images, by_nfe, losses
-from reports.figures import Plot, legend, new
+from reports.figures import Plot, folded, legend, new
 from reports.glossary import ARROWS, listed, meaning, scale_of, written
 from reports.schema import has
 from reports.svg import FAINT, HATCHES, INK, SERIES, look, spelled, style
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RETENTION = "perplexity_retention"
+BAR_LABEL = 24
+"""Characters of a line beside a bar."""
 BARS = ("peak_memory_bytes", "steps_per_second", "seconds_per_image", "training_flops")
 
 
@@ -110,10 +112,12 @@ def costs(contenders: Sequence[Contender]) -> Plot:
         return Plot(name="costs", question=question, reason="no run measured its memory or speed")
     rows = math.ceil(len(names) / 2)
     figure, grid = new(nrows=rows, ncols=min(2, len(names)), squeeze=False)
-    figure.set_size_inches(5.2, 0.5 + rows * (0.75 + 0.26 * len(contenders)))
+    labels = [folded(c.label, BAR_LABEL) for c in contenders]
+    lines = len(labels) * max(2, *(label.count("\n") + 1 for label in labels))
+    figure.set_size_inches(5.2, 0.5 + rows * (0.75 + 0.13 * lines))
     told: list[tuple[str, ...]] = [("", *(meaning(name).title for name in names))]
     for name, axes in zip(names, grid.flat, strict=False):
-        _bars(axes, name, contenders, named=axes in grid[:, 0])
+        _bars(axes, name, contenders, labels if axes in grid[:, 0] else [""] * len(labels))
     for axes in list(grid.flat)[len(names) :]:
         axes.set_visible(False)
     told += [
@@ -129,7 +133,7 @@ def costs(contenders: Sequence[Contender]) -> Plot:
     )
 
 
-def _bars(axes: Axes, name: str, contenders: Sequence[Contender], *, named: bool) -> None:
+def _bars(axes: Axes, name: str, contenders: Sequence[Contender], labels: Sequence[str]) -> None:
     having = [c.metrics[name] for c in contenders if has(c.metrics, name)]
     scale = scale_of(having[0].unit, [e.value or 0.0 for e in having])
     for place, contender in enumerate(contenders):
@@ -149,7 +153,7 @@ def _bars(axes: Axes, name: str, contenders: Sequence[Contender], *, named: bool
             ecolor=INK,
             capsize=2,
         )
-    axes.set_yticks(range(len(contenders)), [c.label if named else "" for c in contenders], fontsize=8.5)
+    axes.set_yticks(range(len(contenders)), labels, fontsize=8.5)
     axes.tick_params(axis="x", labelsize=8.5)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from reports import curves, plots, svg
 from reports.claims import order
 from reports.contenders import Contender, contenders
-from reports.figures import Plot
+from reports.figures import Plot, folded
 from reports.gather import Run
 from reports.glossary import meaning
 from tests.reports.records import APPROACHES, contender, record_of
@@ -48,6 +49,35 @@ def test_every_figure_of_the_issue_is_drawn(drawn: dict[str, Plot]):
         assert set(APPROACHES) <= words, plot.name  # text is text, and everybody is named
         assert len({len(row) for row in plot.table}) == 1 and {row[0] for row in plot.table[1:]} == set(APPROACHES)
         assert plot.words
+
+
+@pytest.mark.filterwarnings("error")  # matplotlib warns where labels leave the axes nothing
+@pytest.mark.parametrize("count", [2, 8])
+def test_settings_in_labels_leave_the_axes_their_room(count: int):
+    """Runs of one approach are told apart by settings, which are longer than a name."""
+    ways = [
+        dataclasses.replace(
+            contender(APPROACHES[0], **record_of(APPROACHES[0]).metrics),
+            label=f"full_retraining (lm_learning_rate_ratio 0.{i}, replay_share 0.25, start language_model)",
+        )
+        for i in range(count)
+    ]
+    for plot in plots.plots(ways):
+        if not plot.text:
+            continue
+        root = ElementTree.fromstring(plot.text)
+        _, _, width, height = map(float, root.attrib["viewBox"].split())
+        assert 300 < width < 450, plot.name  # points: no label widens it, or it would be shrunk to the page's width
+        assert height > 250 + 13 * count, plot.name
+        lines = {"".join(text.itertext()) for text in root.iter("{http://www.w3.org/2000/svg}text")}
+        assert any("lm_learning_rate_ratio 0.1" in line for line in lines), plot.name
+
+
+def test_a_label_is_folded_between_its_parts():
+    label = "dual_tower (learning_rate 0.002, variant gated)"
+    assert folded(label, 80) == label
+    assert folded(label, 24) == "dual_tower\n(learning_rate 0.002,\nvariant gated)"
+    assert folded("modular", 3) == "modular"
 
 
 def test_a_figure_that_has_nothing_to_draw_says_why():
