@@ -9,7 +9,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from bench.hardware import VISIBLE, gpus_here
 from reports import schema
 
 ASKED = "jobs.json"
+KEEPERS = "keepers.log"
 ALL = "all"
 POLL = 0.5  # seconds between looks at the jobs of this machine
 QUEUED = ("PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPENDED")  # SLURM's words
@@ -183,7 +185,8 @@ def _here(requests: Sequence[store.Request], arguments: ArrayArguments, console:
             while waiting and len(working) < arguments.parallel:
                 request = waiting.pop(0)
                 taken[request.name] = free.pop(0)
-                job = executor.submit(Job(str((arguments.out / request.name).resolve()), taken[request.name]))
+                with _errors_to(jobs_folder(arguments.out) / KEEPERS):
+                    job = executor.submit(Job(str((arguments.out / request.name).resolve()), taken[request.name]))
                 working[request.name] = job
                 console.info(f"{request.name}: begins; its output is in {job.paths.stderr}")
             time.sleep(POLL)
@@ -195,3 +198,20 @@ def _here(requests: Sequence[store.Request], arguments: ArrayArguments, console:
     finally:
         for job in working.values():  # interrupted: the runs go on when they are asked for again
             job.cancel()
+        for job in working.values():  # what an interruption doesn't end in a second is killed
+            job.wait()
+
+
+@contextmanager
+def _errors_to(path: Path) -> Iterator[None]:
+    """What processes that are started inside write to standard error goes to the end of a file: to an interruption,
+    submitit's, which keep watch over a job each, would answer with a traceback each beside our one word."""
+    ours = os.dup(2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("ab") as log:
+            os.dup2(log.fileno(), 2)
+        yield
+    finally:
+        os.dup2(ours, 2)
+        os.close(ours)

@@ -7,8 +7,10 @@ import json
 import os
 import shutil
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,6 +72,23 @@ def test_jobs_do_the_runs_once_and_go_on_with_what_was_cut_off(
     assert before and all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert set(states(tmp_path).values()) == {"done"}
     assert "done already" in capsys.readouterr().out
+
+
+def test_an_interruption_ends_the_jobs_without_a_word_of_submitits(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def once_it_works(seconds: float) -> None:
+        pause(seconds)
+        if any((tmp_path / "runs").glob("slow-*/begun")):
+            raise KeyboardInterrupt
+
+    pause = time.sleep
+    monkeypatch.setattr(array, "time", SimpleNamespace(sleep=once_it_works))
+    with pytest.raises(KeyboardInterrupt):
+        asked(tmp_path, config, "slow")
+    assert states(tmp_path) and "running" not in states(tmp_path).values()
+    log = (array.jobs_folder(tmp_path / "runs") / array.KEEPERS).read_text()
+    assert "KeyboardInterrupt" in log and "Traceback" not in capfd.readouterr().err
 
 
 def test_a_run_whose_machine_is_gone_is_asked_for_again_as_it_is_asked_for_now(
