@@ -119,7 +119,8 @@ def compare(arguments: CompareArguments, config: Config, console: Console) -> in
         )
     else:
         _tell(found, console)
-    return REGRESSION if found.worse or found.lost or found.fallen else DONE
+    worse = [line for line in found.worse if line.stands or not arguments.holm]
+    return REGRESSION if worse or found.lost or found.fallen else DONE
 
 
 def _tell(found: Any, console: Console) -> None:
@@ -145,6 +146,12 @@ def _tell(found: Any, console: Console) -> None:
         f"{len(judged)} numbers judged, each at the 5% level: B is better in {len(found.better)}, worse in "
         f"{len(found.worse)}{': ' if found.worse else ''}{', '.join(line.metric for line in found.worse)}."
     )
+    if len(judged) > 1 and (found.worse or found.better):
+        stands = {
+            word: [line.metric for line in judged if line.stands and line.word == word] for word in ("better", "worse")
+        }
+        told = [f"{word} in {len(names)}{': ' if names else ''}{', '.join(names)}" for word, names in stands.items()]
+        console.info(f"With Holm's correction for all {len(judged)}, B is {' and '.join(told)}.")
     if found.lost:
         console.info(f"B has lost {len(found.lost)}: {', '.join(line.metric for line in found.lost)}.")
     if found.fallen:

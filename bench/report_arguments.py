@@ -45,6 +45,9 @@ class CompareArguments:
     metrics: tuple[str, ...] = ()
     """Numbers to compare and to judge by, names or patterns such as fd_*; all but those of clocks and machines judge by
     default."""
+    holm: bool = False
+    """Exit with 1 only for what is worse with Holm's correction for all numbers that are judged; each is judged on its
+    own otherwise."""
     out: Path = Path("runs")
     """Folder of the runs."""
     json: bool = False

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError, nearest
+from metrics.multiplicity import by_chance, standing
 from metrics.statistics import COUNTED, Estimate
 from reports import claims, facts
 from reports.contenders import BUDGETS, Contender, Judge, contenders
@@ -24,8 +25,9 @@ SPENT = {name for name, _, _ in BUDGETS} | {"parameters_borrowed", "training_sec
 @dataclass(frozen=True, kw_only=True)
 class Line:
     """One number of one pair. first, second, difference: as written. word: what the second is, against the first.
-    counts: whether it decides the outcome. lost: the first has the number, the second has not, or
-    not in every seed."""
+    counts: whether it decides the outcome. chance: the p-value of the difference, None where chance has no part in it.
+    stands: told apart with Holm's correction for all that count. lost: the first has the number, the second has not,
+    or not in every seed."""
 
     pair: str
     metric: str
@@ -40,6 +42,8 @@ class Line:
     reason: str
     values: tuple[float | None, float | None, float | None]
     lost: bool = False
+    chance: float | None = None
+    stands: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,7 @@ def comparison(first: Sequence[Path], second: Sequence[Path], metrics: Sequence[
     wanted = [name for name in names if not metrics or any(fnmatchcase(name, pattern) for pattern in metrics)]
     both = [(a, b, name) for a, b in pairs for name in wanted if name in a.metrics or name in b.metrics]
     lines = [line for a, b, name in both if (line := _line(a, b, name, bool(metrics))) is not None]
+    lines = _corrected(lines)
     unfair = dict.fromkeys(name for a, b in pairs for name in facts.unfair(facts.identical(_named(a, b))))
     unfinished = [
         f"{run.record.name} is {run.record.status}: {run.record.reason}" for side in gathered for run in side.others
@@ -100,6 +105,14 @@ def comparison(first: Sequence[Path], second: Sequence[Path], metrics: Sequence[
         fallen=tuple(_fallen(*gathered)),
         gathered=gathered,
     )
+
+
+def _corrected(lines: Sequence[Line]) -> list[Line]:
+    """With what is left of those that count, where all of them are looked at."""
+    judged = [line for line in lines if line.counts and line.values[0] is not None]
+    left = standing([line.chance for line in judged], [line.word != "not told apart" for line in judged])
+    stands = {id(line) for line, stays in zip(judged, left, strict=True) if stays}
+    return [replace(line, stands=id(line) in stands) for line in lines]
 
 
 def _fallen(first: Gathered, second: Gathered) -> list[str]:
@@ -210,5 +223,6 @@ def _line(a: Contender, b: Contender, name: str, named: bool) -> Line | None:
         counts=named or first.unit not in TIMED_UNITS,
         reason="; ".join([*reasons, *([gap.reason] if gap.reason not in ("", COUNTED) else [])]),
         values=(gap.value, gap.low, gap.high),
+        chance=by_chance(gap),
         lost=bool(gone) and judged,
     )

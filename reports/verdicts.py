@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from metrics.multiplicity import by_chance, standing
 from metrics.statistics import Estimate
 from reports.facts import command_of, commit_of, surroundings
 from reports.glossary import counted, meaning
@@ -115,7 +116,26 @@ def _answer(found: Reproduction) -> str:
         told = [f"{e.better} before {e.worse} by {_by(e)}" for e in found.orderings if e.verdict == verdict]
         if told:
             said.append(f"{verdict.capitalize()}: {'; '.join(told)}.")
-    return " ".join(said)
+    return " ".join([*said, *_left(found)])
+
+
+def _left(found: Reproduction) -> Iterator[str]:
+    """Which of those that were told apart are still, with a correction for how many were looked at."""
+    judged = [each for each in found.orderings if each.verdict != "not measured"]
+    apart = [each.verdict != "not told apart" for each in judged]
+    if not any(apart):
+        return
+    left = standing([by_chance(each.difference) for each in judged], apart)
+    told = [
+        f"{' before '.join((e.better, e.worse) if e.verdict == 'holds' else (e.worse, e.better))} by {_by(e)}"
+        for e, stands in zip(judged, left, strict=True)
+        if stands
+    ]
+    are = f"{counted(len(told), 'pair')} {'is' if len(told) == 1 else 'are'}" if told else "nothing is"
+    yield (
+        f"Each was judged at the 5% level on its own; with Holm's correction for all {len(judged)}, {are} told apart"
+        + (f": {'; '.join(told)}." if told else ".")
+    )
 
 
 def _by(ordering: Ordering) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import combinations
 
 from metrics.statistics import COUNTED
 from reports.contenders import Contender, Judge, items_each
 from reports.gather import Gathered
 from reports.glossary import counted, first_of, known, listed, meaning, scale_of, written
+from reports.looks import RETENTION, SKILL, looks, said_of
 from reports.schema import has
 from reports.tables import (
     distance_name,
@@ -23,8 +23,6 @@ from reports.tables import (
     null_distance,
 )
 
-RETENTION = "perplexity_retention"
-SKILL = "plans_right"
 CONTENT = ("scene_accuracy", "right_objects", "clip_score_gap", "clip_score", "clip_*")
 LISTENING = ("heard_colours", "caption_gap")
 ONCE = "_0_redraws"
@@ -208,29 +206,13 @@ def marks_of_honesty(contenders: Sequence[Contender], gathered: Gathered, judge:
             told.append(sentence)
     main = main_names(contenders)
     told += _counts(contenders, main)
-    pairs = [(a, b, name) for name in main for a, b in combinations(contenders, 2) if _by_chance(a, b, name)]
-    said = [word for a, b, name in pairs if (word := judge.word(a, b, name))]
-    if said:
-        apart = sum(word in ("better", "worse") for word in said)
-        told.append(
-            f"Of {counted(len(said), 'pair')} of main numbers that chance has a part in, {apart} are told apart. Each "
-            f"is judged at the 5% level on its own: by chance alone about {max(1, round(len(said) * 0.05))} would be."
-        )
+    if (seen := looks(contenders, judge, main)).pairs:
+        told.append(said_of(seen))
     if gathered.others or gathered.refused:
         lost = [counted(len(gathered.others), "run") + " not done"] if gathered.others else []
         lost += [counted(len(gathered.refused), "record") + " refused"] if gathered.refused else []
         told.append(f"{listed(lost)}: see below.")
     return told
-
-
-def _by_chance(a: Contender, b: Contender, name: str) -> bool:
-    """Whether both have a number that another sample or seed would give otherwise: no count, no text kept exactly, nor
-    what two who keep it write."""
-    both = [c.metrics[name] for c in (a, b) if has(c.metrics, name)]
-    kept = [e for c in (a, b) if (e := c.metrics.get(RETENTION)) is not None and e.low == e.high == 1.0]
-    if len(both) < 2 or (name == SKILL and len(kept) == 2):
-        return False
-    return all(e.reason != COUNTED and (e.low is None or e.low != e.high) for e in both)
 
 
 def _seeds(contenders: Sequence[Contender]) -> list[str]:

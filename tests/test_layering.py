@@ -25,6 +25,7 @@ LEAVES = frozenset(
         "bench.files",
         "bench.seeds",
         "bench.data.scene",
+        "metrics.multiplicity",
         "metrics.replication",
         "metrics.statistics",
         GUARD,
@@ -92,6 +93,7 @@ TORCH_FREE = frozenset(
         "approaches.settings",
         "metrics",
         "metrics.registry",
+        "metrics.multiplicity",
         "metrics.replication",
         "metrics.statistics",
     ]

@@ -87,7 +87,7 @@ def test_an_interruption_ends_the_jobs_without_a_word_of_submitits(
     with pytest.raises(KeyboardInterrupt):
         asked(tmp_path, config, "slow")
     assert states(tmp_path) and "running" not in states(tmp_path).values()
-    log = (array.jobs_folder(tmp_path / "runs") / array.KEEPERS).read_text()
+    log = (array_arguments.jobs_folder(tmp_path / "runs") / array.KEEPERS).read_text()
     assert "KeyboardInterrupt" in log and "Traceback" not in capfd.readouterr().err
 
 

@@ -146,6 +146,20 @@ def test_the_exit_code_says_whether_b_is_worse(tmp_path: Path, gaps: dict[str, A
     assert cli.main(["compare", *pair(tmp_path, **gaps), *more]) == code
 
 
+def test_what_is_just_told_apart_does_not_stand_among_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    others: dict[str, Any] = {f"y{i}": 0.0 for i in range(20)}
+    two = pair(tmp_path, x=-0.055, **others)
+    assert cli.main(["compare", *two]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "With Holm's correction for all 21, B is better in 0 and worse in 0." in said
+    assert cli.main(["compare", *two, "--holm", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (line,) = [line for line in told["lines"] if line["metric"] == "x"]
+    assert 0.05 / 21 < line["chance"] < 0.05 and told["worse"] == ["x"] and not line["stands"]
+    assert cli.main(["compare", *two, "--holm", "--metrics", "x"]) == 1
+    assert cli.main(["compare", *pair(tmp_path / "far", x=-0.5, y=0.0), "--holm"]) == 1
+
+
 def test_lower_is_better_where_the_record_says_so_and_clocks_do_not_judge(tmp_path: Path):
     assert cli.main(["compare", *pair(tmp_path / "1", better="lower", x=-0.5)]) == 0
     assert cli.main(["compare", *pair(tmp_path / "2", better="lower", x=0.5)]) == 1

@@ -71,7 +71,9 @@ def reproduction() -> Reproduction:
 ANSWER = (
     "Of 3 published orderings: 1 holds, 1 contradicted, 1 not measured. "
     "Holds: two_towers before one_tower by a metric (for fid). "
-    "Contradicted: two_towers before one_tower by a metric (for mmlu)."
+    "Contradicted: two_towers before one_tower by a metric (for mmlu). "
+    "Each was judged at the 5% level on its own; with Holm's correction for all 2, 2 pairs are told apart: "
+    "two_towers before one_tower by a metric (for fid); one_tower before two_towers by a metric (for mmlu)."
 )
 CELLS = [
     "two_towers", "one_tower", "14.5 : 15.5", "-1 [-1.1, -0.9]", "holds", "contradicted", "not measured",
@@ -93,6 +95,15 @@ def test_both_forms_tell_every_verdict_row_and_run() -> None:
         assert "nothing stands for itm: nothing measures it" in form and "one is not done" in form
         assert "python -m bench reproduce 'a table'" in form and "c0ffee with uncommitted changes" in form
         assert "with 0.5 of its budget, 3 seeds a row" in form and "a processor" in form
+
+
+def test_of_many_looks_it_is_told_what_stands_together() -> None:
+    near = Estimate(value=1.0, low=0.01, high=1.99, n=3, better="higher")  # alone told apart, just so
+    looks = [ordering("fid", near, "holds"), *[ordering("fid", dataclasses.replace(near, low=-0.2), "not told apart")]]
+    shown = page(dataclasses.replace(reproduction(), orderings=tuple(looks)))
+    assert shown.answer.endswith("with Holm's correction for all 2, nothing is told apart.")
+    none = page(dataclasses.replace(reproduction(), orderings=tuple(looks[1:])))
+    assert "Holm" not in none.answer
 
 
 def test_nothing_in_a_record_is_markup() -> None:

@@ -153,3 +153,19 @@ def test_with_seeds_the_intervals_are_said_to_cover_training():
 def test_smoke_says_that_its_numbers_mean_nothing():
     told = " ".join(marks_of_honesty(everyone(config={"preset": "smoke", "seed": 0}), Gathered(), Judge()))
     assert "its numbers mean nothing" in told
+
+
+def test_what_is_left_of_many_looks_is_named():
+    def of(label: str, **values: float) -> Contender:
+        return contender(
+            label, **{n: Estimate(value=v, low=v - 1, high=v + 1, n=64, better="lower") for n, v in values.items()}
+        )
+
+    ways = [of("a", fd_efficientnet_lite0=1, validation_loss=1), of("b", fd_efficientnet_lite0=1, validation_loss=2.5),
+            of("c", fd_efficientnet_lite0=9, validation_loss=2.6)]  # fmt: skip
+    (told,) = [text for text in marks_of_honesty(ways, Gathered(), Judge()) if "Holm" in text]
+    assert "Of 6 pairs of main numbers that chance has a part in, 4 are told apart." in told
+    assert told.endswith("With Holm's correction for all 6, 2 are left: FD (efficientnet lite0) (a and b before c).")
+    many = [of(str(i), fd_efficientnet_lite0=9 * i) for i in range(6)]
+    (told,) = [text for text in marks_of_honesty(many, Gathered(), Judge()) if "Holm" in text]
+    assert told.endswith("With Holm's correction for all 15, 15 are left.")

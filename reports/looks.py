@@ -1,0 +1,88 @@
+"""How many pairs of numbers a reader looks at, and what is left of them when that is taken into account."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from metrics.multiplicity import by_chance, standing
+from metrics.statistics import COUNTED
+from reports.contenders import Contender, Judge
+from reports.glossary import counted, listed, meaning
+from reports.schema import has
+
+RETENTION = "perplexity_retention"
+SKILL = "plans_right"
+NAMED = 12  # pairs that are named one by one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """pairs: of two contenders in one number, those that chance has a part in. apart: told apart, each on its own.
+    left: told apart with Holm's correction for all pairs: label of the better, of the worse, and the number."""
+
+    pairs: int
+    apart: int
+    left: tuple[tuple[str, str, str], ...]
+
+
+def looks(contenders: Sequence[Contender], judge: Judge, names: Sequence[str]) -> Looks:
+    """Every pair of contenders in every one of these numbers."""
+    pairs = [(a, b, name) for name in names for a, b in combinations(contenders, 2) if _has_a_part(a, b, name)]
+    judged = [(a, b, name, word) for a, b, name in pairs if (word := judge.word(a, b, name))]
+    apart = [word != "not told apart" for *_, word in judged]
+    left = standing([_chance(a, b, name, judge) for a, b, name, _ in judged], apart)
+    return Looks(
+        pairs=len(judged),
+        apart=sum(apart),
+        left=tuple(
+            (a.label, b.label, name) if word == "better" else (b.label, a.label, name)
+            for (a, b, name, word), stands in zip(judged, left, strict=True)
+            if stands
+        ),
+    )
+
+
+def said_of(seen: Looks) -> str:
+    """In words."""
+    left, chance = len(seen.left), max(1, round(seen.pairs * 0.05))
+    told = (
+        f"Of {counted(seen.pairs, 'pair')} of main numbers that chance has a part in, {seen.apart} are told apart. "
+        f"Each is judged at the 5% level on its own: by chance alone about {chance} would be. With Holm's correction "
+        f"for all {seen.pairs}, {left or 'none'} {'is' if left == 1 else 'are'} left"
+    )
+    if not 0 < left <= NAMED:
+        return f"{told}."
+    return f"{told}: {', '.join(named(seen.left))}."
+
+
+def named(left: Sequence[tuple[str, str, str]]) -> list[str]:
+    """A number each, with who is before whom: "scene accuracy (a and b before c)"."""
+    told = []
+    for name in dict.fromkeys(name for *_, name in left):
+        before: dict[str, list[str]] = {}
+        for better, worse, of in left:
+            if of == name:
+                before.setdefault(better, []).append(worse)
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for better, worse_ones in before.items():
+            alike.setdefault(tuple(worse_ones), []).append(better)
+        pairs = [f"{listed(better)} before {listed(worse)}" for worse, better in alike.items()]
+        told.append(f"{meaning(name).title} ({'; '.join(pairs)})")
+    return told
+
+
+def _has_a_part(a: Contender, b: Contender, name: str) -> bool:
+    """Whether both have a number that another sample or seed would give otherwise: no count, no text kept exactly, nor
+    what two who keep it write."""
+    both = [c.metrics[name] for c in (a, b) if has(c.metrics, name)]
+    kept = [e for c in (a, b) if (e := c.metrics.get(RETENTION)) is not None and e.low == e.high == 1.0]
+    if len(both) < 2 or (name == SKILL and len(kept) == 2):
+        return False
+    return all(e.reason != COUNTED and (e.low is None or e.low != e.high) for e in both)
+
+
+def _chance(a: Contender, b: Contender, name: str, judge: Judge) -> float | None:
+    found = judge.difference(a, b, name)
+    return by_chance(found.estimate) if found is not None else None
