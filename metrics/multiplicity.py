@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import ndtri, stdtrit
 
-from metrics.statistics import TAILS, Estimate
+from metrics.statistics import Estimate
 
 LEAST = 1e-12
 """Smaller probabilities are this one: what is known of the tails says nothing of them."""
@@ -23,25 +23,31 @@ def by_chance(found: Estimate) -> float | None:
     has no interval, or one without a width, which chance has no part in.
 
     What several seeds left open (details `per_seed`) grows with the level as Student's t, everything else as a normal
-    deviate; of an interval that is not symmetric the side that faces zero counts.
+    deviate or, with details `freedom`, as Student's t with so many degrees; of an interval that is not symmetric the
+    side that faces zero counts. With one seed it is the chance of other items alone, not of another training.
     """
     if found.value is None or found.low is None or found.high is None or found.low == found.high:
         return None
     gap, reach = abs(found.value), found.value - found.low if found.value > 0 else found.high - found.value
-    values = found.details.get("per_seed", ())
-    if len(values) < 2:
-        return max(LEAST, 2 * float(ndtr(-gap / reach * ndtri(TAILS[1])))) if reach > 0 else None
-    freedom = len(values) - 1
-    seeds = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    items = math.sqrt(max(0.0, reach**2 - (stdtrit(freedom, TAILS[1]) * seeds) ** 2)) / ndtri(TAILS[1])
+    if reach <= 0:
+        return None
+    values, freedom = found.details.get("per_seed", ()), found.details.get("freedom", math.inf)
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+    def of_seeds(p: float) -> float:
+        return -error * float(stdtrit(len(values) - 1, p / 2)) if error else 0.0
+
+    rest = math.sqrt(max(0.0, reach**2 - of_seeds(0.05) ** 2)) / _quantile(0.05, freedom)
 
     def beyond(p: float) -> float:
         """How far an interval at this level reaches beyond zero."""
-        return math.hypot(stdtrit(freedom, 1 - p / 2) * seeds, ndtri(1 - p / 2) * items) - gap
+        return math.hypot(of_seeds(p), rest * _quantile(p, freedom)) - gap
 
-    if beyond(LEAST) <= 0:
-        return LEAST
-    return float(brentq(beyond, LEAST, 1.0))
+    return float(brentq(beyond, LEAST, 1.0)) if beyond(LEAST) > 0 else LEAST
+
+
+def _quantile(p: float, freedom: float) -> float:
+    return float(-ndtri(p / 2) if math.isinf(freedom) else -stdtrit(freedom, p / 2))
 
 
 def holm(chances: Sequence[float], level: float = 0.05) -> list[bool]:

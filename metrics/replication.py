@@ -15,7 +15,17 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from metrics.statistics import COUNTED, Better, Difference, Estimate, difference, interval_of_items, same_items, word
+from metrics.statistics import (
+    COUNTED,
+    Better,
+    Difference,
+    Estimate,
+    difference,
+    freedom,
+    interval_of_items,
+    same_items,
+    word,
+)
 
 SEEDS_ALONE = "seeds"
 SEEDS_AND_ITEMS = "seeds and items"
@@ -70,9 +80,11 @@ def mean_over_seeds(
 
 def difference_over_seeds(pairs: Sequence[tuple[Estimate, Estimate]], *, timed: bool = False) -> Difference:
     """The mean over seeds of one number minus another, both of one seed in each pair: `mean_over_seeds` of what the
-    two differ by, item by item where all rest on the same."""
+    two differ by, item by item where all rest on the same. Details hold `freedom` where the items' part is
+    a jackknife's."""
     first = pairs[0][0]
-    told = across_seeds([_value(a) - _value(b) for a, b in pairs], unit=first.unit, better=first.better)
+    values = [_value(a) - _value(b) for a, b in pairs]
+    told = across_seeds(values, unit=first.unit, better=first.better, details=freedom(*pairs[0]))
     if len(pairs) > 1:
         items, covers = (None, SEEDS_ALONE) if timed else _items_between(pairs)
         told = _widened(told, items, covers, exact=all(_exact(estimate) for pair in pairs for estimate in pair))

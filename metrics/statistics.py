@@ -257,10 +257,6 @@ class Difference:
     paired: bool
     needed: int | None
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
 
 def difference(a: Estimate, b: Estimate, *, seed: int = 0) -> Difference:
     """a minus b, and whether a is better. ValueError where they differ in unit or direction, or have no direction.
@@ -276,7 +272,7 @@ def difference(a: Estimate, b: Estimate, *, seed: int = 0) -> Difference:
         return Difference(estimate=missing, word="not told apart", paired=False, needed=None)
     gap, n = a.value - b.value, min(a.n, b.n)
     if a.reason == b.reason == COUNTED:
-        exact = Estimate.counted(gap, unit=a.unit, better=a.better)
+        exact = replace(a, value=gap, n=1, details={})
         return Difference(estimate=exact, word=word(gap, gap, a.better), paired=False, needed=1 if gap else None)
     low: float | None
     high: float | None
@@ -284,20 +280,24 @@ def difference(a: Estimate, b: Estimate, *, seed: int = 0) -> Difference:
     if paired and "per_item" in a.details:
         low, high, reason = _paired(a, b, seed)
     elif paired:
-        sizes = np.array(a.details["sizes"])
-        reach = _reach(np.array(a.details["pseudo"]) - np.array(b.details["pseudo"]), sizes)
+        reach = _reach(np.subtract(a.details["pseudo"], b.details["pseudo"]), np.array(a.details["sizes"]))
         low, high = gap - reach, gap + reach
     elif a.low is None or a.high is None or b.low is None or b.high is None:
-        low = high = None
-        reason = a.reason or b.reason
+        low, high, reason = None, None, a.reason or b.reason
     else:
         low = gap - math.hypot(a.value - a.low, b.high - b.value)
         high = gap + math.hypot(a.high - a.value, b.value - b.low)
-    told = Estimate(value=gap, low=low, high=high, n=n, unit=a.unit, better=a.better, reason=reason)
+    told = replace(a, value=gap, low=low, high=high, n=n, reason=reason, details=freedom(a, b))
     if low is None or high is None:
         return Difference(estimate=told, word="not told apart", paired=paired, needed=None)
-    needed = samples_needed(gap, high - low, n)
-    return Difference(estimate=told, word=word(low, high, a.better), paired=paired, needed=needed)
+    more = samples_needed(gap, high - low, n)
+    return Difference(estimate=told, word=word(low, high, a.better), paired=paired, needed=more)
+
+
+def freedom(*estimates: Estimate) -> dict[str, int]:
+    """The fewest degrees of freedom of Student's t, by blocks or seeds, in these intervals; empty without any."""
+    of = [len(e.details[name]) - 1 for e in estimates for name in ("pseudo", "per_seed") if name in e.details]
+    return {"freedom": min(of)} if of else {}
 
 
 def _paired(a: Estimate, b: Estimate, seed: int) -> tuple[float | None, float | None, str]:

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import ndtr
+from scipy.special import ndtr, stdtr, stdtrit
 from scipy.stats import ttest_1samp
 
 from metrics.multiplicity import LEAST, by_chance, holm, standing
 from metrics.replication import across_seeds, difference_over_seeds
-from metrics.statistics import Estimate, difference, mean_estimate
+from metrics.statistics import Estimate, difference, jackknife, mean_estimate
 
 CHANCES = st.lists(st.floats(1e-6, 1), min_size=1, max_size=6)
+KEYS = [str(i) for i in range(64)]
 SEEDS = st.lists(st.floats(-3, 3), min_size=2, max_size=6).filter(lambda values: np.std(values) > 1e-3)
 
 
@@ -91,3 +92,26 @@ def test_standing_keeps_what_chance_has_no_part_in_and_counts_what_is_not_told_a
     assert standing([None, 0.04], [True, True]) == [True, True]  # one look
     assert standing([None, 0.001], [False, False]) == [False, False]  # told apart by nobody, whatever its p-value
     assert standing([], []) == []
+
+
+def test_a_jackknifes_tails_are_students():
+    generator = np.random.default_rng(1)
+    one, other = (
+        jackknife(lambda x: float(x.mean()), generator.normal(size=64), keys=KEYS, better="lower") for _ in "ab"
+    )
+    told = difference(one, other).estimate
+    assert told.details["freedom"] == 15 and told.value is not None and told.high is not None
+    error = (told.high - told.value) / stdtrit(15, 0.975)
+    assert by_chance(told) == pytest.approx(2 * stdtr(15, -abs(told.value) / error), rel=1e-6)
+
+
+@given(st.floats(0.1, 5), st.integers(2, 5))
+def test_means_over_other_seeds_are_no_stronger_evidence_than_their_seeds(gap: float, count: int):
+    """Without a seed in common two means are compared as independent: with the tails of so few seeds."""
+    values = [0.1 * (-1) ** i + 0.01 * i for i in range(count)]
+    a, b = (across_seeds([v + shift for v in values], better="lower") for shift in (0.0, gap))
+    told = difference(a, b).estimate
+    assert told.details["freedom"] == count - 1 and told.high is not None and told.value is not None
+    chance = by_chance(told)
+    error = (told.high - told.value) / stdtrit(count - 1, 0.975)
+    assert chance == pytest.approx(2 * stdtr(count - 1, -gap / error), rel=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
@@ -181,7 +182,7 @@ def test_pairing_tells_apart_what_independent_intervals_cant() -> None:
     apart = difference(a, strange)
     assert not apart.paired and apart.word == "not told apart"
     assert apart.needed is not None and apart.needed > 80 > (told.needed or 0)
-    assert json.dumps(told.to_json())
+    assert json.dumps(asdict(told))
 
 
 @pytest.mark.parametrize(("better", "word"), [("lower", "worse"), ("higher", "better")])
