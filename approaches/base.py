@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from approaches.settings import Settings
 from approaches.shared.diffusion import Diffusion, Sampled
 from approaches.shared.kernels import Kernels
-from approaches.shared.language_model import LanguageModel, pad_rows, tensors_hash
+from approaches.shared.language_model import LanguageModel, named_hash, pad_rows
 from approaches.shared.patches import PatchEmbedding, Patchify
 from approaches.shared.vae import LatentCodec
 from bench.data.scene import Scene
@@ -28,9 +28,9 @@ from bench.seeds import derive
 
 Capability = Literal["denoise", "generate", "caption", "complete"]
 Generators = Callable[[str], torch.Generator]
-"""purpose -> the generator of this step for it; the same for every approach. Parts of a batch in one process draw on
-from one stream, and every process has its own; a purpose that begins with "whole/" gives the same stream from its
-beginning to every part everywhere, for what is drawn for the whole batch, of which a part takes its `Batch.rows`."""
+"""purpose -> this step's random generator for it, the same for every approach. Each process has its own stream, and the
+parts of a batch draw from it one after another. A purpose that begins with "whole/" gives every part in every process
+the same stream from its beginning: draw for the whole batch, then keep the part's rows (`Batch.rows`)."""
 NoiseFor = Callable[[Sequence[int], int], Tensor]
 """(indices of prompts, round) -> their noise, B C H W; a prompt's noise depends on its index and the round only."""
 
@@ -86,6 +86,11 @@ class Captioned:
     def targets(self) -> Tensor:
         """B L-1: the next token of each of `prompt`'s, -100 for padding."""
         return self.tokens[:, 1:].masked_fill(~self.mask[:, 1:], -100)
+
+    @property
+    def predicted(self) -> Tensor:
+        """How many of `targets` count: the tokens that a caption's loss is a mean over."""
+        return self.mask[:, 1:].sum()
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -256,8 +261,8 @@ class Approach(nn.Module, ABC):
         """The terms of one step's loss. `diffusion` is a mean over drawn rows, others over what they predict."""
 
     def counts(self, batch: Batch) -> Mapping[str, Tensor | float]:
-        """The counts of `losses`, by term, from a batch alone. Empty where they are known with the losses only: then a
-        batch in several parts is worked through once more, for them."""
+        """The counts of `losses`, by term, from a batch alone. Empty where only `losses` can tell: then a batch in
+        several parts takes one forward pass more, to know the counts before the first backward."""
         return {}
 
     def diffusion_errors(self, batch: Batch, condition: Any, denoise: Callable[..., Tensor] | None = None) -> Tensor:
@@ -275,8 +280,8 @@ class Approach(nn.Module, ABC):
         return self.grouped({})
 
     def grouped(self, ratios: Mapping[str, tuple[nn.Module | None, float]]) -> list[ParameterGroup]:
-        """All that is trained: the parameters of each named module that no earlier name has, with the ratio given, and
-        the rest as `new`. No group is empty."""
+        """A group for each named module, at the ratio given, of what it trains and no earlier group took; the rest is
+        the group `new`. Empty groups are left out."""
         left, groups = {id(p): p for p in self.parameters() if p.requires_grad}, []
         for name, (module, ratio) in ratios.items():
             own = () if module is None else tuple(left.pop(id(p)) for p in module.parameters() if id(p) in left)
@@ -307,12 +312,8 @@ class Approach(nn.Module, ABC):
 
     def frozen_hash(self) -> str:
         """Of every parameter that is not trained; of the whole ones, where they are sharded, all ranks together."""
-        frozen = nn.ParameterDict()
-        for name, value in self.named_parameters():
-            if not value.requires_grad:
-                whole = value.full_tensor() if hasattr(value, "full_tensor") else value
-                frozen[name.replace(".", "/")] = nn.Parameter(whole, requires_grad=False)
-        return tensors_hash(frozen)
+        frozen = {name.replace(".", "/"): p for name, p in self.named_parameters() if not p.requires_grad}
+        return named_hash({name: p.full_tensor() if hasattr(p, "full_tensor") else p for name, p in frozen.items()})
 
     # ------------------------------------------------------------------------------------------ text to image
 

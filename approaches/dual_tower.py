@@ -136,7 +136,7 @@ class DualTower(Approach):
         """Diffusion on drawn rows; next token on described rows' captions, through the frozen tower to the vision
         tower's picture; and the alignment of the middle layer, where it is weighed."""
         middle = len(self.towers.vision) // 2
-        taps = {middle: batch.noise} if self.settings.alignment else None
+        taps = {middle: batch.noise.new_empty(0)} if self.settings.alignment else None  # reading fills it in
         prefix = self._read_text(*batch.drawn_prompt())
         error = self.diffusion_errors(batch, prefix, partial(self.towers.denoise, taps=taps))
         counts = self.counts(batch)
@@ -145,8 +145,7 @@ class DualTower(Approach):
             distance = self._misaligned(taps[middle], batch)
             terms["alignment"] = Loss(distance.sum(), counts["alignment"], self.settings.alignment)
         tokens, mask = batch.describe.prompt
-        nothing = Prefix.nothing(len(tokens), tokens.device)
-        image = self.towers.read_image(batch.describe.latents, nothing, keep=self.towers.kept_for("text"))
+        image = self.towers.read_image(batch.describe.latents, keep=self.towers.kept_for("text"))
         nats = self.towers.text_loss(tokens, batch.describe.targets, image, mask)
         terms["caption"] = Loss(nats, counts["caption"], self.settings.caption_weight)
         return terms
@@ -154,13 +153,12 @@ class DualTower(Approach):
     def counts(self, batch: Batch) -> dict[str, Tensor | float]:
         """See Approach."""
         aligned = {"alignment": len(batch.times)} if self.settings.alignment else {}
-        return {"diffusion": len(batch.times), **aligned, "caption": batch.describe.mask[:, 1:].sum()}
+        return {"diffusion": len(batch.times), **aligned, "caption": batch.describe.predicted}
 
     def _read_text(self, tokens: Tensor, mask: Tensor) -> Prefix:
         """The frozen tower's reading of a caption, for image tokens; gradients reach the vision tower's keys and values
         of it."""
-        nothing = Prefix.nothing(len(tokens), tokens.device)
-        return self.towers.read_text(tokens, nothing, mask, keep=self.towers.kept_for("image"), output=False)[1]
+        return self.towers.read_text(tokens, mask=mask, keep=self.towers.kept_for("image"), output=False)[1]
 
     def _misaligned(self, hidden: Tensor, batch: Batch) -> Tensor:
         """1 - cosine of the middle layer's mean image token, projected, and the encoder's features of the clean picture
@@ -197,9 +195,7 @@ class DualTower(Approach):
     def text_start(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
         """See Approach."""
         *before, (_, (tokens, mask)) = read_parts(self.shared, prompts, text_last=True)
-        prefix = Prefix.nothing(len(tokens), tokens.device)
-        if before:
-            prefix = self.towers.segments(before, keep=self._keep(prompts, "text"))
+        prefix = self.towers.segments(before, keep=self._keep(prompts, "text")) if before else None
         hidden, state = self.towers.read_text(tokens, prefix, mask, keep=self.towers.kept_for("text"))
         return last_logits(self.towers.text, hidden, mask), state
 
@@ -210,7 +206,7 @@ class DualTower(Approach):
 
     def text_logits(self, tokens: Tensor) -> Tensor:
         """See Approach."""
-        hidden, _ = self.towers.read_text(tokens, Prefix.nothing(len(tokens), tokens.device))
+        hidden, _ = self.towers.read_text(tokens)
         return self.towers.text.logits(hidden)
 
 

@@ -52,6 +52,11 @@ class FullRetraining(Approach):
 
     def __init__(self, shared: Shared, settings: FullRetrainingSettings) -> None:
         super().__init__(shared, settings)
+        if settings.variant == "lora" and settings.start == "scratch":
+            raise UserError(
+                "settings.variant lora trains updates of a language model, which start scratch has not: expected start "
+                "language_model, or variant transfusion"
+            )
         self.language_model = copy.deepcopy(shared.language_model).requires_grad_(True)  # the base stays as it was
         transformer = self.language_model.transformer
         config, kernels = transformer.config, transformer.kernels
@@ -72,27 +77,25 @@ class FullRetraining(Approach):
         captions that pictures are drawn from."""
         tokens, mask = batch.drawn_prompt()
         weighed = self.settings.prompt_weight > 0
-        hidden, prefix = self.tower.read_text(
-            tokens, Prefix.nothing(len(tokens), tokens.device), mask, keep=("all",), output=weighed
-        )
+        hidden, prefix = self.tower.read_text(tokens, mask=mask, keep=("all",), output=weighed)
         counts = self.counts(batch)
         terms = {"diffusion": Loss(self.diffusion_errors(batch, prefix).sum(), counts["diffusion"])}
         if weighed:
-            nats = self._nats(hidden, self._drawn_from(batch))
+            nats, _ = self.tower.text.nats(hidden, self._drawn_from(batch))
             terms["prompt"] = Loss(nats, counts["prompt"], self.settings.prompt_weight)
         tokens, mask = batch.describe.prompt
-        image = self.tower.read_image(batch.describe.latents, Prefix.nothing(len(tokens), tokens.device), keep=("all",))
+        image = self.tower.read_image(batch.describe.latents, keep=("all",))
         nats = self.tower.text_loss(tokens, batch.describe.targets, image, mask)
         terms["caption"] = Loss(nats, counts["caption"], self.settings.caption_weight)
         if len(text := self._replayed(batch)):
             text = text.to(tokens.device, non_blocking=True)
-            nats = self.tower.text_loss(text[:, :-1], text[:, 1:], Prefix.nothing(len(text), text.device))
+            nats = self.tower.text_loss(text[:, :-1], text[:, 1:])
             terms["replay"] = Loss(nats, counts["replay"], self.settings.replay_weight)
         return terms
 
     def counts(self, batch: Batch) -> dict[str, Tensor | float]:
         """See Approach."""
-        counts: dict[str, Tensor | float] = {"diffusion": len(batch.times), "caption": batch.describe.mask[:, 1:].sum()}
+        counts: dict[str, Tensor | float] = {"diffusion": len(batch.times), "caption": batch.describe.predicted}
         if self.settings.prompt_weight > 0:
             counts["prompt"] = (self._drawn_from(batch) != -100).sum()
         if len(text := self._replayed(batch)):
@@ -114,13 +117,9 @@ class FullRetraining(Approach):
             )
         return text
 
-    def _nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        logits = self.tower.text.logits(hidden).float()
-        return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
-
     def parameter_groups(self) -> list[ParameterGroup]:
         """The language model's own weights, and its embeddings among them, learn at rates of their own."""
-        if self.settings.variant == "lora" or self.settings.start == "scratch":  # then all of it is new
+        if self.settings.variant == "lora" or self.settings.start == "scratch":  # then all that is trained is new
             return self.grouped({})
         return self.grouped(
             {
@@ -155,7 +154,7 @@ class FullRetraining(Approach):
     def text_start(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
         """See Approach."""
         *before, (_, (tokens, mask)) = read_parts(self.shared, prompts, text_last=True)
-        prefix = self.tower.segments(before, keep=("all",)) if before else Prefix.nothing(len(tokens), tokens.device)
+        prefix = self.tower.segments(before, keep=("all",)) if before else None
         hidden, state = self.tower.read_text(tokens, prefix, mask, keep=("all",))
         return last_logits(self.tower.text, hidden, mask), state
 
@@ -166,5 +165,5 @@ class FullRetraining(Approach):
 
     def text_logits(self, tokens: Tensor) -> Tensor:
         """See Approach."""
-        hidden, _ = self.tower.read_text(tokens, Prefix.nothing(len(tokens), tokens.device))
+        hidden, _ = self.tower.read_text(tokens)
         return self.tower.text.logits(hidden)

@@ -51,6 +51,7 @@ from approaches.shared.prefix import Prefix
 from approaches.shared.prompts import last_logits, read_parts
 from approaches.shared.randomness import generator
 from approaches.shared.reading import next_logits, read
+from approaches.shared.transformer import Transformer
 from bench.errors import UserError
 
 LAYOUT_WIDTH = 64
@@ -59,9 +60,9 @@ CHECKED_NOISE = 0.25  # the checker learns from latents up to this time, so that
 
 @dataclass(frozen=True)
 class Reading:
-    """What a writing expert has read."""
+    """Which expert writes, and what it has read."""
 
-    expert: str
+    writer: Transformer
     prefix: Prefix
 
 
@@ -132,7 +133,7 @@ class Modular(Approach):
 
     def counts(self, batch: Batch) -> dict[str, Tensor | float]:
         """See Approach."""
-        described = batch.describe.mask[:, 1:].sum()
+        described = batch.describe.predicted
         return {"diffusion": len(batch.times), "caption": described, "check": len(batch.draw) + len(batch.describe)}
 
     def _learned_from(self, batch: Batch, draw: torch.Generator) -> tuple[Layouts, Tensor]:
@@ -280,13 +281,12 @@ class Modular(Approach):
                 continue
             hidden, prefix = read(writer, content[0], prefix, content[1])
             logits = last_logits(writer, hidden, content[1])
-        return logits, Reading("captioner" if pictured else "language_model", prefix)
+        return logits, Reading(writer, prefix)
 
     def text_step(self, tokens: Tensor, state: Reading) -> tuple[Tensor, Reading]:
         """See Approach."""
-        expert = self.captioner if state.expert == "captioner" else self.language_model
-        logits, prefix = next_logits(expert.transformer, tokens, state.prefix)
-        return logits, Reading(state.expert, prefix)
+        logits, prefix = next_logits(state.writer, tokens, state.prefix)
+        return logits, Reading(state.writer, prefix)
 
     def text_logits(self, tokens: Tensor) -> Tensor:
         """The language model's own."""

@@ -37,7 +37,6 @@ from approaches.base import Approach, Batch, Generators, Loss, ParameterGroup, P
 from approaches.settings import ProjectionSettings
 from approaches.shared.connectors import ConnectorShape, LatentEncoder, build_connector
 from approaches.shared.denoiser import Denoiser, Prepared
-from approaches.shared.kernels import linear_cross_entropy
 from approaches.shared.prefix import Prefix
 from approaches.shared.prompts import embedding_scale, last_logits, read_parts
 from approaches.shared.reading import next_logits, read
@@ -47,7 +46,7 @@ from bench.errors import UserError
 
 class SoftPrompts(nn.Module):
     """A clean picture, B C H W, as vectors among a language model's token embeddings, B S D: Q of a Q-Former, otherwise
-    one a patch. scale: root mean square of the embeddings, which is where the vectors' starts."""
+    one a patch. scale: root mean square of the token embeddings; the vectors start at the same."""
 
     def __init__(self, shared: Shared, settings: ProjectionSettings, scale: float) -> None:
         super().__init__()
@@ -113,7 +112,7 @@ class Projection(Approach):
 
     def counts(self, batch: Batch) -> dict[str, Tensor | float]:
         """See Approach."""
-        return {"diffusion": len(batch.times), "caption": batch.describe.mask[:, 1:].sum()}
+        return {"diffusion": len(batch.times), "caption": batch.describe.predicted}
 
     def _nats(self, batch: Batch) -> Tensor:
         """Sum of -log p of the described rows' captions and end tokens."""
@@ -122,13 +121,8 @@ class Projection(Approach):
         counts = torch.cat([mask.new_ones(soft.shape[:2]), mask], 1)
         # Soft prompts have no padding, so one causal pass serves both.
         words = torch.cat([soft, self.transformer.embed(tokens)], 1)
-        hidden, _ = read(self.transformer, words, Prefix.nothing(len(words), words.device), counts)
-        return linear_cross_entropy(
-            hidden[:, soft.shape[1] :].flatten(0, 1),
-            self.transformer.head_weight,
-            batch.describe.targets.flatten(),
-            backend=self.transformer.kernels.cross_entropy,
-        )[0]
+        hidden, _ = read(self.transformer, words, mask=counts)
+        return self.transformer.nats(hidden[:, soft.shape[1] :], batch.describe.targets)[0]
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The words of a picture's prompt learn at a rate of their own."""
@@ -154,8 +148,7 @@ class Projection(Approach):
             else:
                 tokens, mask = content
                 x = embed(tokens)
-            before = Prefix.nothing(len(x), x.device) if prefix is None else prefix
-            hidden, prefix = read(self.transformer, x, before, mask)
+            hidden, prefix = read(self.transformer, x, prefix, mask)
         assert hidden is not None and prefix is not None
         return hidden, prefix
 
@@ -194,7 +187,7 @@ class Projection(Approach):
 
     def text_logits(self, tokens: Tensor) -> Tensor:
         """See Approach."""
-        hidden, _ = read(self.transformer, tokens, Prefix.nothing(len(tokens), tokens.device))
+        hidden, _ = read(self.transformer, tokens)
         return self.transformer.logits(hidden)
 
 
@@ -216,11 +209,12 @@ def _check(shared: Shared, settings: ProjectionSettings) -> None:
             f"settings.width is {settings.width}, expected a multiple of 4 and of settings.heads, {settings.heads}"
         )
     context = shared.language_model.transformer.config.context
-    beside = shared.patchify.tokens if settings.connector != "qformer" else settings.queries
-    if settings.readout != "last_hidden":
-        beside = max(beside, settings.queries)
+    queries = 0 if settings.readout == "last_hidden" else settings.queries
+    soft = settings.queries if settings.connector == "qformer" else shared.patchify.tokens  # of a picture
+    beside = max(queries, soft)
+    mend = "lower settings.queries" if beside == settings.queries else "raise train.patch, or take connector qformer"
     if shared.caption_tokens + beside > context:
         raise UserError(
             f"captions of {shared.caption_tokens} tokens and {beside} queries or soft prompts don't fit into "
-            f"the language model's context of {context} tokens: lower settings.queries"
+            f"the language model's context of {context} tokens: {mend}"
         )

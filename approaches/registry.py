@@ -74,14 +74,14 @@ class ApproachRegistry(Registry):
     def __getitem__(self, name: str) -> ApproachEntry:
         points = _points()
         if name not in self._entries and name in points:
-            return _foreign(points[name])
+            return _foreign(*points[name])
         if name not in self._entries:
             raise UserError(f"unknown {self.kind} '{name}': {nearest(name, list(self))}")
         entry = self._entries[name]
         assert isinstance(entry, ApproachEntry)
         if name in points:
             raise UserError(
-                f"{self.kind} '{name}' is ours, and {_package(points[name])} brings another: rename that one"
+                f"{self.kind} '{name}' is ours, and {_package(points[name][0])} brings another: rename that one"
             )
         return entry
 
@@ -98,28 +98,33 @@ class ApproachRegistry(Registry):
 APPROACHES = ApproachRegistry("approach")
 
 
-def _points() -> Mapping[str, importlib.metadata.EntryPoint]:
+def _points() -> Mapping[str, tuple[importlib.metadata.EntryPoint, ...]]:
     return _points_on(tuple(sys.path))
 
 
 @cache
-def _points_on(path: tuple[str, ...]) -> Mapping[str, importlib.metadata.EntryPoint]:
+def _points_on(path: tuple[str, ...]) -> Mapping[str, tuple[importlib.metadata.EntryPoint, ...]]:
     """The entry points of packages on this `sys.path`, looked for once: every installed package's files are read."""
-    return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+    points = importlib.metadata.entry_points(group=GROUP)
+    return {name: tuple(points.select(name=name)) for name in points.names}
 
 
 def package_of(name: str) -> dict[str, str]:
     """The package that brings an approach, and its version; nothing for one of ours."""
-    point = None if name in APPROACHES._entries else _points().get(name)
-    return {} if point is None or point.dist is None else {point.dist.name: point.dist.version}
+    points = () if name in APPROACHES._entries else _points().get(name, ())
+    return {point.dist.name: point.dist.version for point in points if point.dist is not None}
 
 
 def _package(point: importlib.metadata.EntryPoint) -> str:
     return point.dist.name if point.dist is not None else point.value
 
 
-def _foreign(point: importlib.metadata.EntryPoint) -> ApproachEntry:
-    """UserError, naming the package, where its entry point can't be imported or is no ApproachEntry."""
+def _foreign(point: importlib.metadata.EntryPoint, *others: importlib.metadata.EntryPoint) -> ApproachEntry:
+    """UserError, naming the package, where its entry point can't be imported or is no ApproachEntry, or where other
+    packages bring the same name."""
+    if others:
+        packages = ", ".join(sorted(map(_package, (point, *others))))
+        raise UserError(f"approach '{point.name}' is brought by several packages: {packages}; uninstall all but one")
     whose = f"approach '{point.name}' of the package {_package(point)}"
     try:
         entry = point.load()

@@ -79,7 +79,7 @@ class DiffusionConfig:
     train_times: Annotated[int, Range(2, 100_000)] = 1000
     """Discrete times of the epsilon and v schedules."""
     sampler: Literal["euler", "heun", "ddim", "dpmpp"] = "euler"
-    """euler and heun for flow; ddim and dpmpp for epsilon and v_prediction."""
+    """euler, heun and dpmpp for flow; ddim and dpmpp for epsilon and v_prediction."""
     nfe: Annotated[int, Range(1, 10_000)] = 12
     """Network evaluations a picture, guidance's empty prompt not counted."""
     guidance: Annotated[float, Range(0, 1000)] = 2.0

@@ -45,9 +45,11 @@ def drawing_costs(approach: Approach, drawn: Drawn, collection: Collection, conf
         found["planner_tokens"] = Estimate.counted(drawn.tokens / len(drawn.nfe), unit="a picture", better="lower")
     if rounds := [float(entry["rounds"]) for entry in drawn.trace if "rounds" in entry]:
         found["redraws"] = mean_estimate(rounds, unit="a picture", better="lower", details={})
-    if unplanned := [float(not entry["parsed"]) for entry in drawn.trace if "parsed" in entry]:
-        found["plans_unread"] = mean_estimate(unplanned, unit="share", better="lower", details={})
-    if corrected := [float(entry["corrected"]) for entry in drawn.trace if "corrected" in entry]:
+    planned = [entry for entry in drawn.trace if entry.get("parsed") is not None]  # None: nobody wrote a plan
+    if planned:
+        unread = [float(not entry["parsed"]) for entry in planned]
+        found["plans_unread"] = mean_estimate(unread, unit="share", better="lower", details={})
+    if corrected := [float(entry["corrected"]) for entry in planned if "corrected" in entry]:
         found["plans_corrected"] = mean_estimate(corrected, unit="share", better="lower", details={})
     return found
 

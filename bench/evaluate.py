@@ -21,7 +21,7 @@ from bench.console import Console
 from bench.errors import UserError
 from bench.heard import HEARD, heard_metrics
 from bench.held_out import LOGITS, HeldOut, Texts, hold_out, hold_out_others, triple_losses
-from bench.measured import Measured, Names
+from bench.measured import Measured, Names, row
 from bench.meter import now, synchronise
 from bench.picture_metrics import drawn_names, measure_pictures
 from bench.plans import PLANS, plan_metrics
@@ -152,7 +152,7 @@ def loss_metrics(
     """`validation_loss` and `caption_gap` of the fixed triples' losses, N each, and with `bands` both for each quarter
     of the times."""
     keys, times = np.array(held.validation.keys), held.times.numpy()
-    shuffled = "each picture with the next one's caption"
+    shuffled = "each picture with the caption of the one before it"
 
     def both(inside: NDArray[np.bool_], name: str, details: dict[str, object]) -> dict[str, Estimate]:
         named = keys[inside].tolist()
@@ -176,8 +176,6 @@ def loss_metrics(
 
 def validation_row(approach: Approach, held: HeldOut, batch: int, seed: int) -> dict[str, float]:
     """The losses of the fixed triples as numbers of a training curve's row: with intervals, and means by time band."""
-    from bench.measured import row
-
     right, wrong = validation_losses(approach, held, batch)
     found = row(loss_metrics(right, wrong, held, seed=seed, bands=False))
     times = held.times.numpy()

@@ -83,7 +83,7 @@ def _item(registry: Registry, name: str) -> Item:
             entry.check_target()
     except UserError as error:
         return Item(name=name, summary="", obstacle=str(error))
-    return Item(name=entry.name, summary=entry.summary, obstacle=entry.obstacle())
+    return Item(name=name, summary=entry.summary, obstacle=entry.obstacle())
 
 
 def _registry(path: str) -> Registry | None:

@@ -32,9 +32,10 @@ def check_class(name: str, made: type[Approach]) -> None:
         for method in METHODS[capability]:
             if getattr(made, method) is getattr(Approach, method):
                 raise UserError(f"approach '{name}' declares '{capability}', and its class has no {method}")
-    drawing = {"condition", "denoise", "generate"}
-    if "generate" in made.capabilities and all(getattr(made, m) is getattr(Approach, m) for m in drawing):
-        raise UserError(f"approach '{name}' declares 'generate', and its class has neither denoise nor generate")
+    if "generate" in made.capabilities and made.generate is Approach.generate:
+        for method in METHODS["denoise"]:
+            if getattr(made, method) is getattr(Approach, method):
+                raise UserError(f"approach '{name}' declares 'generate': its class has neither {method} nor generate")
 
 
 def check_losses(approach: Approach, losses: Any, before: Collection[str] = ()) -> None:
@@ -54,6 +55,16 @@ def check_losses(approach: Approach, losses: Any, before: Collection[str] = ()) 
             f"{whose}.losses had the terms {', '.join(before)}, and has {', '.join(losses)} now: every part of a batch "
             "has the same ones; one that has no rows of a term (train.accumulation, several ranks) gives it a sum and "
             "a count of 0"
+        )
+
+
+def check_counts(approach: Approach, told: Mapping[str, Any], found: Mapping[str, float]) -> None:
+    """UserError where `counts` and `losses` don't agree about the same part of a batch."""
+    told = {name: float(count) for name, count in told.items()}
+    if told != dict(found):
+        raise UserError(
+            f"{type(approach).__name__}.counts gives {told}, and its losses count {dict(found)}: both are to give the "
+            "same terms and numbers"
         )
 
 

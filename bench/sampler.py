@@ -98,11 +98,11 @@ def _joined(generations: Sequence[Generation], seconds: list[tuple[float, int]])
     for generation in generations:
         for name, value in generation.seconds.items():
             parts[name] = parts.get(name, 0.0) + value
-    firsts = [g.latents if getattr(g, "first", None) is None else g.first for g in generations]
-    redrawn = any(getattr(g, "first", None) is not None for g in generations)
+    firsts = [g.latents if g.first is None else g.first for g in generations]
+    redrawn = any(g.first is not None for g in generations)
     return Drawn(
         latents=torch.cat([g.latents.float().cpu() for g in generations]),
-        first=torch.cat([f.float().cpu() for f in firsts if f is not None]) if redrawn else None,
+        first=torch.cat([f.float().cpu() for f in firsts]) if redrawn else None,
         nfe=[n for g in generations for n in g.nfe],
         tokens=sum(g.tokens for g in generations),
         seconds=seconds,

@@ -22,7 +22,6 @@ from bench import launch, shard_checkpoint, store
 from bench.assembly import build, device_here, open_trained, share_for
 from bench.batches import Batches, moved, part
 from bench.budget import bytes_, disk
-from bench.collection import collect
 from bench.config import Config, to_json
 from bench.console import Console
 from bench.data.catalogue import open_dataset
@@ -30,8 +29,9 @@ from bench.data.text import TEXTS, TextCorpus
 from bench.energy import Energy
 from bench.environment import provenance
 from bench.errors import UserError
-from bench.evaluate import hold_out, hold_out_others, measure, validation_row
+from bench.evaluate import measure, validation_row
 from bench.files import atomic_path, read_json, require_space, write_json
+from bench.held_out import hold_out, hold_out_others, training
 from bench.imagined import imagining
 from bench.meter import (
     Meter,
@@ -310,8 +310,7 @@ def measure_again(run: Run, trained: dict[str, Any], place: Path) -> dict[str, A
 
 def _training_pictures(run: Run, shared: Shared) -> tuple[Sequence[str], Any]:
     """Keys and pictures of what was trained on, from the cache that training filled."""
-    config = run.config
-    found = collect(open_dataset(config.data, "train"), config.data.train_items, shared.codecs["image"], run.console)
+    found = training(run.config, shared, run.console)
     return found.keys, found.pictures
 
 

@@ -24,7 +24,7 @@ from bench.console import Console
 from bench.errors import UserError, nearest
 from bench.meter import Meter
 from bench.muon import muon_and_adamw
-from bench.owed import Frozen, frozen_changed
+from bench.owed import Frozen, check_counts, frozen_changed
 from bench.shards import Step, full, gathered, shard, whole
 from bench.trainee import Budget, Trainee
 from bench.trainer import Fitted, Run
@@ -202,10 +202,10 @@ class ApproachTrainee(Trainee):
             self._first = step
         elif step == self._first + 1:  # one step is behind: whoever changes frozen weights has done so by now
             self.check_frozen(f"step {step}")
-        whole = self.batches(step)
-        self.digest = self.batches.digest(self.digest, whole)
+        batch = self.batches(step)
+        self.digest = self.batches.digest(self.digest, batch)
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        mine = [part(whole, rank * self.parts + index, ranks * self.parts) for index in range(self.parts)]
+        mine = [part(batch, rank * self.parts + index, ranks * self.parts) for index in range(self.parts)]
         draws = self.batches.generators(step, rank)
         # The counts of all parts come before the first gradient. Where an approach can't tell them, all parts but the
         # last are worked through without gradient, for them, and then again.
@@ -216,6 +216,8 @@ class ApproachTrainee(Trainee):
             mine.insert(0, mine.pop())
         sums, own, weights = self._losses(mine[0], draws)
         self.names = ("loss", *self.module.names)
+        if all(ahead) and step == self._first:
+            check_counts(self.approach, ahead[0], dict(zip(self.module.names, own.tolist(), strict=True)))
         if not all(ahead):
             draws = self.batches.generators(step, rank)
             total = torch.stack([own, *counts]).sum(0)

@@ -12,7 +12,7 @@ from bench.config import Config, DiffusionConfig, LmPretrainConfig, ModelConfig,
 from bench.errors import UserError, nearest
 from bench.ranges import Range
 
-SAMPLERS = {"flow": ("euler", "heun"), "epsilon": ("ddim", "dpmpp"), "v_prediction": ("ddim", "dpmpp")}
+SAMPLERS = {"flow": ("euler", "heun", "dpmpp"), "epsilon": ("ddim", "dpmpp"), "v_prediction": ("ddim", "dpmpp")}
 """The samplers that can follow each prediction target."""
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from approaches.shared.kernels import Kernels, linear_cross_entropy
+from approaches.shared.denoiser import mlp_width
+from approaches.shared.kernels import Kernels
 from approaches.shared.patches import Patchify, positions_2d
 from approaches.shared.prefix import Prefix
 from approaches.shared.reading import read
@@ -40,7 +41,7 @@ class Captioner(nn.Module):
             heads=HEADS,
             kv_heads=HEADS,
             head_width=width // HEADS,
-            hidden=-(-8 * width // 48) * 16,
+            hidden=mlp_width(width),
             context=context + patchify.tokens,
         )
         self.patchify = patchify
@@ -54,15 +55,9 @@ class Captioner(nn.Module):
     def look(self, latents: Tensor, prefix: Prefix | None = None) -> Prefix:
         """A clean picture, B C H W, read both ways."""
         tokens = self.into(self.patchify.split(latents.to(self.into.weight.dtype))) + self.place
-        return read(self.transformer, tokens, prefix or Prefix.nothing(len(tokens), tokens.device), causal=False)[1]
-
-    def read(self, tokens: Tensor, prefix: Prefix, mask: Tensor | None = None) -> tuple[Tensor, Prefix]:
-        """Text after a picture: hidden states, B T D, and what was read."""
-        return read(self.transformer, tokens, prefix, mask)
+        return read(self.transformer, tokens, prefix, causal=False)[1]
 
     def loss(self, latents: Tensor, tokens: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
         """Sum of -log p in nats of `targets` (B T, -100 for none), each after the picture and `tokens` (B T)."""
-        hidden, _ = self.read(tokens, self.look(latents), mask)
-        backend = self.transformer.kernels.cross_entropy
-        weight = self.transformer.head_weight
-        return linear_cross_entropy(hidden.flatten(0, 1), weight, targets.flatten(), backend=backend)[0]
+        hidden, _ = read(self.transformer, tokens, self.look(latents), mask)
+        return self.transformer.nats(hidden, targets)[0]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from approaches.shared.denoiser import mlp_width
 from approaches.shared.kernels import AttentionMask, Kernels
 from approaches.shared.layout import KINDS, Layouts, LayoutTokens
 from approaches.shared.patches import Patchify, positions_2d
@@ -38,7 +39,7 @@ class Checker(nn.Module):
     def __init__(self, patchify: Patchify, *, width: int, layers: int, kernels: Kernels) -> None:
         super().__init__()
         # padding closes no whole blocks that FlexAttention could skip
-        kernels = replace(kernels, attention="sdpa") if kernels.attention == "flex" else kernels
+        kernels = replace(kernels, attention=kernels.over_padding)
         config = TransformerConfig(
             vocabulary=0,
             width=width,
@@ -46,7 +47,7 @@ class Checker(nn.Module):
             heads=HEADS,
             kv_heads=HEADS,
             head_width=width // HEADS,
-            hidden=-(-8 * width // 48) * 16,
+            hidden=mlp_width(width),
             context=1,
         )
         self.patchify, self.kernels = patchify, kernels
@@ -137,8 +138,9 @@ def drawn_ways(rows: int, generator: torch.Generator) -> Tensor:
 
 
 def corrupted(true: Layouts, way: Tensor, generator: torch.Generator) -> Layouts:
-    """Plans beside which pictures of `true` are to be judged, on the CPU: false in each row's way (see `drawn_ways`),
-    with places unsteady everywhere. One object wider. Some are true after all, by chance: `agreement` says which."""
+    """Plans to judge the pictures of `true` against, on the CPU: each row made false in its own way (see `drawn_ways`),
+    with places shifted a little everywhere. One object wider. Some are true after all, by chance: `agreement` says
+    which."""
     rows, width = len(true), true.mask.shape[1] + 1
     wide = true.widened(width)
     kinds, cells, mask, background = wide.kinds.clone(), wide.cells.clone(), wide.mask.clone(), wide.background.clone()

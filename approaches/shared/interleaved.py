@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from approaches.shared.kernels import AttentionMask, linear_cross_entropy
+from approaches.shared.kernels import AttentionMask
 from approaches.shared.patches import PatchEmbedding, TimeEmbedding, positions_2d
 from approaches.shared.prefix import Prefix, reading_mask
 from approaches.shared.transformer import RMSNorm, Transformer
@@ -61,12 +61,7 @@ class ImageTokens(nn.Module):
 
 
 class Interleaved(nn.Module, ABC):
-    """A text transformer and image tokens, read in one sequence. Subclasses say what a layer does to a segment.
-
-    readers: the towers that read: for each modality, whose keys and values its tokens look at.
-    """
-
-    readers: dict[str, str]
+    """A text transformer and image tokens, read in one sequence. Subclasses say what a layer does to a segment."""
 
     def __init__(self, text: Transformer, image: ImageTokens) -> None:
         super().__init__()
@@ -76,23 +71,23 @@ class Interleaved(nn.Module, ABC):
     def layer(
         self, index: int, modality: str, x: Tensor, rope: Rope, mask: AttentionMask | None, prefix: Prefix
     ) -> tuple[Tensor, dict[str, Pair]]:
-        """One layer over a segment, B T D -> B T D; and for each reader that need not ask twice the keys and values
-        that were computed on the way."""
+        """One layer over a segment, B T D -> B T D; and the keys and values that it computed anyway, by reader. The
+        others are asked for by `pair`."""
 
     @abstractmethod
     def pair(self, index: int, reader: str, modality: str, x: Tensor, rope: Rope) -> Pair:
         """Keys and values, B G T K each, that `reader` sees of a segment that enters a layer."""
 
     def words(self, reader: str, tokens: Tensor) -> Tensor | None:
-        """Embeddings of text tokens, B T D, where a reader has its own: it makes its keys and values of them in its
-        first layer, and of them and what enters, both at unit size, in each later one."""
+        """A reader's own embeddings of text tokens, B T D, or None. Its keys and values come from these alone in its
+        first layer, and later from their sum with what enters the layer, each at unit root mean square."""
         return None
 
     def read(
         self,
         x: Tensor,
         modality: str,
-        prefix: Prefix,
+        prefix: Prefix | None,
         mask: Tensor | None = None,
         *,
         keep: Sequence[str] = (),
@@ -106,6 +101,7 @@ class Interleaved(nn.Module, ABC):
         mask: B T, False for padding on the right. words: by reader, see `words`. output: False where only the
         prefix is wanted; then the last layer computes keys and values only. taps: layer -> filled with what it gave.
         """
+        prefix = Prefix.nothing(len(x), x.device) if prefix is None else prefix
         new = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
         rope = self.text.rotary(prefix.positions(new), x.dtype)
         seen = reading_mask(prefix, new, causal=modality == "text")
@@ -129,7 +125,7 @@ class Interleaved(nn.Module, ABC):
     def read_text(
         self,
         tokens: Tensor,
-        prefix: Prefix,
+        prefix: Prefix | None = None,
         mask: Tensor | None = None,
         *,
         keep: Sequence[str] = (),
@@ -140,7 +136,7 @@ class Interleaved(nn.Module, ABC):
         x, prefix = self.read(self.text.embed(tokens), "text", prefix, mask, keep=keep, words=words, output=output)
         return self.text.norm(x), prefix
 
-    def read_image(self, latents: Tensor, prefix: Prefix, *, keep: Sequence[str] = ()) -> Prefix:
+    def read_image(self, latents: Tensor, prefix: Prefix | None = None, *, keep: Sequence[str] = ()) -> Prefix:
         """A clean picture, B C H W, as something to be read on from."""
         t = torch.zeros(len(latents), device=latents.device)
         tokens, _ = self.image(latents, t)
@@ -152,11 +148,12 @@ class Interleaved(nn.Module, ABC):
         hidden, _ = self.read(tokens, "image", prefix, taps=taps)
         return self.image.predict(hidden, kept, t)
 
-    def text_loss(self, tokens: Tensor, targets: Tensor, prefix: Prefix, mask: Tensor | None = None) -> Tensor:
+    def text_loss(
+        self, tokens: Tensor, targets: Tensor, prefix: Prefix | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Sum of -log p in nats of `targets` (B T, -100 for none) after `tokens` (B T)."""
         hidden, _ = self.read_text(tokens, prefix, mask)
-        backend = self.text.kernels.cross_entropy
-        return linear_cross_entropy(hidden.flatten(0, 1), self.text.head_weight, targets.flatten(), backend=backend)[0]
+        return self.text.nats(hidden, targets)[0]
 
     def segments(self, parts: Sequence[tuple[str, object]], keep: Sequence[str]) -> Prefix:
         """Read whole segments in order: ("text", (tokens, mask)) or ("image", latents B C H W)."""
@@ -164,12 +161,11 @@ class Interleaved(nn.Module, ABC):
         for modality, content in parts:
             if modality == "image":
                 assert isinstance(content, Tensor)
-                prefix = self.read_image(content, prefix or Prefix.nothing(len(content), content.device), keep=keep)
+                prefix = self.read_image(content, prefix, keep=keep)
                 continue
             assert isinstance(content, tuple)
             tokens, mask = content
-            before = prefix or Prefix.nothing(len(tokens), tokens.device)
-            prefix = self.read_text(tokens, before, mask, keep=keep, output=False)[1]
+            prefix = self.read_text(tokens, prefix, mask, keep=keep, output=False)[1]
         if prefix is None:
             raise ValueError("a prompt without a segment")
         return prefix

@@ -4,7 +4,7 @@ by our own transformer."""
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -105,9 +105,15 @@ class LanguageModel(nn.Module):
 
 def tensors_hash(module: nn.Module) -> str:
     """16 hex digits of every parameter's and buffer's name and bytes: equal exactly where the weights are."""
+    return named_hash(module.state_dict())
+
+
+def named_hash(tensors: Mapping[str, Tensor]) -> str:
+    """The same of any tensors by name."""
     parts: list[bytes | str] = []
-    for name, value in sorted(module.state_dict().items()):
-        parts += [name, str(value.dtype), value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()]
+    for name, value in sorted(tensors.items()):
+        flat = value.detach().cpu().contiguous().reshape(-1)  # a scalar has no bytes to be seen as otherwise
+        parts += [name, str(value.dtype), flat.view(torch.uint8).numpy().tobytes()]
     return hash_bytes(*parts)
 
 

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from approaches.shared.decoding import decode
 from approaches.shared.grammar import PlanGrammar
-from approaches.shared.language_model import LanguageModel
+from approaches.shared.language_model import LanguageModel, pad_rows
 from approaches.shared.layout import Plan
-from approaches.shared.prefix import Prefix
 from approaches.shared.prompts import last_logits
 from approaches.shared.reading import next_logits, read
 from approaches.shared.rules import names_shapes, rule_plan
@@ -95,7 +94,7 @@ class Planner:
         if self._grammar is None:
             self._grammar = PlanGrammar.of(model.tokenizer, model.transformer.config.vocabulary)
         ids, mask = self._asked(words)
-        hidden, prefix = read(model.transformer, ids, Prefix.nothing(len(ids), ids.device), mask)
+        hidden, prefix = read(model.transformer, ids, mask=mask)
         start = last_logits(model.transformer, hidden, mask), prefix
         allowed = self._grammar.allowed()
         step = partial(next_logits, model.transformer)
@@ -113,7 +112,5 @@ class Planner:
             kept = model.encode(caption)
             caption = caption if len(kept) <= room else model.decode(kept[:room])
             rows.append([model.start_id, *model.encode(PLAN_PROMPT.format(caption=caption))])
-        longest = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
-        mask = torch.tensor([[place < len(row) for place in range(longest)] for row in rows], device=device)
-        return ids, mask
+        ids, mask = pad_rows(rows)
+        return ids.to(device), mask.to(device)

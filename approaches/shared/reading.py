@@ -17,7 +17,12 @@ READER = "all"  # everybody reads the same keys and values
 
 
 def read(
-    transformer: Transformer, inputs: Tensor, prefix: Prefix, mask: Tensor | None = None, *, causal: bool = True
+    transformer: Transformer,
+    inputs: Tensor,
+    prefix: Prefix | None = None,
+    mask: Tensor | None = None,
+    *,
+    causal: bool = True,
 ) -> tuple[Tensor, Prefix]:
     """Hidden states after the final norm, B T D, of token ids (B T) or embeddings (B T D), and the longer prefix.
 
@@ -25,6 +30,7 @@ def read(
     after nothing, the same operations as `transformer(inputs)`.
     """
     x = inputs if inputs.is_floating_point() else transformer.embed(inputs)
+    prefix = Prefix.nothing(len(x), x.device) if prefix is None else prefix
     new = mask if mask is not None else x.new_ones(x.shape[:2]).bool()
     rope = transformer.rotary(prefix.positions(new), x.dtype)
     seen = reading_mask(prefix, new, causal=causal)

@@ -14,7 +14,6 @@ from bench.errors import UserError, nearest
 from bench.files import hash_bytes, hash_file
 
 WEIGHTS = Path(__file__).parent / "weights"
-SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 BESIDE = re.compile(
     r"(open_clip_)?config\.json|generation_config\.json|(special_)?token.*\.json|added_tokens\.json|vocab\..*|"
     r"merges\.txt|chat_template.*|.*\.model"

@@ -256,10 +256,14 @@ class Transformer(nn.Module):
     def loss(self, tokens: Tensor, *, ignore: int = -100) -> tuple[Tensor, Tensor]:
         """Next-token cross entropy of B T ids: (sum in nats, number of predicted tokens). Targets equal to `ignore`
         don't count."""
-        hidden = self(tokens[:, :-1].clamp(min=0))
-        targets = tokens[:, 1:].reshape(-1)
+        return self.nats(self(tokens[:, :-1].clamp(min=0)), tokens[:, 1:], ignore=ignore)
+
+    def nats(self, hidden: Tensor, targets: Tensor, *, ignore: int = -100) -> tuple[Tensor, Tensor]:
+        """-log p of `targets` (B T) after hidden states (B T D): its sum in nats, and how many targets count."""
         backend = self.kernels.cross_entropy
-        return linear_cross_entropy(hidden.flatten(0, 1), self.head_weight, targets, ignore=ignore, backend=backend)
+        return linear_cross_entropy(
+            hidden.flatten(0, 1), self.head_weight, targets.flatten(), ignore=ignore, backend=backend
+        )
 
 
 def _stretched(frequencies: Tensor, scaling: RopeScaling) -> Tensor:

@@ -93,8 +93,8 @@ class LatentCodec(nn.Module):
         progress: Callable[[int], None] | None = None,
     ) -> Tensor:
         """uint8 N H W 3 -> float32 N C h w on the CPU, encoded once: kept on disk where `key` (of the pictures'
-        content: dataset hash, split, count) is given, under a name that holds the weights, the size and the dtype too.
-        """
+        content: dataset hash, split, count) is given, under a name that holds the weights, the sizes and the
+        scaling."""
         path = None
         if key is not None:
             parts = (key, self.weights_hash, str(images.shape), str(self.scale), str(self.shift), str(CACHE_REVISION))

@@ -189,12 +189,13 @@ def test_losses_are_finite_and_of_something(way: Trained) -> None:
 def test_counts_told_ahead_are_those_of_the_losses(way: Trained) -> None:
     """In a batch, and in a part of one, which has fewer words."""
     needs(way.approach, "denoise")
-    whole = small_batch(way.history.shared, ROWS, 0)
+    whole = small_batch(way.history.shared, ROWS, 0, levels=2)
     for batch in (whole, part(whole, 1, 2)):
         losses = way.approach.losses(batch, small_generators(way.history.shared.seed, 0))
         told = {name: float(count) for name, count in way.approach.counts(batch).items()}
         if told or way.approach.__module__.startswith("approaches."):  # another's may tell none
             assert told == {name: float(loss.count) for name, loss in losses.items()}
+        assert float(losses["diffusion"].count) == len(batch.times)
 
 
 def test_gradients_reach_all_that_is_trained_and_nothing_else(way: Trained) -> None:

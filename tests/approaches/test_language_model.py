@@ -18,6 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, MistralForCausalLM
 from transformers import MistralConfig as Mistral
 
@@ -299,3 +300,10 @@ def test_a_shipped_language_model_knows_the_world_of_shapes(name: str) -> None:
     )
     assert math.exp(nats.mean()) < 4
     assert plan_quality(Config(), model, 10)["parsed"] == 1.0
+
+
+def test_a_scalar_has_a_hash_too():
+    one, other = nn.Module(), nn.Module()
+    for module, value in ((one, 1.0), (other, 2.0)):
+        module.scale = nn.Parameter(torch.tensor(value), requires_grad=False)
+    assert tensors_hash(one) != tensors_hash(other)

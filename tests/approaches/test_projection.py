@@ -306,6 +306,8 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         made(heads=5)
     with pytest.raises(UserError, match="context of 256 tokens: lower settings.queries"):
         made(queries=220)
+    with pytest.raises(UserError, match="context of 256 tokens: raise train.patch, or take connector qformer"):
+        Projection.build(replace(small_shared(), caption_tokens=250), replace(LITTLE, connector="mlp", queries=1))
 
 
 def test_it_is_registered() -> None:

@@ -151,6 +151,12 @@ def test_a_number_outside_its_bounds_is_refused_by_name(path: str, value: float,
         assert str(caught.value) == f"{name}{'[0]' if index else ''} is {number}, expected {describe(bounds)}"
 
 
+def test_samplers_are_those_that_diffusion_has() -> None:
+    from approaches.shared import diffusion  # torch: the config is judged without it
+
+    assert SAMPLERS == diffusion.SAMPLERS
+
+
 @pytest.mark.parametrize("prediction", SAMPLERS)
 @pytest.mark.parametrize("sampler", typing.get_args(hint_at(("diffusion", "sampler"))))
 def test_a_sampler_must_fit_the_prediction(prediction: Any, sampler: Any):

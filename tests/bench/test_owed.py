@@ -48,7 +48,8 @@ CLASSES = [
     ({"denoise"}, ("denoise",), "declares 'denoise', and its class has no condition"),
     ({"caption"}, ("text_start",), "declares 'caption', and its class has no text_step"),
     ({"complete"}, ("text_start", "text_step"), "declares 'complete', and its class has no text_logits"),
-    ({"generate"}, (), "declares 'generate', and its class has neither denoise nor generate"),
+    ({"generate"}, (), "declares 'generate': its class has neither condition nor generate"),
+    ({"generate"}, ("condition",), "declares 'generate': its class has neither denoise nor generate"),
 ]
 
 
@@ -144,6 +145,30 @@ class Lost(Fake):
         return found
 
 
+class Miscounting(Fake):
+    """Counts drawn pictures, not their levels of noise."""
+
+    def counts(self, batch: Batch) -> dict[str, Any]:
+        """See Approach."""
+        return {"diffusion": len(batch.draw), "caption": batch.describe.predicted}
+
+
+class Forgetting(Fake):
+    """Counts one term of two."""
+
+    def counts(self, batch: Batch) -> dict[str, Any]:
+        """See Approach."""
+        return {"diffusion": len(batch.times)}
+
+
+class Counting(Fake):
+    """Right."""
+
+    def counts(self, batch: Batch) -> dict[str, Any]:
+        """See Approach."""
+        return {"diffusion": len(batch.times), "caption": batch.describe.predicted}
+
+
 def trained(kind: type[Fake], path: Path, **fields: Any) -> Any:
     training = Training(changed(amount=4, validations=1, **fields))
     training.approach = kind(small_shared(), training.settings)
@@ -170,6 +195,14 @@ def test_a_resumed_training_knows_what_was_reached_before(tmp_path: Path) -> Non
 def test_the_term_that_is_no_number_is_named(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match=r"the loss \(caption\) or its gradient is nan at step 2"):
         trained(Lost, tmp_path / "c")
+
+
+def test_counts_that_are_not_the_losses_are_refused(tmp_path: Path) -> None:
+    levels = {"noise_levels": 2}
+    for wrong in (Miscounting, Forgetting):
+        with pytest.raises(UserError, match=rf"{wrong.__name__}.counts gives .*, and its losses count "):
+            trained(wrong, tmp_path / wrong.__name__, **levels)
+    assert trained(Counting, tmp_path / "a", **levels).curve == trained(Fake, tmp_path / "b", **levels).curve
 
 
 # --------------------------------------------------------------------------------------------------- another's package
@@ -208,6 +241,16 @@ def test_a_class_or_settings_that_are_none_get_a_sentence(strangers: Path) -> No
     with pytest.raises(UserError, match="approach 'good' can't be loaded from strangers.way:Gone: AttributeError"):
         gone.load()
     assert package_of("good") == {"strangers": "1.0"} and package_of("dual_tower") == {}
+
+
+def test_one_name_of_two_packages_is_nobodys(strangers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (strangers / "way.py").write_text("class Way: pass\n")
+    ways.install(strangers.parent / "second", name="others")
+    monkeypatch.syspath_prepend(str(strangers.parent / "second"))
+    with pytest.raises(UserError, match="approach 'good' is brought by several packages: others, strangers"):
+        APPROACHES["good"].load()
+    items = {item.name: item for item in dict(collect())["approaches"]}
+    assert "several packages" in items["good"].obstacle and items["dual_tower"].obstacle == ""
 
 
 @pytest.mark.slow

@@ -37,18 +37,18 @@ class Own(Settings):
 """
 
 
-def install(folder: Path) -> None:
-    """A package `strangers` with one approach a fate, as pip would leave it in `folder`."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "strangers"]:
-        del sys.modules[name]  # another test's
-    package, info = folder / "strangers", folder / "strangers-1.0.dist-info"
+def install(folder: Path, name: str = "strangers") -> None:
+    """A package `strangers` with one approach a fate, as pip would leave it in `folder`. name: the distribution's."""
+    for module in [module for module in sys.modules if module.partition(".")[0] == "strangers"]:
+        del sys.modules[module]  # another test's
+    package, info = folder / "strangers", folder / f"{name}-1.0.dist-info"
     package.mkdir(parents=True)
     info.mkdir()
     lines = [f"{fate.upper()} = ApproachEntry(name='{fate}', target='strangers.way:Way', "
              f"settings='strangers.entry:Own', summary='{fate}')" for fate in FATES]  # fmt: skip
     (package / "__init__.py").write_text("")
     (package / "entry.py").write_text(ENTRY + "\n".join(lines) + "\n")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strangers\nVersion: 1.0\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     points = [f"{fate} = strangers.entry:{fate.upper()}" for fate in FATES]
     (info / "entry_points.txt").write_text("[bench.approaches]\n" + "\n".join(points) + "\n")
 
