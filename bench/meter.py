@@ -245,10 +245,13 @@ def peak_flops(
 
 def mfu(steps_per_second: Estimate, flops_a_step: float, peak: float) -> Estimate:
     """Model FLOP utilisation (arXiv 2204.02311, appendix B): the share of the machine's measured peak that a training's
-    own operations reach."""
+    own operations reach. Missing where they outran it: other work slowed the machine while its peak was taken."""
     if steps_per_second.value is None:
         return Estimate.missing(steps_per_second.reason, unit="share of peak", better="higher")
     scale = flops_a_step / peak
+    if steps_per_second.value * scale > 1:
+        reason = f"training was faster than the {peak:.3g} FLOP/s that were measured as the machine's peak"
+        return Estimate.missing(reason, unit="share of peak", better="higher")
     low, high = (None if v is None else v * scale for v in (steps_per_second.low, steps_per_second.high))
     return Estimate(
         value=steps_per_second.value * scale,

@@ -151,8 +151,12 @@ def _tell(found: Any, console: Console) -> None:
             word: [line.metric for line in judged if line.stands and line.word == word] for word in ("better", "worse")
         }
         told = [f"{word} in {len(names)}{': ' if names else ''}{', '.join(names)}" for word, names in stands.items()]
-        console.info(f"With Holm's correction for all {len(judged)}, B is {' and '.join(told)}.")
-    if found.lost:
-        console.info(f"B has lost {len(found.lost)}: {', '.join(line.metric for line in found.lost)}.")
+        items = " (one training a side: the chance of other items alone)" if found.one_seed else ""
+        console.info(f"With Holm's correction for all {len(judged)}{items}, B is {' and '.join(told)}.")
+    strange = [f"{line.metric} ({line.reason})" for line in found.lost if line.word == "not comparable"]
+    if strange:
+        console.info(f"B has otherwise than A {len(strange)}: {'; '.join(strange)}.")
+    if gone := [line.metric for line in found.lost if line.word != "not comparable"]:
+        console.info(f"B has lost {len(gone)}: {', '.join(gone)}.")
     if found.fallen:
         console.info(f"B did not come to an end, as A did: {'; '.join(found.fallen)}.")

@@ -49,13 +49,15 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Ordering:
-    """A published order and ours. pairs: (the one said to be better, the other, verdict, words)."""
+    """A published order and ours. pairs: (the one said to be better, the other, verdict, words). absent: members that
+    were not run. whole: how many pairs the published order has."""
 
     says: str
     metric: str
     verdict: str
     pairs: tuple[tuple[str, str, str, str], ...]
     absent: tuple[str, ...]
+    whole: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,14 +244,10 @@ def orderings(contenders: Sequence[Contender], judge: Judge, values: Mapping[str
     for entry in (published() if values is None else values)["orderings"]["orderings"]:
         levels = entry["best_first"]
         absent = tuple(name for level in levels for name in level if name not in ours)
-        pairs = [
-            (a, b)
-            for place, level in enumerate(levels)
-            for a in level
-            for later in levels[place + 1 :]
-            for b in later
-            if a in ours and b in ours
+        every = [
+            (a, b) for place, level in enumerate(levels) for a in level for later in levels[place + 1 :] for b in later
         ]
+        pairs = [(a, b) for a, b in every if a in ours and b in ours]
         if not pairs:
             continue
         names = set.intersection(
@@ -264,6 +262,7 @@ def orderings(contenders: Sequence[Contender], judge: Judge, values: Mapping[str
                 verdict=_verdict([pair[2] for pair in judged]),
                 pairs=judged,
                 absent=absent,
+                whole=len(every),
             )
         )
     return found

@@ -13,7 +13,7 @@ from bench.errors import UserError, nearest
 from metrics.multiplicity import by_chance, standing
 from metrics.statistics import COUNTED, Estimate
 from reports import claims, facts
-from reports.contenders import BUDGETS, Contender, Judge, contenders
+from reports.contenders import BUDGETS, Contender, Judge, contenders, unlike
 from reports.gather import Gathered, gather
 from reports.glossary import Scale, common_digits, meaning, ordered, scale_of, written
 from reports.schema import TIMED_UNITS, has
@@ -50,13 +50,15 @@ class Line:
 class Comparison:
     """Everything that two sets have in common. unfair: what should have been the same and was not. alone: contenders
     and seeds that the other set has no partner for. unfinished: runs that are not done, and why: nothing of them is
-    compared. fallen: what is done in the first set, and begun but not done in the second."""
+    compared. fallen: what is done in the first set, and begun but not done in the second. one_seed: whether anything
+    rests on one training a side."""
 
     lines: tuple[Line, ...]
     unfair: tuple[str, ...]
     alone: tuple[str, ...]
     unfinished: tuple[str, ...]
     fallen: tuple[str, ...]
+    one_seed: bool
     gathered: tuple[Gathered, Gathered]
 
     @property
@@ -90,7 +92,8 @@ def comparison(first: Sequence[Path], second: Sequence[Path], metrics: Sequence[
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UserError(f"no number '{pattern}' in either set: {nearest(pattern, names)}")
     wanted = [name for name in names if not metrics or any(fnmatchcase(name, pattern) for pattern in metrics)]
-    both = [(a, b, name) for a, b in pairs for name in wanted if name in a.metrics or name in b.metrics]
+    judged = [_over_common(a, b) for a, b in pairs]
+    both = [(a, b, name) for a, b in judged for name in wanted if name in a.metrics or name in b.metrics]
     lines = [line for a, b, name in both if (line := _line(a, b, name, bool(metrics))) is not None]
     lines = _corrected(lines)
     unfair = dict.fromkeys(name for a, b in pairs for name in facts.unfair(facts.identical(_named(a, b))))
@@ -103,6 +106,7 @@ def comparison(first: Sequence[Path], second: Sequence[Path], metrics: Sequence[
         alone=(*alone, *(text for a, b in pairs for text in _lone_seeds(a, b))),
         unfinished=tuple(dict.fromkeys(unfinished)),
         fallen=tuple(_fallen(*gathered)),
+        one_seed=any(len(c.runs) == 1 for pair in judged for c in pair),
         gathered=gathered,
     )
 
@@ -120,6 +124,15 @@ def _fallen(first: Gathered, second: Gathered) -> list[str]:
     done = [Counter((run.record.approach, run.record.seed) for run in side.done) for side in (first, second)]
     begun = {(run.record.approach, run.record.seed) for run in second.others}
     return [f"{approach}, seed {seed}" for approach, seed in sorted((done[0] - done[1]).keys() & begun)]
+
+
+def _over_common(a: Contender, b: Contender) -> tuple[Contender, Contender]:
+    """The two with the seeds that both have, where there are any: what is shown is what is compared."""
+    common = set(a.seeds) & set(b.seeds)
+    if not common:
+        return a, b
+    kept = [tuple(run for run in c.runs if run.record.seed in common) for c in (a, b)]
+    return replace(a, runs=kept[0]), replace(b, runs=kept[1])
 
 
 def _lone_seeds(a: Contender, b: Contender) -> list[str]:
@@ -203,12 +216,13 @@ def _line(a: Contender, b: Contender, name: str, named: bool) -> Line | None:
     if found is None:
         if first.value is None and second.value is None:
             return None
-        if first.value is not None and second.value is not None:
+        strange = "" if first.value is None or second.value is None else unlike(a, b, name)
+        if first.value is not None and second.value is not None and not (strange and first.better):
             return None  # no direction: nothing is better or worse
-        lost, absent = second.value is None, first if first.value is None else second
+        lost, absent = bool(strange) or second.value is None, first if first.value is None else second
         return Line(
-            **told, difference="–", word="missing", paired=False, needed=None, counts=lost and judged,
-            reason=absent.reason, values=(None, None, None), lost=lost,
+            **told, difference="–", word="not comparable" if strange else "missing", paired=False, needed=None,
+            counts=lost and judged, reason=strange or absent.reason, values=(None, None, None), lost=lost,
         )  # fmt: skip
     gap = found.estimate
     before, after = (dict(zip(each.seeds, each.by_seed, strict=True)) for each in (a, b))

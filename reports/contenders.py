@@ -31,6 +31,8 @@ BUDGETS: tuple[tuple[str, str, str], ...] = (
 LEVEL = 0.01  # exact counts that differ by no more than this share are called level
 BIASED = ("fid", "fd_*")
 """Numbers whose expectation depends on n: with another n they are other numbers."""
+MADE_BY = ("weights", "resize", "window", "windows", "real", "candidates", "k")
+"""Details that say how a number was made: made otherwise it is another number."""
 BEYOND = ("*gap*", "density")
 """Numbers in shares that may be below 0 or above 1."""
 NO_ITEMS = (
@@ -216,7 +218,7 @@ class Judge:
 
 
 def compare(a: Contender, b: Contender, name: str, rival: str = "") -> Difference | None:
-    """a minus b in one number, or a's number minus b's `rival`; None where one has none, or they don't compare. Two or
+    """a minus b in one number, or a's number minus b's `rival`; None where one has none, or they are `unlike`. Two or
     more seeds in common: their differences, over seeds and items. Otherwise the runs of one seed, of the first in
     common where there is one, whose intervals cover sampling only."""
     rival = rival or name
@@ -225,7 +227,7 @@ def compare(a: Contender, b: Contender, name: str, rival: str = "") -> Differenc
         return None
     if not first.better or (first.unit, first.better) != (second.unit, second.better):
         return None
-    if items_each(first) != items_each(second) and any(fnmatchcase(name, pattern) for pattern in BIASED):
+    if unlike(a, b, name, rival):
         return None
     if first.reason == second.reason == COUNTED and first.unit not in TIMED_UNITS:
         return difference(first, second)
@@ -237,6 +239,18 @@ def compare(a: Contender, b: Contender, name: str, rival: str = "") -> Differenc
     if len(pairs) > 1:
         return difference_over_seeds(pairs, timed=first.unit in TIMED_UNITS)
     return difference(*map(_sampled, pairs[0] if pairs else (first, second)))
+
+
+def unlike(a: Contender, b: Contender, name: str, rival: str = "") -> str:
+    """Why two numbers of one name can't be compared, though both are there; "" where they can."""
+    first, second = a.metrics[name], b.metrics[rival or name]
+    if items_each(first) != items_each(second) and any(fnmatchcase(name, pattern) for pattern in BIASED):
+        return f"of {items_each(first):,} and of {items_each(second):,} pictures, and its expectation depends on n"
+    for detail in MADE_BY:
+        one, other = first.details.get(detail), second.details.get(detail)
+        if one is not None and other is not None and one != other:
+            return f"made with other {detail}: {one} and {other}"
+    return ""
 
 
 def _sampled(estimate: Estimate) -> Estimate:

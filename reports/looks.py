@@ -20,11 +20,12 @@ NAMED = 12  # pairs that are named one by one
 @dataclass(frozen=True, kw_only=True)
 class Looks:
     """pairs: of two contenders in one number, those that chance has a part in. apart: told apart, each on its own.
-    left: told apart with Holm's correction for all pairs: label of the better, of the worse, and the number."""
+    left: told apart with Holm's correction for all pairs: label of the better, of the worse, and the number. None where
+    some contender was trained once: no p-value knows what another training would give."""
 
     pairs: int
     apart: int
-    left: tuple[tuple[str, str, str], ...]
+    left: tuple[tuple[str, str, str], ...] | None
 
 
 def looks(contenders: Sequence[Contender], judge: Judge, names: Sequence[str]) -> Looks:
@@ -32,26 +33,30 @@ def looks(contenders: Sequence[Contender], judge: Judge, names: Sequence[str]) -
     pairs = [(a, b, name) for name in names for a, b in combinations(contenders, 2) if _has_a_part(a, b, name)]
     judged = [(a, b, name, word) for a, b, name in pairs if (word := judge.word(a, b, name))]
     apart = [word != "not told apart" for *_, word in judged]
-    left = standing([_chance(a, b, name, judge) for a, b, name, _ in judged], apart)
+    stands = standing([_chance(a, b, name, judge) for a, b, name, _ in judged], apart)
+    left = [
+        (a.label, b.label, name) if word == "better" else (b.label, a.label, name)
+        for (a, b, name, word), stays in zip(judged, stands, strict=True)
+        if stays
+    ]
     return Looks(
         pairs=len(judged),
         apart=sum(apart),
-        left=tuple(
-            (a.label, b.label, name) if word == "better" else (b.label, a.label, name)
-            for (a, b, name, word), stands in zip(judged, left, strict=True)
-            if stands
-        ),
+        left=None if any(len(c.runs) == 1 for c in contenders) else tuple(left),
     )
 
 
 def said_of(seen: Looks) -> str:
     """In words."""
-    left, chance = len(seen.left), max(1, round(seen.pairs * 0.05))
+    chance = max(1, round(seen.pairs * 0.05))
     told = (
         f"Of {counted(seen.pairs, 'pair')} of main numbers that chance has a part in, {seen.apart} are told apart. "
-        f"Each is judged at the 5% level on its own: by chance alone about {chance} would be. With Holm's correction "
-        f"for all {seen.pairs}, {left or 'none'} {'is' if left == 1 else 'are'} left"
+        f"Each is judged at the 5% level on its own: by chance alone about {chance} would be."
     )
+    if seen.left is None:
+        return f"{told} No correction for so many is told: with one training each, chance is that of other items alone."
+    left = len(seen.left)
+    told += f" With Holm's correction for all {seen.pairs}, {left or 'none'} {'is' if left == 1 else 'are'} left"
     if not 0 < left <= NAMED:
         return f"{told}."
     return f"{told}: {', '.join(named(seen.left))}."

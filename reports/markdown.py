@@ -178,7 +178,8 @@ def _claims(d: Document) -> list[str]:
         pairs = "; ".join(
             f"{plain(a)} before {plain(b)}: {verdict} ({plain(text)})" for a, b, verdict, text in ordering.pairs
         )
-        absent = f" Not run: {plain(listed(ordering.absent))}." if ordering.absent else ""
+        tried = f"{len(ordering.pairs)} of its {ordering.whole} pairs"
+        absent = f" This is {tried}; not run: {plain(listed(ordering.absent))}." if ordering.absent else ""
         parts.append(f"- {plain(ordering.says)}: **{ordering.verdict}** by {plain(ordering.metric)}: {pairs}.{absent}")
     if d.orderings:
         parts.append(f"Orderings: {plain(published()['orderings']['source'])}.")

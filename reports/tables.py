@@ -228,16 +228,16 @@ def _beside_distance(contender: Contender, name: str, scale: Scale) -> tuple[str
 
 
 def marks_of(contenders: Sequence[Contender], name: str, judge: Judge) -> dict[str, Mark]:
-    """label -> best, where the leader is told apart from all others that have the number; tied, where it is told apart
-    from some: it and those that it is not told apart from. Nothing where nobody is told apart from the leader."""
+    """label -> best, where the leader is told apart from all others that can be compared with it; tied, where it is
+    told apart from some: it and those that it is not told apart from. Nothing where nobody is told apart from it."""
     having = [c for c in contenders if has(c.metrics, name) and c.metrics[name].better]
     if len(having) < 2:
         return {}
     leader = leader_of(having, name)
-    worse = [c for c in having if c is not leader and judge.word(leader, c, name) == "better"]
-    if not worse:
+    words = {c.label: judge.word(leader, c, name) for c in having if c is not leader}
+    if "better" not in words.values():
         return {}
-    level = [c for c in having if c not in worse]
+    level = [c for c in having if c is leader or words[c.label] == "not told apart"]
     if len(level) == 1:
         return {leader.label: "best"}
     return {c.label: "tied" for c in level}

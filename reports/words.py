@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from metrics.statistics import COUNTED
-from reports.contenders import Contender, Judge, items_each
+from reports.contenders import Contender, Judge, items_each, unlike
 from reports.gather import Gathered
 from reports.glossary import counted, first_of, known, listed, meaning, scale_of, written
 from reports.looks import RETENTION, SKILL, looks, said_of
@@ -117,6 +117,8 @@ def _lead(contenders: Sequence[Contender], name: str | None, judge: Judge, quest
     if name is None or not having or not having[0].metrics[name].better:
         return Answer(question=question, words="")
     title, leader = meaning(name).title, leader_of(having, name)
+    strange = [c for c in having if c is not leader and not judge.word(leader, c, name)]
+    having = [c for c in having if c not in strange]
     having.sort(key=lambda c: c.metrics[name].value or 0.0, reverse=leader.metrics[name].better == "higher")
     told = {c.label: f"{c.label} ({written(c.metrics[name])}{_once(c, name)})" for c in having}
     marks = marks_of(having, name, judge)
@@ -139,9 +141,15 @@ def _lead(contenders: Sequence[Contender], name: str | None, judge: Judge, quest
         verb, _, rest_of_it = deed.partition(" ")
         near = f"{listed(level)} {'is' if len(level) == 1 else 'are'} not told apart from it"
         brief = f"By {title}, {leader.label} {verb}s {rest_of_it}; {near}." if deed else ""
+    if strange:
+        words += f" Not compared with {leader.label}: {listed([_strange(leader, c, name) for c in strange])}."
     if is_distance(name):
         words += _least(having, name)
     return Answer(question=question, words=words, brief=brief)
+
+
+def _strange(leader: Contender, other: Contender, name: str) -> str:
+    return f"{other.label} ({written(other.metrics[name])}; {unlike(leader, other, name)})"
 
 
 def _once(contender: Contender, name: str) -> str:

@@ -238,5 +238,7 @@ def test_the_peak_rate_is_one_that_a_product_reaches() -> None:
         a @ a
     assert 4 * 2 * 512**3 / (time.perf_counter() - start) < 3 * peak
     rate = Estimate(value=2.0, low=1.0, high=3.0, n=9, unit="1/s")
+    outrun = mfu(rate, 1e9, 1e8)
+    assert outrun.value is None and "faster than the 1e+08 FLOP/s" in outrun.reason
     share = mfu(rate, 1e9, 1e10)
     assert [share.value, share.low, share.high] == pytest.approx([0.2, 0.1, 0.3]) and share.unit == "share of peak"

@@ -17,7 +17,7 @@ from bench.console import Console
 from bench.report import after_run
 from metrics.statistics import Estimate
 from reports.schema import Budgets, Record
-from tests.reports.records import APPROACHES, four, mean_at, record_of, whole, write_run
+from tests.reports.records import APPROACHES, distance_at, four, mean_at, record_of, whole, write_run
 
 FREE = (
     "import sys; from bench.cli import main; code = main(sys.argv[1:]);"
@@ -151,13 +151,50 @@ def test_what_is_just_told_apart_does_not_stand_among_many(tmp_path: Path, capsy
     two = pair(tmp_path, x=-0.055, **others)
     assert cli.main(["compare", *two]) == 1
     said = " ".join(capsys.readouterr().out.split())
-    assert "With Holm's correction for all 21, B is better in 0 and worse in 0." in said
+    holm = "With Holm's correction for all 21 (one training a side: the chance of other items alone), B is better in 0"
+    assert f"{holm} and worse in 0." in said
     assert cli.main(["compare", *two, "--holm", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     (line,) = [line for line in told["lines"] if line["metric"] == "x"]
     assert 0.05 / 21 < line["chance"] < 0.05 and told["worse"] == ["x"] and not line["stands"]
     assert cli.main(["compare", *two, "--holm", "--metrics", "x"]) == 1
     assert cli.main(["compare", *pair(tmp_path / "far", x=-0.5, y=0.0), "--holm"]) == 1
+
+
+def test_numbers_made_otherwise_are_not_compared_and_no_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def run(place: str, **more: Any) -> str:
+        metrics = {
+            "fd_efficientnet_lite0": distance_at(9.0, place, **({"spread": 0.4} if more else {})),
+            "clip_score": mean_at(1, place, better="higher"),
+        }
+        changed = {name: dataclasses.replace(metrics[name], **change) for name, change in more.items()}
+        record = record_of("modular", metrics={**metrics, **changed}, budgets=Budgets(), seconds={})
+        return str(write_run(tmp_path / place, record, pictures=False))
+
+    a, same = run("a"), run("b")
+    assert cli.main(["compare", a, same, "--metrics", "clip_score"]) == 0
+    fewer = run("fewer", fd_efficientnet_lite0={"n": 63})
+    other = run("other", clip_score={"details": {**mean_at(1, "other").details, "weights": "f00d"}})
+    judged = run("judged", clip_score={"details": {**mean_at(1, "judged").details, "weights": "cafe"}})
+    capsys.readouterr()
+    assert cli.main(["compare", a, fewer]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "B has otherwise than A 1: fd_efficientnet_lite0 (of 64 and of 63 pictures" in said
+    assert cli.main(["compare", other, judged, "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    (line,) = [line for line in told["lines"] if line["metric"] == "clip_score"]
+    assert (line["word"], line["reason"]) == ("not comparable", "made with other weights: f00d and cafe")
+
+
+def test_what_is_shown_is_over_the_seeds_that_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for side, seeds in (("a", (0, 1, 2)), ("b", (1,))):
+        for seed in seeds:
+            x = mean_at(1.0 + seed, f"x{seed}", better="higher")
+            record = record_of("modular", seed=seed, metrics={"x": x}, budgets=Budgets(), seconds={})
+            write_run(tmp_path / side / str(seed), record, pictures=False)
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json"]) == 0
+    (line,) = json.loads(capsys.readouterr().out)["lines"]
+    assert line["first"] == line["second"] and line["values"][0] == 0
 
 
 def test_lower_is_better_where_the_record_says_so_and_clocks_do_not_judge(tmp_path: Path):

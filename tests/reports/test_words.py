@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from metrics.statistics import Estimate
 from reports.contenders import Contender, Judge, contenders
 from reports.gather import Gathered, Refused, Run
+from reports.tables import marks_of
 from reports.words import answers, marks_of_honesty
 from tests.reports.records import APPROACHES, contender, record_of
 
@@ -155,17 +157,49 @@ def test_smoke_says_that_its_numbers_mean_nothing():
     assert "its numbers mean nothing" in told
 
 
-def test_what_is_left_of_many_looks_is_named():
-    def of(label: str, **values: float) -> Contender:
-        return contender(
-            label, **{n: Estimate(value=v, low=v - 1, high=v + 1, n=64, better="lower") for n, v in values.items()}
-        )
+def looked_at(label: str, seeds: int = 2, **values: float) -> Contender:
+    """Numbers with intervals of 1 either way, the same for every seed."""
+    one = contender(
+        label, **{n: Estimate(value=v, low=v - 1, high=v + 1, n=64, better="lower") for n, v in values.items()}
+    )
+    records = [replace(one.record, config={**one.record.config, "seed": seed}) for seed in range(seeds)]
+    return replace(one, runs=tuple(replace(one.runs[0], record=record) for record in records))
 
-    ways = [of("a", fd_efficientnet_lite0=1, validation_loss=1), of("b", fd_efficientnet_lite0=1, validation_loss=2.5),
-            of("c", fd_efficientnet_lite0=9, validation_loss=2.6)]  # fmt: skip
+
+def test_what_is_left_of_many_looks_is_named():
+    ways = [
+        looked_at("a", fd_efficientnet_lite0=1, validation_loss=1),
+        looked_at("b", fd_efficientnet_lite0=1, validation_loss=2.5),
+        looked_at("c", fd_efficientnet_lite0=9, validation_loss=2.6),
+    ]
     (told,) = [text for text in marks_of_honesty(ways, Gathered(), Judge()) if "Holm" in text]
     assert "Of 6 pairs of main numbers that chance has a part in, 4 are told apart." in told
     assert told.endswith("With Holm's correction for all 6, 2 are left: FD (efficientnet lite0) (a and b before c).")
-    many = [of(str(i), fd_efficientnet_lite0=9 * i) for i in range(6)]
+    many = [looked_at(str(i), fd_efficientnet_lite0=9 * i) for i in range(6)]
     (told,) = [text for text in marks_of_honesty(many, Gathered(), Judge()) if "Holm" in text]
     assert told.endswith("With Holm's correction for all 15, 15 are left.")
+
+
+def test_one_training_has_no_p_value_for_another():
+    ways = [looked_at("a", validation_loss=1), looked_at("b", seeds=1, validation_loss=9)]
+    (told,) = [text for text in marks_of_honesty(ways, Gathered(), Judge()) if "pair" in text]
+    assert "Holm" not in told
+    assert told.endswith(
+        "No correction for so many is told: with one training each, chance is that of other items alone."
+    )
+
+
+def test_who_was_measured_otherwise_is_neither_level_nor_behind():
+    def of(label: str, value: float, **more: object) -> Contender:
+        estimate = Estimate(value=value, low=value - 1, high=value + 1, n=64, better="lower", **more)  # type: ignore[arg-type]
+        return contender(label, fd_efficientnet_lite0=estimate)
+
+    ways = [of("first", 10), of("far", 14), of("fewer", 30)]
+    few = replace(ways[2].record.metrics["fd_efficientnet_lite0"], n=16)
+    ways[2] = contender("fewer", fd_efficientnet_lite0=few)
+    (told,) = answers(ways, Judge())
+    assert told.words == (
+        "By FD (efficientnet lite0), first (10.0 [9.0, 11.0]) leads, told apart from far (14.0 [13.0, 15.0]). Not "
+        "compared with first: fewer (30.0 [29.0, 31.0]; of 64 and of 16 pictures, and its expectation depends on n)."
+    )
+    assert marks_of(ways, "fd_efficientnet_lite0", Judge()) == {"first": "best"}
