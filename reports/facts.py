@@ -10,7 +10,7 @@ from itertools import combinations
 from typing import Any
 
 from metrics.statistics import Estimate
-from reports.contenders import Contender, budget_estimates, flat
+from reports.contenders import Contender, flat
 from reports.gather import Run
 from reports.glossary import meaning, written
 from reports.schema import Identical
@@ -156,8 +156,8 @@ def unfair(rows: Sequence[Shared]) -> list[str]:
 
 
 def budgets(contenders: Sequence[Contender]) -> tuple[tuple[str, ...], list[Budget]]:
-    """A heading, and a row a contender: of its first seed."""
-    every = [budget_estimates(contender.record) for contender in contenders]
+    """A heading, and a row a contender: the means over its seeds."""
+    every = [contender.metrics for contender in contenders]
     names = [name for name in BUDGETS if any(name in estimates for estimates in every)]
     missing = Estimate.missing("not known")
     rows = [
