@@ -182,7 +182,7 @@ def _label(record: Record, rivals: Sequence[Record]) -> str:
 
 def _brief(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return text[:16] or "none"
+    return (text if len(text) <= 24 else f"{text[:23]}…") or "none"
 
 
 # -------------------------------------------------------------------------------------------------------- comparing

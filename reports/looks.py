@@ -14,7 +14,7 @@ from reports.schema import has
 
 RETENTION = "perplexity_retention"
 SKILL = "plans_right"
-NAMED = 12  # pairs that are named one by one
+NAMED = 20  # pairs that are named one by one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def said_of(seen: Looks) -> str:
         f"Each is judged at the 5% level on its own: by chance alone about {chance} would be."
     )
     if seen.left is None:
-        return f"{told} No correction for so many is told: with one training each, chance is that of other items alone."
+        return f"{told} No correction for so many is told: of one training, chance is that of other items alone."
     left = len(seen.left)
     told += f" With Holm's correction for all {seen.pairs}, {left or 'none'} {'is' if left == 1 else 'are'} left"
     if not 0 < left <= NAMED:
