@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from bench import runner, store
 from bench.array_arguments import ArrayArguments, jobs_folder, points
@@ -180,6 +183,7 @@ def _here(requests: Sequence[store.Request], arguments: ArrayArguments, console:
     """The runs as processes of this machine, `parallel` at a time, until all have ended."""
     executor, waiting, working = _executor(arguments), list(requests), dict[str, Any]()
     free, taken = shares(arguments), dict[str, str]()
+    before = signal.signal(signal.SIGTERM, _interrupted)
     try:
         while waiting or working:
             while waiting and len(working) < arguments.parallel:
@@ -197,9 +201,23 @@ def _here(requests: Sequence[store.Request], arguments: ArrayArguments, console:
                 console.info(f"{name}: {state.state if state else 'ended before it began'}")
     finally:
         for job in working.values():  # interrupted: the runs go on when they are asked for again
-            job.cancel()
-        for job in working.values():  # what an interruption doesn't end in a second is killed
+            _stop(int(job.job_id))
+        for job in working.values():
             job.wait()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _stop(keeper: int) -> None:
+    """End the worker under a process of submitit's, which then ends by itself. By SIGTERM, for in a shell's background
+    SIGINT is ignored; submitit's own processes take no notice of it."""
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(keeper).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -74,21 +75,29 @@ def test_jobs_do_the_runs_once_and_go_on_with_what_was_cut_off(
     assert "done already" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_ends_the_jobs_without_a_word_of_submitits(
-    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: int
 ) -> None:
+    """As one in the background of a shell, too, where SIGINT is ignored."""
+
     def once_it_works(seconds: float) -> None:
         pause(seconds)
         if any((tmp_path / "runs").glob("slow-*/begun")):
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
 
-    pause = time.sleep
+    pause, before = time.sleep, signal.getsignal(signal.SIGINT)
+    if number == signal.SIGTERM:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     monkeypatch.setattr(array, "time", SimpleNamespace(sleep=once_it_works))
-    with pytest.raises(KeyboardInterrupt):
-        asked(tmp_path, config, "slow")
-    assert states(tmp_path) and "running" not in states(tmp_path).values()
-    log = (array_arguments.jobs_folder(tmp_path / "runs") / array.KEEPERS).read_text()
-    assert "KeyboardInterrupt" in log and "Traceback" not in capfd.readouterr().err
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            asked(tmp_path, config, "slow")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [state.partition(":")[0] for state in states(tmp_path).values()] == ["killed"]
+    assert "Traceback" not in capfd.readouterr().err
+    assert (array_arguments.jobs_folder(tmp_path / "runs") / array.KEEPERS).is_file()
 
 
 def test_a_run_whose_machine_is_gone_is_asked_for_again_as_it_is_asked_for_now(
