@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,9 +44,16 @@ def drawing_costs(approach: Approach, drawn: Drawn, collection: Collection, conf
         )
     if drawn.tokens:
         found["planner_tokens"] = Estimate.counted(drawn.tokens / len(drawn.nfe), unit="a picture", better="lower")
-    if rounds := [float(entry["rounds"]) for entry in drawn.trace if "rounds" in entry]:
+    return found | traced(drawn.trace)
+
+
+def traced(trace: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
+    """From what an approach tells of each picture: `redraws`, and of plans that somebody wrote (`parsed` is None where
+    nobody did) `plans_unread` and `plans_corrected`."""
+    found = {}
+    if rounds := [float(entry["rounds"]) for entry in trace if "rounds" in entry]:
         found["redraws"] = mean_estimate(rounds, unit="a picture", better="lower", details={})
-    planned = [entry for entry in drawn.trace if entry.get("parsed") is not None]  # None: nobody wrote a plan
+    planned = [entry for entry in trace if entry.get("parsed") is not None]
     if planned:
         unread = [float(not entry["parsed"]) for entry in planned]
         found["plans_unread"] = mean_estimate(unread, unit="share", better="lower", details={})
