@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bench.costs import traced
 
 
 def test_only_plans_that_somebody_wrote_are_read_or_corrected():
-    trace = [
+    trace: list[dict[str, Any]] = [
         {"rounds": 1, "parsed": None, "corrected": False},  # a rule's
         {"rounds": 0, "parsed": True, "corrected": True},
         {"rounds": 1, "parsed": True, "corrected": False},
