@@ -29,7 +29,7 @@ def drawing_costs(approach: Approach, drawn: Drawn, collection: Collection, conf
     `nfe`; `flops_per_image`; and where an approach plans or draws again, `planner_tokens` and `redraws` a picture."""
     each = sorted(seconds / count for seconds, count in drawn.seconds)
     found = {
-        "seconds_per_image": _median(each, {"batches": drawn.seconds, "parts": drawn.parts}),
+        "seconds_per_image": median_of(each, {"batches": drawn.seconds, "parts": drawn.parts}),
         "seconds_to_first_image": _first(approach, collection, config),
         "nfe": mean_estimate(np.array(drawn.nfe, dtype=float), better="lower", details={}),
         "flops_per_image": _flops(approach, drawn, collection, config),
@@ -62,7 +62,7 @@ def traced(trace: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
     return found
 
 
-def _median(ordered: list[float], details: dict[str, Any]) -> Estimate:
+def median_of(ordered: Sequence[float], details: Mapping[str, Any]) -> Estimate:
     """The median of ordered seconds. Its interval holds for this run on this machine."""
     bounds = median_interval(ordered)
     return Estimate(
@@ -89,7 +89,7 @@ def _first(approach: Approach, collection: Collection, config: Config) -> Estima
         drawn = draw(approach, prompts, sampling, shape=shape, seed=config.seed, batch=1)
         shared.codecs["image"].decode_images(drawn.latents)
         seconds.append(now() - begun)
-    return _median(sorted(seconds[1:]), {"tries": seconds, "nfe": drawn.nfe[0]})
+    return median_of(sorted(seconds[1:]), {"tries": seconds, "nfe": drawn.nfe[0]})
 
 
 def _flops(approach: Approach, drawn: Drawn, collection: Collection, config: Config) -> Estimate:

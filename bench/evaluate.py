@@ -18,6 +18,7 @@ from approaches.shared.decoding import decode, score
 from approaches.shared.language_model import LanguageModel
 from bench.config import Config
 from bench.console import Console
+from bench.costs import median_of
 from bench.errors import UserError
 from bench.heard import HEARD, heard_metrics
 from bench.held_out import LOGITS, HeldOut, Texts, hold_out, hold_out_others, triple_losses
@@ -25,7 +26,6 @@ from bench.measured import Measured, Names, row
 from bench.meter import now, synchronise
 from bench.picture_metrics import drawn_names, measure_pictures
 from bench.plans import PLANS, plan_metrics
-from bench.quantiles import median_interval
 from metrics.captioning import caption_metrics
 from metrics.language import compare, language_metrics
 from metrics.statistics import Estimate, mean_estimate
@@ -218,23 +218,13 @@ def _captions(approach: Approach, held: HeldOut, config: Config, found: Measured
     found.captions = captions
     right, wrong = np.concatenate(losses), np.concatenate(shuffled)
     told = {"keys": held.test.keys[:count], "seed": config.seed, "unit": "nats a token", "details": {}}
-    bounds = median_interval(sorted(seconds))
-    reason = f"{len(seconds)} batches are too few for an interval of their median"
     return {
         "caption_loss": mean_estimate(right, better="lower", **told),  # type: ignore[arg-type]
         "caption_loss_gap": mean_estimate(wrong - right, better="higher", **told)  # type: ignore[arg-type]
         if count > 1
         else Estimate.missing(ALONE, unit="nats a token", better="higher"),
         **caption_metrics(captions, held.test.scenes[:count], held.test.captions[:count], seed=config.seed),
-        "seconds_per_caption": Estimate(
-            value=float(np.median(seconds)),
-            low=bounds[0] if bounds else None,
-            high=bounds[1] if bounds else None,
-            n=len(seconds),
-            unit="s",
-            better="lower",
-            reason="" if bounds else reason,
-        ),
+        "seconds_per_caption": median_of(sorted(seconds), {}),
     }
 
 
