@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from bench import array, array_arguments, cli, runner, store
@@ -84,6 +85,8 @@ def test_an_interruption_ends_the_jobs_without_a_word_of_submitits(
     def once_it_works(seconds: float) -> None:
         pause(seconds)
         if any((tmp_path / "runs").glob("slow-*/begun")):
+            for keeper in psutil.Process().children() if heard else ():  # a terminal tells all of its group
+                keeper.send_signal(signal.SIGINT)
             signal.raise_signal(number)
 
     pause = time.sleep
@@ -97,7 +100,8 @@ def test_an_interruption_ends_the_jobs_without_a_word_of_submitits(
         signal.signal(signal.SIGINT, before)
     assert [state.partition(":")[0] for state in states(tmp_path).values()] == ["killed"]
     assert "Traceback" not in capfd.readouterr().err
-    assert (array_arguments.jobs_folder(tmp_path / "runs") / array.KEEPERS).is_file()
+    log = (array_arguments.jobs_folder(tmp_path / "runs") / array.KEEPERS).read_text()
+    assert ("Traceback" in log) == heard  # what would have been told
 
 
 def test_a_run_whose_machine_is_gone_is_asked_for_again_as_it_is_asked_for_now(
