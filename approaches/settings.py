@@ -36,7 +36,7 @@ class Settings:
 class FullRetrainingSettings(Settings):
     """Transfusion (arXiv 2408.11039): one transformer, all of it trained."""
 
-    OF_PRESETS = {"small": {"learning_rate": 5e-4}, "base": {"learning_rate": 1e-4, "words_learning_rate_ratio": 1.0}}
+    OF_PRESETS = {"small": {"learning_rate": 5e-4}, "base": {"learning_rate": 1e-4}}
 
     variant: Literal["transfusion", "lora"] = "transfusion"
     """transfusion trains every weight; lora freezes the language model but for low-rank updates."""
@@ -44,8 +44,9 @@ class FullRetrainingSettings(Settings):
     """Where the transformer's weights start."""
     lm_learning_rate_ratio: Ratio = 1.0
     """Learning rate of the language model's own weights as a share of the new parameters'."""
-    words_learning_rate_ratio: Ratio = 3.0
-    """The same of its token embeddings, which lie too close together to be told apart by a picture at first."""
+    words_learning_rate_ratio: Ratio = 1.0
+    """The same of its token embeddings, its output matrix as well: above 1, pictures hear their words a little earlier
+    and text goes sooner."""
     replay_share: Share = 0.25
     """Windows of plain text a step, as a share of the batch's rows; 0 trains without text replay."""
     replay_weight: Weight = 0.2
