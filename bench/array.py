@@ -75,7 +75,8 @@ def main(arguments: ArrayArguments, config: Config, console: Console) -> int:
     requests = plan(arguments, config, console)
     left = [request for request in requests if _open(request, arguments, console)]
     if arguments.executor == "local":
-        _here(left, arguments, console)
+        with _interruptible():
+            _here(left, arguments, console)
     elif left:
         jobs = _queued(left, arguments, console)
         if arguments.wait:
@@ -183,7 +184,6 @@ def _here(requests: Sequence[store.Request], arguments: ArrayArguments, console:
     """The runs as processes of this machine, `parallel` at a time, until all have ended."""
     executor, waiting, working = _executor(arguments), list(requests), dict[str, Any]()
     free, taken = shares(arguments), dict[str, str]()
-    before = signal.signal(signal.SIGTERM, _interrupted)
     try:
         while waiting or working:
             while waiting and len(working) < arguments.parallel:
@@ -204,11 +204,20 @@ def _here(requests: Sequence[store.Request], arguments: ArrayArguments, console:
             _stop(int(job.job_id))
         for job in working.values():
             job.wait()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM interrupts what is inside as Ctrl-C does."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupted)
+    try:
+        yield
+    finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _interrupted(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _stop(keeper: int) -> None:

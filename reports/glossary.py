@@ -15,6 +15,7 @@ from typing import Any
 
 from metrics.statistics import Estimate
 
+RETENTION = "perplexity_retention"
 ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 SCALES: dict[str, tuple[tuple[float, str], ...]] = {
     "bytes": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes")),

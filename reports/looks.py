@@ -9,10 +9,9 @@ from itertools import combinations
 from metrics.multiplicity import by_chance, standing
 from metrics.statistics import COUNTED
 from reports.contenders import Contender, Judge
-from reports.glossary import counted, listed, meaning
+from reports.glossary import RETENTION, counted, listed, meaning
 from reports.schema import has
 
-RETENTION = "perplexity_retention"
 SKILL = "plans_right"
 NAMED = 20  # pairs that are named one by one
 
@@ -33,17 +32,15 @@ def looks(contenders: Sequence[Contender], judge: Judge, names: Sequence[str]) -
     pairs = [(a, b, name) for name in names for a, b in combinations(contenders, 2) if _has_a_part(a, b, name)]
     judged = [(a, b, name, word) for a, b, name in pairs if (word := judge.word(a, b, name))]
     apart = [word != "not told apart" for *_, word in judged]
+    if any(len(contender.runs) == 1 for contender in contenders):
+        return Looks(pairs=len(judged), apart=sum(apart), left=None)
     stands = standing([_chance(a, b, name, judge) for a, b, name, _ in judged], apart)
     left = [
         (a.label, b.label, name) if word == "better" else (b.label, a.label, name)
         for (a, b, name, word), stays in zip(judged, stands, strict=True)
         if stays
     ]
-    return Looks(
-        pairs=len(judged),
-        apart=sum(apart),
-        left=None if any(len(c.runs) == 1 for c in contenders) else tuple(left),
-    )
+    return Looks(pairs=len(judged), apart=sum(apart), left=tuple(left))
 
 
 def said_of(seen: Looks) -> str:

@@ -10,7 +10,7 @@ from metrics.statistics import Estimate
 from reports.contenders import Contender
 from reports.curves import by_compute, by_guidance, by_images, by_nfe, losses
 from reports.figures import Plot, folded, legend, new
-from reports.glossary import ARROWS, listed, meaning, scale_of, written
+from reports.glossary import ARROWS, RETENTION, listed, meaning, scale_of, written
 from reports.schema import has
 from reports.svg import FAINT, HATCHES, INK, SERIES, look, spelled, style
 from reports.tables import distance_name, is_distance
@@ -18,7 +18,6 @@ from reports.tables import distance_name, is_distance
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-RETENTION = "perplexity_retention"
 BAR_LABEL = 24
 """Characters of a line beside a bar."""
 BARS = ("peak_memory_bytes", "steps_per_second", "seconds_per_image", "training_flops")

@@ -116,15 +116,16 @@ def _answer(found: Reproduction) -> str:
         told = [f"{e.better} before {e.worse} by {_by(e)}" for e in found.orderings if e.verdict == verdict]
         if told:
             said.append(f"{verdict.capitalize()}: {'; '.join(told)}.")
-    return " ".join([*said, *_left(found)])
+    return " ".join([*said, *filter(None, [_left(found)])])
 
 
-def _left(found: Reproduction) -> Iterator[str]:
-    """Which of those that were told apart are still, with a correction for how many were looked at."""
+def _left(found: Reproduction) -> str:
+    """Which of those that were told apart are still, with a correction for how many were looked at; "" where none
+    was."""
     judged = [each for each in found.orderings if each.verdict != "not measured"]
     apart = [each.verdict != "not told apart" for each in judged]
     if not any(apart):
-        return
+        return ""
     left = standing([by_chance(each.difference) for each in judged], apart)
     told = [
         f"{' before '.join((e.better, e.worse) if e.verdict == 'holds' else (e.worse, e.better))} by {_by(e)}"
@@ -132,10 +133,9 @@ def _left(found: Reproduction) -> Iterator[str]:
         if stands
     ]
     are = f"{counted(len(told), 'pair')} {'is' if len(told) == 1 else 'are'}" if told else "nothing is"
-    yield (
-        f"Each was judged at the 5% level on its own; with Holm's correction for all {len(judged)}, {are} told apart"
-        + (f": {'; '.join(told)}." if told else ".")
-    )
+    named = f": {'; '.join(told)}" if told else ""
+    all_of = f"Each was judged at the 5% level on its own; with Holm's correction for all {len(judged)}"
+    return f"{all_of}, {are} told apart{named}."
 
 
 def _by(ordering: Ordering) -> str:

@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from metrics.statistics import COUNTED
 from reports.contenders import Contender, Judge, items_each, unlike
 from reports.gather import Gathered
-from reports.glossary import counted, first_of, known, listed, meaning, scale_of, written
-from reports.looks import RETENTION, SKILL, looks, said_of
+from reports.glossary import RETENTION, counted, first_of, known, listed, meaning, scale_of, written
+from reports.looks import SKILL, looks, said_of
 from reports.schema import has
 from reports.tables import (
     distance_name,
