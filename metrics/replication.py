@@ -104,11 +104,15 @@ def _value(estimate: Estimate) -> float:
     return estimate.value
 
 
-def _exact(estimate: Estimate) -> bool:
-    """Whether a number can be no other on other items: counted, or the same for each of several."""
+def constant(estimate: Estimate) -> bool:
+    """Whether a number is the same for each of several items, such as a number of evaluations."""
     items = estimate.details.get("per_item")
-    constant = isinstance(items, list) and len(items) > 1 and set(items) == {estimate.value}
-    return estimate.reason == COUNTED or estimate.low == estimate.high is not None or constant
+    return isinstance(items, list) and len(items) > 1 and set(items) == {estimate.value}
+
+
+def _exact(estimate: Estimate) -> bool:
+    """Whether a number can be no other on other items."""
+    return estimate.reason == COUNTED or estimate.low == estimate.high is not None or constant(estimate)
 
 
 def _widened(told: Estimate, items: Reach | None, covers: str, *, exact: bool) -> Estimate:

@@ -14,7 +14,7 @@ from functools import cached_property
 from statistics import mean
 from typing import Any
 
-from metrics.replication import difference_over_seeds, mean_over_seeds
+from metrics.replication import constant, difference_over_seeds, mean_over_seeds
 from metrics.statistics import COUNTED, Difference, Estimate, difference
 from reports.gather import Run
 from reports.schema import TIMED_UNITS, Record, deciding, has
@@ -254,12 +254,11 @@ def unlike(a: Contender, b: Contender, name: str, rival: str = "") -> str:
 
 
 def _sampled(estimate: Estimate) -> Estimate:
-    """What a machine's clock or counter gave is no exact count: the next reading may differ. What is one and the same
-    for all of several items, such as a number of evaluations, has no spread."""
+    """What a machine's clock or counter gave is no exact count: the next reading may differ. What is constant has no
+    spread."""
     if estimate.reason == COUNTED and estimate.unit in TIMED_UNITS:
         return replace(estimate, reason="one reading of a machine's counter")
-    items = estimate.details.get("per_item")
-    if estimate.low is None and isinstance(items, list) and len(items) > 1 and set(items) == {estimate.value}:
+    if estimate.low is None and constant(estimate):
         return replace(estimate, low=estimate.value, high=estimate.value)
     return estimate
 
