@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from approaches.shared.unpacked import unpacked
 from bench.errors import UserError
 from bench.files import atomic_path, hash_bytes, hash_file, write_json
 
-FAMILIES = ("llama", "qwen2", "mistral")
+FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "smollm3")
 
 # Hugging Face's name of each tensor of a layer, and ours.
 _LAYER_NAMES = {
@@ -29,6 +30,8 @@ _LAYER_NAMES = {
     "self_attn.q_proj": "q",
     "self_attn.k_proj": "k",
     "self_attn.v_proj": "v",
+    "self_attn.q_norm": "q_norm",
+    "self_attn.k_norm": "k_norm",
     "self_attn.o_proj": "o",
     "post_attention_layernorm": "mlp_norm",
     "mlp.gate_proj": "gate",
@@ -145,6 +148,8 @@ def config_of(model: Any) -> TransformerConfig:
         qkv_bias="model.layers.0.self_attn.q_proj.bias" in names,
         output_bias="model.layers.0.self_attn.o_proj.bias" in names,
         mlp_bias="model.layers.0.mlp.gate_proj.bias" in names,
+        qk_norm="model.layers.0.self_attn.q_norm.weight" in names,
+        unrotated=tuple(i for i, rotates in enumerate(getattr(config, "no_rope_layers", None) or ()) if not rotates),
     )
 
 
@@ -179,7 +184,8 @@ def their_names(transformer: Transformer) -> dict[str, Tensor]:
 def save_pretrained(transformer: Transformer, folder: Path, *, dtype: torch.dtype, start_id: int, end_id: int) -> None:
     """Write weights and config in the layout of transformers' LlamaForCausalLM."""
     config = transformer.config
-    if config.qkv_bias or config.output_bias or config.mlp_bias or config.rope_scaling is not None:
+    beyond = {"qkv_bias": False, "output_bias": False, "mlp_bias": False, "qk_norm": False}
+    if config != replace(config, rope_scaling=None, unrotated=(), **beyond):
         raise ValueError("only plain Llama shapes are written")
     write_json(
         folder / "config.json",

@@ -27,7 +27,10 @@ class RopeScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """A decoder's shape. The biases are Qwen 2's (query, key, value) and Llama's optional ones."""
+    """A decoder's shape. The biases are Qwen 2's (query, key, value) and Llama's optional ones.
+
+    qk_norm: Qwen 3's, of each head's queries and keys. unrotated: SmolLM3's layers without positions (arXiv
+    2501.18795)."""
 
     vocabulary: int
     width: int
@@ -44,6 +47,8 @@ class TransformerConfig:
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
+    qk_norm: bool = False
+    unrotated: tuple[int, ...] = ()
 
 
 class KeyValueCache:
@@ -119,15 +124,19 @@ class Block(nn.Module):
 
     entries = ("read", "pair")  # see Approach.blocks
 
-    def __init__(self, config: TransformerConfig, kernels: Kernels) -> None:
+    def __init__(self, config: TransformerConfig, kernels: Kernels, *, rotates: bool = True) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_width = config.heads, config.kv_heads, config.head_width
-        self.kernels = kernels
+        self.kernels, self.rotates = kernels, rotates
         queries, keys = config.heads * config.head_width, config.kv_heads * config.head_width
         self.attention_norm = RMSNorm(config.width, config.norm_eps, kernels.norm)
         self.q = nn.Linear(config.width, queries, bias=config.qkv_bias)
         self.k = nn.Linear(config.width, keys, bias=config.qkv_bias)
         self.v = nn.Linear(config.width, keys, bias=config.qkv_bias)
+        self.q_norm, self.k_norm = (
+            RMSNorm(config.head_width, config.norm_eps, kernels.norm) if config.qk_norm else nn.Identity()
+            for _ in range(2)
+        )
         self.o = nn.Linear(queries, config.width, bias=config.output_bias)
         self.mlp_norm = RMSNorm(config.width, config.norm_eps, kernels.norm)
         self.gate = nn.Linear(config.width, config.hidden, bias=config.mlp_bias)
@@ -136,11 +145,12 @@ class Block(nn.Module):
 
     def queries(self, normed: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         """B T D -> B H T K, rotated."""
-        return rotate(self._split(self.q(normed), self.heads), rope)
+        return self._placed(self.q_norm(self._split(self.q(normed), self.heads)), rope)
 
     def keys_values(self, normed: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """B T D -> keys (rotated) and values, each B G T K."""
-        return rotate(self._split(self.k(normed), self.kv_heads), rope), self._split(self.v(normed), self.kv_heads)
+        k, v = (self._split(project(normed), self.kv_heads) for project in (self.k, self.v))
+        return self._placed(self.k_norm(k), rope), v
 
     def output(self, mixed: Tensor) -> Tensor:
         """Attention's result, B H T K -> B T D."""
@@ -192,6 +202,9 @@ class Block(nn.Module):
         """The keys and values that the block makes of tokens."""
         return self.keys_values(self.attention_norm(x), rope)
 
+    def _placed(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        return rotate(x, rope) if self.rotates else x
+
     def _split(self, x: Tensor, heads: int) -> Tensor:
         split: Tensor = x.unflatten(-1, (heads, self.head_width))
         return split.transpose(1, 2)
@@ -204,7 +217,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config, self.kernels = config, kernels
         self.embed = nn.Embedding(config.vocabulary, config.width)
-        self.blocks = nn.ModuleList(Block(config, kernels) for _ in range(config.layers))
+        layers = range(config.layers)
+        self.blocks = nn.ModuleList(Block(config, kernels, rotates=i not in config.unrotated) for i in layers)
         self.norm = RMSNorm(config.width, config.norm_eps, kernels.norm)
         self.rotary = Rotary(config)
         self.head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)

@@ -83,6 +83,8 @@ def test_half_precision_is_written_once_and_read_in_float32(tmp_path: Path) -> N
         {"qkv_bias": True},
         {"output_bias": True},
         {"mlp_bias": True},
+        {"qk_norm": True},
+        {"unrotated": (0,)},
         {
             "rope_scaling": RopeScaling(
                 factor=8.0, low_frequency_factor=1.0, high_frequency_factor=4.0, original_context=64
@@ -98,7 +100,7 @@ def test_shapes_that_the_plain_layout_cannot_say_are_not_written(changes: dict[s
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_names_go_there_and_back(tied: bool) -> None:
-    model = fresh(replace(CONFIG, tied=tied, qkv_bias=True, output_bias=True, mlp_bias=True))
+    model = fresh(replace(CONFIG, tied=tied, qkv_bias=True, output_bias=True, mlp_bias=True, qk_norm=True))
     back = our_names(their_names(model), tied=tied)
     assert back.keys() == model.state_dict().keys()
     assert all(torch.equal(back[name], value) for name, value in model.state_dict().items())
@@ -162,7 +164,7 @@ def unknown_type(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (gpt2, "is a gpt2 model, expected one of: llama, qwen2, mistral"),
+        (gpt2, "is a gpt2 model, expected one of: llama, qwen2, qwen3, mistral, smollm3"),
         (gelu, "activation is gelu, expected silu"),
         (sliding, r"sliding attention window \(16\)"),
         (yarn, "positions by 'yarn', expected default or llama3"),

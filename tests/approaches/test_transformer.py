@@ -16,6 +16,10 @@ from transformers import (
     MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 from approaches.shared.kernels import REFERENCE, choose
@@ -44,6 +48,12 @@ FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "rms_norm_eps": 1e-3},
     ),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config, {"num_key_value_heads": 2}),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"num_key_value_heads": 2, "head_dim": 16}),
+    "smollm3": (
+        SmolLM3ForCausalLM,
+        SmolLM3Config,
+        {"num_key_value_heads": 2, "no_rope_layer_interval": 2, "pad_token_id": 256},
+    ),
     "mistral": (MistralForCausalLM, MistralConfig, {"sliding_window": None, "num_key_value_heads": 2}),
 }
 CONFIG = TransformerConfig(
@@ -95,6 +105,7 @@ def _their_name(name: str) -> str:
         return outer.get(name, "lm_head.weight")
     _, layer, part, kind = name.split(".")
     inner = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+    inner |= {norm: f"self_attn.{norm}" for norm in ("q_norm", "k_norm")}
     place = inner.get(part) or (f"self_attn.{part}_proj" if part in "qkvo" else f"mlp.{part}_proj")
     return f"model.layers.{layer}.{place}.{kind}"
 
@@ -184,6 +195,7 @@ def test_embeddings_stand_for_their_ids_and_every_kernel_agrees() -> None:
         {"tied": False, "qkv_bias": False},
         {"output_bias": True, "mlp_bias": True, "layers": 1},
         {"kv_heads": 6, "head_width": 10},
+        {"qk_norm": True, "unrotated": (1,)},
     ],
 )
 def test_parameter_count(changes: dict[str, Any]) -> None:
@@ -191,6 +203,7 @@ def test_parameter_count(changes: dict[str, Any]) -> None:
     queries, keys = c.heads * c.head_width, c.kv_heads * c.head_width
     block = 2 * c.width + c.width * (2 * queries + 2 * keys) + 3 * c.width * c.hidden
     block += c.qkv_bias * (queries + 2 * keys) + c.output_bias * c.width + c.mlp_bias * (2 * c.hidden + c.width)
+    block += c.qk_norm * 2 * c.head_width
     expected = c.vocabulary * c.width * (1 if c.tied else 2) + c.layers * block + c.width
     model = Transformer(c, REFERENCE)
     assert sum(parameter.numel() for parameter in model.parameters()) == expected

@@ -1,0 +1,92 @@
+"""Each of our approaches on language models with what the shipped one has not: biases, a head of their own, grouped
+queries, normed queries and keys, layers without positions."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from approaches.base import Approach, Prompt, Shared
+from approaches.registry import APPROACHES
+from approaches.shared.kernels import choose
+from approaches.shared.language_model import LanguageModel
+from approaches.shared.transformer import Transformer
+from bench.sampler import Sampling, draw
+from tests.approaches.checkpoints import drawn
+from tests.approaches.small import samples, small_batch, small_generators, small_shared
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen2": {"qkv_bias": True, "tied": False},
+    "qwen3": {"qk_norm": True, "head_width": 24},
+    "smollm3": {"unrotated": (1,)},
+}
+NAMES = [name for name in APPROACHES if APPROACHES[name].load().__module__.startswith("approaches.")]
+
+
+def shared_of(family: str) -> Shared:
+    """The small parts with a language model of a family, its weights drawn wide."""
+    shared = small_shared()
+    old = shared.language_model.transformer.config
+    config = replace(old, width=48, layers=3, heads=4, kv_heads=2, head_width=12, hidden=64)
+    transformer = drawn(Transformer(replace(config, **FAMILIES[family]), choose("cpu")))
+    return replace(shared, language_model=LanguageModel(transformer, shared.language_model.tokenizer))
+
+
+def built(name: str, family: str) -> tuple[Shared, Approach]:
+    """An approach of ours in its own settings."""
+    shared, entry = shared_of(family), APPROACHES[name]
+    return shared, entry.load().build(shared, entry.load_settings()())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
+def test_an_approach_learns_draws_describes_and_writes(name: str, family: str) -> None:
+    shared, approach = built(name, family)
+    base = copy.deepcopy(shared.language_model.transformer)
+    optimizer = torch.optim.AdamW([{"params": list(g.parameters)} for g in approach.parameter_groups()], lr=1e-3)
+    reached = set()
+    for step in range(3):  # some gates open from 0
+        optimizer.zero_grad()
+        losses = approach.train().losses(small_batch(shared, 4, step), small_generators(0, step))
+        torch.stack([loss.weight * loss.sum / loss.count for loss in losses.values()]).sum().backward()
+        reached |= {n for n, p in approach.named_parameters() if p.grad is not None and bool(p.grad.any())}
+        optimizer.step()
+    assert reached == {n for n, p in approach.named_parameters() if p.requires_grad}
+
+    approach.eval()
+    prompts = [Prompt.text(sample.caption, sample.scene) for sample in samples(100, 3)]
+    latents = small_batch(shared, 3, 9).draw.latents
+    words, language_model = "a red circle left of a dark blue square", shared.language_model
+    begun = [language_model.start_id, *language_model.encode(words)]
+    read, tokens = len(begun), torch.tensor([[*begun, *range(50, 61)]])
+    with torch.no_grad():
+        sampling = Sampling(diffusion=shared.diffusion, nfe=2, guidance=2.0)
+        pictures = draw(approach, prompts, sampling, shape=tuple(latents.shape[1:]), seed=0, batch=3).latents
+        assert pictures.shape == latents.shape and bool(torch.isfinite(pictures).all())
+        logits, state = approach.text_start([Prompt.image(latent) for latent in latents])
+        assert bool(torch.isfinite(approach.text_step(logits.argmax(-1, keepdim=True), state)[0]).all())
+        whole = approach.text_logits(tokens)
+        first, state = approach.text_start([Prompt.text(words)])
+        rest, _ = approach.text_step(tokens[:, read:], state)
+        torch.testing.assert_close(torch.cat([first[:, None], rest], 1), whole[:, read - 1 :], atol=1e-4, rtol=1e-4)
+        kept = torch.equal(whole, base.logits(base(tokens)))
+    assert kept == (name != "full_retraining")
+
+
+@pytest.mark.parametrize("variant", ["gated", "dual_projection"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tower_begins_as_the_language_model_has_it(family: str, variant: str) -> None:
+    """What is copied is all of a layer: its biases, the norms of its heads, and whether it turns by position."""
+    shared, entry = shared_of(family), APPROACHES["dual_tower"]
+    approach = entry.load().build(shared, entry.load_settings()(variant=variant))
+    blocks = [block for block in approach.modules() if type(block).__name__ == "Block" and hasattr(block, "rotates")]
+    theirs = shared.language_model.transformer.blocks
+    assert len(blocks) == 2 * len(theirs)
+    for place, block in enumerate(blocks):
+        own = theirs[place % len(theirs)]
+        assert block.rotates == own.rotates
+        assert block.state_dict().keys() == own.state_dict().keys()
