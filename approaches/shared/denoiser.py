@@ -229,19 +229,8 @@ class Denoiser(nn.Module):
             tokens = tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
         return tokens if self.layout_in is None else self.layout_in(tokens)
 
-    def forward(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        condition: Tensor | Prepared,
-        condition_mask: Tensor | None = None,
-        tokens: Tensor | None = None,
-        tokens_mask: Tensor | None = None,
-    ) -> Tensor:
-        """The prediction, B C H W, for x_t (B C H W) at t (B, in [0, 1]) under a condition: B S condition_width, or
-        what `prepare` made of it (and then the masks and extra tokens are in there)."""
-        if isinstance(condition, Tensor):
-            condition = self.prepare(condition, condition_mask, tokens, tokens_mask)
+    def forward(self, x_t: Tensor, t: Tensor, condition: Prepared) -> Tensor:
+        """The prediction, B C H W, for x_t (B C H W) at t (B, in [0, 1]) under a condition that `prepare` made."""
         embedded = self.time(t)
         x, kept = self.patches.encode(x_t, embedded)
         x = x + self.positions.to(x.dtype)

@@ -193,13 +193,6 @@ def test_a_rule_and_its_dense_form_are_one_mask(backend: Backend) -> None:
     close(outs[0], outs[2], tolerance)
 
 
-def test_a_mask_moves_with_its_values() -> None:
-    mask = random_mask(torch.device("cpu"), empty_row=True)
-    assert mask.to("cpu") is mask
-    moved = mask.to("meta")
-    assert moved.device.type == "meta" and moved.dense.shape == mask.dense.shape and moved.batch == mask.batch
-
-
 def test_shapes_that_do_not_fit_are_refused() -> None:
     q, k, v = qkv(torch.device("cpu"), torch.float64)
     mask = random_mask(torch.device("cpu"), empty_row=False)

@@ -126,10 +126,6 @@ class AttentionMask:
             _ = self.open
         return self
 
-    def to(self, device: torch.device | str) -> AttentionMask:
-        """The same mask on another device. It travels dense, for a rule's own tensors can't be reached."""
-        return self if torch.device(device) == self.device else AttentionMask.from_dense(self.dense.to(device))
-
 
 @lru_cache(maxsize=16)
 def causal_mask(queries: int, keys: int, device: torch.device) -> AttentionMask:
