@@ -22,14 +22,13 @@ class Counts:
     """One approach at a config's sizes.
 
     total, trainable, active, borrowed: parameters, see `bench.meter.parameters`. hidden: those of the trained in the
-    matrices of blocks, see `Approach.hidden_matrices`. codec: the VAE's. latent_values: of a
-    picture. largest_block, outside: parameters of one unit of sharding, and of what is in none. rows: of a batch, to
-    draw, to describe, windows of text; part: of what one GPU works through at a time. forward, step: FLOPs of a batch's
-    losses (None where no step takes them alone), and with their gradients. condition, denoise: of a
-    prompt, and of one evaluation of one picture. encode: of a picture by the VAE. activations: bytes that a part holds
-    at once, beside weights and gradients. validation: that a batch of the fixed triples holds, without gradients.
-    encoding: that the pictures hold which the VAE encodes at a time. together: of the matrices that Muon works on at a
-    time.
+    matrices of blocks, see `Approach.hidden_matrices`. codec: the VAE's. latent_values: of a picture. largest_block,
+    outside: parameters of one unit of sharding, and of what is in none. rows: of a batch, to draw, to describe, windows
+    of text; part: of what one GPU works through at a time. forward, step: FLOPs of a batch's losses (None where no step
+    takes them alone), and with their gradients. update: FLOPs of the optimizer. condition, denoise: of a prompt, and of
+    one evaluation of one picture. encode: of a picture by the VAE. activations: bytes that a part holds at once, beside
+    weights and gradients. validation: that a batch of the fixed triples holds, without gradients. encoding: that the
+    pictures hold which the VAE encodes at a time. together: of the matrices that Muon works on at a time.
     """
 
     total: int
@@ -48,6 +47,7 @@ class Counts:
     image_tokens: int
     forward: int | None
     step: int
+    update: int
     condition: int
     denoise: int
     encode: int
@@ -184,8 +184,8 @@ def _disk_of(counts: Counts, config: Config) -> dict[str, float]:
 
 
 def step_flops(counts: Counts, config: Config) -> float:
-    """Of a step as it is worked: with accumulation, and an approach that can't tell the counts that its loss is divided
-    by, all parts but a rank's last are worked through once more for them, without gradient."""
+    """The model's, of a step as it is worked: with accumulation, and an approach that can't tell the counts that its
+    loss is divided by, all parts but a rank's last are worked through once more for them, without gradient."""
     parts = config.train.accumulation
     return counts.step + (parts - 1) / parts * (counts.forward or 0)
 
@@ -255,7 +255,8 @@ def lines(counts: Counts, config: Config, machine: Machine, steps: int) -> list[
             if counts.forward
             else ""
         ),
-        f"FLOPs in all  {worked:.4g} x {steps:,} steps = {done['training']['flops']:.4g}",
+        f"FLOPs in all  ({worked:.4g} + {counts.update:.4g} of the optimizer) x {steps:,} steps = "
+        f"{(worked + counts.update) * steps:.4g}",
         f"speed         {machine.gpus} x {machine.peak:.4g} FLOP/s ({machine.name}) x MFU {machine.mfu:.3g} "
         f"({machine.mfu_of}) = {machine.speed:.4g} FLOP/s",
     ]
@@ -272,7 +273,7 @@ def _who(stage: str, machine: Machine) -> str:
     convolutions = "TF32" if machine.peak_tf32 > machine.peak_fp32 else "float32"
     told = {
         "encoding": f"one GPU of each machine, {convolutions}",
-        "training": f"{machine.gpus} together",
+        "training": f"{machine.gpus} together; the model's alone, as MFU has it",
         "validating": "every GPU all of it, float32",
         "drawing": "one GPU alone, float32",
     }
@@ -313,7 +314,7 @@ def to_json(counts: Counts, config: Config, machine: Machine, steps: int) -> dic
         "counts": vars(counts),
         "machine": {**vars(machine), "speed": machine.speed},
         "steps": steps,
-        "flops_per_step": step_flops(counts, config),
+        "flops_per_step": step_flops(counts, config) + counts.update,
         "times": times(counts, config, machine, steps),
         "memory": memory(counts, config, machine),
         "disk": _disk_of(counts, config),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,17 @@ class Collection:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def of(self, rows: Sequence[int]) -> Collection:
+        """Some of the pictures, by their numbers."""
+        return dataclasses.replace(
+            self,
+            pictures=self.pictures[rows],
+            keys=tuple(self.keys[row] for row in rows),
+            captions=tuple(self.captions[row] for row in rows),
+            scenes=tuple(self.scenes[row] for row in rows),
+            latents=self.latents[rows],
+        )
 
     def record(self) -> dict[str, Any]:
         """What a run's record says of it."""

@@ -78,25 +78,33 @@ def median_of(ordered: Sequence[float], details: Mapping[str, Any]) -> Estimate:
 
 
 def _first(approach: Approach, collection: Collection, config: Config) -> Estimate:
-    """From one prompt to its picture's pixels, alone: reading, planning, drawing, decoding."""
+    """From one prompt to its picture's pixels, alone: reading, planning, drawing, decoding. Of several prompts: some
+    are drawn again."""
     shared, device = approach.shared, next(approach.parameters()).device
-    prompts = [Prompt.text(collection.captions[0][0], collection.scenes[0])]
     sampling = Sampling(diffusion=shared.diffusion, nfe=config.diffusion.nfe, guidance=config.diffusion.guidance)
-    shape, seconds = tuple(collection.latents.shape[1:]), []
-    for _ in range(TRIES):
+    shape, seconds, nfe = tuple(collection.latents.shape[1:]), [], []
+    for turn in range(TRIES):
+        place = turn % len(collection)
+        prompt = Prompt.text(collection.captions[place][0], collection.scenes[place])
         synchronise(device)
         begun = now()
-        drawn = draw(approach, prompts, sampling, shape=shape, seed=config.seed, batch=1)
+        drawn = draw(approach, [prompt], sampling, shape=shape, seed=config.seed, batch=1)
         shared.codecs["image"].decode_images(drawn.latents)
         seconds.append(now() - begun)
-    return median_of(sorted(seconds[1:]), {"tries": seconds, "nfe": drawn.nfe[0]})
+        nfe += drawn.nfe
+    return median_of(sorted(seconds[1:]), {"tries": seconds, "nfe": nfe})
 
 
 def _flops(approach: Approach, drawn: Drawn, collection: Collection, config: Config) -> Estimate:
-    """Of reading a prompt and all evaluations of a picture, guidance's empty prompt counted; the mean over pictures."""
-    device = next(approach.parameters()).device
-    work = flops_per_evaluation(approach, collection.latents[:1].to(device))
-    sides = 1 if config.diffusion.guidance == 1 else 2
-    each = sides * (work["condition"] + work["denoise"] * float(np.mean(drawn.nfe)))
+    """Of reading a caption of the median length and all evaluations of a picture, the mean over pictures. Guidance
+    doubles the evaluations, and reads its empty prompt once a batch."""
+    latents = collection.latents[:1].to(next(approach.parameters()).device)
+    captions = sorted((texts[0] for texts in collection.captions[: len(drawn.nfe)]), key=len)
+    work = flops_per_evaluation(approach, latents, captions[len(captions) // 2])
+    each = work["condition"] + work["denoise"] * float(np.mean(drawn.nfe))
+    guided = config.diffusion.guidance != 1
+    if guided:
+        empty = flops_per_evaluation(approach, latents, "")["condition"]
+        each += work["denoise"] * float(np.mean(drawn.nfe)) + empty / min(config.evaluate.batch, len(drawn.nfe))
     left_out = "a planner's tokens, checks and decoding to pixels are not counted"
-    return Estimate.counted(each, unit="FLOP", better="lower", guided=sides == 2, left_out=left_out, **work)
+    return Estimate.counted(each, unit="FLOP", better="lower", guided=guided, left_out=left_out, **work)

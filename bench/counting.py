@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from bench.data.catalogue import open_dataset
 from bench.errors import UserError
 from bench.imagined import Held, backward, blank_batch, imagine, imagining, tokenizer_of
 from bench.meter import flops, flops_per_evaluation, flops_per_step, parameters
-from bench.muon import at_a_time
+from bench.muon import at_a_time, orthogonalised
 
 LOOKED_AT = 256  # captions, for the length of the longest
 
@@ -72,6 +73,7 @@ def count(approach: str, settings: Any, config: Config, *, ranks: int, bf16: boo
             image_tokens=shared.patchify.tokens,
             forward=_forward(built, batch) if train.accumulation > 1 and not built.counts(batch) else None,
             step=flops_per_step(built, batch, lambda purpose: generator(0, purpose)),
+            update=flops_per_update(built, config),
             encode=flops(lambda: codec.encode(torch.zeros(1, 3, side, side))),
             activations=_activations(built, small, bf16),
             validation=_validation(built, min(config.evaluate.batch, config.evaluate.triples)),
@@ -100,6 +102,19 @@ def longest_caption(config: Config) -> tuple[int, str]:
 def _forward(approach: Approach, batch: Batch) -> int:
     """FLOPs of a batch's losses alone. With gradients, whose graph is dropped: see `flops_per_evaluation`."""
     return flops(lambda: approach.losses(batch, lambda purpose: generator(0, purpose)))
+
+
+def flops_per_update(approach: Approach, config: Config) -> int:
+    """Of the optimizer's products in one step, on tensors without values: Muon's, once, however many ranks repeat them;
+    AdamW makes none."""
+    if config.train.optimizer != "muon":
+        return 0
+    alike = Counter((tuple(matrix.shape), matrix.device) for matrix in approach.hidden_matrices())
+    with imagining():
+        return sum(
+            many * flops(partial(orthogonalised, torch.empty(1, *shape, device=device)))
+            for (shape, device), many in alike.items()
+        )
 
 
 def together(matrices: Sequence[Tensor]) -> int:

@@ -120,6 +120,7 @@ def _record(before: Record, run: stages.Run, trained: Mapping[str, Any], measure
         before,
         config=config,
         provenance={**before.provenance, "evaluated": evaluated},
+        budgets=stages.budgets_of(trained, measured),
         identical=replace(before.identical, **measured["identical"]),
         metrics={name: Estimate.from_json(value) for name, value in metrics.items()},
         samples=tuple(Sample(**sample) for sample in measured["samples"]),

@@ -26,6 +26,7 @@ WINDOW = 256  # tokens that a language model reads at a time, at most
 LONGEST = 4  # windows of a document
 LOGITS = 2**25  # of a batch of texts, at most: 128 MB in single precision
 UNSEEN = "pairs"  # the split whose pictures combine what training never combined, where a dataset has one
+UNSEEN_LOOKED = 5  # times as many of its pictures are looked through, for captions that ask for it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,10 @@ def training(config: Config, shared: Shared, console: Console) -> Collection:
 
 
 def unseen(config: Config, shared: Shared, count: int, console: Console) -> Collection | None:
-    """Pictures that combine what training never combined; None where the dataset has no such split."""
-    if UNSEEN not in DATASETS[config.data.name].load().splits:
+    """The first `count` pictures whose captions ask for what training never combined, fewer where UNSEEN_LOOKED times
+    as many hold fewer; None where the dataset has no such split."""
+    kind = DATASETS[config.data.name].load()
+    if UNSEEN not in kind.splits:
         return None
-    return collect(open_dataset(config.data, UNSEEN), count, shared.codecs["image"], console)
+    found = collect(open_dataset(config.data, UNSEEN), UNSEEN_LOOKED * count, shared.codecs["image"], console)
+    return found.of([row for row, scene in enumerate(found.scenes) if kind.asks_unseen(scene)][:count])

@@ -23,7 +23,7 @@ CLOSE = 0.05  # the share of real held-out pictures that counts as close to trai
 RESAMPLED = 1000  # times, real pictures for that share's edge
 SEARCHED = 100_000  # training pictures at most: their features are kept on the disk, 5 KB each
 SEEN: Names = {
-    "nearest_training_distance": ("", ""), "training_copies": ("share", "lower"),
+    "nearest_training_distance": ("", ""),
     "nearest_training_distance_latent": ("", ""), "training_copies_latent": ("share", "lower"),
     "prompt_overlap": ("share", ""),
 }  # fmt: skip
@@ -42,13 +42,14 @@ def memorisation(
     seed: int = 0,
 ) -> dict[str, Estimate]:
     """`nearest_training_distance`, the mean distance from drawn pictures (N H W 3, named `keys`) to the nearest
-    training picture; `training_copies`, the share that is nearer to one than all but CLOSE of real held-out pictures
-    (`true`, as many as there are) are; both in features and, as `..._latent`, in the VAE's latents (N C h w); and
-    `prompt_overlap`, the share of prompts that are among the training's captions, word for word.
+    training picture, in features and, as `..._latent`, in the VAE's latents (N C h w); `training_copies_latent`, the
+    share that is nearer to one than all but CLOSE of real held-out ones are; and `prompt_overlap`, the share of prompts
+    that are among the training's captions, word for word.
 
-    Features forgive a shift and not a little noise, latents the other way round. Those of the first SEARCHED training
-    pictures are extracted once a machine. Details: `nearest`, the training picture's key of each, `per_item`, its
-    distance, `real`, the mean distance of the real ones, and `chance`, CLOSE.
+    true, true_latents: the real ones, decoded from their latents as the drawn ones are. In features what the decoder
+    loses is more than what tells a copy from another picture, so nothing is called a copy by them. Those of the first
+    SEARCHED training pictures are extracted once a machine. Details: `nearest`, the training picture's key of each,
+    `per_item`, its distance, `real`, the mean distance of the real ones, and `chance`, CLOSE.
     """
     captions = {words_of(text) for texts in training.captions for text in texts}
     shared = sum(words_of(text) in captions for text in prompts)
@@ -72,30 +73,23 @@ def memorisation(
             "training_pictures": len(training),
             "nearest": [training.keys[place] for place in places],
         }
-        found |= _judged(far, nearest(real, trained)[1], told, suffix, keys, seed)
+        theirs = nearest(real, trained)[1]
+        found[f"nearest_training_distance{suffix}"] = mean_estimate(
+            far, keys=keys, seed=seed, details={**told, "real": float(theirs.mean())}
+        )
+        if suffix:
+            found[f"training_copies{suffix}"] = copies_among(far, theirs, keys=keys, seed=seed)
     return found
 
 
-def _judged(
-    far: Floats, real: Floats, told: dict[str, Any], suffix: str, keys: Sequence[str], seed: int
-) -> dict[str, Estimate]:
-    """The two numbers of distances to the nearest training picture, of drawn pictures and of real ones."""
+def copies_among(far: Floats, real: Floats, *, keys: Sequence[str], seed: int) -> Estimate:
+    """The share of distances to the nearest training picture that are shorter than all but CLOSE of those of real
+    pictures. The interval counts the edge's own error too: Jeffreys' posteriors of the share, each at the edge of a
+    resample of the real ones."""
     edge = float(np.quantile(real, CLOSE))
-    details = {"chance": CLOSE, "edge": edge, "real_pictures": len(real)}
-    copies = mean_estimate(
-        (far < edge).astype(float), keys=keys, seed=seed, unit="share", better="lower", details=details
-    )
-    return {
-        f"nearest_training_distance{suffix}": mean_estimate(
-            far, keys=keys, seed=seed, details={**told, "real": float(real.mean())}
-        ),
-        f"training_copies{suffix}": _of_an_estimated_edge(copies, far, real, seed),
-    }
-
-
-def _of_an_estimated_edge(copies: Estimate, far: Floats, real: Floats, seed: int) -> Estimate:
-    """The share with an interval that counts the edge's own error too: Jeffreys' posteriors of the drawn pictures'
-    share, each at the edge of a resample of the real ones."""
+    details: dict[str, Any] = {"chance": CLOSE, "edge": edge, "real_pictures": len(real)}
+    nearer_than = (far < edge).astype(float)
+    copies = mean_estimate(nearer_than, keys=keys, seed=seed, unit="share", better="lower", details=details)
     if copies.value is None or copies.low is None:
         return copies
     draws = np.random.default_rng(derive(seed, "training copies"))

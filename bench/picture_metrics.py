@@ -31,16 +31,17 @@ from metrics.composition import scene_metrics
 from metrics.features import FeatureExtractor, open_extractor
 from metrics.fidelity import Extractor, Features, extract, fidelity_metrics
 from metrics.inception import Inception
-from metrics.statistics import Better, Estimate
+from metrics.statistics import Better, Estimate, mean_estimate
 
 SHARE: tuple[str, Better] = ("share", "higher")
 LOWER: tuple[str, Better] = ("", "lower")
 SCENES: Names = {
     "scene_accuracy": SHARE, "right_objects": SHARE, "right_objects_gap": SHARE, "parser_accuracy": SHARE,
 }  # fmt: skip
-UNSEEN: Names = {f"{name}_pairs": SHARE for name in ("scene_accuracy", "right_objects", "right_objects_gap")}
 ONCE = "_0_redraws"
-SCENES_ONCE: Names = {f"{name}{ONCE}": SHARE for name in ("scene_accuracy", "right_objects", "right_objects_gap")}
+DRAWN = ("scene_accuracy", "right_objects", "right_objects_gap")
+SCENES_ONCE: Names = {f"{name}{ONCE}": SHARE for name in DRAWN}
+UNSEEN: Names = {**{f"{name}_pairs": SHARE for name in DRAWN}, "nfe_pairs": LOWER}
 CLIP: Names = {"clip_score": ("", "higher"), "clip_score_gap": ("", "higher"), "clip_retrieval_precision": SHARE}
 CLIP_ONCE: Names = {f"{name}{ONCE}": CLIP[name] for name in ("clip_score", "clip_score_gap")}
 FID: Names = {f"{of}{kind}": LOWER for of in ("", "null_", "vae_") for kind in ("fid", "kid")}
@@ -251,14 +252,19 @@ def measure_pictures(
     found.attempt(distances(sizes.extractor), lambda: judges.features(drawn), console)
     found.attempt(FID, lambda: judges.fid(drawn), console)
     found.attempt(CLIP, lambda: judges.alignment(drawn), console)
-    if drawn.drawn.first is not None:
-        once = replace(drawn, images=decoded(shared, drawn.drawn.first), finite=_finite(drawn.drawn.first).numpy())
+    if (once := _first_drawings(drawn, shared)) is not None:
         found.attempt(SCENES_ONCE, lambda: _once(SCENES_ONCE, judges.scenes(once)), console)
         looks_once = {f"{kind}_{sizes.extractor}{ONCE}": LOWER for kind in ("fd", "kid")}
         found.attempt(looks_once, lambda: _once(looks_once, judges.features(once)), console)
         found.attempt(CLIP_ONCE, lambda: _once(CLIP_ONCE, judges.alignment(once)), console)
     found.attempt(SEEN, lambda: _seen(judges, drawn), console)
     found.attempt(UNSEEN, lambda: _unseen(approach, judges, min(sizes.pairs, sizes.pictures)), console)
+
+
+def _first_drawings(drawn: Pictures, shared: Shared) -> Pictures | None:
+    """The same before any redraw; None where nothing could be drawn again."""
+    first = drawn.drawn.first
+    return None if first is None else replace(drawn, images=decoded(shared, first), finite=_finite(first).numpy())
 
 
 def _once(names: Names, found: Mapping[str, Estimate]) -> dict[str, Estimate]:
@@ -270,14 +276,14 @@ def _seen(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:
     config = judges.config
     training = held_out.training(config, judges.shared, judges.console)
     kept = np.flatnonzero(drawn.finite)[: config.evaluate.memorised]
-    real = drawn.true[: REAL_TO_ONE * config.evaluate.memorised]
+    real = judges.shared.codecs["image"].encode_images(drawn.true[: REAL_TO_ONE * config.evaluate.memorised]).cpu()
     return memorisation(
         judges.opened(config.evaluate.memorised_input),
         training,
         drawn.images[kept],
-        real,
+        decoded(judges.shared, real),
         drawn.drawn.latents[kept],
-        judges.shared.codecs["image"].encode_images(real).cpu(),
+        real,
         keys=[drawn.keys[i] for i in kept],
         prompts=drawn.captions,
         seed=config.seed,
@@ -285,14 +291,20 @@ def _seen(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:
 
 
 def _unseen(approach: Approach, judges: Judges, count: int) -> dict[str, Estimate]:
-    """The scene metrics on combinations that training never showed, drawn apart."""
+    """The scene metrics on captions that ask for combinations that training never showed, drawn apart, and the
+    evaluations that these pictures took; of first drawings too, where an approach may draw again."""
     if not count:
         raise UserError("evaluate.pairs is 0: none were asked for")
     collection = held_out.unseen(judges.config, judges.shared, count, judges.console)
     if collection is None:
         raise UserError(f"dataset '{judges.config.data.name}' holds no combinations back from training")
+    if not len(collection):
+        raise UserError("no caption that was looked at asks for a combination held back from training")
     drawn = draw_pictures(
         approach, collection, count, judges.config, judges.console, description="drawing unseen combinations"
     )
-    found = judges.scenes(drawn)
-    return {f"{name}_pairs": found[name] for name in ("scene_accuracy", "right_objects", "right_objects_gap")}
+    found = {f"{name}_pairs": each for name, each in judges.scenes(drawn).items() if name in DRAWN}
+    found["nfe_pairs"] = mean_estimate(np.array(drawn.drawn.nfe, dtype=float), better="lower", details={})
+    if (once := _first_drawings(drawn, judges.shared)) is not None:
+        found |= {f"{name}_pairs{ONCE}": each for name, each in judges.scenes(once).items() if name in DRAWN}
+    return found

@@ -121,4 +121,4 @@ def steps_of(counts: Counts, config: Config, machine: Machine) -> int:
     worked = step_flops(counts, config)
     if config.train.budget == "seconds":
         return max(1, int(config.train.amount * machine.speed / worked))
-    return Budget.of(config.train, worked).steps or 1
+    return Budget.of(config.train, worked + counts.update).steps or 1

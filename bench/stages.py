@@ -24,6 +24,7 @@ from bench.batches import Batches, moved, part
 from bench.budget import bytes_, disk
 from bench.config import Config, to_json
 from bench.console import Console
+from bench.counting import flops_per_update
 from bench.data.catalogue import open_dataset
 from bench.data.text import TEXTS, TextCorpus
 from bench.energy import Energy
@@ -139,7 +140,7 @@ def _done(record: Record, trained: dict[str, Any], measured: dict[str, Any]) -> 
         status="done",
         reason="",
         provenance={**record.provenance, **trained.get("provenance", {})},
-        budgets=Budgets(**trained["budgets"]),
+        budgets=budgets_of(trained, measured),
         identical=Identical(data=record.provenance["key"]["data"], text=record.provenance["key"]["text"], **identical),
         curves={name: tuple(rows) for name, rows in trained["curves"].items()},
         metrics={name: Estimate.from_json(value) for name, value in metrics.items()},
@@ -148,6 +149,14 @@ def _done(record: Record, trained: dict[str, Any], measured: dict[str, Any]) -> 
         notes=(*trained["notes"], *measured["notes"]),
         seconds={**trained["seconds"], **measured["seconds"]},
     )
+
+
+def budgets_of(trained: Mapping[str, Any], measured: Mapping[str, Any]) -> Budgets:
+    """What training took; the optimizer's operations with the model's."""
+    found, update = trained["budgets"], measured["optimizer_flops_per_step"]
+    step = found["flops_per_step"] + update
+    whole = {"flops": step * found["steps"], "flops_per_step": step, "optimizer_flops_per_step": update}
+    return Budgets(**{**found, **whole})
 
 
 def _train(run: Run) -> dict[str, Any]:
@@ -172,10 +181,9 @@ def _train(run: Run) -> dict[str, Any]:
     path = run.folder / CHECKPOINT
     resumed = path.exists() or shard_checkpoint.step(path) >= 0
     told: dict[str, Any] = {"key": run.request.key, "description": run.request.approach, "console": console}
+    told |= {"meter": meter, "flops_per_step": step + flops_per_update(approach, config)}
     with PeakMemory(run.device) as memory, Energy(run.device) as energy:
-        fitted = train(
-            approach, batches, config, path=path, validate=validate, meter=meter, flops_per_step=step, **told
-        )
+        fitted = train(approach, batches, config, path=path, validate=validate, **told)
     if run.main:
         average = {name: value.cpu().contiguous().clone() for name, value in fitted.average.items()}
         with atomic_path(run.folder / store.WEIGHTS) as whole:
@@ -254,8 +262,8 @@ def _step_flops(approach: Approach, batches: Batches) -> int:
 
 
 def _spent(fitted: Trained, flops: int) -> dict[str, Any]:
+    """flops: of a step by the model."""
     return {
-        "flops": float(flops * fitted.steps),
         "flops_per_step": float(flops),
         "steps": fitted.steps,
         "images": fitted.images,
@@ -299,6 +307,7 @@ def measure_again(run: Run, trained: dict[str, Any], place: Path) -> dict[str, A
         raise RuntimeError(f"training changed frozen weights: {trained['frozen_hash']} became {frozen}")
     return {
         "metrics": {name: value.to_json() for name, value in found.metrics.items()},
+        "optimizer_flops_per_step": float(flops_per_update(approach, config)),
         "identical": {"noise": _noise_hash(shared, config)},
         "samples": [vars(sample) for sample in keep(place, found, held)],
         "sheets": {

@@ -31,7 +31,7 @@ BUDGETS: tuple[tuple[str, str, str], ...] = (
 LEVEL = 0.01  # exact counts that differ by no more than this share are called level
 BIASED = ("fid", "fd_*")
 """Numbers whose expectation depends on n: with another n they are other numbers."""
-MADE_BY = ("weights", "resize", "window", "windows", "real", "candidates", "k")
+MADE_BY = ("weights", "resize", "window", "windows", "real", "candidates", "k", "products")
 """Details that say how a number was made: made otherwise it is another number."""
 BEYOND = ("*gap*", "density")
 """Numbers in shares that may be below 0 or above 1."""
@@ -92,7 +92,9 @@ def budget_estimates(record: Record) -> dict[str, Estimate]:
     for name, place, unit in BUDGETS:
         if (value := getattr(record.budgets, place)) is not None:
             better: Any = "lower" if unit in ("parameters", "FLOP") else ""
-            found[name] = Estimate.counted(float(value), unit=unit, better=better)
+            whole = record.budgets.optimizer_flops_per_step is not None
+            told = {"products": "the model's and the optimizer's" if whole else "the model's"} if unit == "FLOP" else {}
+            found[name] = Estimate.counted(float(value), unit=unit, better=better, **told)
     if record.budgets.borrowed:
         borrowed = float(sum(record.budgets.borrowed.values()))
         found["parameters_borrowed"] = Estimate.counted(borrowed, unit="parameters", better="lower")

@@ -20,13 +20,21 @@ from bench.errors import UserError, nearest
 from bench.files import read_json, write_json
 from metrics.statistics import Estimate
 
-VERSION = 1
+VERSION = 2
 FILE = "record.json"
 
 Status = Literal["done", "failed", "killed", "out of memory", "unfinished"]
 """unfinished: started, and either still running or ended together with what watched it."""
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+def _without_the_optimizers(values: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 counted the model's operations alone."""
+    if isinstance(spent := values.get("budgets"), dict):
+        return {**values, "budgets": {**spent, "optimizer_flops_per_step": None}}
+    return values
+
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _without_the_optimizers}
 """version -> what makes a record of that version one of the next."""
 
 TIMED_UNITS = ("s", "1/s", "bytes", "J", "share of peak")
@@ -36,8 +44,8 @@ TIMED_UNITS = ("s", "1/s", "bytes", "J", "share of peak")
 @dataclass(frozen=True, kw_only=True)
 class Budgets:
     """What was spent. parameters: how many there are in all, how many are trained, and how many one picture and its
-    caption pass through. borrowed: what came already trained, the pre-training debt. flops: of the whole training.
-    None where it is not known."""
+    caption pass through. borrowed: what came already trained, the pre-training debt. flops: of the whole training, the
+    optimizer's among them where optimizer_flops_per_step is known. None where something is not known."""
 
     total: int | None = None
     trainable: int | None = None
@@ -45,6 +53,7 @@ class Budgets:
     borrowed: dict[str, int] = field(default_factory=dict)
     flops: float | None = None
     flops_per_step: float | None = None
+    optimizer_flops_per_step: float | None = None
     steps: int | None = None
     images: int | None = None
 

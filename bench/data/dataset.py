@@ -60,6 +60,12 @@ class Dataset(ABC):
     def first(self, count: int) -> list[Sample]:
         """The first `count` samples of the split's own fixed order (fewer where it has fewer), for evaluation."""
 
+    @classmethod
+    def asks_unseen(cls, scene: Scene | None) -> bool:
+        """Of a split `pairs`: whether the caption itself, and not the picture alone, asks for what training never
+        combined. A dataset with such a split knows."""
+        return True
+
     @abstractmethod
     def stream(self, *, seed: int, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[Sample]:
         """Samples for training, without end: shuffled anew each epoch from (seed, epoch), every sample on one rank

@@ -5,7 +5,8 @@ captions in varied English that cover GenEval's six tasks (arXiv 2310.11513). Sa
 (seed, split, i), so neither worker count nor order changes it.
 
 Splits: train, validation and test share one distribution. `pairs` has in every picture a (shape, colour) pair that
-training never shows; `forms` has captions of sentence forms that training never reads.
+training never shows, which one caption in three asks for; `forms` has captions of sentence forms that training never
+reads.
 """
 
 from __future__ import annotations
@@ -68,6 +69,11 @@ class Shapes(IndexedDataset):
         """The split that a config describes."""
         items = config.train_items if split == "train" else config.eval_items
         return cls(split=split, size=config.size, seed=config.seed, items=items)
+
+    @classmethod
+    def asks_unseen(cls, scene: Scene | None) -> bool:
+        """See Dataset. Of the six tasks only the two of colours can: "a circle" is no purple one."""
+        return scene is not None and any((each.shape, each.colour) in HELD_OUT_PAIRS for each in scene.demands)
 
     def __len__(self) -> int:
         return self.items

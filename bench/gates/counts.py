@@ -21,6 +21,7 @@ from approaches.registry import APPROACHES
 from bench import meter
 from bench.batches import Batches
 from bench.collection import collect
+from bench.counting import flops_per_update
 from bench.data.catalogue import open_dataset
 from bench.gates.world import ROWS, World, quiet
 from bench.sampler import Sampling, draw
@@ -54,6 +55,7 @@ def _parameters(name: str, world: World) -> Counts:
 def _flops(name: str, world: World) -> Counts:
     approach = world.approach(name)
     found = {"training_step": meter.flops_per_step(approach, world.batches(0), world.batches.generators(0))}
+    found["optimizer_step"] = flops_per_update(approach, world.config)
     if "denoise" in approach.capabilities:
         found |= meter.flops_per_evaluation(approach, world.test.latents)
     return found

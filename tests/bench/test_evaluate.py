@@ -102,6 +102,10 @@ def test_an_untrained_approach_has_every_number_and_hears_nothing(untrained: Any
     assert found["top1_agreement"].value == 1.0 and found["kl_base_adapted"].value == 0.0
     assert found["nfe"].value and found["nfe"].value >= 2 and found["seconds_to_first_image"].n == 6
     assert found["parser_accuracy"].value == 1.0
+    pairs = found["right_objects_gap_pairs"]
+    assert found["nfe_pairs"].n == 6 and pairs.n <= 6  # one alone in its task has no gap
+    assert all("colour" in task for task in found["scene_accuracy_pairs"].details["tasks"])
+    assert ("right_objects_gap_pairs_0_redraws" in found) == ("right_objects_gap_0_redraws" in found)
 
 
 COMPARED = (
@@ -109,7 +113,7 @@ COMPARED = (
     "scene_accuracy", "right_objects", "right_objects_gap", "scene_accuracy_pairs", "fd_efficientnet_lite0",
     "kid_efficientnet_lite0", "precision", "caption_loss", "caption_loss_gap", "caption_attribute_f1",
     "caption_f1_gap", "caption_cider", "perplexity", "bits_per_byte", "perplexity_retention", "kl_base_adapted",
-    "top1_agreement", "training_copies",
+    "top1_agreement", "training_copies_latent",
 )  # fmt: skip
 
 
@@ -268,7 +272,8 @@ def test_the_true_pictures_are_as_good_as_can_be(held: Held, monkeypatch: pytest
     score = found["clip_score"]
     assert score.value == pytest.approx(score.details["reference"], abs=3)
     assert score.value is not None and score.value > score.details["chance"]
-    assert found["training_copies"].value is not None and found["training_copies"].value <= 0.5
+    copies = found["training_copies_latent"]
+    assert copies.value is not None and copies.value <= 0.5
 
 
 def test_pictures_that_are_not_finite_are_counted(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from bench.collection import Collection, collect
 from bench.config import DataConfig
 from bench.console import Console
 from bench.data.catalogue import open_dataset
-from bench.memorisation import _judged, memorisation
+from bench.memorisation import copies_among, memorisation
 from metrics.features import FeatureExtractor, efficientnet_lite0
 
 DATA = DataConfig(train_items=300, eval_items=40)
@@ -50,12 +50,13 @@ def test_planted_copies_are_found_and_new_pictures_are_at_chance(codec, extracto
         prompts=["A red circle!", training.captions[7][0].upper(), "nothing that training said"],
     )
     for space in ("", "_latent"):
-        distance, shares = found[f"nearest_training_distance{space}"], found[f"training_copies{space}"]
+        distance = found[f"nearest_training_distance{space}"]
         assert distance.details["nearest"][:10] == list(training.keys[100:110])
         far = np.array(distance.details["per_item"])
         assert far[:10].max() < far[10:].min() and far[10:].mean() == pytest.approx(distance.details["real"], rel=0.3)
-        marked = shares.details["per_item"]
-        assert marked[:10] == [1] * 10 and np.mean(marked[10:]) < 0.3  # 5% is chance
+    marked = found["training_copies_latent"].details["per_item"]
+    assert marked[:10] == [1] * 10 and np.mean(marked[10:]) < 0.3  # 5% is chance
+    assert "training_copies" not in found
     said = {text for captions in training.captions for text in captions}
     expected = (1 + ("a red circle" in said)) / 3  # whatever case and punctuation
     assert found["prompt_overlap"].value == pytest.approx(expected)
@@ -84,7 +85,7 @@ def test_no_pictures_leave_the_prompts_overlap(extractor, splits) -> None:
     none = np.asarray(test.pictures[:0])
     nothing = test.latents[:0]
     found = memorisation(extractor, training, none, none, nothing, nothing, keys=[], prompts=[training.captions[0][0]])
-    assert found["training_copies"].reason == "no pictures" and found["prompt_overlap"].value == 1.0
+    assert found["training_copies_latent"].reason == "no pictures" and found["prompt_overlap"].value == 1.0
     few = replace(training, pictures=training.pictures[:2], keys=training.keys[:2])
     first = np.asarray(few.pictures[:1])
     others, known = test.latents[:1], training.latents[:1]
@@ -99,7 +100,7 @@ def test_an_honest_generator_is_seldom_called_a_copier() -> None:
     above = covered = 0
     for trial in range(trials):
         far, real = draws.gamma(4, size=128), draws.gamma(4, size=512)
-        copies = _judged(far, real, {}, "", [str(i) for i in range(128)], trial)["training_copies"]
+        copies = copies_among(far, real, keys=[str(i) for i in range(128)], seed=trial)
         assert copies.low is not None and copies.high is not None
         above, covered = above + (copies.low > 0.05), covered + (copies.low <= 0.05 <= copies.high)
     assert above / trials <= 0.05 and covered / trials >= 0.92

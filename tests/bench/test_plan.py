@@ -30,12 +30,13 @@ from bench.counting import count, together
 from bench.environment import ROOT
 from bench.hardware import KINDS, Kind
 from bench.imagined import Held, _autoencoder, _language_model, backward, blank_batch, imagining
-from bench.meter import flops_per_evaluation, flops_per_step, parameters
+from bench.meter import flops, flops_per_evaluation, flops_per_step, parameters
 from bench.parsing import parse
 from bench.plan import machine_of
 from bench.plan_arguments import PlanArguments
 from bench.presets import preset
 from bench.run_arguments import RunArguments, settings_of
+from bench.training import optimizers_of
 from reports import schema
 from tests.approaches.small import small_generators
 from tests.bench.conftest import MicroRun
@@ -98,6 +99,8 @@ def test_a_plan_counts_what_is_measured(approach: str, own_cache):
     assert planned.step == flops_per_step(built, batch, small_generators())
     assert flops_per_evaluation(built, batch.noise) == {"condition": planned.condition, "denoise": planned.denoise}
     backward(built, batch)  # what is made once stays out of what is measured
+    stepping = [optimizer.step for optimizer in optimizers_of(built, config)]
+    assert planned.update == flops(lambda: [step() for step in stepping])
     gradients = [p.grad for p in built.parameters() if p.grad is not None]
     built.zero_grad(set_to_none=False)
     taken = allocated(lambda: backward(built, batch))
@@ -117,7 +120,8 @@ def test_a_plan_foretells_a_run(micro_run: MicroRun):
     planned = count(record.approach, settings, micro_run.config, ranks=1, bf16=False)
     spent = record.budgets
     assert (planned.total, planned.trainable, planned.active) == (spent.total, spent.trainable, spent.active)
-    assert planned.step == pytest.approx(spent.flops_per_step, rel=0.15)
+    assert planned.step + planned.update == pytest.approx(spent.flops_per_step, rel=0.15)
+    assert 0 < planned.update == spent.optimizer_flops_per_step
     mfu = record.metrics["mfu"]
     assert mfu.value is not None and spent.steps is not None
     machine = replace(HERE, peak=mfu.details["peak_flops_per_second"], mfu=mfu.value)
@@ -144,7 +148,7 @@ def test_a_plan_of_small_is_what_its_run_on_a_cpu_took(approach: str):
         took["parameters"], took["parameters_trained"], took["parameters_active"]
     )  # fmt: skip
     steps = int(config.train.amount)
-    assert planned.step * steps == pytest.approx(took["training_flops"], rel=0.01)
+    assert planned.step * steps == pytest.approx(took["training_flops"], rel=0.01)  # that record counts the model's
     held = memory(planned, config, replace(HERE, host=True))["DDP"]
     # What a run measures is above what it had before training: its models.
     assert held["all"] - held["weights"] == pytest.approx(took["peak_memory_bytes"], rel=0.15)
@@ -172,8 +176,8 @@ def test_held_counts_what_is_alive_at_once():
 COUNTS = Counts(
     total=1000, trainable=600, hidden=200, active=900, borrowed={"language_model": 400}, codec=50, latent_values=16,
     largest_block=100, outside=300, rows=(16, 8, 24), part=(2, 1, 3), caption_tokens=30, captions_of="a test",
-    image_tokens=64, forward=90, step=300, condition=7, denoise=10, encode=5, activations=50_000, validation=99,
-    encoding=700, together=400,
+    image_tokens=64, forward=90, step=300, update=40, condition=7, denoise=10, encode=5, activations=50_000,
+    validation=99, encoding=700, together=400,
 )  # fmt: skip
 
 
@@ -288,11 +292,15 @@ def test_a_gguf_file_is_unpacked_into_the_cache(tmp_path: Path):
 def test_the_lines_show_the_arithmetic():
     told = "\n".join(lines(COUNTS, Config(train=TrainConfig(accumulation=3)), replace(HERE, gpus=2), steps=10))
     assert "300 + 2/3 of its forward pass's 90 = 360" in told
-    assert "360 x 10 steps = 3600" in told
+    assert "(360 + 40 of the optimizer) x 10 steps = 4000" in told
     assert "2 x 1e+12 FLOP/s (here) x MFU 0.5 (given) = 1e+12 FLOP/s" in told
     assert "FSDP on 2" in told and "DDP on 2" in told and "fits into 1.00 GB" in told
     assert "before training, whole on every GPU: weights 4.0 kB + VAE 0.2 kB + pictures being encoded 0.7 kB" in told
-    assert "FLOP/s (2 together)" in told and "(one GPU alone, float32)" in told and "each machine, TF32)" in told
+    assert (
+        "FLOP/s (2 together; the model's alone, as MFU has it)" in told
+        and "(one GPU alone, float32)" in told
+        and "each machine, TF32)" in told
+    )
 
 
 def test_what_fits_only_once_it_is_shared_out_does_not_fit():
@@ -316,7 +324,7 @@ def test_base_is_planned_without_its_weights(capsys: pytest.CaptureFixture[str])
     assert found["counts"]["image_tokens"] == 256 and found["steps"] == 100_000
     assert found["machine"]["speed"] == 8 * 989e12 * 0.36
     assert math.isclose(
-        found["times"]["training"]["seconds"], found["flops_per_step"] * 100_000 / (8 * 989e12 * 0.36), rel_tol=1e-9
+        found["times"]["training"]["seconds"], found["counts"]["step"] * 100_000 / (8 * 989e12 * 0.36), rel_tol=1e-9
     )
     # Six FLOPs a trained parameter and token at most, two at least: what any transformer's step must lie between.
     tokens = 48 * (256 + 2 + 64)

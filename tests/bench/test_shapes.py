@@ -111,6 +111,11 @@ def test_held_out_pairs_are_in_every_picture_of_their_split_and_in_no_other():
     for split in COMMON:
         assert not any(sample.scene.pairs() & HELD_OUT_PAIRS for sample in samples(split))
     assert all(sample.scene.pairs() & HELD_OUT_PAIRS for sample in samples("pairs"))
+    asking = [sample for sample in samples("pairs") if Shapes.asks_unseen(sample.scene)]
+    assert 0.2 * len(samples("pairs")) < len(asking) < len(samples("pairs"))
+    for sample in asking:  # in its caption's words, too
+        assert any(shape in sample.caption and colour in sample.caption for shape, colour in HELD_OUT_PAIRS)
+    assert not any(Shapes.asks_unseen(sample.scene) for sample in samples("train"))
     shown = set().union(*(sample.scene.pairs() for sample in samples("pairs")))
     assert shown >= HELD_OUT_PAIRS
     for index in range(2):  # the pieces of a held-out pair are known from other pairs

@@ -12,7 +12,7 @@ from reports.document import document
 from reports.html import html
 
 GOLDEN = Path(__file__).parent / "golden"
-FROZEN = {1: "ecd815d9f598969c"}
+FROZEN = {1: "ecd815d9f598969c", 2: "7fee69f950ef11fe"}
 """Version -> hash of its file: who changes one has thawed it."""
 
 
@@ -33,6 +33,13 @@ def test_what_the_first_version_said_is_still_read():
     assert record.samples[0].trace["plan"] == "plan: large red circle 5 3; dark"
     assert record.curves["validation"][-1]["step"] == 8
     assert record.identical.diffusion["prediction"] == "flow"
+    assert record.budgets.flops == 8 * 13707275776.0 and record.budgets.optimizer_flops_per_step is None
+
+
+def test_the_second_version_counts_the_optimizers_operations():
+    spent = schema.load(GOLDEN / "record-2.json").budgets
+    assert spent.optimizer_flops_per_step and spent.flops_per_step == 13707275776.0 + spent.optimizer_flops_per_step
+    assert spent.flops == 8 * spent.flops_per_step
 
 
 @pytest.mark.parametrize("version", FROZEN)

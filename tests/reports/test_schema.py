@@ -165,7 +165,7 @@ def test_older_records_go_through_every_version_between(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(schema, "VERSION", 3)
     monkeypatch.setattr(schema, "UPGRADES", {1: rename, 2: add})
-    values = record().to_json()
+    values = {**record().to_json(), "schema": 1}
     del values["sheets"]
     values["remarks"] = values.pop("notes")
     read = from_json(values, "x")
