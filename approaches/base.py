@@ -66,7 +66,7 @@ class Captioned:
     """Captioned pictures: rows of a batch.
 
     latents: B C H W, clean. tokens: B L long, each row the start token, the caption, the end token, then padding.
-    mask: B L bool, True up to the end token. pictures: uint8 B H W 3 pixels, where somebody asked for them.
+    mask: B L bool, True up to the end token. pictures: uint8 B H W 3, if asked for. lead: tokens in the start's place.
     """
 
     latents: Tensor
@@ -75,6 +75,7 @@ class Captioned:
     captions: tuple[str, ...]
     scenes: tuple[Scene | None, ...]
     pictures: NDArray[np.uint8] | None = None
+    lead: int = 1
 
     @property
     def prompt(self) -> tuple[Tensor, Tensor]:
@@ -84,13 +85,14 @@ class Captioned:
 
     @property
     def targets(self) -> Tensor:
-        """B L-1: the next token of each of `prompt`'s, -100 for padding."""
-        return self.tokens[:, 1:].masked_fill(~self.mask[:, 1:], -100)
+        """B L-1: the next token of each of `prompt`'s, -100 for padding and before the caption."""
+        counts = self.mask[:, 1:] & (torch.arange(1, self.mask.shape[1], device=self.mask.device) >= self.lead)
+        return self.tokens[:, 1:].masked_fill(~counts, -100)
 
     @property
     def predicted(self) -> Tensor:
         """How many of `targets` count: the tokens that a caption's loss is a mean over."""
-        return self.mask[:, 1:].sum()
+        return self.mask[:, self.lead :].sum()
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -196,7 +198,7 @@ class Shared:
 
     codecs: by modality. latent_size: side of a latent. patch_channels: of the U-Net blocks that make image tokens; 0 is
     a linear layer. encoder: uint8 pictures B H W 3 -> features B E of a frozen network, for alignment, where the config
-    names one.
+    names one. describe_prompt: words between a picture and its caption; "" is the start token.
     """
 
     language_model: LanguageModel
@@ -210,6 +212,7 @@ class Shared:
     seed: int
     encoder: Callable[[NDArray[np.uint8]], Tensor] | None = None
     encoder_width: int = 0
+    describe_prompt: str = ""
 
     @property
     def patchify(self) -> Patchify:
@@ -334,7 +337,7 @@ class Approach(nn.Module, ABC):
 
     def text_start(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
         """Read prompts, all with the same modalities: logits of the next text token, B V, and the state to go on from.
-        After an image segment the text begins with the start token."""
+        After an image segment the text begins with `lead`'s tokens (approaches.shared.prompts)."""
         raise NotImplementedError(f"{type(self).__name__} writes no text")
 
     def text_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:

@@ -78,6 +78,7 @@ def shared_of(
         patch=config.train.patch,
         patch_channels=config.train.patch_channels,
         caption_tokens=config.train.caption_tokens,
+        describe_prompt=config.train.describe_prompt,
         seed=config.seed,
         encoder=encoder,
         encoder_width=encoder_width,

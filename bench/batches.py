@@ -22,6 +22,7 @@ from torch import Tensor
 from approaches.base import Batch, Captioned, Generators
 from approaches.shared.diffusion import Diffusion
 from approaches.shared.language_model import LanguageModel, pad_rows
+from approaches.shared.prompts import gap
 from approaches.shared.randomness import generator
 from approaches.shared.vae import LatentCodec
 from bench.collection import collect
@@ -50,7 +51,8 @@ def diffusion_of(config: DiffusionConfig) -> Diffusion:
 class Batches:
     """The batches of one training, by step.
 
-    draw_rows, describe_rows: how a batch is shared out. tokens, mask: of all captions, N L. collection: the pictures.
+    draw_rows, describe_rows: how a batch is shared out. tokens, mask: of all captions, N L; described: the same, as
+    they are behind the words of train.describe_prompt. collection: the pictures.
     cut: captions that were longer than config.train.caption_tokens. with_pictures: batches carry their pictures.
     Building encodes the train split once a machine and tokenises the text once a machine; UserError where the dataset
     is empty or the text too short for one window.
@@ -78,6 +80,10 @@ class Batches:
         self.counts = np.array([len(captions) for captions in of_each])
         self.starts = np.cumsum(self.counts) - self.counts  # a picture's captions stand side by side
         self.tokens, self.mask, self.cut = tokenise(language_model, self.captions, train.caption_tokens)
+        self.lead, self.described = language_model.encode(train.describe_prompt.rstrip()), (self.tokens, self.mask)
+        if space := gap(train.describe_prompt):
+            spaced = tuple(space + caption for caption in self.captions)
+            self.described = tokenise(language_model, spaced, train.caption_tokens)[:2]
         self.text_hash = hash_bytes(corpus.content_hash("train"), tokenizer_hash(language_model))
         self.text = token_stream(language_model, corpus, self.text_hash, console)
         self.windows = (len(self.text) - 1) // train.replay_tokens
@@ -94,16 +100,16 @@ class Batches:
         draws = self.generators(step)
         luck = torch.rand(len(indices), generator=draws("batch/captions"), dtype=torch.float64).numpy()
         chosen = self.starts[indices] + (luck * self.counts[indices]).astype(np.int64)
-        draw = self._rows(indices[: self.draw_rows], chosen[: self.draw_rows])
+        draw = self._rows(indices[: self.draw_rows], chosen[: self.draw_rows], (self.tokens, self.mask))
         levels = self.config.train.noise_levels
-        describe = self._rows(indices[self.draw_rows :], chosen[self.draw_rows :])
+        describe = self._rows(indices[self.draw_rows :], chosen[self.draw_rows :], self.described)
         return Batch(
             step=step,
             draw=draw,
             times=self.diffusion.times(self.draw_rows, draws("batch/times"), levels=levels),
             noise=self.diffusion.noise_like(draw.latents.repeat_interleave(levels, 0), draws("batch/noise")),
             empty=torch.rand(self.draw_rows, generator=draws("batch/empty")) < self.config.train.empty_share,
-            describe=describe,
+            describe=led(describe, self.lead),
             text=self._text(step),
         )
 
@@ -160,13 +166,13 @@ class Batches:
 
     # ------------------------------------------------------------------------------------------------- rows
 
-    def _rows(self, indices: NDArray[np.int64], captions: NDArray[np.int64]) -> Captioned:
-        """Pictures by their numbers, each with a caption by its."""
+    def _rows(self, indices: NDArray[np.int64], captions: NDArray[np.int64], words: tuple[Tensor, Tensor]) -> Captioned:
+        """Pictures by their numbers, each with a caption by its. words: tokens and mask of all captions."""
         rows, texts = torch.from_numpy(indices), torch.from_numpy(captions)
         return Captioned(
             latents=self.collection.latents[rows],
-            tokens=self.tokens[texts],
-            mask=self.mask[texts],
+            tokens=words[0][texts],
+            mask=words[1][texts],
             captions=tuple(self.captions[index] for index in captions),
             scenes=tuple(self.collection.scenes[index] for index in indices),
             pictures=np.asarray(self.collection.pictures[indices]) if self.with_pictures else None,
@@ -274,8 +280,19 @@ def _encoded(model: LanguageModel, texts: tuple[str, ...]) -> Iterator[list[int]
         yield from model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
 
 
+def led(rows: Captioned, lead: list[int]) -> Captioned:
+    """Rows whose captions come after these tokens in place of the start token, where there are any."""
+    if not lead:
+        return rows
+    words = torch.tensor(lead).expand(len(rows), -1)
+    tokens = torch.cat([words, rows.tokens[:, 1:]], 1)
+    mask = torch.cat([torch.ones_like(words, dtype=torch.bool), rows.mask[:, 1:]], 1)
+    return dataclasses.replace(rows, tokens=tokens, mask=mask, lead=len(lead))
+
+
 def _sliced(rows: Captioned, where: slice) -> Captioned:
-    return Captioned(
+    return dataclasses.replace(
+        rows,
         latents=rows.latents[where],
         tokens=rows.tokens[where],
         mask=rows.mask[where],

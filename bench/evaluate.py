@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from approaches.base import Approach, Prompt
 from approaches.shared.decoding import decode, score
 from approaches.shared.language_model import LanguageModel
+from approaches.shared.prompts import gap
 from bench.config import Config
 from bench.console import Console
 from bench.costs import median_of
@@ -211,7 +212,8 @@ def _captions(approach: Approach, held: HeldOut, config: Config, found: Measured
         seconds.append((now() - begun) / len(rows))
         captions += [model.decode(ids).strip() for ids in written]
         for target, order in ((losses, list(rows)), (shuffled, [(i + 1) % count for i in rows])):
-            tokens, mask = approach.shared.tokenise([held.test.captions[i][0] for i in order], end=True)
+            texts = [gap(config.train.describe_prompt) + held.test.captions[i][0] for i in order]
+            tokens, mask = approach.shared.tokenise(texts, end=True)
             targets = tokens[:, 1:].masked_fill(~mask[:, 1:], -100).to(device)
             nats = score(approach.text_start(prompts), approach.text_step, targets)
             target.append((nats.sum(1) / (targets != -100).sum(1)).double().cpu().numpy())

@@ -30,6 +30,7 @@ from approaches.shared.transformer import Transformer, TransformerConfig
 from approaches.shared.unpacked import folder_of
 from approaches.shared.vae import LatentCodec
 from bench.assembly import shared_of
+from bench.batches import led
 from bench.config import Config
 from bench.errors import UserError
 from bench.files import hash_file, read_json
@@ -235,7 +236,7 @@ def blank_batch(
         times=torch.zeros(draw * levels),
         noise=torch.zeros(draw * levels, *shape),
         empty=torch.zeros(draw, dtype=torch.bool),
-        describe=captioned(describe),
+        describe=led(captioned(describe), shared.language_model.encode(shared.describe_prompt.rstrip())),
         text=torch.zeros(windows, window + 1, dtype=torch.long),
     )
 

@@ -15,7 +15,7 @@ from approaches.shared.transformer import Transformer
 def read_parts(shared: Any, prompts: Sequence[Any], *, text_last: bool = False) -> list[tuple[str, Any]]:
     """Prompts with the same modalities as ("text", (tokens B L, mask B L)) and ("image", latents B C H W), in order.
 
-    Each text begins with the start token. text_last: a start token follows where the last segment is an image.
+    Each text begins with the start token. text_last: `lead` follows where the last segment is an image.
     Everything lands on the codec's device: the language model that all share may wait elsewhere while its trained copy
     works. ValueError where prompts' modalities differ or a prompt is empty.
     """
@@ -32,9 +32,21 @@ def read_parts(shared: Any, prompts: Sequence[Any], *, text_last: bool = False) 
             tokens, mask = shared.tokenise(contents)
             parts.append((modality, (tokens.to(device), mask.to(device))))
     if text_last and order[-1] == "image":
-        tokens, mask = shared.tokenise([""] * len(prompts))
-        parts.append(("text", (tokens.to(device), mask.to(device))))
+        tokens = torch.tensor([lead(shared)] * len(prompts), device=device)
+        parts.append(("text", (tokens, torch.ones_like(tokens, dtype=torch.bool))))
     return parts
+
+
+def lead(shared: Any) -> list[int]:
+    """The tokens between a picture and its caption: of the words asked for, without white space at their end, or the
+    start token."""
+    model = shared.language_model
+    return model.encode(shared.describe_prompt.rstrip()) or [model.start_id]
+
+
+def gap(describe_prompt: str) -> str:
+    """The white space at the words' end: a caption's first token is another behind it."""
+    return describe_prompt[len(describe_prompt.rstrip()) :]
 
 
 def last_logits(transformer: Transformer, hidden: Tensor, mask: Tensor) -> Tensor:

@@ -133,6 +133,16 @@ def test_long_captions_are_cut_before_their_end_token_and_counted(text: Path) ->
     assert batches.record()["captions"] == {"longest": 8, "cut": batches.cut}
 
 
+def test_words_stand_before_the_captions_that_are_described_and_no_others(text: Path) -> None:
+    plain = build(text)(0)
+    asked = build(text, replace(CONFIG, train=replace(CONFIG.train, describe_prompt="picture: ")))(0)
+    model, rows = models()[1], asked.describe
+    words = model.encode("picture:")
+    assert same(replace(asked, describe=plain.describe), plain) and rows.lead == len(words)
+    for tokens, mask, caption in zip(rows.tokens, rows.mask, rows.captions, strict=True):
+        assert tokens[mask].tolist() == [*words, *model.encode(f" {caption}"), model.end_id]
+
+
 def test_the_text_is_the_corpus_in_windows_that_do_not_overlap(text: Path) -> None:
     _, language_model, _ = models()
     batches = build(text)
