@@ -12,7 +12,7 @@ output. Block variants, after the paper's table 1:
     dual_projection  a token's keys and values come from its own tower only; attention is joint (LMFusion, 2412.15188)
     gated            an image token runs through the frozen block too: H_text + gamma * H_gate, gamma from 0
 
-A tower computes queries, output and MLP for its own tokens only, and no gradient of a text weight: less than full
+Queries, output and MLP of a token are its own tower's alone, and no text weight has a gradient: less than full
 retraining costs. Text that no image precedes never meets the vision tower: it gives the base model's logits, bit for
 bit.
 
@@ -43,12 +43,12 @@ from bench.errors import UserError
 
 
 class TwoTowers(Interleaved):
-    """Readers: "text" and "vision", what each tower sees of all tokens; "all" where both see the same.
+    """Readers: "text" and "image", what the tokens of a modality see of all tokens; "all" where both see the same.
 
     own: the vision tower's embeddings of text, a trained copy of the text tower's, which its layers make keys and
     values of, beside the text tower's states (settings.words; variant dual_projection makes none). Without them a
-    picture hardly hears its caption at first: words of one kind lie close together in a language model's own. gamma:
-    one a layer, for `gated`. alpha, beta: one a layer, for X-Fuse: alpha * own output + beta * the text tower's.
+    picture hardly hears its caption at first. gamma: one a layer, for `gated`. alpha, beta: one a layer, for X-Fuse:
+    alpha * own output + beta * the text tower's.
     """
 
     def __init__(
@@ -65,9 +65,7 @@ class TwoTowers(Interleaved):
 
     def reader(self, modality: str) -> str:
         """Whose keys and values tokens of a modality look at."""
-        if self.variant == "dual_projection":
-            return "all"
-        return "text" if modality == "text" else "vision"
+        return "all" if self.variant == "dual_projection" else modality
 
     def kept_for(self, modality: str) -> tuple[str, ...]:
         """What must be kept of a prefix that tokens of a modality will read on from."""
@@ -97,12 +95,11 @@ class TwoTowers(Interleaved):
 
     def pair(self, index: int, reader: str, modality: str, x: Tensor, rope: Rope) -> Pair:
         """See Interleaved."""
-        tower = modality if reader == "all" else "text" if reader == "text" else "image"
-        return self.towers(tower)[index].pair(x, rope)
+        return self.towers(modality if reader == "all" else reader)[index].pair(x, rope)
 
     def words(self, reader: str, tokens: Tensor) -> Tensor | None:
         """See Interleaved."""
-        return self.own(tokens) if self.own is not None and reader == "vision" else None
+        return self.own(tokens) if self.own is not None and reader == "image" else None
 
     def towers(self, modality: str) -> list[Block]:
         """The blocks that own a modality's tokens."""

@@ -116,11 +116,10 @@ class Modular(Approach):
 
     def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
         """Diffusion on drawn rows under their true layouts; next token on described rows; the checker on both."""
-        layouts, luck = self._learned_from(batch, generators("whole/layout"))
-        layouts = layouts.said(batch.draw.captions, luck[:, 0] < self.settings.layout_whole)
-        whole = batch.whole.empty.cpu()  # where it is already: the part's own is on the device, and would be waited for
-        empty = whole[batch.rows(len(whole))]
-        layouts = layouts.without((luck[:, 1] < self.settings.layout_dropout) | empty)
+        layouts, said, dropped = self._learned_from(batch, generators("whole/layout"))
+        layouts = layouts.said(batch.draw.captions, said < self.settings.layout_whole)
+        empty = batch.whole.empty.cpu()  # where it is already: the part's own is on the device, and would be waited for
+        layouts = layouts.without((dropped < self.settings.layout_dropout) | empty[batch.rows(len(empty))])
         error = self.diffusion_errors(batch, self._prepare(*batch.drawn_prompt(), layouts))
         tokens, mask = batch.describe.prompt
         nats = self.captioner.loss(batch.describe.latents, tokens, mask, batch.describe.targets)
@@ -136,14 +135,16 @@ class Modular(Approach):
         described = batch.describe.predicted
         return {"diffusion": len(batch.times), "caption": described, "check": len(batch.draw) + len(batch.describe)}
 
-    def _learned_from(self, batch: Batch, draw: torch.Generator) -> tuple[Layouts, Tensor]:
-        """The drawn rows' layouts, `layout_false` of them false of their pictures, as a planner's are at times, and two
-        numbers from 0 to 1 a row. Drawn for the whole batch."""
+    def _learned_from(self, batch: Batch, draw: torch.Generator) -> tuple[Layouts, Tensor, Tensor]:
+        """The drawn rows' layouts, `layout_false` of them false of their pictures, as a planner's are at times; and two
+        numbers from 0 to 1 a row, by which a layout stays whole, and by which it is dropped. Drawn for the whole
+        batch."""
         true = Layouts.of([scene_plan(scene) for scene in batch.whole.draw.scenes])
-        luck, ways = torch.rand(len(true), 3, generator=draw), torch.randint(len(FALSE), (len(true),), generator=draw)
-        layouts = corrupted(true, torch.where(luck[:, 2] < self.settings.layout_false, ways, -1), draw)
+        said, dropped, false = torch.rand(len(true), 3, generator=draw).unbind(1)
+        ways = torch.randint(len(FALSE), (len(true),), generator=draw)
+        layouts = corrupted(true, torch.where(false < self.settings.layout_false, ways, -1), draw)
         mine = torch.arange(len(true))[batch.rows(len(true))]
-        return layouts.select(mine), luck[mine]
+        return layouts.select(mine), said[mine], dropped[mine]
 
     def _misread(self, batch: Batch, draw: torch.Generator) -> Tensor:
         """The checker's cross entropy on lightly noised pictures beside true and false plans, summed over all rows; one

@@ -67,8 +67,8 @@ class DualTowerSettings(Settings):
     learning_rate: Rate = 2e-3
     words: Literal["own", "frozen"] = "own"
     """What the vision tower makes keys and values of text from: a trained copy of the token embeddings beside the text
-    tower's states, or, as in the paper, these states alone, in which words of one kind, "dark" and "light", lie close
-    together. dual_projection makes none."""
+    tower's states, or, as in the paper, these states alone, through which pictures hardly hear their captions at first
+    beside the shipped language model. dual_projection makes none."""
     words_learning_rate_ratio: Ratio = 5.0
     """Learning rate of that copy as a share of the others'."""
     start: Literal["language_model", "scratch"] = "language_model"
@@ -90,7 +90,7 @@ class ProjectionSettings(Settings):
             "learning_rate": 5e-4, "queries": 32, "width": 576, "layers": 16, "heads": 9, "encoder_layers": 4
         },
         "base": {
-            "learning_rate": 1e-4, "words_learning_rate_ratio": 1.0, "queries": 64, "width": 1536, "layers": 24,
+            "learning_rate": 1e-4, "words": "frozen", "queries": 64, "width": 1536, "layers": 24,
             "heads": 24, "encoder_layers": 6,
         },
     }  # fmt: skip
@@ -99,7 +99,7 @@ class ProjectionSettings(Settings):
     """What is read out of the language model: trained queries, queries left at random, or the prompt's own states."""
     words: Literal["own", "frozen"] = "own"
     """How a picture's prompt enters the language model: by a trained copy of its token embeddings, or by its own. By
-    its own, words of one kind, "dark" and "light", stay close, and pictures hardly hear their captions at first."""
+    its own, as in the papers, pictures hardly hear their captions at first beside the shipped language model."""
     words_learning_rate_ratio: Ratio = 5.0
     """Learning rate of that copy as a share of the others'."""
     connector: Literal["qformer", "mlp", "linear"] = "qformer"

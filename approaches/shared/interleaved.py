@@ -115,9 +115,13 @@ class Interleaved(nn.Module, ABC):
             if output or index < last:
                 x, pairs = self.layer(index, modality, x, rope, seen, prefix)
             for reader, layers in kept.items():
-                had, own = pairs.get(reader), words.get(reader) if words else None
-                seen_by = entering if own is None else own if index == 0 else unit(entering) + unit(own)
-                layers.append(self.pair(index, reader, modality, seen_by, rope) if had is None else had)
+                if reader in pairs:  # the layer made them anyway
+                    layers.append(pairs[reader])
+                    continue
+                seen_by, own = entering, words.get(reader) if words else None
+                if own is not None:
+                    seen_by = own if index == 0 else unit(entering) + unit(own)
+                layers.append(self.pair(index, reader, modality, seen_by, rope))
             if taps is not None and index in taps:
                 taps[index] = x
         return x, prefix.extended(kept, new) if keep else prefix
