@@ -117,9 +117,9 @@ class TrainConfig:
     """Share of drawn rows whose caption is left out, for classifier-free guidance."""
     caption_tokens: Annotated[int, Range(4, 100_000)] = 40
     """Longest caption in tokens, its start and end among them; longer ones are cut, and counted."""
-    describe_prompt: str = ""
-    """Words between a picture and its caption, such as "picture: "; without any the start token stands there, which a
-    language model may have learned to take for a new document."""
+    describe_prompt: str = "picture: "
+    """Words between a picture and its caption, as the shipped language model has read captions; without any the start
+    token stands there, which language models learn to take for a new document."""
     replay_tokens: Annotated[int, Range(8, 1_000_000)] = 64
     """Length of a window of text replay, for the approaches that replay text."""
     patch: Annotated[int, Range(1, 64)] = 2

@@ -97,10 +97,13 @@ def test_rows_are_their_pictures(text: Path) -> None:
         assert rows.pictures is not None
         assert np.array_equal(rows.pictures, np.stack([sample.image for sample in expected]))
         torch.testing.assert_close(rows.latents, codec.encode_images(rows.pictures), rtol=1e-4, atol=1e-5)
-        tokens, mask = shared.tokenise(rows.captions, end=True)
-        width = tokens.shape[1]
-        assert torch.equal(rows.tokens[:, :width], tokens) and torch.equal(rows.mask[:, :width], mask)
-        assert not bool(rows.mask[:, width:].any())
+        behind = rows is batch.describe  # the words that it is described behind, and their space
+        tokens, mask = shared.tokenise([" " * behind + caption for caption in rows.captions], end=True)
+        first = len(language_model.encode("picture:")) if behind else 1
+        width = first + tokens.shape[1] - 1
+        assert rows.lead == first
+        assert torch.equal(rows.tokens[:, first:width], tokens[:, 1:])
+        assert torch.equal(rows.mask[:, first:width], mask[:, 1:]) and not bool(rows.mask[:, width:].any())
     assert batches.tokens.shape[1] == batch.draw.tokens.shape[1] == int(batches.mask.sum(1).max())
     assert batches(1).draw.tokens.shape == batch.draw.tokens.shape  # layouts are fixed
     assert build(text)(2).draw.pictures is None
@@ -134,8 +137,8 @@ def test_long_captions_are_cut_before_their_end_token_and_counted(text: Path) ->
 
 
 def test_words_stand_before_the_captions_that_are_described_and_no_others(text: Path) -> None:
-    plain = build(text)(0)
-    asked = build(text, replace(CONFIG, train=replace(CONFIG.train, describe_prompt="picture: ")))(0)
+    plain = build(text, replace(CONFIG, train=replace(CONFIG.train, describe_prompt="")))(0)
+    asked = build(text)(0)
     model, rows = models()[1], asked.describe
     words = model.encode("picture:")
     assert same(replace(asked, describe=plain.describe), plain) and rows.lead == len(words)
@@ -254,7 +257,8 @@ def test_the_second_building_makes_and_encodes_nothing_anew(text: Path, monkeypa
     monkeypatch.setattr(bench.batches, "_encoded", noted)
     again = build(text)
     assert same(again(0), expected) and list(again.collection.scenes) == scenes
-    assert encoded == list(again.captions)  # and none of the text
+    captions = list(again.captions)
+    assert encoded == [*captions, *(f" {caption}" for caption in captions)]  # and none of the text
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "gone"])
