@@ -102,13 +102,13 @@ class ProjectionSettings(Settings):
     its own, as in the papers, pictures hardly hear their captions at first beside the shipped language model."""
     words_learning_rate_ratio: Ratio = 5.0
     """Learning rate of that copy as a share of the others'."""
-    connector: Literal["qformer", "mlp", "linear"] = "qformer"
+    connector: Literal["qformer", "encoder", "mlp", "linear"] = "qformer"
     """From the language model's states to the denoiser's condition, and from visual features to soft prompts."""
     connector_depth: Depth = 2
-    """Blocks of a qformer, hidden layers of an mlp; a linear connector has none."""
+    """Blocks of a qformer or an encoder, hidden layers of an mlp; a linear connector has none."""
     queries: Count = 16
     """Queries read out of the language model for a picture, and a qformer's own, which are the soft prompts for a
-    caption. linear and mlp give as many vectors as they read: one soft prompt a patch."""
+    caption. The others give as many vectors as they read: one soft prompt a patch."""
     width: Width = 192
     layers: Depth = 6
     heads: Depth = 6

@@ -2,6 +2,7 @@
 
     linear   one projection a state (FROMAGe, arXiv 2301.13823)
     mlp      a network of its own on each state (LLaVA-1.5, arXiv 2310.03744)
+    encoder  the states look at each other, one vector a state (MetaQuery, arXiv 2504.06256)
     qformer  learned queries that look at each other and into the states (BLIP-2, arXiv 2301.12597)
 
 Shapes: B batch, S states read, I their width, R vectors given (S, or a Q-Former's Q queries), O their width, W inner
@@ -25,12 +26,12 @@ from approaches.shared.patches import Patchify, positions_2d
 from approaches.shared.transformer import RMSNorm
 
 EPS = 1e-6
-Kind = Literal["qformer", "mlp", "linear"]
+Kind = Literal["qformer", "encoder", "mlp", "linear"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectorShape:
-    """Which connector and its size. depth: hidden layers of an mlp, blocks of a qformer. queries: a qformer's Q.
+    """Which connector and its size. depth: hidden layers of an mlp, blocks of the others. queries: a qformer's Q.
 
     ValueError where the width doesn't divide into the heads.
     """
@@ -106,9 +107,10 @@ class Block(nn.Module):
             self.cross_out = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: AttentionMask | None = None) -> Tensor:
-        """B T W -> B T W. context: B S I, of which each token sees what the mask allows."""
+        """B T W -> B T W. context: B S I, of which each token sees what the mask allows; without one the mask is of x
+        itself."""
         q, k, v = self.qkv(self.self_norm(x)).chunk(3, -1)
-        x = x + self.out(self._attend(q, k, v, None))
+        x = x + self.out(self._attend(q, k, v, mask if context is None else None))
         if self.cross_norm is not None and context is not None:
             keys, values = self.cross_kv(context).chunk(2, -1)
             x = x + self.cross_out(self._attend(self.cross_q(self.cross_norm(x)), keys, values, mask))
@@ -147,6 +149,31 @@ class QFormer(Connector):
         return list(self.layers)
 
 
+class Encoder(Connector):
+    """`depth` bidirectional blocks over the states, R = S."""
+
+    def __init__(self, states: int, out: int, shape: ConnectorShape, kernels: Kernels) -> None:
+        super().__init__(states, kernels)
+        self.backend = kernels.over_padding
+        self.into = nn.Linear(states, shape.width)
+        self.layers = nn.ModuleList(Block(shape.width, shape.heads, kernels) for _ in range(shape.depth))
+        self.out_norm = RMSNorm(shape.width, EPS, kernels.norm)
+        self.out = nn.Linear(shape.width, out)
+        initialise(self)
+
+    def connect(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """See Connector."""
+        x = self.into(states)
+        seen = AttentionMask.from_dense(mask[:, None, :].expand(-1, x.shape[1], -1)).build(self.backend)
+        for block in self.layers:
+            x = block(x, None, seen)
+        return self.out(self.out_norm(x)), mask
+
+    def blocks(self) -> list[nn.Module]:
+        """See Connector."""
+        return list(self.layers)
+
+
 class LatentEncoder(nn.Module):
     """Clean latents, B C H W -> visual features, B N W: patches with 2-D positions through bidirectional blocks."""
 
@@ -177,6 +204,8 @@ def build_connector(shape: ConnectorShape, states: int, out: int, kernels: Kerne
     """The connector of a shape, from states of width I to vectors of width O."""
     if shape.kind == "qformer":
         return QFormer(states, out, shape, kernels)
+    if shape.kind == "encoder":
+        return Encoder(states, out, shape, kernels)
     return PerState(states, out, shape.width, shape.depth if shape.kind == "mlp" else 0, kernels)
 
 

@@ -12,7 +12,7 @@ from approaches.shared.kernels import REFERENCE, choose
 from approaches.shared.patches import Patchify
 
 B, S, IN, OUT, W, DEPTH, HEADS, Q = 3, 5, 20, 12, 16, 2, 4, 7
-KINDS: tuple[Kind, ...] = ("qformer", "mlp", "linear")
+KINDS: tuple[Kind, ...] = ("qformer", "encoder", "mlp", "linear")
 MASK = torch.tensor([[True] * 5, [True] * 2 + [False] * 3, [False] * 5])
 
 

@@ -21,7 +21,7 @@ from bench.errors import UserError
 from tests.approaches.small import small_batch, small_generators, small_shared
 
 READOUTS = ("learned_queries", "random_queries", "last_hidden")
-CONNECTORS = ("qformer", "mlp", "linear")
+CONNECTORS = ("qformer", "encoder", "mlp", "linear")
 WAYS = list(itertools.product(CONNECTORS, READOUTS))
 LITTLE = ProjectionSettings(queries=5, width=48, layers=2, heads=4, connector_depth=1, encoder_layers=1)
 TEXTS = ("a red circle", "", "two small blue squares and a large yellow triangle on a dark background")
@@ -281,6 +281,7 @@ def test_the_seed_decides_the_weights_and_nothing_else_does() -> None:
         ({}, 8_110_228, 11_258_452),
         ({"readout": "random_queries"}, 8_107_156, 11_258_452),
         ({"readout": "last_hidden"}, 8_107_156, 11_255_380),
+        ({"connector": "encoder"}, 7_587_604, 10_735_828),
         ({"connector": "mlp"}, 5_890_324, 9_038_548),
         ({"words": "frozen"}, 7_323_796, 10_472_020),
         ({"connector": "linear"}, 5_742_100, 8_890_324),
@@ -294,7 +295,7 @@ def test_exact_parameter_counts(changes: dict[str, Any], trained: int, whole: in
 
 
 def test_blocks_are_all_repeated_layers() -> None:
-    for connector, connectors in (("qformer", 2), ("mlp", 0)):
+    for connector, connectors in (("qformer", 2), ("encoder", 2), ("mlp", 0)):
         blocks = made(connector=connector).blocks()
         assert len(blocks) == len({id(block) for block in blocks}) == 6 + 1 + connectors + LITTLE.layers
 
