@@ -83,7 +83,9 @@ class Modular(Approach):
                 raise UserError(f"settings.{name} is {width}, expected a multiple of {heads}")
         self.language_model.requires_grad_(False)
         config, patchify = self.language_model.transformer.config, shared.patchify
-        self.planner = Planner(self.language_model, arm=settings.planner, tokens=settings.plan_tokens)
+        self.planner = Planner(
+            self.language_model, arm=settings.planner, tokens=settings.plan_tokens, examples=settings.plan_examples
+        )
         with shared.fresh("modular"):
             self.layout = LayoutTokens(LAYOUT_WIDTH)
             self.denoiser = Denoiser(

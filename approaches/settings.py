@@ -125,10 +125,12 @@ class ModularSettings(Settings):
         "small": {
             "learning_rate": 5e-4, "width": 576, "layers": 16, "heads": 9,
             "captioner_width": 384, "captioner_layers": 6, "checker_width": 192, "checker_layers": 4,
+            "plan_examples": 4,
         },
         "base": {
             "learning_rate": 1e-4, "width": 1536, "layers": 24, "heads": 24,
             "captioner_width": 1024, "captioner_layers": 12, "checker_width": 512, "checker_layers": 8,
+            "plan_examples": 4,
         },
     }  # fmt: skip
 
@@ -149,6 +151,9 @@ class ModularSettings(Settings):
     checker_layers: Depth = 3
     plan_tokens: Annotated[int, Range(1, 100_000)] = 72
     """Longest plan."""
+    plan_examples: Annotated[int, Range(0, 4)] = 0
+    """Captions with their plans that the language model reads first: for one that was never shown plans, as the shipped
+    one was."""
     layout_whole: Share = 0.5
     """Share of drawn rows trained with their whole layout; the others with what their captions say of it."""
     layout_false: Share = 0.25

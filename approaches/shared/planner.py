@@ -20,6 +20,19 @@ from bench.data.scene import PLAN_PROMPT, Scene, parse_plan, plan_text
 from bench.errors import UserError
 
 ROWS = 256  # plans decoded side by side
+EXAMPLES = (
+    (
+        "a small red circle left of a large blue square on a dark background",
+        "plan: small red circle 1 4; large blue square 5 3; dark",
+    ),
+    (
+        "three green triangles",
+        "plan: small green triangle 1 2; small green triangle 4 5; small green triangle 6 1; light",
+    ),
+    ("a picture of a yellow square", "plan: large yellow square 3 3; light"),
+    ("an orange cross above a purple triangle", "plan: large orange cross 4 1; small purple triangle 4 6; light"),
+)
+"""Captions and plans of theirs, for a language model that was shown none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +58,19 @@ UNPARSED = "the plan does not parse"
 
 
 class Planner:
-    """Plans of prompts by one of four arms: lm, rules, oracle, empty. Not a module: it has no weights of its own."""
+    """Plans of prompts by one of four arms: lm, rules, oracle, empty. Not a module: it has no weights of its own.
 
-    def __init__(self, language_model: LanguageModel, *, arm: str, tokens: int) -> None:
+    tokens: of the longest plan. examples: how many of EXAMPLES the language model reads before a caption."""
+
+    def __init__(self, language_model: LanguageModel, *, arm: str, tokens: int, examples: int = 0) -> None:
         self.language_model, self.arm, self.tokens = language_model, arm, tokens
-        if arm == "lm" and tokens + 16 > language_model.transformer.config.context:
-            context = language_model.transformer.config.context
-            raise UserError(f"settings.plan_tokens is {tokens}: model.lm reads {context} tokens, caption and plan")
+        self._before = "".join(PLAN_PROMPT.format(caption=text) + f"{plan}\n" for text, plan in EXAMPLES[:examples])
+        context, before = language_model.transformer.config.context, len(language_model.encode(self._before))
+        if arm == "lm" and tokens + before + 16 > context:
+            raise UserError(
+                f"settings.plan_tokens is {tokens}: model.lm reads {context} tokens, caption and plan"
+                + (f", and settings.plan_examples take {before}" if before else "")
+            )
         self._grammar: PlanGrammar | None = None
         self._written: dict[str, Planned] = {}
 
@@ -102,15 +121,16 @@ class Planner:
         return [(self._grammar.text(tokens).strip(), len(tokens)) for tokens in found]
 
     def _asked(self, words: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """PLAN_PROMPT around each caption, cut so that the plan fits behind it: ids and mask, B L."""
+        """The examples, and PLAN_PROMPT around each caption, cut so that the plan fits behind it: ids and mask, B L."""
         model = self.language_model
         device = model.transformer.embed.weight.device
-        room = model.transformer.config.context - self.tokens - len(model.encode(PLAN_PROMPT.format(caption=""))) - 2
+        asked = len(model.encode(self._before + PLAN_PROMPT.format(caption="")))
+        room = model.transformer.config.context - self.tokens - asked - 2
         rows = []
         for text in words:
             caption = " ".join(text.split())
             kept = model.encode(caption)
             caption = caption if len(kept) <= room else model.decode(kept[:room])
-            rows.append([model.start_id, *model.encode(PLAN_PROMPT.format(caption=caption))])
+            rows.append([model.start_id, *model.encode(self._before + PLAN_PROMPT.format(caption=caption))])
         ids, mask = pad_rows(rows)
         return ids.to(device), mask.to(device)

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from approaches.shared.decoding import decode
 from approaches.shared.grammar import PlanGrammar, State, advance, token_texts
 from approaches.shared.layout import MOST, Layouts, LayoutTokens, scene_plan
-from approaches.shared.planner import UNPARSED, Planner
+from approaches.shared.planner import EXAMPLES, UNPARSED, Planner
 from approaches.shared.rules import phrases, rule_plan
-from bench.data.scene import BACKGROUNDS, COLOURS, SHAPES, SIZES, parse_plan, plan_text, satisfied
-from bench.data.shapes import Shapes
+from bench.data.scene import BACKGROUNDS, COLOURS, PLAN_PROMPT, SHAPES, SIZES, parse_plan, plan_text, satisfied
+from bench.data.shapes import HELD_OUT_PAIRS, Shapes
 from bench.errors import UserError
+from metrics.captioning import parse_caption
 from tests.approaches.checkpoints import byte_tokenizer
 from tests.approaches.small import small_shared
 
@@ -158,6 +159,26 @@ def test_a_long_prompt_leaves_room_for_its_plan() -> None:
     assert planned.parsed
     with pytest.raises(UserError, match="plan_tokens is 250"):
         Planner(language_model(), arm="lm", tokens=250)
+
+
+def test_examples_are_true_plans_of_what_training_shows_and_are_read_first() -> None:
+    for caption, line in EXAMPLES:
+        plan, claims = parse_plan(line), parse_caption(caption)
+        assert plan is not None and claims is not None and claims.background in (None, plan[1])
+        relation = claims.relations[0][1] if claims.relations else None
+        assert satisfied(plan[0], claims.demands, relation)
+        assert not {(thing.shape, thing.colour) for thing in plan[0]} & HELD_OUT_PAIRS
+        assert list(plan[0]) == sorted(plan[0], key=lambda thing: (thing.x, thing.y))
+    model = language_model()
+    shown = Planner(model, arm="lm", tokens=40, examples=2)
+    ids, mask = shown._asked(["a red circle", "two blue squares"])
+    for row, kept, caption in zip(ids, mask, ("a red circle", "two blue squares"), strict=True):
+        told = model.decode(row[kept].tolist())
+        assert told.count("plan:") == 2 and told.endswith(PLAN_PROMPT.format(caption=caption))
+        assert told.startswith(PLAN_PROMPT.format(caption=EXAMPLES[0][0]) + EXAMPLES[0][1])
+    assert all(one.parsed for one in shown.plan(["a red circle"], [None]))
+    with pytest.raises(UserError, match="settings.plan_examples take"):
+        Planner(model, arm="lm", tokens=150, examples=4)
 
 
 def test_only_the_oracle_looks_at_scenes() -> None:
