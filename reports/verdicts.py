@@ -116,7 +116,7 @@ def _answer(found: Reproduction) -> str:
         told = [f"{e.better} before {e.worse} by {_by(e)}" for e in found.orderings if e.verdict == verdict]
         if told:
             said.append(f"{verdict.capitalize()}: {'; '.join(told)}.")
-    return " ".join([*said, *filter(None, [_left(found)])])
+    return " ".join(filter(None, [*said, _left(found)]))
 
 
 def _left(found: Reproduction) -> str:

@@ -121,6 +121,15 @@ def test_a_request_comes_back_and_a_foreign_one_is_refused(tmp_path: Path):
         store.Request.read(folder)
 
 
+def test_a_run_of_before_captions_had_words_before_them_keeps_the_start_token(tmp_path: Path):
+    folder = asked(tmp_path)
+    values = json.loads((folder / store.REQUEST).read_text())
+    assert store.Request.read(folder).config.train.describe_prompt == values["config"]["train"]["describe_prompt"] != ""
+    del values["config"]["train"]["describe_prompt"]
+    (folder / store.REQUEST).write_text(json.dumps(values))
+    assert store.Request.read(folder).config.train.describe_prompt == ""
+
+
 def test_a_running_run_is_running_only_while_its_process_lives(tmp_path: Path):
     assert store.read_state(tmp_path) is None
     store.write_state(tmp_path, "running")
