@@ -22,7 +22,7 @@ from torch import Tensor
 from approaches.base import Batch, Captioned, Generators
 from approaches.shared.diffusion import Diffusion
 from approaches.shared.language_model import LanguageModel, pad_rows
-from approaches.shared.prompts import gap
+from approaches.shared.prompts import gap, lead
 from approaches.shared.randomness import generator
 from approaches.shared.vae import LatentCodec
 from bench.collection import collect
@@ -80,7 +80,7 @@ class Batches:
         self.counts = np.array([len(captions) for captions in of_each])
         self.starts = np.cumsum(self.counts) - self.counts  # a picture's captions stand side by side
         self.tokens, self.mask, self.cut = tokenise(language_model, self.captions, train.caption_tokens)
-        self.lead, self.described = language_model.encode(train.describe_prompt.rstrip()), (self.tokens, self.mask)
+        self.lead, self.described = lead(language_model, train.describe_prompt), (self.tokens, self.mask)
         if space := gap(train.describe_prompt):
             spaced = tuple(space + caption for caption in self.captions)
             self.described = tokenise(language_model, spaced, train.caption_tokens)[:2]
@@ -280,14 +280,12 @@ def _encoded(model: LanguageModel, texts: tuple[str, ...]) -> Iterator[list[int]
         yield from model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
 
 
-def led(rows: Captioned, lead: list[int]) -> Captioned:
-    """Rows whose captions come after these tokens in place of the start token, where there are any."""
-    if not lead:
-        return rows
-    words = torch.tensor(lead).expand(len(rows), -1)
-    tokens = torch.cat([words, rows.tokens[:, 1:]], 1)
-    mask = torch.cat([torch.ones_like(words, dtype=torch.bool), rows.mask[:, 1:]], 1)
-    return dataclasses.replace(rows, tokens=tokens, mask=mask, lead=len(lead))
+def led(rows: Captioned, words: list[int]) -> Captioned:
+    """Rows whose captions come after these tokens in place of the start token."""
+    before = torch.tensor(words).expand(len(rows), -1)
+    tokens = torch.cat([before, rows.tokens[:, 1:]], 1)
+    mask = torch.cat([torch.ones_like(before, dtype=torch.bool), rows.mask[:, 1:]], 1)
+    return dataclasses.replace(rows, tokens=tokens, mask=mask, lead=len(words))
 
 
 def _sliced(rows: Captioned, where: slice) -> Captioned:

@@ -24,6 +24,7 @@ from approaches.base import Approach, Batch, Captioned, Shared
 from approaches.shared.diffusion import signal_power
 from approaches.shared.kernels import causal_mask, choose
 from approaches.shared.language_model import LanguageModel, config_of
+from approaches.shared.prompts import lead
 from approaches.shared.randomness import generator
 from approaches.shared.sources import Source, resolve
 from approaches.shared.transformer import Transformer, TransformerConfig
@@ -236,7 +237,7 @@ def blank_batch(
         times=torch.zeros(draw * levels),
         noise=torch.zeros(draw * levels, *shape),
         empty=torch.zeros(draw, dtype=torch.bool),
-        describe=led(captioned(describe), shared.language_model.encode(shared.describe_prompt.rstrip())),
+        describe=led(captioned(describe), lead(shared.language_model, shared.describe_prompt)),
         text=torch.zeros(windows, window + 1, dtype=torch.long),
     )
 

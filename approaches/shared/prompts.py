@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from approaches.shared.language_model import LanguageModel
 from approaches.shared.transformer import Transformer
 
 
@@ -32,16 +33,15 @@ def read_parts(shared: Any, prompts: Sequence[Any], *, text_last: bool = False) 
             tokens, mask = shared.tokenise(contents)
             parts.append((modality, (tokens.to(device), mask.to(device))))
     if text_last and order[-1] == "image":
-        tokens = torch.tensor([lead(shared)] * len(prompts), device=device)
+        tokens = torch.tensor([lead(shared.language_model, shared.describe_prompt)] * len(prompts), device=device)
         parts.append(("text", (tokens, torch.ones_like(tokens, dtype=torch.bool))))
     return parts
 
 
-def lead(shared: Any) -> list[int]:
-    """The tokens between a picture and its caption: of the words asked for, without white space at their end, or the
-    start token."""
-    model = shared.language_model
-    return model.encode(shared.describe_prompt.rstrip()) or [model.start_id]
+def lead(model: LanguageModel, describe_prompt: str) -> list[int]:
+    """The tokens between a picture and its caption: of these words, without white space at their end, or the start
+    token where there are none."""
+    return model.encode(describe_prompt.rstrip()) or [model.start_id]
 
 
 def gap(describe_prompt: str) -> str:

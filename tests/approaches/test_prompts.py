@@ -21,9 +21,10 @@ def test_the_words_asked_for_stand_in_the_start_tokens_place() -> None:
     shared = small_shared()
     plain, asked = small_batch(shared, 4).describe, replace(shared, describe_prompt=WORDS)
     words = shared.language_model.encode("picture:")  # the space is the caption's
-    assert len(words) > 1 and lead(asked) == words and lead(shared) == [shared.language_model.start_id]
+    model = shared.language_model
+    assert len(words) > 1 and lead(model, WORDS) == words and lead(model, "") == [model.start_id]
     rows = led(plain, words)
-    assert led(plain, []) is plain and rows.lead == len(words)
+    assert torch.equal(led(plain, [model.start_id]).tokens, plain.tokens) and rows.lead == len(words)
     assert torch.equal(rows.tokens[:, : len(words)], torch.tensor([words] * len(rows)))
     assert torch.equal(rows.tokens[:, len(words) :], plain.tokens[:, 1:])
     # What is predicted is the caption and its end, as before: not the words.
@@ -38,15 +39,15 @@ def test_a_caption_is_learned_where_it_is_written(name: str) -> None:
     """The loss of training is that of reading a picture, the words and then the caption."""
     shared = replace(small_shared(), describe_prompt=WORDS)
     approach = APPROACHES[name].load().build(shared, APPROACHES[name].load_settings()()).eval()
-    batch = small_batch(shared, 4)
-    batch = replace(batch, describe=led(batch.describe, lead(shared)))
+    batch, words = small_batch(shared, 4), lead(shared.language_model, WORDS)
+    batch = replace(batch, describe=led(batch.describe, words))
     with torch.no_grad():
         loss = approach.losses(batch, small_generators())["caption"]
         first, state = approach.text_start([Prompt.image(latent) for latent in batch.describe.latents])
-        caption = batch.describe.tokens[:, len(lead(shared)) :]
+        caption = batch.describe.tokens[:, len(words) :]
         rest, _ = approach.text_step(caption[:, :-1], state)
         logits = torch.cat([first[:, None], rest], 1).log_softmax(-1)
-        counts = batch.describe.mask[:, len(lead(shared)) :]
+        counts = batch.describe.mask[:, len(words) :]
         nats = -(logits.gather(-1, caption[..., None])[..., 0] * counts).sum()
     assert float(loss.sum) == pytest.approx(float(nats), rel=1e-4)
     assert float(loss.count) == float(counts.sum())
