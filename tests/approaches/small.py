@@ -12,8 +12,10 @@ from approaches.base import Batch, Captioned, Generators, Shared
 from approaches.shared.diffusion import Diffusion
 from approaches.shared.kernels import choose
 from approaches.shared.language_model import LanguageModel
+from approaches.shared.prompts import lead
 from approaches.shared.randomness import generator
 from approaches.shared.vae import LatentCodec
+from bench.batches import led
 from bench.data.dataset import Sample
 from bench.data.shapes import Shapes
 
@@ -81,6 +83,7 @@ def small_batch(shared: Shared, rows: int = 6, step: int = 0, levels: int = 1) -
     described = max(1, rows // 2)
     pictures = samples(step * (rows + described), rows + described)
     draw, describe = captioned(shared, pictures[:rows]), captioned(shared, pictures[rows:])
+    describe = led(describe, lead(shared.language_model, shared.describe_prompt))
     draws = small_generators(shared.seed, step)
     text = [token for row in pictures for caption in row.captions for token in shared.language_model.encode(caption)]
     return Batch(

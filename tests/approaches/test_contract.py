@@ -25,6 +25,7 @@ from tests.approaches.small import samples, small_batch, small_generators, small
 
 STEPS = 3
 ROWS = 4
+DESCRIBE = "picture: "  # two tokens, as every preset has it, where the start token is one
 
 
 def choices(kind: Any) -> tuple[Any, ...]:
@@ -75,7 +76,8 @@ class Trained:
 
     def build(self, seed: int = 0) -> tuple[Shared, Approach]:
         """Anew, from the same sources."""
-        shared, entry = small_shared(seed), APPROACHES[self.name]
+        entry = APPROACHES[self.name]
+        shared = dataclasses.replace(small_shared(seed), describe_prompt=DESCRIBE)
         approach: Approach = entry.load().build(shared, entry.load_settings()(**self.changes))
         return shared, approach
 
@@ -286,7 +288,7 @@ def test_conditions_are_selected_and_joined(way: Trained) -> None:
 
 @torch.no_grad()
 def test_levels_of_noise_are_rows_that_share_a_reading(way: Trained) -> None:
-    shared, approach = small_shared(), way.approach
+    shared, approach = way.history.shared, way.approach
     needs(approach, "denoise")
     both = small_batch(shared, ROWS, 5, levels=2)
     found = approach.losses(both, small_generators(shared.seed, 5))["diffusion"]
