@@ -79,8 +79,8 @@ class Captioned:
 
     @property
     def prompt(self) -> tuple[Tensor, Tensor]:
-        """Start token and caption without the end token, B L-1, and their mask: what a picture is drawn from, and what
-        a caption's next tokens are predicted from."""
+        """Start token (where `lead` is above 1, words in its place) and caption without the end token, B L-1, and their
+        mask: what a picture is drawn from, and what a caption's next tokens are predicted from."""
         return self.tokens[:, :-1], self.mask[:, 1:]
 
     @property

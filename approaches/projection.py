@@ -4,7 +4,7 @@
     text to image   prompt, queries -> [ language model, frozen ] -> states at the queries
                         -> connector -> condition of the denoiser: noise -> picture
     image to text   clean latent -> latent encoder -> connector -> soft prompts
-                        soft prompts, start token, caption -> [ language model, frozen ] -> next token
+                        soft prompts, "picture:", caption -> [ language model, frozen ] -> next token
     text to text    the language model, as it came
 
 Frozen: the whole language model; gradients pass through it to what stands in its input, and reach none of its weights.

@@ -180,7 +180,7 @@ class EvaluateConfig:
     extractor_input: Annotated[int, Range(32, 1024)] = 128
     """Side in pixels that pictures are resized to for the extractor."""
     memorised_input: Annotated[int, Range(32, 1024)] = 64
-    """The same side for the search for memorised pictures, in which every training picture takes part."""
+    """The same side for the search for memorised pictures, among 100,000 training pictures at most."""
     inception: str = ""
     """File of Inception-v3's TensorFlow weights, for fid; "" looks in $BENCH_INCEPTION and where torch-fidelity keeps
     what it downloads."""
