@@ -96,16 +96,15 @@ class Clip:
         return torch.cat(parts)
 
     def cut(self, texts: Sequence[str]) -> int:
-        """How many texts are longer than the model's context, so that it doesn't read their ends: those that would
-        have more tokens in a context twice as long."""
+        """How many texts are longer than the model's context, so that it doesn't read their ends: those that have more
+        tokens in a context twice as long."""
         if not texts:
             return 0
-        context = int(self.tokenizer.context_length)
-        longer = self.tokenizer(list(texts), context_length=2 * context + 2)
-        usual = self.tokenizer(list(texts))
-        # What a longer context adds is padding alone where nothing is cut: the same token everywhere.
-        padding = self.tokenizer([""], context_length=2 * context + 2)[0, -1]
-        return int(((longer[:, context:] != padding).any(1) & (usual[:, -1] != padding)).sum())
+        twice = 2 * int(self.tokenizer.context_length) + 2
+        # The empty text is padding but for what may begin or end a text, also where the end token pads.
+        padding = self.tokenizer([""], context_length=twice)[0].mode().values
+        longer, usual = self.tokenizer(list(texts), context_length=twice), self.tokenizer(list(texts))
+        return int(((longer != padding).sum(1) > (usual != padding).sum(1)).sum())
 
 
 def clip_metrics(

@@ -163,7 +163,7 @@ def is_true(claims: Claims, scene: Scene) -> bool:
         return False
     return all(
         any(
-            a is not b and stands(a, b, relation)
+            stands(a, b, relation)
             for a in scene.things
             for b in scene.things
             if claims.demands[first].met_by(a) and claims.demands[second].met_by(b)

@@ -98,7 +98,7 @@ def parse(picture: NDArray[np.uint8]) -> Parsed:
     things = [_thing(fit, ink) for fit, ink in found]
     explained = np.max([np.zeros(label.shape), *(fit.cover for fit, _ in found)], axis=0)
     inked = np.where(ndimage.binary_dilation(label != PAPER), amount.max(axis=0), 0.0)
-    empty = not things and (label != PAPER).sum() < _LEAST * label.shape[1] ** 2
+    empty = (label != PAPER).sum() < _LEAST * label.shape[1] ** 2
     confidence = 1.0 if empty else _overlap(explained, inked)
     if confidence < CONFIDENT:
         rejected = "most of what is in it is no object of this world"

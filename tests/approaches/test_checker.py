@@ -179,3 +179,20 @@ def test_it_learns_to_tell_true_plans_from_false_ones() -> None:
                 found.append(said[truth == label] == label)
     there, gone = (float(torch.cat(right[label]).float().mean()) for label in (True, False))
     assert there > 0.7 and gone > 0.6 and there + gone > 1.5  # chance is 1
+
+
+def test_half_of_the_added_objects_are_the_likes_of_one_that_is_there() -> None:
+    true = true_layouts(400)
+    planned = corrupted(true, torch.full((400,), FALSE.index("added")), generator(0, "test"))
+    added = planned.kinds[torch.arange(400), true.mask.sum(1)]
+    alike = ((added[:, None] == true.kinds).all(-1) & true.mask).any(1).float().mean()
+    assert 0.4 < alike < 0.65
+
+
+def test_a_plan_is_not_swapped_with_a_neighbours_that_is_unknown() -> None:
+    plans = [scene_plan(sample.scene) for sample in samples(0, 4)]
+    true = Layouts.of([plans[0], None, plans[2], plans[3]])
+    planned = corrupted(true, torch.full((4,), FALSE.index("other")), generator(0, "test"))
+    true = true.widened(planned.mask.shape[1])
+    for row, taken in ((0, 3), (2, 2), (3, 2)):
+        assert torch.equal(planned.mask[row], true.mask[taken]) and torch.equal(planned.kinds[row], true.kinds[taken])

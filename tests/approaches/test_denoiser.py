@@ -207,3 +207,10 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match="expected"):
             model.prepare(*wrong)
+
+
+def test_the_size_of_a_condition_does_not_matter() -> None:
+    """Hidden states of language models differ a hundredfold in size: only their direction is looked at."""
+    model = make()
+    x_t, t, condition, mask, *_ = inputs()
+    close(predict(model, x_t, t, 300 * condition, mask), predict(model, x_t, t, condition, mask))

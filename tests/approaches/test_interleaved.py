@@ -1,6 +1,7 @@
 """The sequence approaches against the naive form: every tower over every token of the whole sequence."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -186,3 +187,35 @@ def test_neither_batch_nor_padding_changes_a_row(shared, settings):
     joined = Prefix.cat(conditions).select(torch.tensor([2, 0, 1, 1]))
     again = approach.denoise(x_t[[2, 0, 1, 1]], t[[2, 0, 1, 1]], joined)
     torch.testing.assert_close(again, together[[2, 0, 1, 1]], atol=1e-5, rtol=1e-4)
+
+
+def test_weights_and_rates_are_those_of_the_settings(shared):
+    batch, draws = small_batch(shared, rows=6), lambda purpose: torch.Generator().manual_seed(0)
+    rates: dict[str, Any] = {"words_learning_rate_ratio": 3.0, "caption_weight": 0.2}
+    one = FullRetraining.build(
+        shared, FullRetrainingSettings(replay_weight=0.3, prompt_weight=0.7, lm_learning_rate_ratio=0.5, **rates)
+    )
+    weights = {name: term.weight for name, term in one.losses(batch, draws).items()}
+    assert weights == {"diffusion": 1.0, "prompt": 0.7, "caption": 0.2, "replay": 0.3}
+    told = batch.draw.targets[~batch.empty] != -100  # a caption that is left out is not learned
+    assert bool(batch.empty.any()) and one.counts(batch)["prompt"] == told.sum()
+    assert {g.name: g.ratio for g in one.parameter_groups()} == {"words": 3.0, "language_model": 0.5, "new": 1.0}
+    two = DualTower.build(shared, DualTowerSettings(**rates))
+    assert {name: term.weight for name, term in two.losses(batch, draws).items()} == {"diffusion": 1.0, "caption": 0.2}
+    assert {g.name: g.ratio for g in two.parameter_groups()} == {"words": 3.0, "new": 1.0}
+
+
+def test_each_noised_picture_is_aligned_with_its_own_clean_one(shared):
+    def encoder(pictures):
+        return torch.from_numpy(pictures).flatten(1)[:, 1500:1508].float()
+
+    seeing = dataclasses.replace(shared, encoder=encoder, encoder_width=8)
+    approach, batch = build(seeing, DualTowerSettings(alignment=0.4)), small_batch(seeing, rows=3, levels=2)
+    hidden = torch.randn(6, shared.patchify.tokens + 2, shared.language_model.transformer.config.width)
+    found = approach._misaligned(hidden, batch)
+    for row in range(6):
+        own = approach.align(hidden[row, 1:-1].mean(0))  # without the frame
+        expected = 1 - torch.cosine_similarity(own, encoder(batch.draw.pictures)[row // 2], dim=0)
+        torch.testing.assert_close(found[row], expected)
+    term = approach.losses(batch, lambda purpose: torch.Generator().manual_seed(0))["alignment"]
+    assert (term.weight, term.count) == (0.4, 6)

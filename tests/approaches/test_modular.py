@@ -12,8 +12,9 @@ from torch import Tensor
 from approaches.base import Prompt
 from approaches.modular import Modular
 from approaches.settings import ModularSettings
+from approaches.shared.checker import agreement
 from approaches.shared.decoding import decode
-from approaches.shared.layout import Layouts
+from approaches.shared.layout import Layouts, scene_plan
 from approaches.shared.randomness import generator
 from bench.data.scene import plan_text
 from bench.errors import UserError
@@ -120,6 +121,27 @@ def test_fifty_steps_lower_every_loss_and_leave_the_language_model_as_it_was(sha
     assert after["check"] < 0.95 * before["check"]
     assert approach.frozen_hash() == frozen and torch.equal(approach.text_logits(text), before_logits)
     assert approach.layout.trained
+
+
+def test_every_draw_of_a_step_is_a_stream_of_its_own(shared) -> None:
+    asked: list[str] = []
+
+    def noted(purpose: str) -> torch.Generator:
+        asked.append(purpose)
+        return small_generators()(purpose)
+
+    Modular.build(shared, SMALL).losses(small_batch(shared, 6), noted)
+    assert len(set(asked)) == len(asked) == 2 and all(purpose.startswith("whole/") for purpose in asked)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_share_of_false_layouts_is_the_settings(shared, share: float) -> None:
+    approach, batch = Modular.build(shared, dataclasses.replace(SMALL, layout_false=share)), small_batch(shared, 24)
+    layouts, *_ = approach._learned_from(batch, generator(0, "test"))
+    true = Layouts.of([scene_plan(scene) for scene in batch.draw.scenes]).widened(layouts.mask.shape[1])
+    labels = agreement(layouts, true)
+    right = ((labels[:, :-2] | ~layouts.mask).all(1) & labels[:, -2:].all(1)).float().mean()
+    assert right == 1.0 if share == 0 else right < 0.3
 
 
 def test_gradients_reach_every_expert_from_its_own_loss_alone(shared) -> None:

@@ -155,7 +155,9 @@ def test_a_plan_that_is_cut_off_is_a_failure() -> None:
 
 def test_a_long_prompt_leaves_room_for_its_plan() -> None:
     words = "a red circle " + "and so on and so forth " * 200
-    (planned,) = Planner(language_model(), arm="lm", tokens=72).plan([words], [None])
+    planner = Planner(language_model(), arm="lm", tokens=72)
+    assert planner._asked([words])[0].shape[1] + 72 <= language_model().transformer.config.context
+    (planned,) = planner.plan([words], [None])
     assert planned.parsed
     with pytest.raises(UserError, match="plan_tokens is 250"):
         Planner(language_model(), arm="lm", tokens=250)
@@ -240,6 +242,7 @@ def test_layouts_round_trip() -> None:
     assert [layouts.select(order).plan(row) for row in range(3)] == [plan_text(scenes[i]) for i in (5, 5, 2)]
     dropped = layouts.without(torch.arange(61) < 2)
     assert dropped.plan(0) is None and dropped.plan(2) == layouts.plan(2)
+    assert not dropped.mask[:2].any() and torch.equal(dropped.mask[2:], layouts.mask[2:])
 
 
 def test_a_caption_s_background_stands_against_the_plan_s() -> None:

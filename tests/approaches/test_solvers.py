@@ -81,6 +81,18 @@ def test_exactly_nfe_calls(prediction, sampler, shift):
         assert (times.diff(dim=0) <= 0).all() and (times > 0).all()
 
 
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp"])
+def test_flow_samplers_visit_even_times_that_are_shifted(sampler):
+    seen: list[float] = []
+
+    def noted(x_t: Tensor, t: Tensor) -> Tensor:
+        seen.append(float(t[0]))
+        return x_t
+
+    make(sampler=sampler, shift=3.0).sample(noted, torch.zeros(2, 1), nfe=4)
+    assert seen == pytest.approx([3 * t / (1 + 2 * t) for t in (1.0, 0.75, 0.5, 0.25)])
+
+
 CONVERGENCE = [
     # prediction, sampler, shift, time, order
     ("flow", "euler", 1.0, 0.0, 1),

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ import bench.batches
 from approaches.base import Batch, Captioned, Shared
 from approaches.shared.language_model import LanguageModel
 from approaches.shared.vae import LatentCodec
-from bench.batches import Batches, part
+from bench.batches import Batches, part, tokenizer_hash
 from bench.collection import collect
 from bench.config import Config, DataConfig, TextConfig, TrainConfig
 from bench.console import Console
@@ -28,6 +30,7 @@ from bench.data.shapes import Shapes
 from bench.data.text import TextFile
 from bench.errors import UserError
 from bench.seeds import derive
+from tests.approaches.checkpoints import byte_tokenizer
 from tests.approaches.small import small_shared
 
 CONFIG = Config(
@@ -304,3 +307,25 @@ def test_a_dataset_that_only_streams_is_taken_from_its_beginning() -> None:
         found = collect(Stream(), 7, models()[2], Console(interval=1e9))
         assert len(found) == 5 and found.scenes == (None,) * 5 and found.exclusions == {"too small": 2}
         assert np.array_equal(found.pictures[4], Shapes.build(CONFIG.data, "train")[4].image)
+
+
+def test_the_digest_tells_words_and_pictures(text: Path) -> None:
+    batches = build(text)
+    batch, seen = batches(5), {batches.digest("", batches(5))}
+    for kind in ("draw", "describe"):
+        rows: Captioned = getattr(batch, kind)
+        other: dict[str, Any] = {kind: dataclasses.replace(rows, tokens=rows.tokens + 1)}
+        seen.add(batches.digest("", dataclasses.replace(batch, **other)))
+    assert len(seen | {batches.digest("", dataclasses.replace(batch, step=6))}) == 4  # a step of other pictures
+
+
+def test_whatever_decides_the_tokens_is_in_their_hash() -> None:
+    model = models()[1]
+
+    def hashed(start: int = model.start_id, end: int = model.end_id, tokenizer: Any = model.tokenizer) -> str:
+        of: Any = SimpleNamespace(start_id=start, end_id=end, tokenizer=tokenizer)
+        return tokenizer_hash(of)
+
+    plain = [SimpleNamespace(get_vocab=lambda words=words: words) for words in ({"a": 0, "b": 1}, {"a": 1, "b": 0})]
+    every = [hashed(), hashed(start=7), hashed(end=7), *(hashed(tokenizer=t) for t in (byte_tokenizer(), *plain))]
+    assert hashed() == tokenizer_hash(model) and len(set(every)) == len(every)

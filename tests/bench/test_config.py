@@ -183,6 +183,7 @@ def test_every_prediction_and_sampler_has_a_place():
         ({"pretrain.lm.kv_heads": 4}, r"pretrain\.lm\.kv_heads is 4, expected a divisor of pretrain\.lm\.heads, 6"),
         ({"pretrain.vae.channels": ()}, r"pretrain\.vae\.channels is empty"),
         ({"data.size": 36, "pretrain.vae.channels": (8, 8, 8, 8)}, r"data\.size is 36, expected a multiple of 8"),
+        ({"data.size": 34}, r"data\.size is 34, expected a multiple of 4 from 8 to 1024"),
         ({"pretrain.clip.patch": 5}, r"pretrain\.clip\.patch is 5, expected a divisor of data\.size, 32"),
         (
             {"diffusion.prediction": "epsilon", "diffusion.sampler": "ddim", "diffusion.train_times": 10},

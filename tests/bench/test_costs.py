@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
-from bench.costs import traced
+import pytest
+import torch
+
+from bench import costs
+from bench.config import Config, DiffusionConfig, EvaluateConfig
+from bench.costs import drawing_costs, traced
+from bench.sampler import Drawn
+from metrics.statistics import Estimate
 
 
 def test_only_plans_that_somebody_wrote_are_read_or_corrected():
@@ -20,3 +28,39 @@ def test_only_plans_that_somebody_wrote_are_read_or_corrected():
     }  # fmt: skip
     assert set(traced(trace[:1])) == {"redraws"}
     assert traced([]) == {} and traced([{"anything": 1}]) == {}
+
+
+@pytest.mark.parametrize(("guidance", "expected"), [(1.0, 5 + 100 * 4), (3.0, 5 + 2 * 100 * 4 + 1 / 2)])
+def test_costs_are_a_pictures_and_guidance_doubles_its_evaluations(
+    guidance: float, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = iter([9.0, 1.0, 1.0, 2.0, 1.0, 1.0, 2.0])  # the first does not count
+    clock = [0.0]
+
+    def draw(*_: Any, **__: Any) -> Any:
+        clock[0] += next(tries)
+        return SimpleNamespace(latents=None, nfe=[1])
+
+    monkeypatch.setattr(costs, "now", lambda: clock[0])
+    monkeypatch.setattr(costs, "draw", draw)
+    work = {"a red circle": 5, "": 1}  # the caption of the median length, and guidance's, read once a batch
+    monkeypatch.setattr(costs, "flops_per_evaluation", lambda _, __, words: {"condition": work[words], "denoise": 100})
+    approach: Any = torch.nn.Linear(1, 1)
+    decode = SimpleNamespace(decode_images=lambda latents: latents)
+    approach.shared = SimpleNamespace(diffusion=None, codecs={"image": decode})
+    collection: Any = SimpleNamespace(
+        latents=torch.zeros(3, 4, 8, 8), captions=[("three large blue squares",), ("a red circle",), ("a",)],
+        scenes=[None] * 3,
+    )  # fmt: skip
+    collection = type("Three", (SimpleNamespace,), {"__len__": lambda self: 3})(**vars(collection))
+    drawn = Drawn(
+        latents=torch.zeros(3, 4, 8, 8), first=None, nfe=[2, 4, 6], tokens=30, seconds=[(4.0, 2), (1.0, 1)],
+        parts={"plan": 1.5},
+    )  # fmt: skip
+    config = Config(diffusion=DiffusionConfig(guidance=guidance), evaluate=EvaluateConfig(batch=2))
+    found: dict[str, Estimate] = drawing_costs(approach, drawn, collection, config)
+    assert found["flops_per_image"].value == pytest.approx(expected)
+    assert found["planner_tokens"].value == 10 and found["seconds_per_image_plan"].value == 0.5
+    assert found["seconds_per_image"].value == 1.5 and found["nfe"].value == 4
+    assert found["seconds_to_first_image"].value == 1.0 and found["seconds_to_first_image"].n == 6
+    assert found["seconds_to_first_image"].high == 2.0  # the slowest of six

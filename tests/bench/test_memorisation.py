@@ -84,7 +84,7 @@ def test_no_pictures_leave_the_prompts_overlap(extractor, splits) -> None:
     training, test, _ = splits
     none = np.asarray(test.pictures[:0])
     nothing = test.latents[:0]
-    found = memorisation(extractor, training, none, none, nothing, nothing, keys=[], prompts=[training.captions[0][0]])
+    found = memorisation(extractor, training, none, none, nothing, nothing, keys=[], prompts=training.captions[0])
     assert found["training_copies_latent"].reason == "no pictures" and found["prompt_overlap"].value == 1.0
     few = replace(training, pictures=training.pictures[:2], keys=training.keys[:2])
     first = np.asarray(few.pictures[:1])
@@ -104,3 +104,11 @@ def test_an_honest_generator_is_seldom_called_a_copier() -> None:
         assert copies.low is not None and copies.high is not None
         above, covered = above + (copies.low > 0.05), covered + (copies.low <= 0.05 <= copies.high)
     assert above / trials <= 0.05 and covered / trials >= 0.92
+
+
+def test_all_or_no_copies_have_an_interval_that_ends_there() -> None:
+    real, keys = np.linspace(1, 2, 200), [str(i) for i in range(40)]
+    every, none = (copies_among(np.full(40, far), real, keys=keys, seed=0) for far in (0.5, 3.0))
+    assert every.value == every.high == 1.0 and every.low is not None and every.low > 0.9
+    assert none.value == none.low == 0.0 and none.high is not None and none.high < 0.1
+    assert copies_among(np.ones(40), np.ones(200), keys=keys, seed=0).value == 0.0  # as near as real ones is not nearer

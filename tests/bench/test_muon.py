@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.muon import ROOT_MEAN_SQUARE, Muon, _iterated, _polynomial, orthogonalised
+from bench.muon import ROOT_MEAN_SQUARE, Muon, _iterated, _polynomial, muon_and_adamw, orthogonalised
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -81,3 +81,11 @@ def test_it_goes_on_from_its_state() -> None:
         parameter.grad = random(6, 10, seed=2)
         optimizer.step()
     assert torch.equal(one, two)
+
+
+def test_every_parameter_has_one_optimizer_and_the_rate_and_decay_of_its_group() -> None:
+    one, two, vector = nn.Parameter(random(4, 8)), nn.Parameter(random(4, 8)), nn.Parameter(random(8))
+    adamw, muon = muon_and_adamw([([one, vector], 1e-2), ([two], 3e-3)], [one, two], 0.1, betas=(0.9, 0.95))
+    assert [id(p) for group in adamw.param_groups for p in group["params"]] == [id(vector)]
+    turned = [(id(p), group["lr"], group["weight_decay"]) for group in muon.param_groups for p in group["params"]]
+    assert turned == [(id(one), 1e-2, 0.1), (id(two), 3e-3, 0.1)]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -141,6 +143,7 @@ def test_true_pictures_score_above_chance_and_are_their_own_reference(clip: Clip
     assert lost.low is not None and lost.high is not None and lost.low < 0 < lost.high
     judged = difference(score, wrong["clip_score"])
     assert judged.paired and judged.word == "better"
+    assert all(difference(estimate, wrong[name]).paired for name, estimate in found.items())
 
 
 def test_the_gap_is_a_pictures_score_by_its_caption_less_the_mean_by_the_others(clip: Clip) -> None:
@@ -164,6 +167,13 @@ def test_candidates_are_other_words_and_the_seeds_alone() -> None:
     assert one.shape == (300, CANDIDATES - 1)
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
+    assert (one[0] != one[1]).mean() > 0.5  # each picture has its own
+
+
+def test_a_tie_is_no_find_and_a_gap_is_to_the_mean() -> None:
+    texts = torch.eye(3)[[0, 0, 1]]
+    right, ahead = alignment._against(torch.eye(3)[[0, 0, 1]], texts, np.array([[1, 2], [2, 2], [0, 1]]))
+    assert right.tolist() == [0.0, 1.0, 1.0] and ahead.tolist() == [50.0, 100.0, 100.0]
 
 
 def test_one_caption_one_picture_and_no_pictures_have_reasons(clip: Clip) -> None:
@@ -181,6 +191,27 @@ def test_captions_past_the_context_are_counted(clip: Clip) -> None:
     assert [clip.cut([text]) for text in words] == [0, 1, 0, 1]  # one place of the 28 is the end's
     assert clip.cut(words) == 2 == clip_metrics(clip, IMAGES[:4], words)["clip_score"].details["cut"]
     assert clip.cut([]) == 0
+
+
+def _closing(row: list[int], room: int) -> list[int]:
+    """As open_clip's 'clips' mode: words, padding, a class token last."""
+    return [*(row + [0] * room)[: room - 1], 9]
+
+
+def _ended(row: list[int], room: int) -> list[int]:
+    """As tokenizers that pad with the token that ends a text."""
+    return (row[: room - 1] + [9] * room)[:room]
+
+
+@pytest.mark.parametrize("way", [_closing, _ended])
+def test_whatever_pads_and_ends_a_text_the_long_ones_are_counted(way: Callable[[list[int], int], list[int]]) -> None:
+    def tokens(texts: list[str], context_length: int = 6) -> torch.Tensor:
+        return torch.tensor([way([1] * len(text.split()), context_length) for text in texts])
+
+    tokens.context_length = 6  # type: ignore[attr-defined]
+    clip: Any = SimpleNamespace(tokenizer=tokens)
+    texts = ["", "a red circle", "one two three four five", "one two three four five six", "word " * 30]
+    assert [Clip.cut(clip, [text]) for text in texts] == [0, 0, 0, 1, 1] and Clip.cut(clip, texts) == 2
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,9 @@ def test_cider_is_ten_for_the_references_themselves_and_falls() -> None:
     mixed = cider([texts[0], texts[2], texts[1]], references)
     assert mixed.value is not None and mixed.value < 4
     # One word of tf-idf by hand: each of the two captions is one word, the other caption's document frequency is 1.
-    assert cider(["dog", "dog"], [["dog"], ["cat"]]).details["per_item"] == pytest.approx([10 / 4, 0])
+    dogs = cider(["dog", "dog"], [["dog"], ["cat"]])
+    assert dogs.details["per_item"] == pytest.approx([10 / 4, 0])
+    assert difference(dogs, cider(["cat", "cat"], [["dog"], ["cat"]])).paired
 
 
 def test_without_the_package_cider_is_missing_and_bleu_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,3 +211,27 @@ def test_a_gap_is_what_looking_adds_to_luck_and_seeds_share_its_items() -> None:
     shares = [[attribute_f1(claim, scene) for scene in known[:2]] for claim in claims]
     assert two.details["per_item"] == pytest.approx([shares[0][0] - shares[0][1], shares[1][1] - shares[1][0]])
     assert f1_gap(described[:1], known[:1]).value is None
+
+
+def test_a_caption_longer_than_its_reference_wins_nothing_by_its_length() -> None:
+    told = bleu4(["one two three four five six"], [["one two three four five"]])
+    assert told.value == pytest.approx((5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** 0.25)
+
+
+def test_a_relation_holds_between_the_two_that_it_names() -> None:
+    things = (thing("cross", "blue", x=0.2), thing("circle", "red", x=0.5), thing("square", "green", x=0.8))
+    scene = replace(PAIR, things=things)
+    for text, true in [("a circle left of a square", True), ("a circle left of a cross", False)]:
+        claims = parse_caption(text)
+        assert claims is not None and is_true(claims, scene) == true
+
+
+@pytest.mark.parametrize("text", ["small two circles", "red two circles"])
+def test_a_number_stands_first(text: str) -> None:
+    assert parse_caption(text) is None
+
+
+def test_each_gap_is_its_own_captions() -> None:
+    _, described, known = scenes("test", 20)
+    gaps = f1_gap([*described[:7], "", *described[8:]], known).details["per_item"]
+    assert [place for place, gap in enumerate(gaps) if gap == 0] == [7]  # nothing was said there

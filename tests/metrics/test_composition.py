@@ -207,3 +207,70 @@ def test_a_gap_is_what_a_caption_adds_to_other_captions_of_its_task_and_seeds_sh
     expected = [shares[0][0] - shares[0][1], shares[1][1] - shares[1][0]]
     assert two.details["per_item"] == pytest.approx(expected)
     assert right_objects_gap(parsed[:1], scenes[:1]).value is None
+
+
+def test_a_parser_that_errs_in_background_or_place_is_not_exact() -> None:
+    pictures, scenes = drawn("test", 32, 20)
+    parsed, other = parse_all(pictures), {"light": "dark", "dark": "light"}
+    assert parser_accuracy(parsed, scenes).value == 1
+    assert parser_accuracy(parsed, [replace(s, background=other[s.background]) for s in scenes]).value == 0
+    moved = [replace(s, things=tuple(replace(t, x=t.x + 0.07) for t in s.things)) for s in scenes]
+    assert parser_accuracy(parsed, moved).value == 0
+
+
+def test_chance_is_what_another_scenes_demands_and_relation_give() -> None:
+    demands, scenes, found = (Demand(shape="circle"), Demand(shape="cross")), [], []
+    for relation, x in (("left of", 0.3), ("right of", 0.7)):
+        things = (thing("circle", "red", x, 0.5), thing("cross", "blue", 1 - x, 0.5))
+        found.append(parse(render(things, "dark", 64)))
+        scenes.append(Scene(things=things, background="dark", task="position", demands=demands, relation=relation))
+    score = scene_accuracy(found, scenes)
+    assert score.value == 1 and score.details["chance"] == 0
+
+
+def test_a_border_that_is_mostly_but_not_nearly_all_paper_is_no_background() -> None:
+    picture = render((), "light", 32).copy()
+    picture[:, 22:] = PALETTE["purple"]
+    found = parse(picture)
+    assert found.background is None and "border" in found.rejected
+
+
+@pytest.mark.parametrize(("size", "large", "blur"), [(32, "large", 0.9), (64, "small", 1.1)])
+def test_blur_makes_no_circle_of_a_square(size: int, large: str, blur: float) -> None:
+    for shape in ("square", "circle"):
+        sharp = render((thing(shape, "red", 0.5, 0.5, large),), "dark", size).astype(float)
+        blurred = ndimage.gaussian_filter(sharp, (blur, blur, 0)).round().astype(np.uint8)
+        assert [found.shape for found in parse(blurred).things] == [shape]
+
+
+@pytest.mark.parametrize("shape", ["square", "triangle", "cross"])
+def test_a_line_of_one_pixel_does_not_hide_the_object_that_it_leaves(shape: str) -> None:
+    picture = render((thing(shape, "red", 0.3, 0.5, "large"),), "dark", 32).copy()
+    picture[16, 9:] = PALETTE["red"]
+    assert [(found.shape, found.colour, found.size) for found in parse(picture).things] == [(shape, "red", "large")]
+
+
+def test_a_stretched_triangle_keeps_its_centre() -> None:
+    for stretch in (0.75, 1.0, 1.35):
+        fit = scene_parser._fit(scene_parser._draw("triangle", 32.0, 31.0, 12.0, (64, 64), stretch))
+        assert fit.shape == "triangle" and fit.x == pytest.approx(32, abs=0.1) and fit.y == pytest.approx(31, abs=0.15)
+
+
+def test_sizes_part_in_the_middle_of_their_ratio_and_things_come_from_left_to_right() -> None:
+    pair = (thing("circle", "red", 0.75, 0.25), thing("circle", "blue", 0.25, 0.75))
+    middle = (RADII["small"] * RADII["large"]) ** 0.5
+    pair = tuple(replace(t, radius=middle * (1 + e)) for t, e in zip(pair, (0.015, -0.015), strict=True))  # type: ignore[assignment]
+    found = parse(render(pair, "dark", 64)).things
+    assert [(t.colour, t.size) for t in found] == [("blue", "small"), ("red", "large")]
+
+
+def test_a_spot_too_small_for_an_object_is_none() -> None:
+    spot = replace(thing("circle", "red", 0.5, 0.5), radius=0.0495)
+    found = parse(render((spot,), "dark", 64))
+    assert found.things == () and found.rejected
+
+
+def test_places_are_shares_of_each_side() -> None:
+    square = render((thing("circle", "red", 0.5, 0.5),), "dark", 64)
+    (found,) = parse(np.ascontiguousarray(square[:40])).things
+    assert (found.x, found.y) == pytest.approx((0.5, 0.8), abs=0.01)

@@ -104,6 +104,29 @@ def test_a_picture_of_the_networks_size_is_not_resized(extractor: FeatureExtract
     np.testing.assert_allclose(extractor.extract(reduced), extractor.extract(at_size), atol=1e-4)
 
 
+class Shown(nn.Module):
+    """A network whose features are the pixels that it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.gain * (128 * x + 127)).flatten(1)
+
+
+def test_resizing_overshoots_no_pixel_and_averages_what_is_reduced() -> None:
+    shown = FeatureExtractor(Shown(), name="shown", weights_hash="", feature_size=3 * 32 * 32, input_size=32)
+    edge = np.zeros((1, 16, 16, 3), dtype=np.uint8)
+    edge[:, :, 8:] = 255
+    enlarged = shown.extract(edge)
+    assert enlarged.min() == 0 and enlarged.max() == 255
+    board = np.indices((96, 96)).sum(0) % 2 * np.uint8(255)
+    reduced = shown.extract(np.broadcast_to(board[None, ..., None], (1, 96, 96, 3)).astype(np.uint8))
+    assert np.abs(reduced - 127.5).max() < 30  # every third pixel alone would be 0 or 255
+    assert "32" in shown.resize  # features at another size are others
+
+
 def test_no_pictures_give_no_features(extractor: FeatureExtractor) -> None:
     assert extractor.extract(noise(0)).shape == (0, 1280)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,23 @@ def test_neighbour_shares_by_their_definitions() -> None:
     assert found.coverage(k, i, j) == pytest.approx(np.any(inside_real, axis=0).mean())
 
 
+def test_equal_features_are_at_distance_zero_exactly() -> None:
+    a = normal(40, 300, 0, shift=7)
+    assert not Neighbours.of(a, a[:20]).across[np.arange(20), np.arange(20)].any()
+
+
+def test_each_share_has_its_own_number_of_neighbours_and_density_may_exceed_one() -> None:
+    a, b = normal(64, 4, 0, scale=0.3), normal(80, 4, 1)
+    found, own = fidelity_metrics(features(a), features(b)), Neighbours.of(a.astype(np.float32), b.astype(np.float32))
+    for name, k in (("precision", 3), ("recall", 3), ("density", 5), ("coverage", 5)):
+        assert value(found, name) == pytest.approx(getattr(own, name)(k, np.arange(64), np.arange(80))), name
+    rare = fidelity_metrics(features(normal(64, 4, 0, shift=2.5)), features(normal(64, 4, 1)))
+    for name in ("precision", "recall", "coverage"):  # nearly nothing: the interval of a share ends at 0
+        assert value(rare, name) > 0 and rare[name].low == 0
+    density = found["density"]
+    assert value(found, "density") > 1 and density.high is not None and density.high > value(found, "density")
+
+
 def test_directions() -> None:
     real = normal(150, 8, 0)
     collapsed = np.repeat(normal(1, 8, 1, scale=0.1), 150, axis=0) + 1e-3 * normal(150, 8, 2)
@@ -174,6 +192,8 @@ def test_what_must_stand_beside_a_distance() -> None:
         assert estimate.low <= value(found, name) <= estimate.high
     few = fidelity_metrics(features(normal(9, 20, 2)), features(normal(50, 20, 3)), features(normal(8, 20, 4)))
     assert few["fd_test"].details["rank_deficient"]
+    sparse = fidelity_metrics(features(normal(50, 20, 2)), features(normal(19, 20, 3)))
+    assert sparse["fd_test"].details["rank_deficient"]  # whichever set is the small one
     assert few["null_kid_test"].value is None and "8 held-out real pictures for 9" in few["null_kid_test"].reason
 
 
@@ -210,6 +230,8 @@ def test_two_sets_of_the_same_prompts_are_compared_block_by_block() -> None:
     assert told.paired and told.word == "better"
     alone = difference(near, fidelity_metrics(features(base + 0.35), real)["fd_test"])
     assert not alone.paired and alone.word == "not told apart"  # pairing is what tells them apart
+    null = fidelity_metrics(features(base), real, features(normal(128, 6, 2)), keys=keys)["null_fd_test"]
+    assert "pseudo" in null.details and "items" not in null.details  # no picture of it was drawn for a prompt
 
 
 def test_numbers_do_not_depend_on_the_batch(extractor: FeatureExtractor) -> None:
@@ -243,6 +265,30 @@ def test_a_reference_is_extracted_once_and_again_when_damaged(
         path.write_bytes(path.read_bytes()[:100])
     np.testing.assert_array_equal(extract(extractor, images, cached=True).values, first.values)
     assert len(calls) == 3
+
+
+@dataclass
+class Counting:
+    """An extractor whose features are how often it was asked."""
+
+    name: str = "counting"
+    weights_hash: str = "a"
+    resize: str = "to 8"
+    feature_size: int = 2
+    asked: int = 0
+
+    def extract(self, images: NDArray[np.uint8], batch: int = 32) -> NDArray[np.float32]:
+        self.asked += 1
+        return np.full((len(images), self.feature_size), self.asked, dtype=np.float32)
+
+
+@pytest.mark.parametrize("other", [{"name": "b"}, {"weights_hash": "b"}, {"resize": "to 9"}, {"feature_size": 3}])
+def test_what_another_extractor_kept_is_not_read(other: dict[str, Any]) -> None:
+    images = pictures("validation", 3)
+    for _ in range(2):
+        extract(Counting(), images, cached=True)
+    changed: Any = Counting(**other)
+    assert extract(changed, images, cached=True).values.shape == (3, changed.feature_size) and changed.asked == 1
 
 
 def test_the_nearest_training_picture_is_found() -> None:

@@ -157,6 +157,7 @@ def test_no_tokens_one_document_and_impossible_tokens_have_reasons() -> None:
 
     lost = language_metrics(compare(impossible, Bigram(9), [[1, 2], [3]], start=0, length=4), [2, 1], length=4)
     assert lost["perplexity"].value is None and "not finite" in lost["perplexity"].reason
+    assert lost["perplexity_retention"].value is None  # and not 0, the exponential of minus infinity
     unlikely = compare(Bigram(9), impossible, [[1, 2], [3]], start=0, length=4).divergence
     assert all(np.isfinite(values).all() for values in unlikely)
     with pytest.raises(ValueError, match="shape"):
@@ -213,3 +214,15 @@ def test_smollm2_scores_as_transformers_own_loss_on_the_same_windows() -> None:
         with torch.no_grad():
             total += float(reference(input_ids=ids, labels=labels).loss) * len(window.targets)
     assert math.exp(nats.mean()) == pytest.approx(math.exp(total / len(document)), rel=1e-5)
+
+
+def test_agreement_is_on_the_tokens_that_a_short_last_window_is_judged_by() -> None:
+    same = torch.arange(9)
+    other = same.clone()
+    other[5] = 0
+
+    def saying(table: Tensor) -> Logits:
+        return lambda ids: torch.nn.functional.one_hot(table[ids], 9).float()
+
+    found = compare(saying(other), saying(same), [[1, 2, 3, 4, 5, 6]], start=0, length=4)
+    assert found.agreement[0].tolist() == [1, 1, 1, 1, 1, 0]  # the last two are read after two of the window before

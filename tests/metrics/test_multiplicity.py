@@ -17,7 +17,7 @@ from metrics.multiplicity import LEAST, by_chance, holm, standing
 from metrics.replication import across_seeds, difference_over_seeds
 from metrics.statistics import Estimate, difference, jackknife, mean_estimate
 
-CHANCES = st.lists(st.floats(1e-6, 1), min_size=1, max_size=6)
+CHANCES = st.lists(st.floats(1e-6, 1) | st.floats(0.005, 0.06), min_size=1, max_size=6)  # many about the levels
 KEYS = [str(i) for i in range(64)]
 SEEDS = st.lists(st.floats(-3, 3), min_size=2, max_size=6).filter(lambda values: np.std(values) > 1e-3)
 
@@ -34,6 +34,11 @@ def test_holm_rejects_what_every_set_of_hypotheses_with_it_rejects(chances: list
     sets = list(chain.from_iterable(combinations(every, size) for size in range(1, len(chances) + 1)))
     rejected = [all(min(chances[j] for j in each) <= 0.05 / len(each) for each in sets if i in each) for i in every]
     assert holm(chances) == rejected
+
+
+def test_holm_goes_on_to_a_laxer_level_with_each_that_it_rejects():
+    assert holm([0.04, 0.001, 0.02]) == [True, True, True]  # Bonferroni's would stop at one of them
+    assert holm([0.04, 0.001, 0.03]) == [False, True, False]
 
 
 @given(SEEDS)
@@ -62,6 +67,12 @@ def test_it_is_a_twentieth_just_where_the_interval_touches_zero(values: list[flo
         assert chance == pytest.approx(0.05, rel=1e-4)
         nearer = by_chance(of(touching / 2, touching / 2 - wide, touching / 2 + wide, per_seed=moved))
         assert nearer is not None and nearer > 0.05
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_of_an_uneven_interval_the_side_that_faces_zero_counts(sign: int):
+    low, high = sorted((sign * 0.2, sign * 9.0))
+    assert by_chance(of(sign * 1.0, low, high)) == pytest.approx(2 * ndtr(-1.959963984540054 / 0.8), rel=1e-6)
 
 
 def test_chance_has_no_part_in_what_has_no_interval_or_no_width():

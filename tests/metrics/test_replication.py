@@ -196,3 +196,27 @@ def test_what_comparisons_need_is_kept_and_nothing_else() -> None:
     kept = only_items(one)
     assert set(kept.details) == {"per_item", "strata", "items"} and kept.value == one.value
     assert difference(kept, one).paired
+
+
+def test_reaches_of_items_that_seeds_do_not_share_count_by_their_squares() -> None:
+    each = [Estimate(value=1.0, low=1 - reach, high=1 + 2 * reach, n=9, better="lower") for reach in (1.0, 3.0)]
+    assert bounds(mean_over_seeds(each)) == pytest.approx((1 - math.sqrt(5), 1 + 2 * math.sqrt(5)))
+
+
+def test_a_difference_over_seeds_tells_the_freedom_of_its_blocks() -> None:
+    drawn = table(np.random.default_rng(3), 0.1, 1.0, 0.1, n=64)
+    keys = [str(i) for i in range(64)]
+    each = [jackknife(lambda x: float(x.mean()), row, keys=keys, better="lower") for row in drawn]
+    told = difference_over_seeds([(each[0], each[1]), (each[1], each[2])])
+    assert told.estimate.details["freedom"] == 15 and len(told.estimate.details["per_seed"]) == 2
+
+
+def test_a_difference_of_other_items_is_as_if_they_were_shared() -> None:
+    drawn = table(np.random.default_rng(7), 0.3, 1.0, 0.5, n=30)
+    told = difference_over_seeds([(measured(row), measured(row - 1, keys="other")) for row in drawn])
+    assert told.estimate.details["interval"] == AS_IF_SHARED
+
+
+def test_one_exact_number_makes_no_others_certain() -> None:
+    told = mean_over_seeds([Estimate.counted(2.0, unit=""), Estimate(value=2.0, n=9, reason="unknown")])
+    assert told.value == 2.0 and told.low is None and "every seed" in told.reason

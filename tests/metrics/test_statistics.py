@@ -17,6 +17,7 @@ from metrics.statistics import (
     Estimate,
     bootstrap,
     difference,
+    interval_of_items,
     jackknife,
     mean_estimate,
     samples_needed,
@@ -270,3 +271,71 @@ def test_the_samples_needed_give_the_power_they_promise() -> None:
     power = stats.norm.sf(stats.norm.ppf(0.975) - 0.2 * np.sqrt(n))
     assert power == pytest.approx(0.8, abs=0.005)
     assert samples_needed(0, width, 50) is None
+
+
+@pytest.mark.parametrize("n", [8, 16])
+def test_a_bootstrap_of_few_items_is_as_wide_as_students(n: int) -> None:
+    values = stats.norm.ppf((np.arange(n) + 0.5) / n)
+    low, high = bootstrap(lambda i: float(values[i].mean()), n, resamples=20_000)
+    assert low is not None and high is not None
+    assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, n - 1) * stats.sem(values), rel=0.04)
+
+
+def test_the_variances_of_resamples_are_unbiased() -> None:
+    group = np.array([0.0, 1.0, 5.0])
+    means, variances = statistics._resample(group, np.random.default_rng(0))
+    assert means.mean() == pytest.approx(group.mean(), rel=0.05)
+    assert variances.mean() == pytest.approx(group.var(), rel=0.05)
+
+
+def test_uneven_blocks_count_by_their_sizes() -> None:
+    told = jackknife(lambda x: float(x.var()), np.random.default_rng(3).exponential(size=21))  # of one or two items
+    pseudo, sizes = np.array(told.details["pseudo"]), np.array(told.details["sizes"])
+    assert sorted(21 / sizes) == [1] * 11 + [2] * 5
+    variance = ((pseudo - (pseudo / sizes).sum()) ** 2 / (sizes - 1)).mean()
+    low, high = bounds(told)
+    assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, 15) * variance**0.5)
+
+
+def test_arrays_of_the_same_length_are_dealt_each_on_its_own() -> None:
+    seen: list[bool] = []
+
+    def statistic(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
+        seen.append(set(a.tolist()) == set(b.tolist()))
+        return 0.0
+
+    jackknife(statistic, np.arange(64), np.arange(64))
+    assert seen == [True] + [False] * 16
+
+
+def test_a_difference_takes_each_interval_by_the_side_that_faces_it() -> None:
+    a = Estimate(value=2.0, low=1.5, high=6.0, n=9, better="higher")
+    b = Estimate(value=0.0, low=-3.0, high=0.25, n=4, better="higher")
+    assert bounds(difference(a, b).estimate) == pytest.approx((2 - np.hypot(0.5, 0.25), 2 + np.hypot(4.0, 3.0)))
+    assert difference(a, b).estimate.n == difference(b, a).estimate.n == 4  # the smaller says what was seen
+
+
+def test_the_fewest_degrees_of_freedom_are_told() -> None:
+    few = Estimate(value=0.0, low=-1.0, high=1.0, better="lower", details={"pseudo": [0.0] * 5})
+    many = Estimate(value=0.0, low=-1.0, high=1.0, better="lower", details={"pseudo": [0.0] * 16})
+    assert difference(few, many).estimate.details == difference(many, few).estimate.details == {"freedom": 4}
+
+
+def test_paired_successes_have_bonett_and_prices_interval() -> None:
+    keys = [str(i) for i in range(10)]
+    a, b = (mean_estimate((np.arange(10) < n).astype(float), keys=keys, unit="share", better="higher") for n in (8, 3))
+    up, down = (5 + 1) / 12, (0 + 1) / 12
+    reach = stats.norm.ppf(0.975) * ((up + down - (up - down) ** 2) / 12) ** 0.5
+    assert bounds(difference(a, b).estimate) == pytest.approx((up - down - reach, up - down + reach))
+
+
+def test_items_of_other_strata_are_not_compared_one_by_one() -> None:
+    values, keys = np.random.default_rng(0).normal(size=12), [str(i) for i in range(12)]
+    one, other = (mean_estimate(values, strata=s, keys=keys, better="higher") for s in (["a", "b"] * 6, ["a"] * 12))
+    assert difference(one, one).paired and not difference(one, other).paired
+
+
+@pytest.mark.parametrize("unit", ["share", ""])
+def test_an_intervals_items_give_it_again(unit: str) -> None:
+    told = mean_estimate((np.arange(30) % 10 > 0).astype(float), unit=unit, strata=["a", "b", "b"] * 10)
+    assert bounds(interval_of_items(told)) == bounds(told)

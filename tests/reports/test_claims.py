@@ -40,6 +40,7 @@ def judged(expects: str, own: float, *others: float, **more: Any) -> str:
         (3.0, (1.0, 3.05, 3.05), "not told apart"),  # one of three
         (3.0, (4.0, 5.0, 6.0), "contradicted"),
         (3.0, (1.0, 5.0), "mixed"),
+        (3.0, (1.0, 2.0, 5.0), "mixed"),  # one the other way is enough
         (3.0, (3.01, 3.02), "not told apart"),
         (3.0, (), "not measured"),
     ],

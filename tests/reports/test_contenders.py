@@ -130,3 +130,25 @@ def test_what_is_the_same_for_every_item_has_no_spread():
     assert Judge().word(contender("a", x=same), contender("b", x=wide), "x") == "better"
     unknown = Estimate(value=4.0, n=1, better="lower", reason="one item has no interval", details={"per_item": [4.0]})
     assert Judge().word(contender("a", x=unknown), contender("b", x=wide), "x") == "not told apart"
+
+
+def test_two_seeds_in_common_are_enough_to_judge_over_seeds():
+    found = compare(seeded("a", 1.0, 5.0), seeded("b", 0.5, 4.4), "x")
+    assert found is not None and found.estimate.details["per_seed"] == pytest.approx([0.5, 0.6])
+
+
+def test_a_clocks_mean_over_seeds_covers_seeds_and_differing_counts_have_one():
+    def over(unit: str, *estimates: Estimate) -> Estimate:
+        records = (record_of("modular", seed=s, metrics={"x": each}) for s, each in enumerate(estimates))
+        return contender("way", *records).metrics["x"]
+
+    clocked = over("s", *(Estimate(value=v, low=v - 1, high=v + 1, n=9, unit="s", better="lower") for v in (5.0, 6.0)))
+    assert clocked.details["interval"] == "seeds"
+    counted = over("", *(Estimate.counted(v, unit="parameters", better="lower") for v in (1.0, 3.0)))
+    assert counted.value == 2.0 and counted.n == 2
+
+
+def test_two_readings_of_a_counter_are_not_told_apart_where_clocks_are_judged():
+    a, b = (contender(n, x=Estimate.counted(v, unit="bytes", better="lower")) for n, v in (("a", 1.0), ("b", 2.0)))
+    found = compare(a, b, "x")
+    assert found is not None and found.word == Judge(clocks=True).word(a, b, "x") == "not told apart"

@@ -10,6 +10,7 @@ import pytest
 from metrics.statistics import Estimate
 from reports.contenders import Contender, Judge, contenders
 from reports.gather import Gathered, Refused, Run
+from reports.looks import Looks, said_of
 from reports.tables import marks_of
 from reports.words import answers, marks_of_honesty
 from tests.reports.records import APPROACHES, contender, record_of
@@ -201,3 +202,7 @@ def test_who_was_measured_otherwise_is_neither_level_nor_behind():
         "compared with first: fewer (30.0 [29.0, 31.0]; of 64 and of 16 pictures, and its expectation depends on n)."
     )
     assert marks_of(ways, "fd_efficientnet_lite0", Judge()) == {"first": "best"}
+
+
+def test_a_twentieth_of_the_pairs_is_expected_by_chance():
+    assert "by chance alone about 2 would be" in said_of(Looks(pairs=40, apart=3, left=()))

@@ -1,0 +1,33 @@
+"""Two sets of runs, number by number: who has fallen, and what stands of all that counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reports.compare import Line, _corrected, _fallen
+from reports.gather import Gathered, Run
+from tests.reports.records import record_of
+
+
+def gathered(*statuses: str) -> Gathered:
+    return Gathered(runs=tuple(Run(record=record_of("modular", status=s), folder=Path("x")) for s in statuses))
+
+
+def test_what_is_done_beside_a_failed_attempt_has_not_fallen() -> None:
+    assert _fallen(gathered("done"), gathered("failed", "done")) == []
+    assert _fallen(gathered("done", "done"), gathered("failed", "done")) == ["modular, seed 0"]
+    assert _fallen(gathered("done"), gathered("failed")) == ["modular, seed 0"]
+
+
+def line(chance: float, word: str, counts: bool) -> Line:
+    return Line(
+        pair="b against a", metric="x", title="x", first="1", second="2", difference="1", word=word, paired=True,
+        needed=None, counts=counts, reason="", values=(1.0, 0.1, 1.9), chance=chance,
+    )  # fmt: skip
+
+
+def test_the_correction_is_for_the_numbers_that_count_and_no_others() -> None:
+    clock = line(0.9, "not told apart", counts=False)
+    assert [each.stands for each in _corrected([line(0.04, "better", counts=True), clock])] == [True, False]
+    other = line(0.9, "not told apart", counts=True)
+    assert [each.stands for each in _corrected([line(0.04, "better", counts=True), other])] == [False, False]
