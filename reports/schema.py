@@ -20,7 +20,7 @@ from bench.errors import UserError, nearest
 from bench.files import read_json, write_json
 from metrics.statistics import Estimate
 
-VERSION = 2
+VERSION = 3
 FILE = "record.json"
 
 Status = Literal["done", "failed", "killed", "out of memory", "unfinished"]
@@ -34,7 +34,18 @@ def _without_the_optimizers(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _without_the_optimizers}
+def _behind_the_start_token(values: dict[str, Any]) -> dict[str, Any]:
+    """Runs of version 2 may be of before `train.describe_prompt`: what stood before a caption was the start token."""
+    config = values.get("config")
+    if isinstance(config, dict) and isinstance(train := config.get("train"), dict):
+        return {**values, "config": {**config, "train": {"describe_prompt": "", **train}}}
+    return values
+
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: _without_the_optimizers,
+    2: _behind_the_start_token,
+}
 """version -> what makes a record of that version one of the next."""
 
 TIMED_UNITS = ("s", "1/s", "bytes", "J", "share of peak")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.files import hash_file
+from bench.files import hash_file, read_json
 from reports import schema
 from reports.document import document
 from reports.html import html
 
 GOLDEN = Path(__file__).parent / "golden"
-FROZEN = {1: "ecd815d9f598969c", 2: "7fee69f950ef11fe"}
+FROZEN = {1: "ecd815d9f598969c", 2: "7fee69f950ef11fe", 3: "3131be5768cb633e"}
 """Version -> hash of its file: who changes one has thawed it."""
 
 
@@ -40,6 +40,13 @@ def test_the_second_version_counts_the_optimizers_operations():
     spent = schema.load(GOLDEN / "record-2.json").budgets
     assert spent.optimizer_flops_per_step and spent.flops_per_step == 13707275776.0 + spent.optimizer_flops_per_step
     assert spent.flops == 8 * spent.flops_per_step
+
+
+def test_before_the_third_version_captions_may_stand_behind_the_start_token():
+    prompts = [schema.load(GOLDEN / f"record-{n}.json").config["train"]["describe_prompt"] for n in FROZEN]
+    assert prompts == ["", "", "picture: "]
+    told = {**read_json(GOLDEN / "record-3.json"), "schema": 2}  # and may not
+    assert schema.from_json(told, "x").config["train"]["describe_prompt"] == "picture: "
 
 
 @pytest.mark.parametrize("version", FROZEN)
