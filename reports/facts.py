@@ -101,10 +101,10 @@ def identical(contenders: Sequence[Contender]) -> list[Shared]:
         for contender, run in runs:
             value = getattr(run.record.identical, item.name)
             for name, leaf in flat(value, item.name) if isinstance(value, Mapping) else [(item.name, value)]:
-                leaves.setdefault(name, {})[contender.label, run.record.seed] = _whole(leaf)
+                if ".reasons." not in name:  # why a kernel was taken, in words
+                    leaves.setdefault(name, {})[contender.label, run.record.seed] = _whole(leaf)
         found += [_shared(name, values, item.name, contenders) for name, values in leaves.items()]
-    found += _files(runs, contenders)
-    return [row for row in found if ".reasons." not in row.name]
+    return found + _files(runs, contenders)
 
 
 def _files(runs: Sequence[tuple[Contender, Run]], contenders: Sequence[Contender]) -> list[Shared]:

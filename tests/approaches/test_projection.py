@@ -228,6 +228,17 @@ def test_text_is_the_language_model_s_own_with_padding_and_cache(model: Projecti
 
 
 @torch.no_grad()
+def test_trained_words_are_read_on_the_way_to_a_picture_and_nowhere_else() -> None:
+    model = alive(made())
+    asked, (x_t, t) = prompts(*TEXTS[::2]), noisy(2)
+    text, drawn = model.text_start(asked)[0], model.denoise(x_t, t, model.condition(asked))
+    assert model.words is not None
+    next(model.words.parameters()).mul_(2).add_(0.1)
+    assert torch.equal(model.text_start(asked)[0], text)
+    assert not torch.allclose(model.denoise(x_t, t, model.condition(asked)), drawn, atol=1e-4)
+
+
+@torch.no_grad()
 def test_a_picture_is_read_and_one_row_alone_is_read_the_same(model: Projection) -> None:
     latents = small_batch(model.shared, 6).describe.latents
     logits, _ = model.text_start([Prompt.image(latent) for latent in latents])
@@ -307,6 +318,7 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         made(heads=5)
     with pytest.raises(UserError, match="context of 256 tokens: lower settings.queries"):
         made(queries=220)
+    made(readout="last_hidden", connector="mlp", queries=220)  # which uses none
     with pytest.raises(UserError, match="context of 256 tokens: raise train.patch, or take connector qformer"):
         Projection.build(replace(small_shared(), caption_tokens=250), replace(LITTLE, connector="mlp", queries=1))
 

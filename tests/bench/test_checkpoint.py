@@ -56,6 +56,15 @@ def test_a_state_comes_back_bit_by_bit(tmp_path: Path, kind: Any) -> None:
             assert torch.equal(torch.as_tensor(rebuilt[slot]), torch.as_tensor(value)), slot
 
 
+def test_what_an_optimizer_keeps_as_plain_numbers_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    (model, first), (other, second) = state(), state(seed=1)
+    first.state[model[0].weight]["turns"] = 7  # type: ignore[index]
+    checkpoint.save(path, weights=live(model), average={}, optimizers=[first], meta=META)
+    checkpoint.load(path, weights=live(other), average={}, optimizers=[second], key="k", frozen_hash="f")
+    assert second.state[other[0].weight]["turns"] == 7  # type: ignore[index]
+
+
 def test_the_file_is_safetensors_with_plain_json_beside(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     write(path)
@@ -95,6 +104,14 @@ def test_slots_of_other_parameters_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="optimizer0/0/exp_avg fits no parameter"):
         checkpoint.load(path, weights=live(model), average={}, optimizers=[turned], key="k", frozen_hash="f")
     assert all(torch.equal(value, own[name]) for name, value in live(model).items())
+
+
+def test_slots_of_more_parameters_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    model, _ = write(path)
+    fewer = torch.optim.AdamW(list(model.parameters())[:1], lr=0.1)
+    with pytest.raises(UserError, match=r"optimizer0/\d/exp_avg(_sq)? fits no parameter"):
+        checkpoint.load(path, weights=live(model), average={}, optimizers=[fewer], key="k", frozen_hash="f")
 
 
 def test_a_foreign_file_is_no_checkpoint(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench import cli, store
-from bench.clean import CACHES
+from bench.clean import CACHES, _remove
 from bench.clean_arguments import KINDS
 from bench.config import Config
 from bench.environment import ROOT
@@ -96,6 +96,18 @@ def test_a_run_that_somebody_just_began_is_left_whole(out: Path):
     with store.locked(out / "killed"):
         assert clean(out, "--what", "unfinished", "--delete") == 2
     assert (out / "killed" / "record.json").exists()
+
+
+def test_a_run_that_ended_since_it_was_looked_at_is_left_whole(out: Path):
+    for kind, name in (("unfinished", "done"), ("checkpoints", "done/checkpoint.safetensors")):
+        _remove(out / name, kind, out)
+        assert (out / name).exists()
+
+
+def test_a_name_that_only_begins_like_a_hash_is_somebodys(out: Path):
+    own = out.parent / "cache" / "pictures" / f"{0:016x}-of-mine"
+    own.write_bytes(bytes(10))
+    assert gone(out, "--what", "caches", "--delete") == {f"cache/{name}" for name in CACHED} and own.exists()
 
 
 def test_a_run_that_does_not_read_is_told_and_left(out: Path, capsys: pytest.CaptureFixture[str]):

@@ -3,6 +3,7 @@ down; what was left out or cut is said; and approaches are compared item by item
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +17,19 @@ from PIL import Image
 
 from approaches.base import Approach, Generation, Prompt, Shared
 from approaches.registry import APPROACHES
+from approaches.shared import decoding
+from approaches.shared.prompts import gap as between
 from bench.batches import tokenise
 from bench.config import Config, DataConfig, DiffusionConfig, EvaluateConfig, TextConfig
 from bench.console import Console
-from bench.data.text import TextFile
+from bench.data.text import Document, TextFile
 from bench.errors import UserError
 from bench.evaluate import (
     CAPTIONS,
     LANGUAGE,
     LOSSES,
     HeldOut,
+    _captions,
     hold_out,
     hold_out_others,
     loss_metrics,
@@ -34,11 +38,12 @@ from bench.evaluate import (
     validation_row,
 )
 from bench.heard import HEARD
+from bench.held_out import LONGEST, _texts
 from bench.measured import Measured, row
-from bench.picture_metrics import drawn_names
+from bench.picture_metrics import FAULTY, Pictures, _first_drawings, drawn_names
 from bench.plans import PLANS
-from bench.sampler import Sampling, draw
-from metrics.statistics import Estimate, difference
+from bench.sampler import Drawn, Sampling, draw
+from metrics.statistics import Estimate, difference, mean_estimate
 from tests.approaches.small import small_shared
 
 CONFIG = Config(
@@ -146,6 +151,11 @@ def test_a_number_does_not_depend_on_the_batch_size(held: Held) -> None:
     np.testing.assert_allclose(one[1], many[1], rtol=1e-4)
     found = validation_row(approach, fixed, 12, seed=0)
     assert found["validation_loss_low"] < found["validation_loss"] < found["validation_loss_high"]
+    means = loss_metrics(*many, fixed)
+    for name in found:
+        assert found[name] == means[name.removesuffix("_low").removesuffix("_high")].value or name.endswith(
+            ("_low", "_high")
+        )
     bands = [name for name in found if name.startswith("validation_loss_t")]
     times = fixed.times.numpy()
     counts = {name: ((times >= float(name.split("_t")[1].split("_")[0])).sum()) for name in bands}
@@ -222,6 +232,59 @@ def test_one_picture_has_no_gap_and_that_is_no_gap_of_zero() -> None:
     assert found["caption_gap"].value is None and "no other's caption" in found["caption_gap"].reason
 
 
+def test_pure_noise_is_of_the_last_quarter_of_the_times() -> None:
+    """Discrete times reach 1, where the last quarter ends."""
+    two: Any = SimpleNamespace(validation=SimpleNamespace(keys=("one", "two")), times=torch.tensor([0.3, 1.0]))
+    found = loss_metrics(np.array([1.0, 3.0]), np.array([2.0, 7.0]), two)
+    assert found["validation_loss_t0.75_1"].value == 3.0 and found["caption_gap_t0.75_1"].value == 4.0
+
+
+@torch.no_grad()
+def test_captions_cost_what_they_cost_by_hand(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nats a token of each picture's caption, less those of the next one's after it; seconds a picture."""
+    shared, fixed, config = held
+    ticks = itertools.count()
+    monkeypatch.setattr("bench.evaluate.now", lambda: float(next(ticks)))
+    asked = replace(config, evaluate=replace(config.evaluate, captions=3, batch=2))
+    approach = made("full_retraining").eval()
+    found = _captions(approach, fixed, asked, Measured())
+
+    def cost(picture: int, caption: int) -> float:
+        words = between(config.train.describe_prompt) + fixed.test.captions[caption][0]
+        targets = shared.tokenise([words], end=True)[0][:, 1:]
+        start = approach.text_start([Prompt.image(fixed.test.latents[picture])])
+        return float(decoding.score(start, approach.text_step, targets).mean())
+
+    own, others = ([cost(i, (i + by) % 3) for i in range(3)] for by in (0, 1))
+    assert found["caption_loss"].details["per_item"] == pytest.approx(own, rel=1e-4)
+    gaps = [other - each for other, each in zip(others, own, strict=True)]
+    assert found["caption_loss_gap"].details["per_item"] == pytest.approx(gaps, abs=1e-3)
+    assert found["seconds_per_caption"].value == 0.75  # of two pictures at once, and of one
+
+
+def test_a_cut_document_has_the_bytes_that_are_read_of_it() -> None:
+    shared = small_shared()
+    long = Document(key="long", group="a", text="Paragraphs tell of numbers, and of nothing else. " * 600)
+    short = Document(key="short", group="b", text="One snowman: \N{SNOWMAN}")
+    texts = _texts(shared, [long, short])
+    assert texts.cut == 1 and len(texts.ids[0]) == LONGEST * texts.window
+    assert texts.sizes[0] == len(shared.language_model.decode(list(texts.ids[0])).encode()) < len(long.text)
+    assert texts.sizes[1] == len(short.text.encode())
+
+
+def test_a_first_drawing_may_be_no_number_where_the_last_is_one() -> None:
+    first = torch.zeros(2, 4, 8, 8)
+    first[1, 0, 0, 0] = torch.nan
+    pictures = Pictures(
+        drawn=Drawn(latents=torch.zeros(2, 4, 8, 8), first=first, nfe=[1, 1], tokens=0, seconds=[]),
+        images=np.zeros((2, 32, 32, 3), np.uint8), true=np.zeros((2, 32, 32, 3), np.uint8),
+        finite=np.ones(2, dtype=bool), captions=("a", "b"), keys=("a", "b"), scenes=(None, None),
+    )  # fmt: skip
+    once = _first_drawings(pictures, small_shared())
+    assert once is not None and once.finite.tolist() == [True, False]
+    assert (once.images[1] == FAULTY).all() and not (once.images[0] == FAULTY).all()
+
+
 def test_first_drawings_are_judged_each_judge_on_its_own(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
     _, fixed, config = held
     true = fixed.test.latents[: config.evaluate.pictures]
@@ -285,6 +348,12 @@ def test_pictures_that_are_not_finite_are_counted(held: Held, monkeypatch: pytes
     assert any("2 of 12 pictures were not finite" in note for note in told.notes)
     for name in ("clip_score", "fd_efficientnet_lite0", "precision"):
         assert told.metrics[name].n == 10 and told.metrics[name].details["excluded"] == {"not finite": 2}
+    left = [i for i in range(len(broken)) if i not in (3, 5)]
+    named = mean_estimate(np.zeros(10), keys=[fixed.test.keys[i] for i in left]).details["items"]
+    assert {told.metrics[name].details["items"] for name in ("clip_score", "fd_efficientnet_lite0")} == {named}
+    whole = measured(held, drawing(fixed.test.latents[: len(broken)], monkeypatch)).metrics["clip_score"]
+    expected = [whole.details["per_item"][i] for i in left]  # by each picture's own caption
+    assert told.metrics["clip_score"].details["per_item"] == pytest.approx(expected, rel=1e-4)
     accuracy = told.metrics["scene_accuracy"]
     assert accuracy.n == 12 and sum(accuracy.details["rejected"].values()) >= 2
     right = accuracy.details["per_item"]

@@ -18,6 +18,7 @@ from bench.evaluate_arguments import EvaluateArguments
 from metrics.statistics import Estimate
 from reports import schema
 from tests.bench.conftest import MicroRun
+from tests.reports.records import record_of
 
 QUIET = Console(interval=1e9)
 
@@ -49,6 +50,14 @@ def test_options_that_are_given_change_the_config_and_no_other() -> None:
     )
     evaluate = replace(config.evaluate, pictures=9, pairs=0, inception="x.pth", other_texts=())
     assert changed == replace(config, evaluate=evaluate, model=replace(config.model, clip="a/b"))
+
+
+def test_another_interval_alone_is_told() -> None:
+    before = record_of("modular")
+    wider = replace(before.metrics["caption_gap"], low=-9.0)
+    changed = evaluate_again._compared(before, replace(before, metrics={**before.metrics, "caption_gap": wider}))
+    assert changed.metrics == {"caption_gap": (before.metrics["caption_gap"], wider)}
+    assert evaluate_again._compared(before, before).metrics == {}
 
 
 def test_guidance_one_is_always_among_the_values() -> None:

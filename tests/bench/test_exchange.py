@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from bench import muon, shard_checkpoint
+from bench import checkpoint, muon, shard_checkpoint
 from bench.errors import UserError
 from bench.meter import Meter
 from bench.shards import like
@@ -82,6 +82,30 @@ def test_a_gradient_that_no_rank_has_stays_none_and_others_are_added(alone: None
     trainee._add_gradients()
     assert missed.grad is None  # zeros would be decayed by an optimizer, which one process does not
     assert reached.grad is not None and reached.grad.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("whole", "shards", "taken"), [(4, 3, "whole"), (4, 4, "whole"), (4, 5, "shards"), (4, -1, "whole")]
+)
+def test_of_a_whole_checkpoint_and_shards_the_later_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int, shards: int, taken: str
+) -> None:
+    path, weights = tmp_path / "checkpoint.safetensors", {"w": torch.ones(2)}
+    checkpoint.save(path, weights=weights, average={}, optimizers=[], meta={"step": whole, "key": "k", "of": "whole"})
+    monkeypatch.setattr(shard_checkpoint, "step", lambda _: shards)
+    monkeypatch.setattr(shard_checkpoint, "load", lambda *_, **__: {"of": "shards"})
+    trainee: Any = object.__new__(ApproachTrainee)
+    trainee.weights, trainee.optimizers = weights, []
+    assert trainee.load(path, {}, "k")["of"] == taken
+
+
+def test_a_whole_checkpoint_takes_the_place_of_shards(alone: None, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    kept(path, 1.0)
+    trainee: Any = object.__new__(ApproachTrainee)
+    trainee.weights, trainee.optimizers, trainee.sharded, trainee.main = {"w": torch.ones(2)}, [], False, True
+    trainee.save(path, {}, {"step": 3, "key": "k"})
+    assert path.exists() and shard_checkpoint.step(path) < 0
 
 
 def test_matrices_a_few_at_a_time_take_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:

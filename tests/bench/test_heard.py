@@ -71,7 +71,7 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> HeldOut:
     config = Config(
         data=DataConfig(train_items=8, eval_items=6),
         text=TextConfig(name="file", path=str(path)),
-        evaluate=EvaluateConfig(pictures=2, captions=2, documents=1, triples=1),
+        evaluate=EvaluateConfig(pictures=2, captions=2, documents=1, triples=4),
     )
     return hold_out(config, small_shared(), TextFile.build(config.text), Console(as_json=True))
 
@@ -82,6 +82,21 @@ def test_only_what_is_heard_counts(held: HeldOut) -> None:
     assert set(found) == set(HEARD)
     assert found["heard_colours"].value is not None and found["heard_colours"].value > 1000
     assert found["heard_shapes"].value == found["heard_sizes"].value == 0
+
+
+def test_pictures_of_unknown_scenes_are_left_out_by_their_own_number(held: HeldOut) -> None:
+    """Times and noise are those of the triple, not of its place among the known ones."""
+    some = replace(held.validation, scenes=(None, *held.validation.scenes[1:]))
+    asked: list[list[int]] = []
+
+    class Notes(Hears):
+        def denoise(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+            asked.append([held.times.tolist().index(time) for time in t.tolist()])
+            return super().denoise(x_t, t, condition)
+
+    found = heard_metrics(Notes(small_shared(), []), replace(held, validation=some), 99, seed=0)
+    assert asked == [list(range(1, len(some)))] * 4
+    assert found["heard_colours"].n == len(some) - 1
 
 
 def test_without_scenes_it_says_so(held: HeldOut) -> None:

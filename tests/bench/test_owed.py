@@ -28,11 +28,12 @@ from bench.hands_on_arguments import CompleteArguments
 from bench.listing import collect
 from bench.owed import check_class, check_losses, unreached
 from bench.trainer import NonFiniteLossError
+from bench.training import ApproachTrainee, accelerator_for
 from reports import schema
 from tests.approaches.small import small_shared
 from tests.bench import ways
 from tests.bench.conftest import MicroRun
-from tests.bench.test_training import Fake, Training, changed
+from tests.bench.test_training import Fake, Training, batches_of, changed
 
 QUIET = Console(interval=1e9)
 
@@ -134,6 +135,18 @@ class Idle(Fake):
         return [dataclasses.replace(first, parameters=(*first.parameters, *self.idle.parameters())), *rest]
 
 
+class Rare(Idle):
+    """One of the two is reached, in the first step alone."""
+
+    def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
+        """See Approach."""
+        found = super().losses(batch, generators)
+        if batch.step:
+            return found
+        reached = self.idle.weight.sum() - self.idle.weight.sum().detach()
+        return {**found, "diffusion": dataclasses.replace(found["diffusion"], sum=found["diffusion"].sum + reached)}
+
+
 class Lost(Fake):
     """Its reading is no number from step 2 on."""
 
@@ -179,6 +192,7 @@ def test_parameters_that_never_had_a_gradient_are_named(tmp_path: Path) -> None:
     assert trained(Fake, tmp_path / "a").unreached == ()
     found = trained(Idle, tmp_path / "b").unreached
     assert set(found) == {"idle.weight", "idle.bias"}
+    assert trained(Rare, tmp_path / "c").unreached == ("idle.bias",)
     assert unreached(found) == (
         "2 trained parameters never had a gradient, and are as they began: idle.bias, idle.weight"
     )
@@ -203,6 +217,14 @@ def test_counts_that_are_not_the_losses_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=rf"{wrong.__name__}.counts gives .*, and its losses count "):
             trained(wrong, tmp_path / wrong.__name__, **levels)
     assert trained(Counting, tmp_path / "a", **levels).curve == trained(Fake, tmp_path / "b", **levels).curve
+
+
+def test_counts_are_checked_in_the_first_step_of_every_process() -> None:
+    config = changed(noise_levels=2)
+    approach = Miscounting(small_shared(), Settings())
+    trainee = ApproachTrainee(approach, batches_of(config), config, accelerator_for(config, Path()))
+    with pytest.raises(UserError, match=r"Miscounting.counts gives "):
+        trainee.gradients(3)
 
 
 # --------------------------------------------------------------------------------------------------- another's package

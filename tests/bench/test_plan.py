@@ -24,8 +24,8 @@ from approaches.shared.sources import Source
 from approaches.shared.vae import AT_A_TIME, LatentCodec
 from bench import cli, muon
 from bench.assembly import share
-from bench.budget import Counts, Machine, _at_once, disk, lines, memory, step_flops, times
-from bench.config import Config, ModelConfig, TrainConfig
+from bench.budget import Counts, Machine, _at_once, disk, lines, memory, step_flops, times, to_json
+from bench.config import Config, DataConfig, DiffusionConfig, EvaluateConfig, ModelConfig, TrainConfig
 from bench.counting import count, together
 from bench.environment import ROOT
 from bench.hardware import KINDS, Kind
@@ -281,6 +281,32 @@ def test_disk_is_the_sum_by_hand():
     assert needed["cached pictures"] == 3 * 32 * 32 * pictures and needed["cached latents"] == 64 * pictures
     assert (needed["weights"], needed["checkpoint"]) == (2400, 8 * 2400 - 2 * 800)
     assert "unpacked language model" not in needed
+
+
+FEW = Config(
+    data=DataConfig(train_items=100, eval_items=30),
+    diffusion=DiffusionConfig(guidance=1.0),
+    evaluate=EvaluateConfig(triples=20, pictures=5, captions=25),
+    train=TrainConfig(ema=0.0),
+)
+MORE = replace(FEW, evaluate=replace(FEW.evaluate, triples=99, pictures=99))
+
+
+def test_without_an_average_a_checkpoint_has_none():
+    assert disk(600, 200, 16, FEW)["checkpoint"] == 2 * 4 * (600 + 2 * 600 - 200)
+
+
+def test_no_more_is_kept_drawn_or_looked_at_than_the_data_hold():
+    assert disk(600, 200, 16, FEW)["cached latents"] == 64 * (100 + 20 + 25)  # described ones are drawn ones too
+    assert disk(600, 200, 16, MORE)["cached latents"] == 64 * (100 + 30 + 30)
+    for config, triples, pictures in ((FEW, 20, 5), (MORE, 30, 30)):
+        found = times(COUNTS, config, HERE, steps=10)
+        assert found["validating"]["flops"] == config.train.validations * triples * 2 * 17
+        assert found["drawing"]["flops"] == pictures * (config.diffusion.nfe * 10 + 7)  # once, without guidance
+
+
+def test_the_optimizers_work_is_in_a_steps_flops():
+    assert to_json(COUNTS, FEW, HERE, 10)["flops_per_step"] == 300 + 40
 
 
 def test_a_gguf_file_is_unpacked_into_the_cache(tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,9 @@ def test_a_strangers_sources_are_in_the_key(tmp_path: Path, monkeypatch: pytest.
     before = key(approach="good")
     assert before == key(approach="good")
     (tmp_path / "strangers" / "way.py").write_text("x = 1\n")
+    assert key(approach="good") != before
+    before = key(approach="good")
+    (tmp_path / "strangers" / "way.py").rename(tmp_path / "strangers" / "ways.py")
     assert key(approach="good") != before
 
 
@@ -258,6 +262,23 @@ def test_a_run_is_found_by_folder_name_key_and_approach(tmp_path: Path):
     assert store.find("dual_tower", tmp_path) == first
     store.write_state(first, "killed")
     assert store.find("dual_tower", tmp_path) == second  # the latest that is done
+
+
+def test_a_whole_name_is_that_run_though_it_begins_another(tmp_path: Path):
+    folder = asked(tmp_path)
+    store.write_state(folder, "done")
+    shutil.copytree(folder, folder.with_name(f"{folder.name}-copy"))
+    assert store.find(folder.name, tmp_path) == folder
+    with pytest.raises(UserError, match="begins 2 runs"):
+        store.find(folder.name[:-1], tmp_path)
+
+
+def test_a_part_that_an_older_run_did_not_keep_is_no_other_source(tmp_path: Path):
+    request = store.Request.read(asked(tmp_path))
+    assert store.other_sources(request) == []
+    parts = {name: value for name, value in request.parts.items() if name != "foreign sources"}
+    assert store.other_sources(replace(request, parts=parts)) == []
+    assert store.other_sources(replace(request, parts={**parts, "sources": "others"})) == ["sources"]
 
 
 def test_a_name_that_leads_nowhere_says_what_would(tmp_path: Path):

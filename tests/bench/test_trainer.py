@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from approaches.shared.randomness import generator
@@ -20,8 +24,9 @@ from bench import checkpoint
 from bench.config import OptimizerConfig
 from bench.console import Console
 from bench.errors import UserError
-from bench.trainee import decayed
-from bench.trainer import Fitted, NonFiniteLossError, adamw, averaged, fit, told
+from bench.meter import Meter
+from bench.trainee import Budget, decayed
+from bench.trainer import Fitted, NonFiniteLossError, Run, _Module, adamw, averaged, fit, told
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, STOP = 20, 13
@@ -197,6 +202,95 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     assert stored_step(path) == STOP
     resumed = Training()
     assert_same(path, resumed, resumed.run(path))
+
+
+def test_a_resumed_training_took_the_seconds_of_both_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "c.safetensors"
+    for before in (interrupt, lambda step: None):
+        ticks = itertools.count()  # each process has a clock of its own
+        monkeypatch.setattr("bench.trainer.now", lambda ticks=ticks: float(next(ticks)))
+        try:
+            fitted = Training().run(path, before=before)
+        except KeyboardInterrupt:
+            with safe_open(path, "pt") as file:
+                taken = json.loads(file.metadata()["meta"])["seconds"]
+    assert taken > STOP and fitted.seconds > taken
+
+
+@dataclass
+class Simple:
+    """A training of one number, whose loss is the step's number, on a clock of its own: a step takes the next of
+    `laps`, an evaluation 100 seconds, a checkpoint 1000."""
+
+    budget: Budget
+    laps: Iterator[float]
+    clock: float = 0.0
+    saved: list[int] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+
+    def run(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, *, checkpoint_seconds: float = 1e9
+    ) -> tuple[Fitted, Meter]:
+        """Train, and measure it."""
+        for module in ("bench.trainer", "bench.meter"):
+            monkeypatch.setattr(f"{module}.now", lambda: self.clock)
+        monkeypatch.setattr(checkpoint, "save", self.save)
+        model = nn.Linear(1, 1)
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        trainee = _Module(model, [self.optimizer], weights=model.state_dict(), warmup=1, ema=0.0)
+        trainee.loss = lambda step: self.loss(model, step)
+        meter = Meter(warmup=0)
+        fitted = Run(
+            trainee=trainee, budget=self.budget, evaluate=self.evaluate, evaluations=5, path=path, key="k",
+            console=Console(interval=1e9), description="simple", checkpoint_seconds=checkpoint_seconds, meter=meter,
+        ).train()  # fmt: skip
+        return fitted, meter
+
+    def loss(self, model: nn.Module, step: int) -> Tensor:
+        """See the class."""
+        self.clock += next(self.laps)
+        self.rates.append(self.optimizer.param_groups[0]["lr"])
+        return 0 * torch.stack([p.sum() for p in model.parameters()]).sum() + step
+
+    def evaluate(self) -> dict[str, float]:
+        """See the class."""
+        self.clock += 100
+        return {}
+
+    def save(self, path: Path, *, meta: dict[str, Any], **_: Any) -> None:
+        """See the class."""
+        self.clock += 1000
+        self.saved.append(meta["step"])
+
+
+def test_neither_evaluations_nor_checkpoints_are_training_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Simple(Budget(steps=10), itertools.repeat(1.0))
+    fitted, meter = training.run(tmp_path / "c", monkeypatch, checkpoint_seconds=2.5)
+    assert meter.seconds == 10 and meter.laps == [(1.0, 1)] * 10
+    assert [row["step"] for row in fitted.curve] == [2, 4, 6, 8, 10]
+    assert training.saved == [2, 4, 6, 8, 10]  # evaluations count as work that a kill would lose
+    rare = Simple(Budget(steps=10), itertools.repeat(1.0))
+    assert rare.run(tmp_path / "e", monkeypatch)[1].seconds == 10 and rare.saved == [10]
+    often = Simple(Budget(steps=40), itertools.repeat(1.0))
+    often.run(tmp_path / "d", monkeypatch, checkpoint_seconds=2.5)
+    assert often.saved == [3, 6, 8, 11, 14, 16, 19, 22, 24, 27, 30, 32, 35, 38, 40]
+
+
+def test_a_row_of_the_loss_curve_is_the_mean_since_the_row_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted, _ = Simple(Budget(steps=300), itertools.repeat(1.0)).run(tmp_path / "c", monkeypatch)
+    assert fitted.losses == [{"step": step, "loss": step - 2.0} for step in range(3, 301, 3)]
+    assert fitted.curve[0] == {"step": 60, "train_loss": 59.0}
+
+
+def test_seconds_decide_the_schedule_and_the_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Simple(Budget(seconds=10.0), iter([6.0, 1.0, 0.5, 5.0]))
+    fitted, _ = training.run(tmp_path / "c", monkeypatch)
+    assert [row["step"] for row in fitted.curve] == [1, 4]  # three of five occasions came in the first step
+    # the warm-up is the first step; the cosine is over the four seconds that it left
+    assert training.rates == pytest.approx([1.0, *(decayed(1, 1, share) for share in (0.0, 1 / 4, 1.5 / 4))])
+    assert [Budget(seconds=10.0).ticks(0, seconds, 5) for seconds in (1.9, 2.0, 5.9, 10.0, 11.0)] == [0, 1, 2, 5, 5]
 
 
 def test_a_finished_training_is_read_not_repeated(tmp_path: Path) -> None:

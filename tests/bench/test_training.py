@@ -195,6 +195,8 @@ def test_the_first_step_is_the_closed_form_of_the_loss(tmp_path: Path) -> None:
     assert trained.losses[0]["loss"] == pytest.approx(float(expected), rel=1e-6)
     assert list(trained.losses[0]) == ["step", "loss", "diffusion", "caption"]
     assert trained.losses[0]["diffusion"] == pytest.approx(float(losses["diffusion"].sum.detach()) / rows, rel=1e-6)
+    caption = losses["caption"]  # as it is, without its weight
+    assert trained.losses[0]["caption"] == pytest.approx(float(caption.sum.detach() / caption.count), rel=1e-6)
     after = training.approach.trained_state()
     for name, parameter in reference.named_parameters():
         if parameter.requires_grad and parameter.grad is not None:
@@ -214,7 +216,7 @@ def test_accumulation_changes_nothing(whole: tuple[Training, Trained, Path], tmp
         torch.testing.assert_close(other.approach.trained_state()[name], value, rtol=1e-3, atol=2e-5)
     for row, expected in zip(again.losses, trained.losses, strict=True):
         assert row == pytest.approx(expected, rel=1e-5)
-    assert again.digest == trained.digest
+    assert (again.digest, again.images) == (trained.digest, trained.images)
 
 
 class Telling(Fake):
@@ -262,6 +264,29 @@ def test_gradients_of_parts_add_up_exactly() -> None:
     for other in found[1:]:
         for name, value in found[0].items():
             torch.testing.assert_close(other[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_the_gradient_is_cut_to_the_configs_norm() -> None:
+    """One step of Adam from nothing does not show it: it divides a gradient by its own size."""
+    from bench.training import ApproachTrainee, accelerator_for
+
+    config = changed(clip=0.01)
+    approach = Fake(models(), Settings())
+    trainee = ApproachTrainee(approach, batches_of(config), config, accelerator_for(config, Path()))
+    trainee.gradients(0)
+
+    def norm() -> float:
+        return float(torch.stack([p.grad.norm() for p in approach.parameters() if p.grad is not None]).norm())
+
+    before = norm()
+    assert before > 0.02 and float(trainee.clipped()) == pytest.approx(before, rel=1e-5)
+    assert norm() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_second_moment_decays_as_the_config_says(optimizer: Any) -> None:
+    adamw = optimizers_of(Fake(models(), Settings()), changed(optimizer=optimizer, beta2=0.9))[0]
+    assert {group["betas"] for group in adamw.param_groups} == {(0.9, 0.9)}
 
 
 def interrupt(step: int) -> None:
@@ -440,6 +465,7 @@ def test_budgets_are_steps_of_what_they_count() -> None:
         return Budget.of(changed(budget=budget, amount=amount).train, flops).steps
 
     assert (steps("steps", 70), steps("images", 44_800), steps("images", 11)) == (70, 44_800 // 12, 1)
+    assert steps("images", 23) == 1  # as many as fit into it
     assert steps("flops", 1e9, 3e7) == 33 and steps("seconds", 5) is None
     with pytest.raises(ValueError, match="needs the FLOPs of a step"):
         steps("flops", 1e9)

@@ -14,7 +14,7 @@ from reports.gather import Run
 from tests.reports.records import record_of
 
 
-def made(approach: str, seed: int = 0, **identical: str) -> Run:
+def made(approach: str, seed: int = 0, **identical: Any) -> Run:
     """A run whose batches and noise are its seed's own."""
     own: dict[str, Any] = {"batches": f"batches of {seed}", "noise": f"noise of {seed}", **identical}
     record = record_of(approach, seed=seed)
@@ -83,3 +83,22 @@ def test_who_has_what_is_told_of_every_run():
     )
     (vae,) = [row for row in rows if row.name == facts.SAME["vae"]]
     assert vae.by == (("dual_tower", "–"), ("modular, seed 0", "one"), ("modular, seed 1", "one"))
+
+
+def test_other_kernels_are_told_and_no_unfairness():
+    kinds = {"modular": "eager", "dual_tower": "triton"}
+    runs = [made(way, kernels={"norm": kind, "reasons": {"norm": f"{kind} is here"}}) for way, kind in kinds.items()]
+    (kernel,) = [row for row in facts.identical(of(*runs)) if row.name.startswith("kernels")]
+    assert kernel.name == "kernels: norm" and not kernel.same and not kernel.fatal and kernel.main
+    assert unfair(*runs) == []
+
+
+def test_notes_of_every_seed_are_told_with_whose_they_are():
+    one, other = made("modular", 0), made("modular", 1)
+    other = dataclasses.replace(other, record=dataclasses.replace(other.record, notes=("another",)))
+    assert facts.notes(of(one)) == [("modular", "2 captions were cut")]
+    assert facts.notes(of(one, other)) == [("modular", "2 captions were cut"), ("modular", "another")]
+    assert dict((note, who) for who, note in facts.notes(of(one, other, made("dual_tower")))) == {
+        "2 captions were cut": "all",
+        "another": "modular",
+    }

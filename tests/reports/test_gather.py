@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from reports import schema
-from reports.gather import Album, Run, gather
+from reports.gather import Album, Picture, Run, gather
 from tests.reports.records import record_of, whole, write_run
 
 
@@ -34,6 +34,17 @@ def test_a_run_is_named_by_its_folder_its_record_or_the_folder_around(tmp_path: 
     assert len(gather([folder, folder.parent, folder / schema.FILE]).runs) == 1
     missing = gather([tmp_path / "nowhere"])
     assert not missing.runs and "no such file" in missing.refused[0].reason
+
+
+def test_a_run_in_whose_folder_others_lie_is_that_run_alone(tmp_path: Path):
+    folder = write_run(tmp_path / "a", record_of("modular"), pictures=False)
+    write_run(folder / "again", record_of("dual_tower"), pictures=False)
+    assert [run.record.approach for run in gather([folder]).runs] == ["modular"]
+
+
+def test_the_longer_side_decides_whether_a_picture_is_enlarged():
+    sides = [(64, 64), (64, 65), (65, 64)]
+    assert [Picture(width=width, height=height).small for width, height in sides] == [True, False, False]
 
 
 def test_a_folder_that_may_not_be_looked_into_takes_no_other_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
