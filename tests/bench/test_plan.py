@@ -19,7 +19,8 @@ import pytest
 import torch
 
 from approaches.registry import APPROACHES
-from approaches.shared.kernels import causal_mask
+from approaches.shared.kernels import causal_mask, choose
+from approaches.shared.language_model import LanguageModel
 from approaches.shared.sources import Source
 from approaches.shared.vae import AT_A_TIME, LatentCodec
 from bench import cli, muon
@@ -27,6 +28,7 @@ from bench.assembly import share
 from bench.budget import Counts, Machine, _at_once, disk, lines, memory, step_flops, times, to_json
 from bench.config import Config, DataConfig, DiffusionConfig, EvaluateConfig, ModelConfig, TrainConfig
 from bench.counting import count, together
+from bench.data.shapes import Shapes
 from bench.environment import ROOT
 from bench.hardware import KINDS, Kind
 from bench.imagined import Held, _autoencoder, _language_model, backward, blank_batch, imagining
@@ -364,6 +366,18 @@ def test_a_budget_in_seconds_is_turned_into_steps():
     assert steps_of(COUNTS, config, replace(HERE, peak=2000.0)) == 10
 
 
+def test_the_largest_part_is_planned_for_and_the_longest_caption():
+    config = preset("tiny")
+    config = replace(config, train=replace(config.train, batch=11))
+    settings = settings_of("full_retraining", "tiny")
+    planned, alone = (count("full_retraining", settings, config, ranks=ranks, bf16=False) for ranks in (3, 1))
+    assert planned.rows == alone.rows == alone.part == (7, 4, 11) and planned.part == (3, 2, 4)
+    assert planned.step == alone.step and planned.activations < 0.6 * alone.activations  # a step is everybody's
+    model = LanguageModel.load("shipped:lm-tiny", kernels=choose("cpu"))
+    captions = [text for sample in Shapes.build(config.data, "train").first(256) for text in sample.captions]
+    assert planned.caption_tokens == 2 + max(len(model.encode(text)) for text in captions)
+
+
 MISTAKES = [
     ("plan --gpu h10", "--gpu is 'h10': did you mean 'h100'?"),
     ("plan --gpus 0", "gpus is 0, expected a value from 1"),
@@ -371,6 +385,7 @@ MISTAKES = [
     ("plan --approach dual_towr", "did you mean 'dual_tower'?"),
     ("plan --measured x --out no/such", "no run in no/such"),
     ("plan --train.batch 4 --train.accumulation 4 --gpus 2 --approach projection", "can't be shared by 2 GPUs"),
+    ("plan --train.accumulation 3 --gpus 3 --approach projection", "8 to describe can't be shared by 3 GPUs in 3"),
     ("plan --lm ./nowhere", "model.lm is './nowhere'"),
     ("plan --lm some/model --approach modular", "the shape of model.lm 'some/model' is not known here"),
     ("plan --data.size 36 --approach modular", "data.size is 36, expected a multiple of 8"),
