@@ -69,8 +69,7 @@ class Request:
         """From a run's folder; UserError where it holds none, or one that this version can't read."""
         values = read_json(folder / REQUEST)
         try:
-            if isinstance(values["config"], dict) and isinstance(train := values["config"].get("train"), dict):
-                train.setdefault("describe_prompt", "")  # runs of before there was one: they had the start token
+            values = schema.behind_the_start_token(values)
             config = from_values(Config, values["config"])
             values.setdefault("folder", "")  # runs of before it was kept
             known = {item.name: values[item.name] for item in dataclasses.fields(cls)}

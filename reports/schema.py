@@ -34,8 +34,9 @@ def _without_the_optimizers(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _behind_the_start_token(values: dict[str, Any]) -> dict[str, Any]:
-    """Runs of version 2 may be of before `train.describe_prompt`: what stood before a caption was the start token."""
+def behind_the_start_token(values: dict[str, Any]) -> dict[str, Any]:
+    """A record or a request with its `config.train.describe_prompt`: of before there was one (version 2 may be), what
+    stood before a caption was the start token."""
     config = values.get("config")
     if isinstance(config, dict) and isinstance(train := config.get("train"), dict):
         return {**values, "config": {**config, "train": {"describe_prompt": "", **train}}}
@@ -44,7 +45,7 @@ def _behind_the_start_token(values: dict[str, Any]) -> dict[str, Any]:
 
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: _without_the_optimizers,
-    2: _behind_the_start_token,
+    2: behind_the_start_token,
 }
 """version -> what makes a record of that version one of the next."""
 

@@ -15,7 +15,7 @@ from bench import cli
 ROOT = Path(__file__).parents[1]
 WRITTEN = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 OF_RECORDS = ("report.md", "tiny.md")  # pages that a report writes: the commands of runs of their time
-ELSEWHERE = ("your-models.md", "your-approach.md")  # every command of theirs is run by a test of its own
+ELSEWHERE = ("your-models.md", "your-approach.md")  # tests of their own run what they tell
 FENCED = re.compile(r"^```\w*\n(.*?)^```|((?:^    .*\n)+)", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`]+)`")
 TYPED = re.compile(r"(?:python|accelerate|torchrun)\b[^#]* ?-m bench (.*)")
