@@ -17,9 +17,11 @@ Ratio = Annotated[float, Range(0, 100)]
 class Settings:
     """What every approach has. A subclass gives its own defaults, which are those of the preset `tiny`.
 
-    OF_PRESETS: preset -> the fields in which it differs from the defaults."""
+    OF_PRESETS: preset -> the fields in which it differs from the defaults.
+    OF_OTHER_LMS: those that change beside a language model that is not of this package."""
 
     OF_PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    OF_OTHER_LMS: ClassVar[Mapping[str, Any]] = {}
 
     learning_rate: Rate = 1e-3
     """Peak learning rate of the new parameters."""
@@ -27,9 +29,9 @@ class Settings:
     """Weight of the captions' next-token loss (image to text)."""
 
     @classmethod
-    def of_preset(cls, preset: str) -> Self:
-        """The settings that a preset means for this approach."""
-        return cls(**cls.OF_PRESETS.get(preset, {}))
+    def of_preset(cls, preset: str, *, other_lm: bool = False) -> Self:
+        """The settings that a preset means for this approach, where the language model may not be of this package."""
+        return cls(**{**cls.OF_PRESETS.get(preset, {}), **(cls.OF_OTHER_LMS if other_lm else {})})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +127,13 @@ class ModularSettings(Settings):
         "small": {
             "learning_rate": 5e-4, "width": 576, "layers": 16, "heads": 9,
             "captioner_width": 384, "captioner_layers": 6, "checker_width": 192, "checker_layers": 4,
-            "plan_examples": 4,
         },
         "base": {
             "learning_rate": 1e-4, "width": 1536, "layers": 24, "heads": 24,
             "captioner_width": 1024, "captioner_layers": 12, "checker_width": 512, "checker_layers": 8,
-            "plan_examples": 4,
         },
     }  # fmt: skip
+    OF_OTHER_LMS = {"plan_examples": 4}
 
     learning_rate: Rate = 2e-3
     planner: Literal["lm", "rules", "oracle", "empty"] = "lm"
@@ -152,8 +153,8 @@ class ModularSettings(Settings):
     plan_tokens: Annotated[int, Range(1, 100_000)] = 72
     """Longest plan."""
     plan_examples: Annotated[int, Range(0, 4)] = 0
-    """Captions with their plans that the language model reads first: for one that was never shown plans, as the shipped
-    one was."""
+    """Captions with their plans that the language model reads first: none for the shipped one, which was trained on
+    plans, 4 for any other."""
     layout_whole: Share = 0.5
     """Share of drawn rows trained with their whole layout; the others with what their captions say of it."""
     layout_false: Share = 0.25

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from bench.class_source import sources_read_once
 from bench.config import Config
 from bench.errors import UserError, nearest
-from bench.presets import load_config, preset
+from bench.presets import beside, load_config, preset
 
 SHORT = {"--lm": "--model.lm", "--vae": "--model.vae", "--clip": "--model.clip"}
 """Short names of flags that every verb with a config takes."""
@@ -137,9 +137,12 @@ def _base(words: Sequence[str]) -> Config:
     name, file = last_values(words, "--preset"), last_values(words, "--config")
     if name and file:
         raise UserError("--preset and --config both name a config to start from, expected one of them")
+    lm = last_values(words, "--model.lm")
     if file:
-        return load_config(Path(file[-1]).expanduser())
-    return preset(name[-1] if name else "tiny")
+        config = load_config(Path(file[-1]).expanduser())
+        return replace(config, model=replace(config.model, lm=lm[-1])) if lm else config
+    config = preset(name[-1] if name else "tiny")
+    return beside(config, lm[-1]) if lm else config
 
 
 def spelled_out(words: Sequence[str], own: Container[str] = ()) -> list[str]:

@@ -127,6 +127,19 @@ def preset(name: str) -> Config:
     return config
 
 
+def is_foreign(lm: str) -> bool:
+    """Whether a language model is none of this package's: `world` is no text of its training, and it was shown no
+    plans."""
+    return not lm.startswith("shipped:")
+
+
+def beside(config: Config, lm: str) -> Config:
+    """A preset's config with another language model in its place, and without what has no meaning beside that."""
+    kept = tuple(text for text in config.evaluate.other_texts if text != "world" or not is_foreign(lm))
+    model, evaluate = replace(config.model, lm=lm), replace(config.evaluate, other_texts=kept)
+    return replace(config, model=model, evaluate=evaluate)
+
+
 def explain(name: str) -> str:
     """A preset's docstring, unwrapped: hardware, time, expected result."""
     return " ".join((inspect.getdoc(PRESETS[name].load()) or "").split())

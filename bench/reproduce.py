@@ -72,7 +72,7 @@ class Work:
         self.seeds = tuple(range(config.seed, config.seed + arguments.seeds))
         self.points = [(row, seed) for seed in self.seeds for row in self.table.rows]
         self.ended: list[runner.Ended] = []
-        defaults = {row.approach: settings_of(row.approach, config.preset) for row in self.table.rows}
+        defaults = {row.approach: settings_of(row.approach, config) for row in self.table.rows}
         self.settings = {row.name: published.settings_for(row, defaults[row.approach]) for row in self.table.rows}
         self.provenance = {**provenance({"seed": config.seed}), "command": ["python", "-m", "bench", *sys.argv[1:]]}
         self._contents = contents(self.config, console.info)

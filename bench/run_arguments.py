@@ -20,6 +20,7 @@ from bench import launch
 from bench.config import Config
 from bench.errors import UserError, nearest
 from bench.parsing import last_values
+from bench.presets import is_foreign
 from bench.ranges import Range
 
 ALL = "all"
@@ -48,7 +49,7 @@ class RunArguments:
         names = chosen(last_values(words, "--approach") or (ALL,))
         stray = [word.split("=")[0].replace("_", "-") for word in words if word.startswith("--settings")]
         if len(names) == 1:
-            return with_settings(cls, settings_of(names[0], config.preset))
+            return with_settings(cls, settings_of(names[0], config))
         for flag in stray:
             if last_values(words, flag) == ["None"]:
                 raise UserError(f"{flag} is 'None', expected a value for all approaches asked for")
@@ -56,7 +57,7 @@ class RunArguments:
 
     def settings_for(self, approach: str, config: Config) -> Any:
         """The settings of one of the approaches asked for."""
-        own, usual = getattr(self, "settings", None), settings_of(approach, config.preset)
+        own, usual = getattr(self, "settings", None), settings_of(approach, config)
         if isinstance(own, InCommon):
             return dataclasses.replace(usual, **{name: value for name, value in vars(own).items() if value is not None})
         return usual if own is None else own
@@ -112,9 +113,9 @@ def chosen(approaches: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(approaches))
 
 
-def settings_of(approach: str, preset: str) -> Any:
-    """The settings that a preset means for an approach."""
-    return APPROACHES[approach].load_settings().of_preset(preset)
+def settings_of(approach: str, config: Config) -> Any:
+    """The settings that a config's preset means for an approach beside the config's language model."""
+    return APPROACHES[approach].load_settings().of_preset(config.preset, other_lm=is_foreign(config.model.lm))
 
 
 def check(arguments: RunArguments, config: Config) -> None:

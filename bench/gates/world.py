@@ -23,6 +23,7 @@ from bench.data.text import TEXTS, TextCorpus
 from bench.data.world_text import world_documents
 from bench.files import write_text
 from bench.presets import preset
+from bench.run_arguments import settings_of
 from bench.training import ApproachTrainee, accelerator_for
 
 CPU = torch.device("cpu")
@@ -89,7 +90,7 @@ class World:
     def fresh(self, name: str) -> Approach:
         """An approach before training, with the settings of the preset."""
         entry = APPROACHES[name]
-        approach: Approach = entry.load().build(self.share(), entry.load_settings().of_preset(self.config.preset))
+        approach: Approach = entry.load().build(self.share(), settings_of(name, self.config))
         return approach
 
     def approach(self, name: str) -> Approach:

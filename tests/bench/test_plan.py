@@ -89,7 +89,7 @@ def allocated(work) -> int:
 def test_a_plan_counts_what_is_measured(approach: str, own_cache):
     config = preset("tiny")
     config = replace(config, train=replace(config.train, batch=24))
-    settings = settings_of(approach, "tiny")
+    settings = settings_of(approach, config)
     planned = count(approach, settings, config, ranks=1, bf16=False)
     shared = share(config, torch.device("cpu"))
     built = APPROACHES[approach].load().build(shared, settings)
@@ -145,7 +145,7 @@ def test_a_plan_of_small_is_what_its_run_on_a_cpu_took(approach: str):
     with (SMALL / "results.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["metric"]: row for row in csv.DictReader(file) if row["approach"] == approach}
     took = {name: float(row["value"]) for name, row in rows.items() if row["value"]}
-    planned = count(approach, settings_of(approach, "small"), config, ranks=1, bf16=False)
+    planned = count(approach, settings_of(approach, config), config, ranks=1, bf16=False)
     assert (planned.total, planned.trainable, planned.active) == (
         took["parameters"], took["parameters_trained"], took["parameters_active"]
     )  # fmt: skip
@@ -369,7 +369,7 @@ def test_a_budget_in_seconds_is_turned_into_steps():
 def test_the_largest_part_is_planned_for_and_the_longest_caption():
     config = preset("tiny")
     config = replace(config, train=replace(config.train, batch=11))
-    settings = settings_of("full_retraining", "tiny")
+    settings = settings_of("full_retraining", config)
     planned, alone = (count("full_retraining", settings, config, ranks=ranks, bf16=False) for ranks in (3, 1))
     assert planned.rows == alone.rows == alone.part == (7, 4, 11) and planned.part == (3, 2, 4)
     assert planned.step == alone.step and planned.activations < 0.6 * alone.activations  # a step is everybody's

@@ -105,6 +105,30 @@ def test_settings_start_from_the_presets_and_the_words_change_them():
         assert one.settings_for(name, Config()) == kind.of_preset("tiny")
 
 
+@pytest.mark.parametrize("flags", [("--lm", "/x"), ("--model.lm=/x",)])
+def test_beside_another_language_model_what_only_the_shipped_one_knows_is_left_out(flags: tuple[str, ...]):
+    for argv in (flags, (*flags, "--approach", "modular")):
+        parsed = words(*argv)
+        assert (parsed.config.model.lm, parsed.config.evaluate.other_texts) == ("/x", ("readmes",))
+        assert parsed.arguments.settings_for("modular", parsed.config).plan_examples == 4
+    asked = words(*flags, "--evaluate.other-texts", "world", "--approach", "modular", "--settings.plan-examples", "1")
+    assert asked.config.evaluate.other_texts == ("world",)
+    assert asked.arguments.settings_for("modular", asked.config).plan_examples == 1
+    for argv in ((), ("--lm", "shipped:lm-tiny"), ("--preset", "small", "--lm", "shipped:lm-tiny")):
+        parsed = words(*argv)
+        assert "world" in parsed.config.evaluate.other_texts or parsed.config.preset == "small"
+        assert parsed.arguments.settings_for("modular", parsed.config).plan_examples == 0
+    assert words("--preset", "small").arguments.settings_for("modular", preset("small")).plan_examples == 4
+
+
+def test_a_files_texts_are_its_own_beside_any_language_model(tmp_path: Path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"preset": "tiny", "model": {"lm": "shipped:lm-tiny"}}))
+    parsed = words("--config", str(file), "--lm", "/x")
+    assert (parsed.config.model.lm, parsed.config.evaluate.other_texts) == ("/x", ("readmes", "world"))
+    assert parsed.arguments.settings_for("modular", parsed.config).plan_examples == 4
+
+
 def test_what_several_have_in_common_is_set_for_all_and_each_keeps_the_rest():
     parsed = words("--settings.learning-rate", "2e-3", "--preset", "small")
     for name in APPROACHES:
