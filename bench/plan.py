@@ -14,6 +14,7 @@ from bench.console import Console
 from bench.errors import UserError
 from bench.hardware import HERE, KINDS
 from bench.plan_arguments import PlanArguments
+from bench.presets import explain
 from bench.run_arguments import chosen
 from reports import schema
 
@@ -29,6 +30,8 @@ def main(arguments: PlanArguments, config: Config, console: Console) -> int:
 
     machine = machine_of(arguments, config)
     found = {}
+    if not console.as_json:
+        console.info(f"preset {config.preset}: {explain(config.preset)}\n")
     for name in chosen(arguments.approach):
         settings = arguments.settings_for(name, config)
         counts = count(name, settings, config, ranks=machine.gpus, bf16=machine.bf16)

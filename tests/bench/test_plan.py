@@ -23,7 +23,7 @@ from approaches.shared.kernels import causal_mask, choose
 from approaches.shared.language_model import LanguageModel
 from approaches.shared.sources import Source
 from approaches.shared.vae import AT_A_TIME, LatentCodec
-from bench import cli, muon
+from bench import cli, counting, muon
 from bench.assembly import share
 from bench.budget import Counts, Machine, _at_once, disk, lines, memory, step_flops, times, to_json
 from bench.config import Config, DataConfig, DiffusionConfig, EvaluateConfig, ModelConfig, TrainConfig
@@ -36,7 +36,7 @@ from bench.meter import flops, flops_per_evaluation, flops_per_step, parameters
 from bench.parsing import parse
 from bench.plan import machine_of
 from bench.plan_arguments import PlanArguments
-from bench.presets import preset
+from bench.presets import explain, preset
 from bench.run_arguments import RunArguments, settings_of
 from bench.training import optimizers_of
 from reports import schema
@@ -415,3 +415,13 @@ def test_what_is_kept_while_imagining_is_forgotten_with_it() -> None:
         signal_power("epsilon", 10, torch.device("cpu"))
     assert type(causal_mask(5, 5, torch.device("cpu")).dense) is torch.Tensor
     assert type(signal_power("epsilon", 10, torch.device("cpu"))) is torch.Tensor
+
+
+def test_a_plan_begins_with_what_its_preset_is_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(counting, "count", lambda *_, **__: COUNTS)
+    words = ["plan", "--preset", "small", "--gpu", "h100", "--approach", "dual_tower"]
+    assert cli.main(words) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == f"preset small: {explain('small')}" and told[2] == "dual_tower at small"
+    assert cli.main([*words, "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == ["dual_tower"]
