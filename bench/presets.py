@@ -116,7 +116,7 @@ def base() -> Config:
 
 
 PRESETS.add("smoke", "bench.presets:smoke", "a few steps of everything, to see it work: two cores, two minutes")
-PRESETS.add("tiny", "bench.presets:tiny", "the default: 32 px, all four trained and measured on two cores in half an hour")
+PRESETS.add("tiny", "bench.presets:tiny", "the default: 32 px, all four trained and measured on two cores; half an hour")
 PRESETS.add("small", "bench.presets:small", "SmolLM2-135M and 64 px: one GPU, or a few steps on a CPU")
 PRESETS.add("base", "bench.presets:base", "X-Fusion's setting, Llama-3.2-1B and 256 px: 8 GPUs; see plan")
 
