@@ -68,7 +68,8 @@ class FullRetraining(Approach):
                 add_low_rank(transformer.blocks, settings.lora_rank)
             patches = shared.patch_embedding(config.width)
             image = ImageTokens(patches, config.width, eps=config.norm_eps, norm=kernels.norm)
-        self.tower = OneTower(transformer, image)
+        causal = ("text", "image") if settings.image_attention == "causal" else ("text",)
+        self.tower = OneTower(transformer, image, causal=causal)
 
     # ------------------------------------------------------------------------------------------------ training
 

@@ -44,6 +44,8 @@ class FullRetrainingSettings(Settings):
     """transfusion trains every weight; lora freezes the language model but for low-rank updates."""
     start: Literal["language_model", "scratch"] = "language_model"
     """Where the transformer's weights start."""
+    image_attention: Literal["bidirectional", "causal"] = "bidirectional"
+    """Whether a picture's tokens see all of the picture, or only what comes before them, as text does."""
     lm_learning_rate_ratio: Ratio = 1.0
     """Learning rate of the language model's own weights as a share of the new parameters'."""
     words_learning_rate_ratio: Ratio = 1.0

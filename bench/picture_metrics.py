@@ -27,7 +27,7 @@ from bench.measured import Measured, Names
 from bench.memorisation import SEEN, memorisation
 from bench.sampler import Drawn, Sampling, draw
 from metrics.alignment import Clip, clip_metrics
-from metrics.composition import scene_metrics
+from metrics.composition import BY_TASK, scene_metrics
 from metrics.features import FeatureExtractor, open_extractor
 from metrics.fidelity import Extractor, Features, extract, fidelity_metrics
 from metrics.inception import Inception
@@ -37,6 +37,7 @@ SHARE: tuple[str, Better] = ("share", "higher")
 LOWER: tuple[str, Better] = ("", "lower")
 SCENES: Names = {
     "scene_accuracy": SHARE, "right_objects": SHARE, "right_objects_gap": SHARE, "parser_accuracy": SHARE,
+    **dict.fromkeys(BY_TASK.values(), SHARE),
 }  # fmt: skip
 ONCE = "_0_redraws"
 DRAWN = ("scene_accuracy", "right_objects", "right_objects_gap")

@@ -26,6 +26,7 @@ from bench.run_arguments import settings_of
 from metrics.replication import difference_over_seeds, mean_over_seeds, only_items
 from metrics.statistics import Estimate
 from reports import reproductions
+from reports.contenders import budget_estimates
 from reports.reproductions import Done, Ordering, Reproduction, Row, Stand, Verdict
 
 RUNS = "runs"
@@ -68,7 +69,8 @@ class Work:
 
     def __init__(self, arguments: ReproduceArguments, config: Config, console: Console) -> None:
         self.arguments, self.console = arguments, console
-        self.table, self.config = published.table(arguments.table), reduced(config, arguments.share)
+        self.table = published.table(arguments.table)
+        self.config = config = published.config_for(self.table, reduced(config, arguments.share))
         self.seeds = tuple(range(config.seed, config.seed + arguments.seeds))
         self.points = [(row, seed) for seed in self.seeds for row in self.table.rows]
         self.ended: list[runner.Ended] = []
@@ -122,7 +124,8 @@ class Work:
     def _done(self, end: runner.Ended) -> Done:
         record = end.record
         wanted = {name for measure in self.table.measures.values() for name in measure.stands_in}
-        metrics = {n: only_items(e) for n, e in record.metrics.items() if n in wanted} if record else {}
+        numbers = {**budget_estimates(record), **record.metrics} if record else {}
+        metrics = {name: only_items(each) for name, each in numbers.items() if name in wanted}
         state = end.state.state
         return Done(
             seed=end.request.config.seed,

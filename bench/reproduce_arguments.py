@@ -23,7 +23,7 @@ class ReproduceArguments:
     whether it holds here. Each run is done once, and resumed where it was cut off."""
 
     table: Positional[Annotated[str, arg(metavar="TABLE")]] = field(default="", metadata=PLACE)
-    """Which table: x_fusion_table_1."""
+    """Which table: x_fusion_table_1, lmfusion, transfusion_attention or lmd (docs/published-tables.md)."""
     out: Path = Path("reproductions")
     """Folder that receives a record a reproduction, and the runs' folders in runs/."""
     seeds: Annotated[int, Range(1, 10_000)] = 3

@@ -29,10 +29,13 @@ __all__ = [
     "scene_accuracy",
     "scene_metrics",
     "share_found",
+    "task_accuracies",
 ]
 
 NOTHING = "nothing"
-PICTURED = ("scene_accuracy", "right_objects", "right_objects_gap")
+BY_TASK = {task: f"scene_accuracy_{task.replace(' ', '_')}" for task in TASKS}
+"""task -> the name of its own accuracy."""
+PICTURED = ("scene_accuracy", "right_objects", "right_objects_gap", *BY_TASK.values())
 SHIFTS = 24  # other scenes that each picture is judged by, for the chance level
 APART = 0.05  # of the side: objects of the picture and of the scene further apart are not the same
 
@@ -40,9 +43,9 @@ APART = 0.05  # of the side: objects of the picture and of the scene further apa
 def scene_metrics(
     pictures: NDArray[np.uint8], true_pictures: NDArray[np.uint8], scenes: Sequence[Scene | None], *, seed: int = 0
 ) -> dict[str, Estimate]:
-    """`scene_accuracy`, `right_objects` and its gap of pictures drawn for scenes, and `parser_accuracy`: the parser's
-    own on the scenes' true pictures, N H W 3 each, which is in the details of the others too. Parses each once.
-    Missing, all of them, where a scene is not known."""
+    """`scene_accuracy`, whole and by task, `right_objects` and its gap of pictures drawn for scenes, and
+    `parser_accuracy`: the parser's own on the scenes' true pictures, N H W 3 each, which is in the details of the
+    others too. Parses each once. Missing, all of them, where a scene is not known."""
     known = [scene for scene in scenes if scene is not None]
     if len(known) < len(scenes):
         reason = f"{len(scenes) - len(known)} of {len(scenes)} pictures come without a known scene"
@@ -54,6 +57,7 @@ def scene_metrics(
         "scene_accuracy": scene_accuracy(parsed, known, seed=seed),
         "right_objects": right_objects(parsed, known, seed=seed),
         "right_objects_gap": right_objects_gap(parsed, known, seed=seed),
+        **task_accuracies(parsed, known, seed=seed),
     }
     found = {name: replace(e, details={**e.details, "parser_accuracy": own.value}) for name, e in found.items()}
     return found | {"parser_accuracy": own}
@@ -100,6 +104,19 @@ def scene_accuracy(
         better="higher",
         details=details,
     )
+
+
+def task_accuracies(parsed: Sequence[Parsed], scenes: Sequence[Scene], *, seed: int = 0) -> dict[str, Estimate]:
+    """`scene_accuracy` of each task alone, under its name in BY_TASK; missing where no caption sets the task."""
+    found = {}
+    for task, name in BY_TASK.items():
+        rows = [i for i, scene in enumerate(scenes) if scene.task == task]
+        if not rows:
+            found[name] = Estimate.missing(f"no caption sets the task '{task}'", unit="share", better="higher")
+            continue
+        own = scene_accuracy([parsed[i] for i in rows], [scenes[i] for i in rows], seed=seed)
+        found[name] = replace(own, details={k: v for k, v in own.details.items() if k not in ("tasks", "confidence")})
+    return found
 
 
 def right_objects(

@@ -1,4 +1,5 @@
-"""Text and pictures in one sequence, read segment after segment: causal over text, bidirectional inside an image.
+"""Text and pictures in one sequence, read segment after segment: causal over text, bidirectional inside an image (or
+causal there, too, where that is asked for).
 
 Shapes: B rows, T new tokens, D width, N image tokens, C H W a latent; a framed image takes N + 2 places.
 
@@ -61,11 +62,13 @@ class ImageTokens(nn.Module):
 
 
 class Interleaved(nn.Module, ABC):
-    """A text transformer and image tokens, read in one sequence. Subclasses say what a layer does to a segment."""
+    """A text transformer and image tokens, read in one sequence. Subclasses say what a layer does to a segment.
 
-    def __init__(self, text: Transformer, image: ImageTokens) -> None:
+    causal: the modalities whose tokens see none of their own segment that comes after them."""
+
+    def __init__(self, text: Transformer, image: ImageTokens, *, causal: Sequence[str] = ("text",)) -> None:
         super().__init__()
-        self.text, self.image = text, image
+        self.text, self.image, self.causal = text, image, tuple(causal)
 
     @abstractmethod
     def layer(
@@ -104,7 +107,7 @@ class Interleaved(nn.Module, ABC):
         prefix = Prefix.nothing(len(x), x.device) if prefix is None else prefix
         new = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
         rope = self.text.rotary(prefix.positions(new), x.dtype)
-        seen = reading_mask(prefix, new, causal=modality == "text")
+        seen = reading_mask(prefix, new, causal=modality in self.causal)
         if seen is not None:
             seen.build(self.text.kernels.attention)
         kept: dict[str, list[Pair]] = {reader: [] for reader in keep}

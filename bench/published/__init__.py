@@ -9,8 +9,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
+from bench.config import Config
 from bench.errors import UserError, nearest
 from bench.files import read_json
+from bench.presets import changed
 
 FOLDER = Path(__file__).parent
 
@@ -36,13 +38,15 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One published table."""
+    """One published table. config: fields of the config that its comparison is of, nested; they hold whatever else is
+    asked for."""
 
     name: str
     source: str
     note: str
     measures: dict[str, Measure]
     rows: tuple[Row, ...]
+    config: dict[str, Any] = field(default_factory=dict)
 
     def orderings(self) -> list[tuple[str, Row, Row]]:
         """(measure, better row, worse row) of every two rows whose numbers differ."""
@@ -70,6 +74,11 @@ def table(name: str) -> Table:
         key: Measure(**{**each, "stands_in": tuple(each["stands_in"])}) for key, each in values["measures"].items()
     }
     return Table(**{**values, "measures": measures, "rows": tuple(Row(**row) for row in values["rows"])})
+
+
+def config_for(table: Table, config: Config) -> Config:
+    """A config with what the table's comparison is of."""
+    return changed(config, table.config)
 
 
 def settings_for(row: Row, defaults: Any) -> Any:

@@ -10,7 +10,7 @@ from approaches.base import Prompt
 from approaches.dual_tower import DualTower
 from approaches.full_retraining import FullRetraining
 from approaches.settings import DualTowerSettings, FullRetrainingSettings
-from approaches.shared.kernels.attention import attention
+from approaches.shared.kernels.attention import AttentionMask, attention
 from approaches.shared.prefix import Prefix
 from approaches.shared.sequence import Layout, attention_mask
 from tests.approaches.small import small_batch, small_shared
@@ -18,6 +18,7 @@ from tests.approaches.small import small_batch, small_shared
 VARIANTS = [
     FullRetrainingSettings(),
     FullRetrainingSettings(variant="lora", lora_rank=4),
+    FullRetrainingSettings(image_attention="causal"),
     DualTowerSettings(),
     DualTowerSettings(variant="dual_projection"),
     DualTowerSettings(variant="gated"),
@@ -49,6 +50,8 @@ def naive(tower, layout, x, text_mask, words):
     words: the text's tokens, of which the vision tower has embeddings of its own."""
     dual = hasattr(tower, "vision")
     mask = attention_mask(layout, text_mask)
+    if "image" in tower.causal:
+        mask = AttentionMask.from_dense(mask.dense & torch.ones(layout.length, layout.length).tril().bool())
     rope = tower.text.rotary(layout.positions(text_mask), x.dtype)
     is_text = torch.zeros(layout.length, dtype=torch.bool)
     for span in layout.slices("text"):
@@ -126,6 +129,19 @@ def test_drawing_and_describing_equal_the_naive_form(shared, settings):
     rest, _ = approach.text_step(tokens[:, 1:], state)
     real = mask[:, 1:]
     torch.testing.assert_close(rest[real], logits[:, 1:][real], atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+@torch.no_grad()
+def test_a_picture_sees_all_of_itself_unless_it_is_causal(shared, attention):
+    tower = build(shared, FullRetrainingSettings(image_attention=attention)).tower
+    tokens = torch.randn(2, 10, tower.text.config.width, generator=torch.Generator().manual_seed(0))
+    other = tokens.clone()
+    other[:, 6] += 1
+    for before in (None, tower.read_text(torch.full((2, 3), 7), keep=("all",))[1]):
+        one, two = (tower.read(x, "image", before)[0] for x in (tokens, other))
+        changed = (one != two).any(2).all(0).tolist()
+        assert changed == [attention == "bidirectional" or place >= 6 for place in range(10)]
 
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)

@@ -16,11 +16,14 @@ from bench.array_arguments import ArrayArguments
 from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError
+from bench.evaluate import CAPTIONS, LANGUAGE, LOSSES
 from bench.exits import DONE, FAILED
+from bench.picture_metrics import drawn_names
 from bench.reproduce_arguments import ReproduceArguments, reduced
 from bench.run_arguments import with_settings
 from metrics.statistics import Estimate
 from reports import reproductions, schema
+from reports.contenders import BUDGETS
 from reports.schema import Budgets, Identical, Record
 from tests.bench import ways
 
@@ -36,6 +39,65 @@ def test_every_table_names_approaches_settings_and_measures_that_exist() -> None
             assert all(getattr(settings, key) == value for key, value in row.settings.items())
             assert row.published.keys() == table.measures.keys()
         assert all(measure.stands_in or measure.why_not for measure in table.measures.values())
+
+
+def test_what_stands_in_for_a_measure_is_measured() -> None:
+    measured = {*drawn_names(Config()), *CAPTIONS, *LANGUAGE, *LOSSES, *(name for name, _, _ in BUDGETS)}
+    asked = {(t.name, each) for t in map(published.table, published.names()) for m in t.measures.values()
+             for each in m.stands_in}  # fmt: skip
+    assert len(asked) > 10 and {each for _, each in asked} <= measured
+
+
+def test_the_other_tables_orderings_are_the_papers() -> None:
+    found = {
+        name: {(measure, better.name) for measure, better, _ in published.table(name).orderings()}
+        for name in published.names()
+        if name != TABLE
+    }
+    assert found == {
+        "lmfusion": {(each, "lmfusion") for each in ("hellaswag", "cider", "fid", "relative_flops")},
+        "transfusion_attention": {("fid", "bidirectional"), ("clip", "bidirectional")},
+        "lmd": {(each, "planned") for each in ("negation", "numeracy", "attribute", "spatial", "all")},
+    }
+
+
+def test_a_table_sets_what_its_comparison_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Config] = []
+
+    def execute(request: store.Request, out: Path, console: Console) -> runner.Ended:
+        asked.append(request.config)
+        state = store.State(state="failed", reason="not here")
+        return runner.Ended(request=request, folder=out / request.name, state=state, record=None, code=FAILED)
+
+    monkeypatch.setattr(runner, "execute", execute)
+    monkeypatch.setattr(reproduce, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
+    own = ways.micro(tmp_path)
+    own = dataclasses.replace(own, train=dataclasses.replace(own.train, patch_channels=8))
+    for table, channels in (("transfusion_attention", 0), ("lmfusion", 8)):
+        asked.clear()
+        arguments = ReproduceArguments(table=table, out=tmp_path / table, seeds=1)
+        assert reproduce.main(arguments, own, Console(interval=1e9)) == FAILED
+        assert {config.train.patch_channels for config in asked} == {channels} and len(asked) == 2
+        assert asked[0] == dataclasses.replace(own, train=dataclasses.replace(own.train, patch_channels=channels))
+
+
+def test_counted_costs_stand_in_too() -> None:
+    def row(name: str, flops: list[float]) -> reproductions.Row:
+        runs = tuple(
+            reproductions.Done(
+                seed=seed, folder="", state="done",
+                metrics={"training_flops": Estimate.counted(each, unit="FLOP", better="lower")},
+            )
+            for seed, each in enumerate(flops)
+        )  # fmt: skip
+        return reproductions.Row(name=name, approach="", settings={}, published={}, runs=runs)
+
+    table = published.table("lmfusion")
+    for flops, expected in (([5.0, 5.0], "holds"), ([9.0, 9.0], "contradicted"), ([7.0, 7.0], "not told apart")):
+        rows = [row("transfusion", [7.0, 7.0]), row("lmfusion", flops)]
+        stands = [reproduce.stand(name, measure, rows) for name, measure in table.measures.items()]
+        said = {each.measure: each.verdict for each in reproduce.orderings(table, rows, stands)}
+        assert said["relative_flops"] == expected and said["cider"] == "not measured"
 
 
 def test_the_orderings_are_those_of_the_paper() -> None:
@@ -173,7 +235,7 @@ def test_a_share_of_the_budget_shrinks_the_warmup_alike() -> None:
 
 def test_mistakes_are_answered_with_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for words, sentence in (
-        (["reproduce"], "needs a TABLE, expected one of: x_fusion_table_1"),
+        (["reproduce"], "needs a TABLE, expected one of: lmd, lmfusion, transfusion_attention, x_fusion_table_1"),
         (["reproduce", "x_fusion_table_2"], "did you mean 'x_fusion_table_1'"),
         (["reproduce", TABLE, "--share", "0"], "share is 0.0, expected a value above 0"),
         (["reproduce", TABLE, "--seeds", "0"], "seeds is 0, expected"),

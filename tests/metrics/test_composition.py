@@ -140,6 +140,23 @@ def test_the_mean_is_over_tasks_not_pictures() -> None:
     assert right_objects([single] * 4, [one, two, two, two]).value == pytest.approx(0.75)
 
 
+def test_each_task_has_its_own_accuracy_of_its_own_captions() -> None:
+    pictures, scenes = drawn("test", 32, 120)
+    blank = np.broadcast_to(render((), "light", 32), pictures.shape)
+    counting = [scene.task == "counting" for scene in scenes]
+    mixed = np.where(np.array(counting)[:, None, None, None], blank, pictures)
+    found, bad = scene_metrics(mixed, pictures, scenes), scene_metrics(blank, pictures, scenes)
+    for task in TASKS:
+        own = found[f"scene_accuracy_{task.replace(' ', '_')}"]
+        assert (own.value, own.n) == (float(task != "counting"), sum(scene.task == task for scene in scenes))
+        assert own.low is not None and own.details["chance"] is not None
+    told = difference(found["scene_accuracy_colours"], bad["scene_accuracy_colours"])
+    assert told.paired and told.word == "better"
+    few = [i for i, scene in enumerate(scenes) if scene.task != "position"]
+    without = scene_metrics(mixed[few], pictures[few], [scenes[i] for i in few])["scene_accuracy_position"]
+    assert without.value is None and "'position'" in without.reason
+
+
 def test_only_what_was_asked_for_counts() -> None:
     pair = (thing("circle", "red", 0.3, 0.5), thing("cross", "blue", 0.7, 0.5, "large"))
     found = parse(render(pair, "dark", 64))
