@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from approaches.registry import ApproachEntry
+from bench import published
 from bench.config import Config, KernelConfig
 from bench.console import Console
 from bench.errors import UserError
@@ -72,6 +73,7 @@ def collect() -> Iterator[tuple[str, list[Item]]]:
     if weights := list(_weights()):
         yield "weights", weights
     yield "kernels", list(_kernels())
+    yield "published tables", [Item(name=name, summary=published.table(name).source) for name in published.names()]
 
 
 def _item(registry: Registry, name: str) -> Item:
