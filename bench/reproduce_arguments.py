@@ -23,7 +23,8 @@ class ReproduceArguments:
     whether it holds here. Each run is done once, and resumed where it was cut off."""
 
     table: Positional[Annotated[str, arg(metavar="TABLE")]] = field(default="", metadata=PLACE)
-    """Which table: x_fusion_table_1, lmfusion, transfusion_attention or lmd (docs/published-tables.md)."""
+    """Which table: x_fusion_table_1, lmfusion, transfusion_attention, lmd, or a JSON file of yours
+    (docs/published-tables.md)."""
     out: Path = Path("reproductions")
     """Folder that receives a record a reproduction, and the runs' folders in runs/."""
     seeds: Annotated[int, Range(1, 10_000)] = 3
@@ -39,7 +40,9 @@ def check(arguments: ReproduceArguments, config: Config) -> None:
     launch.refuse("reproduce")
     if not arguments.table:
         raise UserError(f"'reproduce' needs a TABLE, expected one of: {', '.join(published.names())}")
-    approaches = tuple(dict.fromkeys(row.approach for row in published.table(arguments.table).rows))
+    table = published.table(arguments.table)
+    approaches = tuple(dict.fromkeys(row.approach for row in table.rows))
+    config = published.config_for(table, config)
     run_arguments.check(RunArguments(approach=approaches, out=arguments.out), config)
 
 

@@ -1,18 +1,21 @@
 """Published tables as data: each JSON file here is one, with its source, its numbers, and which approach and settings
-stand for each of its rows. Imports no torch."""
+stand for each of its rows. A file of yours in the same form is one, too. Imports no torch."""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
+import re
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.config import Config
+from approaches.registry import APPROACHES
+from bench.config import Config, from_values
 from bench.errors import UserError, nearest
 from bench.files import read_json
 from bench.presets import changed
+from bench.validation import check_bounds, validate
+from reports.schema import build
 
 FOLDER = Path(__file__).parent
 
@@ -66,21 +69,68 @@ def names() -> tuple[str, ...]:
 
 
 def table(name: str) -> Table:
-    """A table by name; UserError that suggests the nearest."""
-    if name not in names():
-        raise UserError(f"unknown table '{name}': {nearest(name, names())}")
-    values = read_json(FOLDER / f"{name}.json")
-    measures = {
-        key: Measure(**{**each, "stands_in": tuple(each["stands_in"])}) for key, each in values["measures"].items()
-    }
-    return Table(**{**values, "measures": measures, "rows": tuple(Row(**row) for row in values["rows"])})
+    """A table by name, or the one in a JSON file. UserError that suggests the nearest name, or says what is wrong with
+    the file."""
+    if name in names():
+        return _of_file(FOLDER / f"{name}.json")
+    if name.endswith(".json"):
+        return _of_file(Path(name).expanduser())
+    raise UserError(f"unknown table '{name}': {nearest(name, names())}, or give a path to a .json file")
+
+
+def _of_file(path: Path) -> Table:
+    """The table in a file, with what it may leave out. UserError, naming the file."""
+    values = read_json(path)
+    if isinstance(values, dict):
+        values = {"note": "Orderings are compared, never values.", "config": {}, **values}
+        rows, measures = values.get("rows"), values.get("measures")
+        if isinstance(rows, list):
+            values["rows"] = [{"settings": {}, **row} if isinstance(row, dict) else row for row in rows]
+        if isinstance(measures, dict):
+            left = {"stands_in": [], "why_not": ""}
+            values["measures"] = {
+                key: {**left, **each} if isinstance(each, dict) else each for key, each in measures.items()
+            }
+    found: Table = build(Table, values, "", str(path))
+    try:
+        _check(found)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return found
+
+
+def _check(table: Table) -> None:
+    """UserError where a table can't be tried."""
+    if not re.fullmatch(r"[a-z0-9_]+", table.name):
+        raise UserError(f"name is '{table.name}', expected small letters, digits and _ only: files are named by it")
+    named = [row.name for row in table.rows]
+    if len(set(named)) < max(2, len(named)):
+        raise UserError("rows must be two or more, with different names")
+    for row in table.rows:
+        try:
+            settings_for(row, APPROACHES[row.approach].load_settings()())
+        except UserError as error:
+            raise UserError(f"row '{row.name}': {error}") from error
+        if row.published.keys() != table.measures.keys():
+            told = f"{', '.join(row.published) or 'none'}, expected of each measure: {', '.join(table.measures)}"
+            raise UserError(f"row '{row.name}' has published numbers of {told}")
+    for name, measure in table.measures.items():
+        if not measure.stands_in and not measure.why_not:
+            raise UserError(f"measure '{name}' has nothing in stands_in and no reason in why_not, expected one of them")
+    config_for(table, Config())
 
 
 def config_for(table: Table, config: Config) -> Config:
-    """A config with what the table's comparison is of."""
-    return changed(config, table.config)
+    """A config with what the table's comparison is of. UserError on what is no field, or out of bounds."""
+    found = changed(config, table.config)
+    validate(found)
+    return found
 
 
 def settings_for(row: Row, defaults: Any) -> Any:
-    """A row's settings: the approach's defaults with the row's own in them."""
-    return dataclasses.replace(defaults, **row.settings)
+    """A row's settings: the approach's defaults with the row's own in them. UserError on what is no setting of that
+    approach, or out of its bounds."""
+    own = from_values(type(defaults), {**asdict(defaults), **row.settings})
+    found = replace(defaults, **{name: getattr(own, name) for name in row.settings})
+    check_bounds(found)
+    return found

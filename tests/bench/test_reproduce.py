@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from approaches.registry import APPROACHES
-from approaches.settings import DualTowerSettings
+from approaches.settings import DualTowerSettings, FullRetrainingSettings
 from bench import array, cli, published, reproduce, runner, store
 from bench.array_arguments import ArrayArguments
 from bench.config import Config
@@ -79,6 +81,67 @@ def test_a_table_sets_what_its_comparison_is_of(tmp_path: Path, monkeypatch: pyt
         assert reproduce.main(arguments, own, Console(interval=1e9)) == FAILED
         assert {config.train.patch_channels for config in asked} == {channels} and len(asked) == 2
         assert asked[0] == dataclasses.replace(own, train=dataclasses.replace(own.train, patch_channels=channels))
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "published-tables.md"
+
+
+def own(**more: Any) -> dict[str, Any]:
+    """The page's example of a table of one's own, with other fields."""
+    values: dict[str, Any] = json.loads(
+        re.findall(r"```json\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[0]
+    )
+    return values | more
+
+
+def test_a_table_of_ones_own_is_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(own()))
+    found = published.table(str(file))
+    assert [(m, better.name, worse.name) for m, better, worse in found.orderings()] == [
+        ("text", "lora", "all"), ("faces", "all", "lora"),
+    ]  # fmt: skip
+    assert published.settings_for(found.rows[1], FullRetrainingSettings(learning_rate=3e-4)) == FullRetrainingSettings(
+        learning_rate=3e-4, variant="lora"
+    )
+    assert found.config == {} and found.note
+
+
+def row(**more: Any) -> dict[str, Any]:
+    return {"name": "all", "approach": "full_retraining", "published": {"text": 51.0, "faces": 3.0}, **more}
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"rowz": []}, "unknown field 'rowz': did you mean 'rows'?"),
+        ({"name": "../x"}, "name is '../x', expected small letters"),
+        ({"rows": [row()]}, "rows must be two or more"),
+        ({"rows": [row(), row()]}, "with different names"),
+        ({"rows": [row(), row(name="b", approach="dual_towr")]}, "row 'b': unknown approach 'dual_towr': did you mean"),
+        (
+            {"rows": [row(), row(name="b", settings={"varint": "lora"})]},
+            "row 'b': unknown field 'varint': did you mean",
+        ),
+        ({"rows": [row(), row(name="b", settings={"lora_rank": 0})]}, "row 'b': lora_rank is 0, expected"),
+        ({"rows": [row(), row(name="b", published={"text": 1.0})]}, "row 'b' has published numbers of text, expected"),
+        ({"measures": {"text": {"better": "up"}}}, "measures.text.better is 'up'"),
+        (
+            {"measures": {"text": {"better": "higher"}, "faces": {"better": "lower", "why_not": "x"}}},
+            "nothing in stands",
+        ),
+        ({"config": {"train": {"patch_chanels": 0}}}, "unknown field 'train.patch_chanels': did you mean"),
+        ({"config": {"train": {"batch": 0}}}, "train.batch is 0, expected"),
+    ],
+)
+def test_a_mistake_in_it_gets_one_sentence(
+    tmp_path: Path, changes: dict[str, Any], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(own(**changes)))
+    assert cli.main(["reproduce", str(file), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert sentence in told and str(file) in told and not (tmp_path / "out").exists()
 
 
 def test_counted_costs_stand_in_too() -> None:
@@ -236,6 +299,7 @@ def test_a_share_of_the_budget_shrinks_the_warmup_alike() -> None:
 def test_mistakes_are_answered_with_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for words, sentence in (
         (["reproduce"], "needs a TABLE, expected one of: lmd, lmfusion, transfusion_attention, x_fusion_table_1"),
+        (["reproduce", "nowhere.json"], "no such file: nowhere.json"),
         (["reproduce", "x_fusion_table_2"], "did you mean 'x_fusion_table_1'"),
         (["reproduce", TABLE, "--share", "0"], "share is 0.0, expected a value above 0"),
         (["reproduce", TABLE, "--seeds", "0"], "seeds is 0, expected"),
