@@ -31,6 +31,7 @@ from reports import schema
 ASKED = "jobs.json"
 KEEPERS = "keepers.log"
 ALL = "all"
+THREADS = "OMP_NUM_THREADS"
 POLL = 0.5  # seconds between looks at the jobs of this machine
 QUEUED = ("PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPENDED")  # SLURM's words
 
@@ -40,17 +41,20 @@ class Job:
     """What a job does: one run, in its folder.
 
     gpus: which it may take, as VISIBLE names them; ALL for all; None for those that the queue gave it. To a job of this
-    machine submitit leaves none."""
+    machine submitit leaves none. threads: of its arithmetic."""
 
     folder: str
     gpus: str | None = None
+    threads: int = 1
 
     def take(self) -> None:
-        """See to it that the job's own GPUs are seen, and no others."""
+        """See to it that the job's own GPUs are seen, and no others, and that it works with as many threads as it has
+        cores: two jobs with more between them than there are cores wait for each other most of the time."""
         if self.gpus == ALL:
             os.environ.pop(VISIBLE, None)
         elif self.gpus is not None:
             os.environ[VISIBLE] = self.gpus
+        os.environ[THREADS] = str(self.threads)
 
     def __call__(self) -> int:
         """An exit code of bench.exits."""
@@ -72,17 +76,7 @@ def work(job: Job) -> int:
 
 def main(arguments: ArrayArguments, config: Config, console: Console) -> int:
     """Ask for every run that is neither done nor asked for; where they are waited for, 0 if all are done in the end."""
-    requests = plan(arguments, config, console)
-    left = [request for request in requests if _open(request, arguments, console)]
-    if arguments.executor == "local":
-        with _interruptible():
-            _here(left, arguments, console)
-    elif left:
-        jobs = _queued(left, arguments, console)
-        if arguments.wait:
-            for job in jobs:
-                job.wait()
-    ended = [outcome(request, arguments.out / request.name) for request in requests]
+    ended = done(plan(arguments, config, console), arguments, console)
     if arguments.json:
         console.emit([runner.summary(end) for end in ended])
     else:
@@ -92,8 +86,29 @@ def main(arguments: ArrayArguments, config: Config, console: Console) -> int:
     return runner.exit_code(ended)
 
 
+def done(requests: Sequence[store.Request], arguments: ArrayArguments, console: Console) -> list[runner.Ended]:
+    """Ask for every one of these runs that is neither done nor asked for, each written into its folder where none is
+    there yet; and what became of them. Jobs of this machine are waited for, and those of a queue where that is
+    asked."""
+    for request in requests:
+        folder = arguments.out / request.name
+        if not (folder / store.REQUEST).exists():
+            runner.make(folder)
+            request.write(folder)
+    left = [request for request in requests if _open(request, arguments, console)]
+    if arguments.executor == "local":
+        with _interruptible():
+            _here(left, arguments, console)
+    elif left:
+        jobs = _queued(left, arguments, console)
+        if arguments.wait:
+            for job in jobs:
+                job.wait()
+    return [outcome(request, arguments.out / request.name) for request in requests]
+
+
 def plan(arguments: ArrayArguments, config: Config, console: Console) -> list[store.Request]:
-    """All runs asked for, from the sources as they are now, each written into its folder where none is there yet."""
+    """All runs asked for, from the sources as they are now."""
     found: dict[str, dict[str, str]] = {}
     requests = []
     for point in points(arguments, config):
@@ -101,12 +116,7 @@ def plan(arguments: ArrayArguments, config: Config, console: Console) -> list[st
         if named not in found:
             found[named] = contents(point.config, console.info)
         command = ("python", "-m", "bench", *sys.argv[1:])
-        request = store.request(point.config, point.approach, point.settings, found[named], command)
-        folder = arguments.out / request.name
-        if not (folder / store.REQUEST).exists():
-            runner.make(folder)
-            request.write(folder)
-        requests.append(request)
+        requests.append(store.request(point.config, point.approach, point.settings, found[named], command))
     return requests
 
 
@@ -153,7 +163,7 @@ def _executor(arguments: ArrayArguments) -> Any:
     executor = AutoExecutor(folder=jobs_folder(arguments.out).resolve(), cluster=arguments.executor)
     wishes: dict[str, Any] = {"timeout_min": arguments.minutes, "name": "draw-bench"}
     if arguments.executor == "slurm":
-        wishes |= {"cpus_per_task": arguments.cpus, "slurm_array_parallelism": arguments.parallel}
+        wishes |= {"cpus_per_task": arguments.cores, "slurm_array_parallelism": arguments.parallel}
         wishes |= {"slurm_partition": arguments.partition} if arguments.partition else {}
         wishes |= {"mem_gb": arguments.memory} if arguments.memory else {}
         wishes |= {"gpus_per_node": arguments.gpus} if arguments.gpus else {}
@@ -163,13 +173,19 @@ def _executor(arguments: ArrayArguments) -> Any:
 
 def _queued(requests: Sequence[store.Request], arguments: ArrayArguments, console: Console) -> list[Any]:
     """The runs as one array of SLURM's."""
-    todo = [Job(str((arguments.out / request.name).resolve())) for request in requests]
+    todo = [Job(str((arguments.out / request.name).resolve()), threads=threads(arguments)) for request in requests]
     jobs: list[Any] = _executor(arguments).map_array(work, todo)
     names = {request.name: str(job.job_id) for request, job in zip(requests, jobs, strict=True)}
     write_json(jobs_folder(arguments.out) / ASKED, {**_asked(arguments.out), **names})
     for name, job in names.items():
         console.info(f"{name}: job {job}")
     return jobs
+
+
+def threads(arguments: ArrayArguments) -> int:
+    """Of a job's arithmetic: as the words say, or the environment, else one a core."""
+    said = os.environ.get(THREADS, "")
+    return int(said) if said.isdecimal() and int(said) and not arguments.cpus else arguments.cores
 
 
 def shares(arguments: ArrayArguments) -> list[str]:
@@ -189,8 +205,9 @@ def _here(requests: Sequence[store.Request], arguments: ArrayArguments, console:
             while waiting and len(working) < arguments.parallel:
                 request = waiting.pop(0)
                 taken[request.name] = free.pop(0)
+                folder = str((arguments.out / request.name).resolve())
                 with _errors_to(jobs_folder(arguments.out) / KEEPERS):
-                    job = executor.submit(Job(str((arguments.out / request.name).resolve()), taken[request.name]))
+                    job = executor.submit(Job(folder, taken[request.name], threads=threads(arguments)))
                 working[request.name] = job
                 console.info(f"{request.name}: begins; its output is in {job.paths.stderr}")
             time.sleep(POLL)

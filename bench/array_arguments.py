@@ -11,11 +11,14 @@ from typing import Annotated, Any, Literal
 
 from bench import launch, run_arguments
 from bench.config import Config
+from bench.environment import usable_cores
 from bench.errors import UserError
 from bench.hardware import VISIBLE, gpus_here
 from bench.ranges import Range
 from bench.run_arguments import RunArguments, chosen
 from bench.sweep_arguments import placed, values_of
+
+QUEUED_CORES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +40,18 @@ class ArrayArguments(RunArguments):
     """Longest time of a job; one that runs out of it goes back into SLURM's queue, and goes on from its checkpoint."""
     gpus: Annotated[int, Range(0, 64)] = 0
     """GPUs a job. Of this machine each job has its own then; with 0 all jobs see them all, and take the first."""
-    cpus: Annotated[int, Range(1, 1024)] = 2
-    """CPU cores a job."""
+    cpus: Annotated[int, Range(0, 1024)] = 0
+    """CPU cores a job, and threads of its arithmetic; 0 is 2 with SLURM, and of this machine an equal share."""
     memory: Annotated[int, Range(0, 100_000)] = 0
     """GB of memory a job; 0 leaves it to SLURM."""
     partition: str = ""
     """SLURM's partition; its default where empty."""
+
+    @property
+    def cores(self) -> int:
+        """CPU cores a job."""
+        here = max(1, usable_cores() // self.parallel)
+        return self.cpus or (here if self.executor == "local" else QUEUED_CORES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -153,6 +153,43 @@ def test_jobs_of_this_machine_see_its_gpus_or_their_own(
     assert {before for before, _ in told} == {""}  # what submitit leaves them
 
 
+@dataclass(frozen=True)
+class CountingJob(array.Job):
+    """A job that leaves the threads that its run would have in its folder."""
+
+    def __call__(self) -> int:
+        """See Job."""
+        self.take()
+        (Path(self.folder) / "threads").write_text(os.environ.get(array.THREADS, "unset"))
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("set_to", "words", "expected"),
+    [
+        (None, {"parallel": 2}, "3"),
+        (None, {"parallel": 4}, "1"),
+        (None, {"parallel": 9}, "1"),
+        (None, {"parallel": 2, "cpus": 5}, "5"),
+        ("4", {"parallel": 2}, "4"),
+        ("4", {"parallel": 2, "cpus": 1}, "1"),
+        ("many", {"parallel": 3}, "2"),
+    ],
+)
+def test_jobs_share_the_cores_of_this_machine_unless_they_are_told(
+    set_to: str | None, words: dict[str, Any], expected: str, tmp_path: Path, config: Config,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(array, "Job", CountingJob)
+    monkeypatch.setattr(array_arguments, "usable_cores", lambda: 6)
+    if set_to is None:
+        monkeypatch.delenv(array.THREADS, raising=False)
+    else:
+        monkeypatch.setenv(array.THREADS, set_to)
+    asked(tmp_path, config, "good", "killed", **words)
+    assert [path.read_text() for path in (tmp_path / "runs").glob("*/threads")] == [expected] * 2
+
+
 def test_the_runs_are_approach_by_seed_by_value(tmp_path: Path, config: Config) -> None:
     arguments = ArrayArguments(
         approach=("good", "slow"), seeds=2, field="settings.learning_rate", values=("1e-3", "2e-3", "4e-3")
