@@ -66,8 +66,7 @@ class Point:
 def check(arguments: ArrayArguments, config: Config) -> None:
     """UserError where the runs can't be asked for here."""
     launch.refuse("array")
-    if importlib.util.find_spec("submitit") is None:
-        raise UserError("the package submitit is missing: install this project's extra 'slurm'")
+    check_submitit()
     if arguments.executor == "slurm" and shutil.which("sbatch") is None:
         raise UserError("SLURM's sbatch is not found on this machine: take --executor local")
     seen, asked = len(gpus_here()), arguments.gpus * arguments.parallel
@@ -81,6 +80,12 @@ def check(arguments: ArrayArguments, config: Config) -> None:
     run_arguments.check(arguments, config)
     for own in dict.fromkeys(replace(point.config, seed=config.seed) for point in points(arguments, config)):
         run_arguments.check(arguments, own)
+
+
+def check_submitit() -> None:
+    """UserError where jobs can't be asked for."""
+    if importlib.util.find_spec("submitit") is None:
+        raise UserError("the package submitit is missing: install this project's extra 'slurm'")
 
 
 def points(arguments: ArrayArguments, config: Config) -> Iterator[Point]:

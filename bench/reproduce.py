@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import published, runner, store
+from bench.array_arguments import ArrayArguments
 from bench.config import Config, to_json
 from bench.console import Console
 from bench.contents import contents
@@ -36,7 +37,13 @@ def main(arguments: ReproduceArguments, config: Config, console: Console) -> int
     """Do every run that is not done yet, and record what they say; 0 where all are done."""
     work = Work(arguments, config, console)
     path, *pages = write(work.record(), arguments.out)
-    for place, (row, seed) in enumerate(work.points):
+    if arguments.parallel > 1:
+        from bench import array
+
+        jobs = ArrayArguments(out=arguments.out / RUNS, parallel=arguments.parallel)
+        work.ended = array.done([work.request(row, seed) for row, seed in work.points], jobs, console)
+        write(work.record(), arguments.out)
+    for place, (row, seed) in enumerate(work.points[len(work.ended) :]):
         console.info(f"run {place + 1} of {len(work.points)}: {row.name}, seed {seed}")
         work.ended.append(runner.execute(work.request(row, seed), arguments.out / RUNS, console))
         write(work.record(), arguments.out)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from bench import launch, published, run_arguments
+from bench import array_arguments, launch, published, run_arguments
 from bench.config import Config
 from bench.errors import UserError
 from bench.ranges import Range
@@ -31,6 +31,8 @@ class ReproduceArguments:
     """How many seeds: the config's, the next, and so on."""
     share: Annotated[float, Range(0, 1, above=True)] = 1.0
     """Share of the config's budget that each run gets; warm-up shrinks alike, and the decay ends with it."""
+    parallel: Annotated[int, Range(1, 10_000)] = 1
+    """Runs at a time, as jobs of this machine that share its cores (see `array`)."""
     json: bool = False
     """Print the record as JSON."""
 
@@ -38,6 +40,8 @@ class ReproduceArguments:
 def check(arguments: ReproduceArguments, config: Config) -> None:
     """UserError where a table can't be run here."""
     launch.refuse("reproduce")
+    if arguments.parallel > 1:
+        array_arguments.check_submitit()
     if not arguments.table:
         raise UserError(f"'reproduce' needs a TABLE, expected one of: {', '.join(published.names())}")
     table = published.table(arguments.table)

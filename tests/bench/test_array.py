@@ -17,13 +17,15 @@ from typing import Any
 import psutil
 import pytest
 
-from bench import array, array_arguments, cli, runner, store
+from bench import array, array_arguments, cli, reproduce, runner, store
 from bench.array_arguments import ArrayArguments
 from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError
+from bench.exits import FAILED
 from bench.hardware import VISIBLE
-from reports import schema
+from bench.reproduce_arguments import ReproduceArguments
+from reports import reproductions, schema
 from tests.bench import ways
 from tests.bench.test_runner import ROOT, moved
 
@@ -199,6 +201,29 @@ def test_the_runs_are_approach_by_seed_by_value(tmp_path: Path, config: Config) 
     assert named == [(s, a, v) for s in (0, 1) for a in ("good", "slow") for v in (1e-3, 2e-3, 4e-3)]
     plain = list(array_arguments.points(ArrayArguments(approach=("good",), seeds=3), config))
     assert [(p.config.seed, p.approach) for p in plain] == [(0, "good"), (1, "good"), (2, "good")]
+
+
+def test_a_tables_runs_are_done_several_at_a_time_too(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reproduce, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
+    rows = [
+        {"name": name, "approach": name, "settings": {"depth": depth}, "published": {"loss": float(depth)}}
+        for name, depth in (("good", 1), ("killed", 2))
+    ]
+    measures = {"loss": {"better": "lower", "stands_in": ["validation_loss"]}}
+    table = tmp_path / "mine.json"
+    table.write_text(json.dumps({"name": "mine", "source": "a test", "measures": measures, "rows": rows}))
+    asked = ReproduceArguments(table=str(table), out=tmp_path / "out", seeds=2, parallel=2)
+    assert reproduce.main(asked, config, Console(interval=1e9)) == FAILED
+    (file,) = (tmp_path / "out").glob("mine-*.json")
+    found = reproductions.load(file)
+    states = {(row.name, run.seed): run.state for row in found.rows for run in row.runs}
+    assert states == {("good", 0): "done", ("good", 1): "done", ("killed", 0): "killed", ("killed", 1): "killed"}
+    assert found.status == "failed" and "run 1 of" not in capsys.readouterr().out
+    monkeypatch.setenv("SPARED", "by whoever killed them")
+    assert reproduce.main(asked, config, Console(interval=1e9)) == 0
+    assert reproductions.load(file).status == "done" and "done already" in capsys.readouterr().out
 
 
 def test_a_job_that_is_moved_is_asked_for_again(tmp_path: Path) -> None:
