@@ -107,6 +107,11 @@ def done(requests: Sequence[store.Request], arguments: ArrayArguments, console: 
     return [outcome(request, arguments.out / request.name) for request in requests]
 
 
+def several(requests: Sequence[store.Request], out: Path, parallel: int, console: Console) -> list[runner.Ended]:
+    """The same for whoever has made out its runs: on this machine, `parallel` at a time."""
+    return done(requests, ArrayArguments(out=out, parallel=parallel), console)
+
+
 def plan(arguments: ArrayArguments, config: Config, console: Console) -> list[store.Request]:
     """All runs asked for, from the sources as they are now."""
     found: dict[str, dict[str, str]] = {}

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import published, runner, store
-from bench.array_arguments import ArrayArguments
 from bench.config import Config, to_json
 from bench.console import Console
 from bench.contents import contents
@@ -40,8 +39,8 @@ def main(arguments: ReproduceArguments, config: Config, console: Console) -> int
     if arguments.parallel > 1:
         from bench import array
 
-        jobs = ArrayArguments(out=arguments.out / RUNS, parallel=arguments.parallel)
-        work.ended = array.done([work.request(row, seed) for row, seed in work.points], jobs, console)
+        requests = [work.request(row, seed) for row, seed in work.points]
+        work.ended = array.several(requests, arguments.out / RUNS, arguments.parallel, console)
         write(work.record(), arguments.out)
     for place, (row, seed) in enumerate(work.points[len(work.ended) :]):
         console.info(f"run {place + 1} of {len(work.points)}: {row.name}, seed {seed}")

@@ -63,6 +63,8 @@ class SweepArguments(RunArguments):
     """Held-out documents for a trial's retention, at most evaluate.documents."""
     seeds: Annotated[int, Range(1, 10_000)] = 1
     """How many seeds every value is tried with: the config's, the next, and so on."""
+    parallel: Annotated[int, Range(1, 10_000)] = 1
+    """Trials at a time, as jobs of this machine that share its cores (see `array`)."""
     json: bool = False
     """Print the sweep's record as JSON."""
 
@@ -79,6 +81,10 @@ class Point:
 
 def check(arguments: SweepArguments, config: Config) -> None:
     """UserError where a sweep can't be done: an unknown field, a value that is not one of it, or what `run` refuses."""
+    if arguments.parallel > 1:
+        from bench.array_arguments import check_submitit
+
+        check_submitit()
     run_arguments.check(arguments, config)
     if arguments.out.exists() and not arguments.out.is_dir():
         raise UserError(f"--out {arguments.out} is a file, expected a folder")

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench import array, array_arguments, cli, reproduce, runner, store
+from bench import array, array_arguments, cli, reproduce, runner, store, sweep
 from bench.array_arguments import ArrayArguments
 from bench.config import Config
 from bench.console import Console
@@ -25,7 +25,8 @@ from bench.errors import UserError
 from bench.exits import FAILED
 from bench.hardware import VISIBLE
 from bench.reproduce_arguments import ReproduceArguments
-from reports import reproductions, schema
+from bench.sweep_arguments import SweepArguments
+from reports import reproductions, schema, sweeps
 from tests.bench import ways
 from tests.bench.test_runner import ROOT, moved
 
@@ -224,6 +225,19 @@ def test_a_tables_runs_are_done_several_at_a_time_too(
     monkeypatch.setenv("SPARED", "by whoever killed them")
     assert reproduce.main(asked, config, Console(interval=1e9)) == 0
     assert reproductions.load(file).status == "done" and "done already" in capsys.readouterr().out
+
+
+def test_a_sweeps_trials_are_done_several_at_a_time_too(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sweep, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
+    asked = SweepArguments(approach=("good",), values=("1e-3", "2e-3"), out=tmp_path / "out", parallel=2)
+    assert sweep.main(asked, config, Console(interval=1e9)) == 0
+    (file,) = (tmp_path / "out").glob("*.json")
+    found = sweeps.load(file)
+    assert found.status == "done" and [trial.value for trial in found.approaches[0].trials] == [1e-3, 2e-3]
+    told = capsys.readouterr().out
+    assert "begins; its output is in" in told and "trial 1 of" not in told
 
 
 def test_a_job_that_is_moved_is_asked_for_again(tmp_path: Path) -> None:
