@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from metrics.statistics import COUNTED
 from reports.contenders import Contender, Judge, items_each, unlike
 from reports.gather import Gathered
-from reports.glossary import RETENTION, counted, first_of, known, listed, meaning, scale_of, written
+from reports.glossary import RETENTION, Scale, counted, first_of, known, listed, meaning, scale_of, written
 from reports.looks import SKILL, looks, said_of
 from reports.schema import has
 from reports.tables import (
@@ -26,6 +26,7 @@ from reports.tables import (
 CONTENT = ("scene_accuracy", "right_objects", "clip_score_gap", "clip_score", "clip_*")
 LISTENING = ("heard_colours", "caption_gap")
 ONCE = "_0_redraws"
+PERCENT = Scale(0.01, "%")
 DESCRIBING = ("caption_attribute_f1", "caption_cider", "caption_exact_match")
 
 
@@ -102,7 +103,7 @@ def _not_replayed(contender: Contender) -> str:
     base = plans.details.get("base") if plans is not None else None
     if plans is None or not isinstance(base, float) or plans.high is None or plans.high >= base:
         return told
-    skill = f"it answers {written(plans)} of captions with a right plan, its base {base:.3g}"
+    skill = f"it answers {written(plans, PERCENT)} % of captions with a right plan, its base {100 * base:.3g} %"
     return f"{told}; {skill}" if told else f", and {skill}"
 
 

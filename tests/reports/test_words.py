@@ -100,7 +100,7 @@ def test_a_skill_that_is_lost_is_told_beside_what_is_kept_of_text():
         return answers([contender("way", perplexity_retention=kept, plans_right=right)], Judge())[0].words
 
     assert said(0.01, 0.02).endswith(
-        "where 1 is nothing lost, and it answers 0.010 [0.000, 0.020] of captions with a right plan, its base 0.92."
+        "where 1 is nothing lost, and it answers 1.0 [0.0, 2.0] % of captions with a right plan, its base 92 %."
     )
     assert said(0.90, 0.95).endswith("where 1 is nothing lost.")
 
