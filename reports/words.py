@@ -26,7 +26,7 @@ from reports.tables import (
 CONTENT = ("scene_accuracy", "right_objects", "clip_score_gap", "clip_score", "clip_*")
 LISTENING = ("heard_colours", "caption_gap")
 ONCE = "_0_redraws"
-PERCENT = Scale(0.01, "%")
+PERCENT = Scale(factor=0.01, unit="%")
 DESCRIBING = ("caption_attribute_f1", "caption_cider", "caption_exact_match")
 
 
