@@ -98,10 +98,10 @@ def orderings_of(found: Reproduction) -> list[tuple[str, ...]]:
 
 
 def cell(estimate: Estimate | None) -> str:
-    """A number and its interval, a dash where there is none."""
+    """A number and its interval, where it has one that is not the number itself; a dash where there is none."""
     if estimate is None or estimate.value is None:
         return "-"
-    if estimate.low is None or estimate.high is None:
+    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
         return f"{estimate.value:.4g}"
     return f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"
 

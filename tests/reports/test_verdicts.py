@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 from metrics.statistics import Estimate
 from reports.reproductions import Done, Ordering, Reproduction, Row, Stand
-from reports.verdicts import html, markdown, page
+from reports.verdicts import cell, html, markdown, page
 
 EVIL = "<script>alert(1)</script> | ]( `"
 NAMES, SEEDS = ("two_towers", "one_tower"), (0, 1, 2)
@@ -121,3 +121,8 @@ def test_a_whole_one_at_its_full_budget_has_no_warning() -> None:
     shown = page(dataclasses.replace(reproduction(), status="done", reason="", share=1.0))
     assert shown.unfinished == "" and "budget" not in shown.lead
     assert "Not whole" not in html(shown) and "Not whole" not in markdown(shown)
+
+
+def test_an_exact_number_has_no_interval_to_show() -> None:
+    told = [Estimate(value=1.0, low=low, high=high, n=3) for low, high in ((0.9, 1.1), (1.0, 1.0))]
+    assert [cell(each) for each in (*told, None)] == ["1 [0.9, 1.1]", "1", "-"]
