@@ -11,6 +11,8 @@ output. Block variants, after the paper's table 1:
     dual_tower       each tower makes its own keys and values for all tokens, of both modalities
     dual_projection  a token's keys and values come from its own tower only; attention is joint (LMFusion, 2412.15188)
     gated            an image token runs through the frozen block too: H_text + gamma * H_gate, gamma from 0
+    crossing         dual_tower, but what text sees of images is the vision tower's too, as in dual_projection: so both
+                     ways across are trained (ours: docs/published-tables.md)
 
 Queries, output and MLP of a token are its own tower's alone, and no text weight has a gradient: less than full
 retraining costs. Text that no image precedes never meets the vision tower: it gives the base model's logits, bit for
@@ -81,6 +83,8 @@ class TwoTowers(Interleaved):
         own = self.towers(modality)[index]
         out, pair = own.read(x, rope, mask, prefix.layer(reader, index))
         pairs = {reader: pair}
+        if modality == "image" and self.variant == "crossing":
+            pairs["text"] = pair
         if modality == "image" and (self.gamma is not None or self.beta is not None):
             text_reader = self.reader("text")
             earlier = prefix.layer(text_reader, index)
@@ -95,7 +99,8 @@ class TwoTowers(Interleaved):
 
     def pair(self, index: int, reader: str, modality: str, x: Tensor, rope: Rope) -> Pair:
         """See Interleaved."""
-        return self.towers(modality if reader == "all" else reader)[index].pair(x, rope)
+        by_owner = reader == "all" or (self.variant == "crossing" and reader == "text")
+        return self.towers(modality if by_owner else reader)[index].pair(x, rope)
 
     def words(self, reader: str, tokens: Tensor) -> Tensor | None:
         """See Interleaved."""

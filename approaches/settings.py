@@ -66,8 +66,9 @@ class DualTowerSettings(Settings):
 
     OF_PRESETS = {"small": {"learning_rate": 5e-4}, "base": {"learning_rate": 1e-4, "words": "frozen"}}
 
-    variant: Literal["dual_tower", "dual_projection", "gated"] = "dual_tower"
-    """The paper's block variants (its table 1)."""
+    variant: Literal["dual_tower", "dual_projection", "gated", "crossing"] = "dual_tower"
+    """The paper's block variants (its table 1), and one of ours, crossing: text sees images by the vision tower's keys
+    and values."""
     learning_rate: Rate = 2e-3
     words: Literal["own", "frozen"] = "own"
     """What the vision tower makes keys and values of text from: a trained copy of the token embeddings beside the text

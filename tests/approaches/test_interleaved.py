@@ -22,6 +22,8 @@ VARIANTS = [
     DualTowerSettings(),
     DualTowerSettings(variant="dual_projection"),
     DualTowerSettings(variant="gated"),
+    DualTowerSettings(variant="crossing"),
+    DualTowerSettings(variant="crossing", words="frozen"),
     DualTowerSettings(fuse=True),
     DualTowerSettings(hidden=128),
 ]
@@ -71,20 +73,22 @@ def naive(tower, layout, x, text_mask, words):
             x = block(text, x)
             continue
         vision = tower.vision[index]
+        pairs = [own.keys_values(own.attention_norm(x), rope) for own in (text, vision)]
+        per_head = is_text[None, None, :, None]
+        by_owner = [torch.where(per_head, a, b) for a, b in zip(*pairs, strict=True)]
+        by_text = block(text, x, *by_owner) if tower.variant in ("dual_projection", "crossing") else block(text, x)
         if tower.variant == "dual_projection":
-            pairs = [own.keys_values(own.attention_norm(x), rope) for own in (text, vision)]
-            per_head = is_text[None, None, :, None]
-            k, v = (torch.where(per_head, a, b) for a, b in zip(*pairs, strict=True))
-            by_text, by_vision = block(text, x, k, v), block(vision, x, k, v)
+            by_vision = block(vision, x, *by_owner)
         else:
-            words_seen = tower.own(words)
-            if index:  # both at unit size
-                states = x[:, is_text]
-                sizes = [v.square().mean(-1, keepdim=True).sqrt() for v in (states, words_seen)]
-                words_seen = states / sizes[0] + words_seen / sizes[1]
-            read = x.masked_scatter(choose, words_seen)
-            k, v = vision.keys_values(vision.attention_norm(read), rope)
-            by_text, by_vision = block(text, x), block(vision, x, k, v)
+            read = x
+            if tower.own is not None:
+                words_seen = tower.own(words)
+                if index:  # both at unit size
+                    states = x[:, is_text]
+                    sizes = [v.square().mean(-1, keepdim=True).sqrt() for v in (states, words_seen)]
+                    words_seen = states / sizes[0] + words_seen / sizes[1]
+                read = x.masked_scatter(choose, words_seen)
+            by_vision = block(vision, x, *vision.keys_values(vision.attention_norm(read), rope))
         if tower.gamma is not None:
             by_vision = by_text + tower.gamma[index] * by_vision
         if tower.beta is not None:
