@@ -132,7 +132,7 @@ def test_a_files_texts_are_its_own_beside_any_language_model(tmp_path: Path):
 def test_what_several_have_in_common_is_set_for_all_and_each_keeps_the_rest():
     parsed = words("--settings.learning-rate", "2e-3", "--preset", "small")
     for name in APPROACHES:
-        usual = APPROACHES[name].load_settings().of_preset("small")
+        usual = APPROACHES[name].load_settings().of_preset("small", other_lm=True)
         assert usual.learning_rate != 2e-3
         wanted = replace(usual, learning_rate=2e-3)
         assert parsed.arguments.settings_for(name, parsed.config) == wanted
