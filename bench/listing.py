@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from approaches.registry import ApproachEntry
-from bench import published
 from bench.config import Config, KernelConfig
 from bench.console import Console
 from bench.errors import UserError
+from bench.files import read_json
 from bench.registry import Registry
 
 REGISTRIES = (
@@ -73,7 +73,8 @@ def collect() -> Iterator[tuple[str, list[Item]]]:
     if weights := list(_weights()):
         yield "weights", weights
     yield "kernels", list(_kernels())
-    yield "published tables", [Item(name=name, summary=published.table(name).source) for name in published.names()]
+    tables = sorted((Path(__file__).parent / "published").glob("*.json"))  # their module takes a tenth of a second
+    yield "published tables", [Item(name=path.stem, summary=read_json(path)["source"]) for path in tables]
 
 
 def _item(registry: Registry, name: str) -> Item:
