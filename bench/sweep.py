@@ -48,14 +48,15 @@ def main(arguments: SweepArguments, config: Config, console: Console) -> int:
     """Do every trial that is not done yet, and record what came of them; 0 where every approach has its best value and
     all trials are done."""
     work = Work(arguments, config, console)
-    sweeps.save(work.record(), arguments.out)
+    sweep = work.record()
+    path = sweeps.save(sweep, arguments.out)
     if arguments.parallel > 1:
         from bench import array
 
         requests = [work.request(point) for point in work.points]
         work.ended = array.several(requests, arguments.out / TRIALS, arguments.parallel, console)
-    sweep = work.record()
-    path = sweeps.save(sweep, arguments.out)
+        sweep = work.record()
+        path = sweeps.save(sweep, arguments.out)
     for place, point in enumerate(work.points[len(work.ended) :]):
         console.info(f"trial {place + 1} of {len(work.points)}: {point.approach}, {_told(arguments.field, point)}")
         work.ended.append(runner.execute(work.request(point), arguments.out / TRIALS, console))

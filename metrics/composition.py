@@ -29,7 +29,6 @@ __all__ = [
     "scene_accuracy",
     "scene_metrics",
     "share_found",
-    "task_accuracies",
 ]
 
 NOTHING = "nothing"
@@ -57,7 +56,7 @@ def scene_metrics(
         "scene_accuracy": scene_accuracy(parsed, known, seed=seed),
         "right_objects": right_objects(parsed, known, seed=seed),
         "right_objects_gap": right_objects_gap(parsed, known, seed=seed),
-        **task_accuracies(parsed, known, seed=seed),
+        **_task_accuracies(parsed, known, seed=seed),
     }
     found = {name: replace(e, details={**e.details, "parser_accuracy": own.value}) for name, e in found.items()}
     return found | {"parser_accuracy": own}
@@ -106,7 +105,7 @@ def scene_accuracy(
     )
 
 
-def task_accuracies(parsed: Sequence[Parsed], scenes: Sequence[Scene], *, seed: int = 0) -> dict[str, Estimate]:
+def _task_accuracies(parsed: Sequence[Parsed], scenes: Sequence[Scene], *, seed: int = 0) -> dict[str, Estimate]:
     """`scene_accuracy` of each task alone, under its name in BY_TASK; missing where no caption sets the task."""
     found = {}
     for task, name in BY_TASK.items():

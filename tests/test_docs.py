@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from bench import cli
+from bench import cli, published
 
 ROOT = Path(__file__).parents[1]
 WRITTEN = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
-OF_RECORDS = ("report.md", "tiny.md")  # pages that a report writes: the commands of runs of their time
+OF_RECORDS = (
+    "report.md",
+    *(f"{name}.md" for name in published.names()),
+)  # pages that a report writes: the commands of runs of their time
 ELSEWHERE = ("your-models.md", "your-approach.md")  # tests of their own run what they tell
 FENCED = re.compile(r"^```\w*\n(.*?)^```|((?:^    .*\n)+)", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`]+)`")
