@@ -12,7 +12,7 @@ from approaches.base import Approach, Prompt
 from bench.collection import Collection
 from bench.config import Config
 from bench.measured import Names
-from bench.meter import flops_per_evaluation, now, synchronise
+from bench.meter import flops_of_prompt, flops_per_evaluation, now, synchronise
 from bench.quantiles import median_interval
 from bench.sampler import Drawn, Sampling, draw
 from metrics.statistics import Estimate, mean_estimate
@@ -104,7 +104,7 @@ def _flops(approach: Approach, drawn: Drawn, collection: Collection, config: Con
     each = work["condition"] + work["denoise"] * float(np.mean(drawn.nfe))
     guided = config.diffusion.guidance != 1
     if guided:
-        empty = flops_per_evaluation(approach, latents, "")["condition"]
-        each += work["denoise"] * float(np.mean(drawn.nfe)) + empty / min(config.evaluate.batch, len(drawn.nfe))
+        each += work["denoise"] * float(np.mean(drawn.nfe))
+        each += flops_of_prompt(approach, "") / min(config.evaluate.batch, len(drawn.nfe))
     left_out = "a planner's tokens, checks and decoding to pixels are not counted"
     return Estimate.counted(each, unit="FLOP", better="lower", guided=guided, left_out=left_out, **work)

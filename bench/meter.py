@@ -211,14 +211,21 @@ def flops_per_step(approach: Approach, batch: Batch, generators: Generators) -> 
     return flops(step)
 
 
+def flops_of_prompt(approach: Approach, words: str) -> int:
+    """Of reading one prompt. What an approach keeps by prompt, as plans are, is there before."""
+    prompts = [Prompt.text(words)]
+    approach.condition(prompts)
+    return flops(lambda: approach.condition(prompts))
+
+
 def flops_per_evaluation(approach: Approach, latents: Tensor, words: str = "a red circle") -> dict[str, int]:
     """Of reading one prompt, and of one network evaluation of one picture, without guidance. latents: any, B C H W."""
     # With gradients, whose graph is dropped: without, torch 2.13's counter raises on a view of a trained parameter.
-    made: list[Any] = [approach.condition([Prompt.text(words)])]  # what is kept by prompt, as plans are, is there now
     x_t, t = torch.zeros_like(latents[:1]), latents.new_full((1,), 0.5)
+    condition = approach.condition([Prompt.text(words)])
     return {
-        "condition": flops(lambda: made.append(approach.condition([Prompt.text(words)]))),
-        "denoise": flops(lambda: approach.denoise(x_t, t, made[0])),
+        "condition": flops_of_prompt(approach, words),
+        "denoise": flops(lambda: approach.denoise(x_t, t, condition)),
     }
 
 

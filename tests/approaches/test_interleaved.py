@@ -10,10 +10,10 @@ from approaches.base import Prompt
 from approaches.dual_tower import DualTower
 from approaches.full_retraining import FullRetraining
 from approaches.settings import DualTowerSettings, FullRetrainingSettings
-from approaches.shared.kernels.attention import AttentionMask, attention
+from approaches.shared.kernels.attention import attention
 from approaches.shared.prefix import Prefix
-from approaches.shared.sequence import Layout, attention_mask
 from tests.approaches.small import small_batch, small_shared
+from tests.approaches.whole import Whole
 
 VARIANTS = [
     FullRetrainingSettings(),
@@ -46,18 +46,15 @@ def build(shared, settings):
     return approach
 
 
-def naive(tower, layout, x, text_mask, words):
+def naive(tower, whole, x, words):
     """Every tower over all tokens of the sequence; a token then keeps what its variant says. B T D -> B T D.
 
     words: the text's tokens, of which the vision tower has embeddings of its own."""
     dual = hasattr(tower, "vision")
-    mask = attention_mask(layout, text_mask)
-    if "image" in tower.causal:
-        mask = AttentionMask.from_dense(mask.dense & torch.ones(layout.length, layout.length).tril().bool())
-    rope = tower.text.rotary(layout.positions(text_mask), x.dtype)
-    is_text = torch.zeros(layout.length, dtype=torch.bool)
-    for span in layout.slices("text"):
-        is_text[span] = True
+    mask = whole.attention_mask(causal_image="image" in tower.causal)
+    rope = tower.text.rotary(whole.positions, x.dtype)
+    is_text = torch.zeros(whole.length, dtype=torch.bool)
+    is_text[whole.text_places] = True
     choose = is_text[None, :, None]
 
     def block(own, x, k=None, v=None):
@@ -108,25 +105,24 @@ def test_drawing_and_describing_equal_the_naive_form(shared, settings):
     tower, batch = tower_of(approach), small_batch(shared, rows=6)
     count = shared.patchify.tokens
     # text first
-    tokens, mask = batch.drawn_prompt()
     x_t = batch.noise
     words = shared.tokenise(batch.draw.captions)
     prompts = [Prompt.text(caption) for caption in batch.draw.captions]
     given = approach.denoise(x_t, batch.times, approach.condition(prompts))
     tokens, mask = words
-    layout = Layout.text_first(tokens.shape[1], count)
+    whole = Whole(mask, count, text_first=True)
     picture, kept = tower.image(x_t, batch.times)
     x = torch.cat([tower.text.embed(tokens), picture], 1)
-    hidden = naive(tower, layout, x, mask, tokens)
-    expected = tower.image.predict(hidden[:, layout.slices("image")[0]], kept, batch.times)
+    hidden = naive(tower, whole, x, tokens)
+    expected = tower.image.predict(hidden[:, whole.image_places], kept, batch.times)
     torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-4)
     assert float(given.abs().mean()) > 1e-3
     # image first
     tokens, mask = batch.describe.prompt
     latents = batch.describe.latents
-    layout = Layout.image_first(count, tokens.shape[1])
+    whole = Whole(mask, count, text_first=False)
     x = torch.cat([tower.image(latents, torch.zeros(len(latents)))[0], tower.text.embed(tokens)], 1)
-    hidden = tower.text.norm(naive(tower, layout, x, mask, tokens)[:, layout.slices("text")[0]])
+    hidden = tower.text.norm(naive(tower, whole, x, tokens)[:, whole.text_places])
     logits = tower.text.logits(hidden)
     start, state = approach.text_start([Prompt.image(latent) for latent in latents])
     torch.testing.assert_close(start, logits[:, 0], atol=2e-4, rtol=1e-4)

@@ -45,6 +45,7 @@ def test_costs_are_a_pictures_and_guidance_doubles_its_evaluations(
     monkeypatch.setattr(costs, "draw", draw)
     work = {"a red circle": 5, "": 1}  # the caption of the median length, and guidance's, read once a batch
     monkeypatch.setattr(costs, "flops_per_evaluation", lambda _, __, words: {"condition": work[words], "denoise": 100})
+    monkeypatch.setattr(costs, "flops_of_prompt", lambda _, words: work[words])
     approach: Any = torch.nn.Linear(1, 1)
     decode = SimpleNamespace(decode_images=lambda latents: latents)
     approach.shared = SimpleNamespace(diffusion=None, codecs={"image": decode})
