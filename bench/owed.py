@@ -76,23 +76,30 @@ def unreached(names: Collection[str]) -> str:
 
 
 class Frozen:
-    """The weights that training must not change, as they were. Of this process's shards, where they are sharded."""
+    """What training must leave as it was: frozen weights, and buffers, which no checkpoint holds; those that are no
+    part of the state dict are nobody's concern. Of this process's shards, where they are sharded."""
 
     def __init__(self, approach: Approach) -> None:
-        self._sums = {name: _sum(value) for name, value in approach.named_parameters() if not value.requires_grad}
+        self._sums = {name: _sum(value) for name, value in _kept(approach).items()}
 
     def changed(self, approach: Approach) -> list[str]:
         """The names of those that are others now."""
-        now = dict(approach.named_parameters())
+        now = _kept(approach)
         return [name for name, known in self._sums.items() if name in now and _sum(now[name]) != known]
 
 
+def _kept(approach: Approach) -> dict[str, Tensor]:
+    frozen = {name: value for name, value in approach.named_parameters() if not value.requires_grad}
+    weights = {name for name, _ in approach.named_parameters(remove_duplicate=False)}
+    return frozen | {name: value for name, value in approach.state_dict().items() if name not in weights}
+
+
 def frozen_changed(approach: Approach, names: Collection[str], when: str) -> UserError:
-    """What is said of frozen weights that changed. names: none where it was another process' shards."""
+    """What is said of frozen weights and buffers that changed. names: none where it was another process' shards."""
     which = _few(names) or "on another rank"
     return UserError(
-        f"{when}: frozen weights of {type(approach).__name__} changed: {which}; "
-        "what is to change has requires_grad, or is a buffer"
+        f"{when}: frozen weights or buffers of {type(approach).__name__} changed: {which}; a checkpoint holds trained "
+        "parameters alone: what is to change has requires_grad, and no statistics run (BatchNorm)"
     )
 
 

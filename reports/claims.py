@@ -1,5 +1,5 @@
-"""Published claims and orderings, from claims.json, beside what was measured. No claim is judged by its words: each
-names the metrics that would show it, and the rule is the same for all.
+"""Published claims, from claims.json, beside what was measured. No claim is judged by its words: each names the metrics
+that would show it, and the rule is the same for all. (Published tables are `python -m bench reproduce`'s.)
 
 Against others: supported where at least half of the other approaches are told apart as claimed, and none the other way;
 contradicted likewise; mixed where some go either way. An approach that was run in several settings speaks once, by
@@ -45,28 +45,6 @@ class Claim:
     verdict: Verdict
     evidence: tuple[Evidence, ...]
     note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ordering:
-    """A published order and ours. pairs: (the one said to be better, the other, verdict, words). absent: members that
-    were not run. whole: how many pairs the published order has."""
-
-    says: str
-    metric: str
-    verdict: str
-    pairs: tuple[tuple[str, str, str, str], ...]
-    absent: tuple[str, ...]
-    whole: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """One published row. ours: label of the contender that stands for it; "" where it was not run."""
-
-    name: str
-    ours: str
-    published: Mapping[str, float]
 
 
 @cache
@@ -217,68 +195,3 @@ def to_bound(estimate: Estimate, expects: str, value: float) -> Verdict:
     if estimate.high < value - slack:
         return "supported"
     return "contradicted" if estimate.low >= value - slack else "not told apart"
-
-
-# -------------------------------------------------------------------------------------------------------- orderings
-
-
-def members(contenders: Sequence[Contender], values: Mapping[str, Any] | None = None) -> list[Member]:
-    """The published rows, each with the contender of the same approach and settings."""
-    rows = (published() if values is None else values)["orderings"]["members"]
-    found = []
-    for row in rows:
-        own = next(iter(representatives([c for c in contenders if _fits(c, row)])), None)
-        found.append(Member(name=row["name"], ours=own.label if own else "", published=row["published"]))
-    return found
-
-
-def _fits(contender: Contender, row: Mapping[str, Any]) -> bool:
-    settings = contender.record.settings
-    return contender.approach == row["approach"] and all(settings.get(k, v) == v for k, v in row["settings"].items())
-
-
-def orderings(contenders: Sequence[Contender], judge: Judge, values: Mapping[str, Any] | None = None) -> list[Ordering]:
-    """The published orders of which at least two members were run; every pair that they order is judged."""
-    ours = {m.name: _of(contenders, m.ours) for m in members(contenders, values) if m.ours}
-    found = []
-    for entry in (published() if values is None else values)["orderings"]["orderings"]:
-        levels = entry["best_first"]
-        absent = tuple(name for level in levels for name in level if name not in ours)
-        every = [
-            (a, b) for place, level in enumerate(levels) for a in level for later in levels[place + 1 :] for b in later
-        ]
-        pairs = [(a, b) for a, b in every if a in ours and b in ours]
-        if not pairs:
-            continue
-        names = set.intersection(
-            *({n for n in ours[m].metrics if _value(ours[m], n) is not None} for p in pairs for m in p)
-        )
-        name = first_of(entry["metric"], names)
-        judged = tuple(_pair(a, b, ours, name, judge) for a, b in pairs)
-        found.append(
-            Ordering(
-                says=entry["says"],
-                metric=meaning(name).title if name else "not measured",
-                verdict=_verdict([pair[2] for pair in judged]),
-                pairs=judged,
-                absent=absent,
-                whole=len(every),
-            )
-        )
-    return found
-
-
-def _pair(a: str, b: str, ours: Mapping[str, Contender], name: str | None, judge: Judge) -> tuple[str, str, str, str]:
-    if name is None:
-        return a, b, "not measured", "both have no such number"
-    word = judge.word(ours[a], ours[b], name)
-    said = {"better": "holds", "worse": "contradicted", "not told apart": "not told apart", "": "not measured"}[word]
-    return a, b, said, f"{written(ours[a].metrics[name])} against {written(ours[b].metrics[name])}"
-
-
-def _verdict(words: Sequence[str]) -> str:
-    if "contradicted" in words:
-        return "contradicted"
-    if all(word == "holds" for word in words):
-        return "holds"
-    return "not told apart" if "not told apart" in words else "not measured"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reports import claims, facts, plots, words
-from reports.claims import Claim, Member, Ordering
+from reports.claims import Claim
 from reports.contenders import Contender, Judge, contenders
 from reports.facts import Budget, Rerun, Shared, Unfinished
 from reports.figures import Plot
@@ -35,8 +35,6 @@ class Document:
     pictures: Pictures
     plots: tuple[Plot, ...]
     claims: tuple[Claim, ...]
-    orderings: tuple[Ordering, ...]
-    members: tuple[Member, ...]
     budget_names: tuple[str, ...]
     budgets: tuple[Budget, ...]
     identical: tuple[Shared, ...]
@@ -53,7 +51,6 @@ def document(places: Sequence[Path]) -> Document:
     found, judge = contenders(gathered.done, claims.order()), Judge()
     same = facts.identical(found)
     names, budgets = facts.budgets(found)
-    ordered = claims.orderings(found, judge)
     return Document(
         title="What it costs to teach a language model to draw",
         subtitle=_subtitle(gathered, found),
@@ -68,8 +65,6 @@ def document(places: Sequence[Path]) -> Document:
         pictures=pictures(found, Album()),
         plots=tuple(plots.plots(found)),
         claims=tuple(claims.claims(found, judge)),
-        orderings=tuple(ordered),
-        members=tuple(claims.members(found)) if ordered else (),
         budget_names=names,
         budgets=tuple(budgets),
         identical=tuple(same),

@@ -174,15 +174,6 @@ def _claims(d: Document) -> list[str]:
     ]
     parts = ["## Claims against measurements", f"Source: {plain(published()['source'])}."]
     parts.append(rows_as_table(["", "claim", "here", "evidence"], rows))
-    for ordering in d.orderings:
-        pairs = "; ".join(
-            f"{plain(a)} before {plain(b)}: {verdict} ({plain(text)})" for a, b, verdict, text in ordering.pairs
-        )
-        tried = f"{len(ordering.pairs)} of its {ordering.whole} pairs"
-        absent = f" This is {tried}; not run: {plain(listed(ordering.absent))}." if ordering.absent else ""
-        parts.append(f"- {plain(ordering.says)}: **{ordering.verdict}** by {plain(ordering.metric)}: {pairs}.{absent}")
-    if d.orderings:
-        parts.append(f"Orderings: {plain(published()['orderings']['source'])}.")
     return parts
 
 

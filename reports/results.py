@@ -8,13 +8,14 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from metrics.multiplicity import by_chance
 from metrics.statistics import Estimate
 from reports.contenders import NO_ITEMS, Contender, Judge, flat
 from reports.document import Document
 from reports.html import clean
-from reports.tables import main_names, marks_of, names_of
+from reports.tables import marks_of, names_of
 
-VERSION = 1
+VERSION = 2
 COLUMNS = (
     "contender", "approach", "seed", "run", "metric", "value", "low", "high", "n", "unit", "better", "reason",
 )  # fmt: skip
@@ -59,12 +60,11 @@ def as_json(document: Document) -> dict[str, Any]:
         "contenders": [_contender(contender) for contender in document.contenders],
         "results": list(rows(document.contenders)),
         "marks": {n: marks for n in names if (marks := marks_of(document.contenders, n, document.judge))},
-        "differences": list(differences(document.contenders, main_names(document.contenders), document.judge)),
+        "differences": list(differences(document.contenders, names, document.judge)),
         "answers": [dataclasses.asdict(answer) for answer in document.answers],
         "honesty": list(document.honesty),
         "unfair": list(document.unfair),
         "claims": [dataclasses.asdict(claim) for claim in document.claims],
-        "orderings": [dataclasses.asdict(ordering) for ordering in document.orderings],
         "identical": [dataclasses.asdict(row) for row in document.identical],
         "unfinished": [dataclasses.asdict(run) for run in document.unfinished],
         "refused": [dataclasses.asdict(refused) for refused in document.gathered.refused],
@@ -95,7 +95,7 @@ def _contender(contender: Contender) -> dict[str, Any]:
 
 
 def differences(contenders: Sequence[Contender], names: Sequence[str], judge: Judge) -> Iterator[dict[str, Any]]:
-    """Every pair of contenders in these numbers: the first minus the second."""
+    """Every pair of contenders in these numbers: the first minus the second. chance: the p-value, for corrections."""
     for name in names:
         for place, first in enumerate(contenders):
             for second in contenders[place + 1 :]:
@@ -109,6 +109,7 @@ def differences(contenders: Sequence[Contender], names: Sequence[str], judge: Ju
                     "difference": gap.value,
                     "low": gap.low,
                     "high": gap.high,
+                    "chance": by_chance(gap),
                     "first_is": judge.word(first, second, name),
                     "paired": found.paired,
                     "needed": found.needed,

@@ -12,7 +12,7 @@ from approaches.base import Batch, Captioned, Generators, Shared
 from approaches.shared.diffusion import Diffusion
 from approaches.shared.kernels import choose
 from approaches.shared.language_model import LanguageModel
-from approaches.shared.prompts import lead
+from approaches.shared.prompts import gap, lead
 from approaches.shared.randomness import generator
 from approaches.shared.vae import LatentCodec
 from bench.batches import led
@@ -58,10 +58,10 @@ def samples(first: int, count: int) -> list[Sample]:
     return [_world()[index] for index in range(first, first + count)]
 
 
-def captioned(shared: Shared, rows: list[Sample]) -> Captioned:
-    """These pictures as rows of a batch."""
+def captioned(shared: Shared, rows: list[Sample], before: str = "") -> Captioned:
+    """These pictures as rows of a batch, each caption behind what stands before it."""
     pictures = np.stack([row.image for row in rows])
-    tokens, mask = shared.tokenise([row.caption for row in rows], end=True)
+    tokens, mask = shared.tokenise([before + row.caption for row in rows], end=True)
     return Captioned(
         latents=shared.codecs["image"].encode_images(pictures),
         tokens=tokens,
@@ -82,7 +82,8 @@ def small_batch(shared: Shared, rows: int = 6, step: int = 0, levels: int = 1) -
     others to describe and windows of text; each step has its own pictures, times and noise."""
     described = max(1, rows // 2)
     pictures = samples(step * (rows + described), rows + described)
-    draw, describe = captioned(shared, pictures[:rows]), captioned(shared, pictures[rows:])
+    draw = captioned(shared, pictures[:rows])
+    describe = captioned(shared, pictures[rows:], gap(shared.describe_prompt))
     describe = led(describe, lead(shared.language_model, shared.describe_prompt))
     draws = small_generators(shared.seed, step)
     text = [token for row in pictures for caption in row.captions for token in shared.language_model.encode(caption)]

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from approaches.base import Approach, Loss, Prompt, Shared
 from approaches.registry import APPROACHES
+from approaches.shared.decoding import score
+from approaches.shared.language_model import named_hash
+from approaches.shared.prompts import gap
 from bench.batches import part
 from bench.errors import UserError
 from bench.owed import check_class
@@ -214,6 +217,9 @@ def test_gradients_reach_all_that_is_trained_and_nothing_else(way: Trained) -> N
 def test_frozen_stays_frozen(way: Trained) -> None:
     approach, history = way.approach, way.history
     assert approach.frozen_hash() == history.frozen
+    shared = history.shared.language_model.transformer.state_dict()
+    untouched = named_hash(small_shared().language_model.transformer.state_dict())
+    assert named_hash(shared) == untouched, "the language model that all share has changed: train a copy of it"
     if any(parameter.requires_grad for parameter in approach.language_model.parameters()):
         return
     if "complete" in approach.capabilities:
@@ -301,6 +307,94 @@ def test_levels_of_noise_are_rows_that_share_a_reading(way: Trained) -> None:
     ]
     assert found.count == 2 * ROWS == sum(int(each.count) for each in alone)
     assert float(found.sum) == pytest.approx(sum(float(each.sum) for each in alone), rel=1e-4)
+
+
+def test_the_sums_of_parts_are_the_whole_s(way: Trained) -> None:
+    """Ranks and accumulation add up: a part's rows are its own, and what is random is drawn for the whole batch."""
+    shared, approach = way.history.shared, way.approach
+    needs(approach, "denoise")
+    batch = small_batch(shared, ROWS, 6)
+    with torch.no_grad():
+        whole, *parts = (
+            approach.losses(each, small_generators(shared.seed, 6))
+            for each in (batch, part(batch, 0, 2), part(batch, 1, 2))
+        )
+    for name, term in whole.items():
+        assert float(term.sum) == pytest.approx(sum(float(each[name].sum) for each in parts), rel=1e-4), name
+        assert float(term.count) == sum(float(each[name].count) for each in parts), name
+
+
+@torch.no_grad()
+def test_drawing_is_judged_as_it_is_learned(way: Trained) -> None:
+    """The diffusion term is that of `condition` and `denoise`, by which pictures are drawn, on the same pictures, times
+    and noise; an approach that draws something at random for its training may condition it otherwise."""
+    shared, approach = way.history.shared, way.approach
+    needs(approach, "denoise")
+    batch, asked = small_batch(shared, ROWS, 7), list[str]()
+
+    def noted(purpose: str) -> torch.Generator:
+        asked.append(purpose)
+        return small_generators(shared.seed, 7)(purpose)
+
+    learned = float(approach.losses(batch, noted)["diffusion"].sum)
+    if asked:
+        pytest.skip("the approach has no training without draws of its own")
+    words = ["" if empty else caption for empty, caption in zip(batch.empty, batch.draw.captions, strict=True)]
+    told = [Prompt.text(text, scene) for text, scene in zip(words, batch.draw.scenes, strict=True)]
+    latents, diffusion = batch.draw.latents, shared.diffusion
+    x_t = diffusion.add_noise(latents, batch.noise, batch.times)
+    given = approach.denoise(x_t, batch.times, approach.condition(told))
+    judged = diffusion.loss(given, diffusion.target(latents, batch.noise, batch.times))
+    assert learned == pytest.approx(float(judged.sum()), rel=1e-4)
+
+
+@torch.no_grad()
+def test_captions_are_judged_as_they_are_learned(way: Trained) -> None:
+    """The term `caption`, where there is one, is that of `text_start` and `text_step`, by which captions are written,
+    in nats, summed over the same words."""
+    shared, approach = way.history.shared, way.approach
+    needs(approach, "denoise", "caption")
+    batch = small_batch(shared, ROWS, 8)
+    terms = approach.losses(batch, small_generators(shared.seed, 8))
+    if "caption" not in terms:
+        pytest.skip("the approach has no term 'caption'")
+    tokens, mask = shared.tokenise([gap(DESCRIBE) + caption for caption in batch.describe.captions], end=True)
+    targets = tokens[:, 1:].masked_fill(~mask[:, 1:], -100)
+    start = approach.text_start([Prompt.image(latent) for latent in batch.describe.latents])
+    judged = score(start, approach.text_step, targets)
+    assert float(terms["caption"].sum) == pytest.approx(float(judged.sum()), rel=1e-4)
+
+
+@torch.no_grad()
+def test_after_a_few_steps_prompts_decide(way: Trained) -> None:
+    """Nobody is deaf or blind: other words draw otherwise, and other pictures are described otherwise."""
+    approach, x_t = way.approach, pictures(way.history.shared)
+    if "denoise" in approach.capabilities:
+        t = torch.full((ROWS,), 0.5)
+        one, other = (approach.denoise(x_t, t, approach.condition(told)) for told in (prompts(), prompts()[::-1]))
+        assert not torch.equal(one, other), "what is drawn does not depend on the prompt"
+    if "caption" in approach.capabilities:
+        one, other = (approach.text_start([Prompt.image(x) for x in seen])[0] for seen in (x_t, x_t.flip(0)))
+        assert not torch.equal(one, other), "what is written does not depend on the picture"
+
+
+@torch.no_grad()
+def test_what_is_kept_of_a_training_is_enough_to_measure(way: Trained) -> None:
+    """Trained parameters in a new approach give the same, bit for bit: statistics that ran along would be lost."""
+    shared, again = way.build()
+    for name, value in again.trained_state().items():
+        value.copy_(way.approach.trained_state()[name])
+    x_t, t = pictures(shared), torch.full((ROWS,), 0.5)
+    for one in ("denoise", "caption", "complete"):
+        if one not in way.approach.capabilities:
+            continue
+        given = []
+        for approach in (way.approach, again.eval()):
+            if one == "denoise":
+                given.append(approach.denoise(x_t, t, approach.condition(prompts())))
+            else:
+                given.append(approach.text_start([Prompt.image(x) for x in x_t] if one == "caption" else prompts())[0])
+        assert torch.equal(*given), one
 
 
 def test_what_is_kept_of_a_training_is_enough_to_go_on(way: Trained) -> None:

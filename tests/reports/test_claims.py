@@ -1,4 +1,4 @@
-"""Claims and orderings: the verdict follows the numbers by one rule, and the data names what exists."""
+"""Claims: the verdict follows the numbers by one rule, and the data names what exists."""
 
 from __future__ import annotations
 
@@ -123,73 +123,25 @@ def test_variants_of_the_same_approach_are_no_others():
     assert [claim.verdict for claim in found] == ["not measured"]
 
 
-# -------------------------------------------------------------------------------------------------------- orderings
-
-ORDER = {
-    "orderings": {
-        "members": [{"name": n, "approach": "own", "settings": {"variant": n}, "published": {}} for n in "abc"],
-        "orderings": [{"says": "a, b, c", "metric": ["x"], "best_first": [["a"], ["b"], ["c"]]}],
-    }
-}  # fmt: skip
-
-
-def variants(**values: float) -> list[Contender]:
-    from dataclasses import replace
-
-    made = []
-    for name, value in values.items():
-        plain = contender("own", x=at(value))
-        run = replace(plain.runs[0], record=replace(plain.record, settings={"variant": name}))
-        made.append(Contender(label=name, runs=(run,)))
-    return made
-
-
-@pytest.mark.parametrize(
-    ("values", "verdict", "pairs"),
-    [
-        ({"a": 3, "b": 2, "c": 1}, "holds", 3),
-        ({"a": 2, "b": 3, "c": 1}, "contradicted", 3),
-        ({"a": 3, "b": 2.95, "c": 1}, "not told apart", 3),
-        ({"a": 3, "c": 1}, "holds", 1),
-    ],
-)
-def test_an_ordering_holds_where_every_pair_does(values: dict[str, float], verdict: str, pairs: int):
-    (ordering,) = claims.orderings(variants(**values), Judge(), ORDER)
-    assert (ordering.verdict, len(ordering.pairs)) == (verdict, pairs)
-    assert set(ordering.absent) == {"a", "b", "c"} - set(values)
-
-
-def test_an_ordering_of_which_one_was_run_is_left_out():
-    assert claims.orderings(variants(a=1), Judge(), ORDER) == []
-
-
 # ------------------------------------------------------------------------------------------------------------- data
 
 
 def test_the_claims_name_approaches_and_settings_that_exist():
     values = claims.published()
     assert set(claims.order()) == {row["approach"] for row in values["rows"]} <= set(APPROACHES)
-    for member in values["orderings"]["members"]:
-        settings = APPROACHES[member["approach"]].load_settings()
-        for name, value in member["settings"].items():
-            assert type(value) is type(getattr(settings(), name))
-            settings(**{name: value})
 
 
 def test_the_claims_name_metrics_of_the_glossary_and_known_expectations():
     values = claims.published()
     items = [e for row in values["rows"] for claim in row["claims"] for e in claim["evidence"]]
     assert items
-    for item in [*items, *values["orderings"]["orderings"]]:
+    for item in items:
         for pattern in item["metric"]:
             assert meaning(pattern.replace("*", "x")).group in set(known()["groups"]) - {"other"}, pattern
     for item in items:
         assert item["expects"] in {
             "better than the others", "worse than the others", "better than its own", "at least", "below",
         }  # fmt: skip
-    names = {member["name"] for member in values["orderings"]["members"]}
-    for ordering in values["orderings"]["orderings"]:
-        assert {name for level in ordering["best_first"] for name in level} <= names
 
 
 def test_every_row_of_the_published_table_has_pros_and_cons():
