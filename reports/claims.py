@@ -1,5 +1,5 @@
 """Published claims, from claims.json, beside what was measured. No claim is judged by its words: each names the metrics
-that would show it, and the rule is the same for all. (Published tables are `python -m bench reproduce`'s.)
+that would show it, and the rule is the same for all. Published tables are left to `python -m bench reproduce`.
 
 Against others: supported where at least half of the other approaches are told apart as claimed, and none the other way;
 contradicted likewise; mixed where some go either way. An approach that was run in several settings speaks once, by

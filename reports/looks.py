@@ -29,7 +29,7 @@ class Looks:
 
 def looks(contenders: Sequence[Contender], judge: Judge, names: Sequence[str]) -> Looks:
     """Every pair of contenders in every one of these numbers."""
-    pairs = [(a, b, name) for name in names for a, b in combinations(contenders, 2) if _has_a_part(a, b, name)]
+    pairs = [(a, b, name) for name in names for a, b in combinations(contenders, 2) if has_a_part(a, b, name)]
     judged = [(a, b, name, word) for a, b, name in pairs if (word := judge.word(a, b, name))]
     apart = [word != "not told apart" for *_, word in judged]
     if any(len(contender.runs) == 1 for contender in contenders):
@@ -75,7 +75,7 @@ def named(left: Sequence[tuple[str, str, str]]) -> list[str]:
     return told
 
 
-def _has_a_part(a: Contender, b: Contender, name: str) -> bool:
+def has_a_part(a: Contender, b: Contender, name: str) -> bool:
     """Whether both have a number that another sample or seed would give otherwise: no count, no text kept exactly, nor
     what two who keep it write."""
     both = [c.metrics[name] for c in (a, b) if has(c.metrics, name)]

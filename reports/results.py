@@ -13,6 +13,7 @@ from metrics.statistics import Estimate
 from reports.contenders import NO_ITEMS, Contender, Judge, flat
 from reports.document import Document
 from reports.html import clean
+from reports.looks import has_a_part
 from reports.tables import marks_of, names_of
 
 VERSION = 2
@@ -95,7 +96,8 @@ def _contender(contender: Contender) -> dict[str, Any]:
 
 
 def differences(contenders: Sequence[Contender], names: Sequence[str], judge: Judge) -> Iterator[dict[str, Any]]:
-    """Every pair of contenders in these numbers: the first minus the second. chance: the p-value, for corrections."""
+    """Every pair of contenders in these numbers: the first minus the second. chance: the p-value, for corrections.
+    has_a_part: whether chance has one in both numbers; the page counts those of the main numbers."""
     for name in names:
         for place, first in enumerate(contenders):
             for second in contenders[place + 1 :]:
@@ -110,6 +112,7 @@ def differences(contenders: Sequence[Contender], names: Sequence[str], judge: Ju
                     "low": gap.low,
                     "high": gap.high,
                     "chance": by_chance(gap),
+                    "has_a_part": has_a_part(first, second, name),
                     "first_is": judge.word(first, second, name),
                     "paired": found.paired,
                     "needed": found.needed,
