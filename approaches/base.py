@@ -119,7 +119,7 @@ class Batch:
 
     @property
     def whole(self) -> Batch:
-        """The batch that this is a part of, on the CPU; this one where it is no part."""
+        """The batch that this is a part of, or was before it was moved to a device; this one where it is neither."""
         return self if self.parent is None else self.parent
 
     @property
@@ -294,7 +294,7 @@ class Approach(nn.Module, ABC):
 
     @abstractmethod
     def blocks(self) -> list[nn.Module]:
-        """The repeated layers: the units for compiling, sharding and checkpointing. Whatever uses a layer's weights
+        """The repeated layers: the units for compiling and sharding. Whatever uses a layer's weights
         calls the layer, or one of the methods that its class names in `entries`."""
 
     def hidden_matrices(self) -> list[Tensor]:

@@ -13,7 +13,8 @@ hidden states of the caption and, as tokens of its own, to the plan's layout), t
 soft prefix of a small decoder) and the checker (patches and layout; true pictures beside true and false plans). The
 checker shares nothing with any metric. No gradient passes from one expert to another.
 
-The drawing expert learns from true layouts, rounded as a written plan rounds them: whole for `layout_whole` of rows,
+The drawing expert learns from true layouts, rounded as a written plan rounds them and with three coordinates of ten a
+cell off: whole for `layout_whole` of rows,
 else only what the caption says of them; false ones for `layout_false` of rows, so that it minds the caption where the
 plan fails; without one where the scene is not known, for `layout_dropout` of rows, and where the caption is left out.
 `generate` draws from the whole plan, guesses and all, but for a background that the caption names otherwise, which is
@@ -120,7 +121,7 @@ class Modular(Approach):
         """Diffusion on drawn rows under their true layouts; next token on described rows; the checker on both."""
         layouts, said, dropped = self._learned_from(batch, generators("whole/layout"))
         layouts = layouts.said(batch.draw.captions, said < self.settings.layout_whole)
-        empty = batch.whole.empty.cpu()  # where it is already: the part's own is on the device, and would be waited for
+        empty = batch.whole.empty  # on the CPU, where the batch's own would have to be waited for
         layouts = layouts.without((dropped < self.settings.layout_dropout) | empty[batch.rows(len(empty))])
         error = self.diffusion_errors(batch, self._prepare(*batch.drawn_prompt(), layouts))
         tokens, mask = batch.describe.prompt

@@ -96,9 +96,9 @@ def points(arguments: ArrayArguments, config: Config) -> Iterator[Point]:
             settings = arguments.settings_for(approach, config)
             values = values_of(arguments, approach, settings) if arguments.field else (None,)
             for value in values:
-                own, changed = (
-                    placed(arguments.field, value, config, settings) if arguments.field else (config, settings)
-                )
+                own, changed = config, settings
+                if arguments.field:
+                    own, changed = placed(arguments.field, value, config, settings, approach)
                 yield Point(approach=approach, settings=changed, config=replace(own, seed=seed))
 
 

@@ -215,7 +215,8 @@ def part(batch: Batch, index: int, of: int) -> Batch:
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on a device; to an accelerator without waiting for the copies."""
+    """The batch with its tensors on a device, its whole where it was; to an accelerator without waiting for the
+    copies."""
     if device.type == "cpu":
         return batch
 
@@ -234,6 +235,7 @@ def moved(batch: Batch, device: torch.device) -> Batch:
         empty=to(batch.empty),
         describe=rows(batch.describe),
         text=to(batch.text),
+        parent=batch.whole,
     )
 
 

@@ -1,7 +1,7 @@
 """The verbs of `python -m bench`: parses, judges, calls. No logic, and no torch import before it is needed.
 
-Exit codes: 0 done; 1 a gate found a regression; 2 the user's mistake; 3 ours; 130 interrupted; 141 the reader of our
-output went away.
+Exit codes: 0 done; 1 a gate found a regression, or `compare` something worse; 2 the user's mistake; 3 ours; 130
+interrupted; 141 the reader of our output went away.
 """
 
 from __future__ import annotations

@@ -156,7 +156,11 @@ def _shortened(config: Config, share: float) -> Config:
 
 def _row_of(record: Record) -> Row:
     kept = {name: each for name, each in record.metrics.items() if each.unit not in TIMED_UNITS}
-    return {"images": float(record.budgets.images or 0), "pictures": float(len(record.samples)), **row(kept)}
+    return {
+        "images": float(record.budgets.images or 0),
+        "pictures": float(sum(bool(sample.drawn) for sample in record.samples)),
+        **row(kept),
+    }
 
 
 def tell(of: str, rows: Sequence[Row], folder: Path, console: Console) -> None:

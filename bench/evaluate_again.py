@@ -23,6 +23,7 @@ from bench.files import read_json, write_json
 from bench.meter import now
 from bench.picture_metrics import clip_of, inception_of
 from bench.validation import check_names, validate
+from metrics.registry import EXTRACTORS
 from metrics.statistics import Estimate
 from reports import schema
 from reports.schema import Record, Sample, has
@@ -131,11 +132,16 @@ def _record(before: Record, run: stages.Run, trained: Mapping[str, Any], measure
 
 
 def _check_judges(run: stages.Run, arguments: EvaluateArguments, before: Record) -> None:
-    """UserError, before anything is measured, where CLIP or Inception-v3 can't be had that was asked for now, or that
-    the record's numbers are of."""
+    """UserError, before anything is measured, where CLIP, the extractor or Inception-v3 can't be had that was asked for
+    now, or that the record's numbers are of."""
     if arguments.clip is not None or has(before.metrics, "clip_score"):
         check_place(run.request, "model.clip", run.config.model.clip)
         clip_of(run.config, run.device)
+    distances = [name for name in before.metrics if name.startswith("fd_") and name != "fd_inception_v3_other"]
+    if has(before.metrics, *distances):
+        extractor = run.config.evaluate.extractor
+        if obstacle := EXTRACTORS[extractor].obstacle():
+            raise UserError(f"evaluate.extractor is '{extractor}', which can't run here: {obstacle}")
     if arguments.inception is not None or has(before.metrics, "fid", "fd_inception_v3_other"):
         check_place(run.request, "evaluate.inception", run.config.evaluate.inception)
         inception_of(run.config, run.device)

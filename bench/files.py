@@ -131,7 +131,7 @@ def whole_characters(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def hash_bytes(*parts: bytes | str) -> str:
+def hash_bytes(*parts: bytes | memoryview | str) -> str:
     """SHA-256 of the parts, each preceded by its length so that boundaries count; 16 hex digits."""
     digest = hashlib.sha256()
     for part in parts:

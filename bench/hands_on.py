@@ -204,7 +204,7 @@ def _opened(arguments: OnRun, console: Console) -> Trained:
 
 def _tell_cut(trained: Trained, prompts: Sequence[str], console: Console) -> None:
     """A prompt longer than what the run was trained to read is cut, and not without a word."""
-    room = trained.config.train.caption_tokens - 1
+    room = trained.config.train.caption_tokens - 2  # the start token, and room for the end
     for prompt in prompts:
         if (length := len(trained.approach.shared.language_model.encode(prompt))) > room:
             console.warn(f"'{prompt[:40]}...' has {length} tokens, and this run reads the first {room}")

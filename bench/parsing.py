@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import os
 import re
 import types
 import typing
@@ -91,7 +92,7 @@ def _check_lists(words: Sequence[str], kind: type[Any], flags: dict[str, Any]) -
 def _at_home(arguments: Any) -> Any:
     """The arguments with every path's ~ as the home folder: a shell expands it only where a word begins."""
     own = {item.name: getattr(arguments, item.name) for item in dataclasses.fields(arguments)}
-    found = {name: value.expanduser() for name, value in own.items() if isinstance(value, Path)}
+    found = {name: Path(os.path.expanduser(value)) for name, value in own.items() if isinstance(value, Path)}
     return replace(arguments, **found) if found else arguments
 
 

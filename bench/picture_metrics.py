@@ -166,6 +166,7 @@ class Judges:
 
     def __init__(self, config: Config, shared: Shared, console: Console, device: torch.device) -> None:
         self.config, self.shared, self.console, self.device = config, shared, console, device
+        self._apart: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
 
     @cached_property
     def extractor(self) -> FeatureExtractor:
@@ -189,15 +190,18 @@ class Judges:
     def fidelity(self, pictures: Pictures, extractor: Extractor) -> dict[str, Estimate]:
         """Distances and neighbour shares of drawn pictures to the true ones of their captions; the null distance is
         that of as many other real ones, and the VAE's that of these, encoded and decoded."""
-        n = len(pictures)
-        others = held_out.others(self.config, self.shared, n, self.console)
-        apart = np.asarray(others.pictures[:n])
-        sets = (pictures.true, apart, decoded(self.shared, others.latents[:n]))
-        references = [self._reference(extractor, images) for images in sets]
+        references = [self._reference(extractor, each) for each in (pictures.true, *self.apart(len(pictures)))]
         kept = np.flatnonzero(pictures.finite)
         drawn = extract(extractor, pictures.images[kept], batch=EXTRACTED)
         keys = [pictures.keys[i] for i in kept]
         return pictures.told(fidelity_metrics(drawn, *references, keys=keys))
+
+    def apart(self, n: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """As many other real pictures, and what the VAE makes of them; made once."""
+        if n not in self._apart:
+            others = held_out.others(self.config, self.shared, n, self.console)
+            self._apart[n] = np.asarray(others.pictures[:n]), decoded(self.shared, others.latents[:n])
+        return self._apart[n]
 
     def _reference(self, extractor: Extractor, images: NDArray[np.uint8]) -> Features:
         return extract(extractor, images, batch=EXTRACTED, cached=True)
@@ -278,7 +282,7 @@ def _seen(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:
     training = held_out.training(config, judges.shared, judges.console)
     kept = np.flatnonzero(drawn.finite)[: config.evaluate.memorised]
     real = judges.shared.codecs["image"].encode_images(drawn.true[: REAL_TO_ONE * config.evaluate.memorised]).cpu()
-    return memorisation(
+    found = memorisation(
         judges.opened(config.evaluate.memorised_input),
         training,
         drawn.images[kept],
@@ -289,6 +293,9 @@ def _seen(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:
         prompts=drawn.captions,
         seed=config.seed,
     )
+    if bool(drawn.finite.all()):
+        return found
+    return {n: replace(each, details={**each.details, "looked_at": kept.tolist()}) for n, each in found.items()}
 
 
 def _unseen(approach: Approach, judges: Judges, count: int) -> dict[str, Estimate]:

@@ -28,6 +28,7 @@ from metrics.statistics import Estimate
 from reports import reproductions
 from reports.contenders import budget_estimates
 from reports.reproductions import Done, Ordering, Reproduction, Row, Stand, Verdict
+from reports.schema import TIMED_UNITS
 
 RUNS = "runs"
 
@@ -157,6 +158,9 @@ def stand(name: str, measure: published.Measure, rows: Sequence[Row]) -> Stand:
     passed: list[str] = []
     for metric in measure.stands_in:
         missing = [run for run in runs if (found := run.metrics.get(metric)) is None or found.value is None]
+        if runs and not missing and not runs[0].metrics[metric].better:
+            passed.append(f"{metric} has no better and worse")
+            continue
         if runs and not missing:
             return Stand(measure=name, metric=metric, reason="; ".join(passed))
         passed.append(f"{metric} is missing in {len(missing)} of {len(runs)} runs")
@@ -189,7 +193,8 @@ def paired(better: Row, worse: Row, known: Stand) -> Estimate:
     both = sorted(first.keys() & second.keys())
     if not both:
         return Estimate.missing("no seed has both runs yet")
-    told = difference_over_seeds([(first[seed], second[seed]) for seed in both]).estimate
+    timed = first[both[0]].unit in TIMED_UNITS
+    told = difference_over_seeds([(first[seed], second[seed]) for seed in both], timed=timed).estimate
     return replace(told, details={**told.details, "seeds": both})
 
 
@@ -211,7 +216,8 @@ def _means(row: Row, stands: Sequence[Stand]) -> dict[str, Estimate]:
     found = {}
     for known in stands:
         if known.metric and (values := _by_seed(row, known.metric)):
-            found[known.measure] = mean_over_seeds(list(values.values()))
+            known_values = list(values.values())
+            found[known.measure] = mean_over_seeds(known_values, timed=known_values[0].unit in TIMED_UNITS)
     return found
 
 

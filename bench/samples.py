@@ -114,13 +114,14 @@ def neighbours(
     count = min(KEPT, len(keys), len(distances))
     closest = sorted(range(count), key=lambda i: (distances[i], i))[:NEIGHBOURS]
     chosen = sorted({*range(min(NEIGHBOURS, count)), *closest})
-    if not chosen:
+    if estimate is None or not chosen:
         return {}
+    looked_at = estimate.details.get("looked_at", range(count))
     names, pictures = training()
     places = {name: place for place, name in enumerate(names)}
     return {
-        f"{NEAREST}{held.test.keys[i]}": _write(
-            folder, f"{store.SAMPLES}/{i:04}-nearest.png", np.asarray(pictures[places[keys[i]]])
+        f"{NEAREST}{held.test.keys[looked_at[i]]}": _write(
+            folder, f"{store.SAMPLES}/{looked_at[i]:04}-nearest.png", np.asarray(pictures[places[keys[i]]])
         )
         for i in chosen
         if keys[i] in places

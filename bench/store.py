@@ -305,8 +305,8 @@ def damaged(out: Path) -> list[Path]:
 def find(text: str, out: Path) -> Path:
     """The folder of the done run that `text` means: a folder, the beginning of one run's name or key under `out`, or an
     approach's name, for its latest. UserError that suggests the nearest, or says how to finish what is not done."""
-    folder = Path(text).expanduser()
-    if (folder / REQUEST).is_file():
+    folder = Path(os.path.expanduser(text))  # os.path, for which no text is too long or of no user
+    if os.path.isfile(folder / REQUEST):
         return _done(folder, read_state(folder))
     known = runs(out)
     if not known:

@@ -133,13 +133,13 @@ class Work:
             scores=scores,
             chosen=value,
             reason="" if best else "; ".join(dict.fromkeys(each.reason for each in scores)),
-            edge=self._edge(value, values, settings) if best else "",
+            edge=self._edge(approach, value, values, settings) if best else "",
             effort=_effort(trials),
         )
 
-    def _edge(self, value: Any, values: Sequence[Any], settings: Any) -> Edge:
+    def _edge(self, approach: str, value: Any, values: Sequence[Any], settings: Any) -> Edge:
         """A number at the bound of its field has nothing beyond it."""
-        bounds = bounds_of(self.arguments.field, *placed(self.arguments.field, value, self.base, settings))
+        bounds = bounds_of(self.arguments.field, *placed(self.arguments.field, value, self.base, settings, approach))
         if not ordered(values) or (bounds is not None and value in (bounds.low, bounds.high)):
             return ""
         return "smallest" if value == values[0] else "largest" if value == values[-1] else ""

@@ -14,8 +14,9 @@ from bench import run_arguments
 from bench.config import Config
 from bench.errors import UserError, nearest
 from bench.parsing import type_name
+from bench.presets import beside
 from bench.ranges import Range
-from bench.run_arguments import RunArguments, chosen, with_settings
+from bench.run_arguments import RunArguments, chosen, settings_of, with_settings
 from bench.validation import check_bounds, check_names, numbers, validate
 
 LEARNING_RATE = "settings.learning_rate"
@@ -100,7 +101,7 @@ def points(arguments: SweepArguments, config: Config) -> tuple[Point, ...]:
     for approach in chosen(arguments.approach):
         settings = arguments.settings_for(approach, config)
         for value in values_of(arguments, approach, settings):
-            own, changed = placed(arguments.field, value, base, settings)
+            own, changed = placed(arguments.field, value, base, settings, approach)
             for seed in range(config.seed, config.seed + arguments.seeds):
                 point = Point(approach=approach, value=value, settings=changed, config=replace(own, seed=seed))
                 found.append(point)
@@ -173,14 +174,20 @@ def ordered(values: Sequence[Any]) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
-def placed(name: str, value: Any, config: Config, settings: Any) -> tuple[Config, Any]:
-    """Config and settings with the value in its place. UserError where it is out of bounds, or fits no other field."""
+def placed(name: str, value: Any, config: Config, settings: Any, approach: str) -> tuple[Config, Any]:
+    """Config and settings with the value in its place; beside another language model both are what that means by
+    default. UserError where it is out of bounds, or fits no other field."""
     first, *rest = _spelt(name).split(".")
     if first == "settings":
         settings = _replaced(settings, rest, value)
         check_bounds(with_settings(RunArguments, settings)())
     else:
-        config = _replaced(config, [first, *rest], value)
+        before, config = config, _replaced(config, [first, *rest], value)
+        if config.model.lm != before.model.lm:
+            usual, given = settings_of(approach, before), vars(settings).items()
+            changed = {name: told for name, told in given if told != getattr(usual, name)}
+            config = beside(config, config.model.lm)
+            settings = replace(settings_of(approach, config), **changed)
         validate(config)
     return config, settings
 

@@ -103,6 +103,11 @@ def _check_sampler(diffusion: DiffusionConfig) -> None:
             f"diffusion.sampler is '{diffusion.sampler}', which can't follow diffusion.prediction "
             f"'{diffusion.prediction}': {nearest(diffusion.sampler, fitting)}"
         )
+    if diffusion.prediction != "flow" and diffusion.shift != 1:
+        raise UserError(
+            f"diffusion.shift is {diffusion.shift:g}, and only the prediction 'flow' has a time shift: expected 1 "
+            f"beside diffusion.prediction '{diffusion.prediction}'"
+        )
     if diffusion.prediction != "flow" and diffusion.nfe > diffusion.train_times:
         raise UserError(
             f"diffusion.nfe is {diffusion.nfe}, expected at most diffusion.train_times, {diffusion.train_times}"
@@ -114,6 +119,13 @@ def _check_batch(train: TrainConfig) -> None:
         raise UserError(
             f"train.describe_share is {train.describe_share}, which leaves none of train.batch's {train.batch} "
             f"pictures to draw: expected {(train.batch - 1) / train.batch:.7g} or less, which leaves one"
+        )
+    described = round(train.batch * train.describe_share)
+    fewest = min(rows for rows in (train.batch - described, described) if rows)
+    if train.accumulation > fewest:
+        raise UserError(
+            f"train.accumulation is {train.accumulation}, and a batch has {train.batch - described} pictures to draw "
+            f"and {described} to describe, of which every part needs one: expected {fewest} or less"
         )
 
 

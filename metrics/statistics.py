@@ -248,8 +248,8 @@ class Difference:
     """One estimate minus another of the same metric.
 
     estimate: the difference with its interval, in the metric's own sign. word: what may be said of the first.
-    paired: whether the items were the same, and compared one by one. needed: how many items an approach would show a
-    difference of this size in four trials of five (power 0.8), were it real; None where that can't be said.
+    paired: whether the items were the same, and compared one by one. needed: items an approach at which a difference
+    of this size would be found four times in five (power 0.8), were it real; None where that can't be said.
     """
 
     estimate: Estimate

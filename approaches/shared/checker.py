@@ -138,9 +138,9 @@ def drawn_ways(rows: int, generator: torch.Generator) -> Tensor:
 
 
 def corrupted(true: Layouts, way: Tensor, generator: torch.Generator) -> Layouts:
-    """Plans to judge the pictures of `true` against, on the CPU: each row made false in its own way (see `drawn_ways`),
-    with places shifted a little everywhere. One object wider. Some are true after all, by chance: `agreement` says
-    which."""
+    """Plans to judge the pictures of `true` against, on the CPU: each row made false in its own way (see `drawn_ways`);
+    in all rows a share JITTER of coordinates is a cell off, as in a planner's. There is room for one object more. Some
+    are true after all, by chance: `agreement` says which."""
     rows, width = len(true), true.mask.shape[1] + 1
     wide = true.widened(width)
     kinds, cells, mask, background = wide.kinds.clone(), wide.cells.clone(), wide.mask.clone(), wide.background.clone()

@@ -163,7 +163,7 @@ class Encoder(Connector):
 
     def connect(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """See Connector."""
-        x = self.into(states)
+        x = self.into(states).to(self.into.weight.dtype)  # autocast's half precision is too little for a residual sum
         seen = AttentionMask.from_dense(mask[:, None, :].expand(-1, x.shape[1], -1)).build(self.backend)
         for block in self.layers:
             x = block(x, None, seen)

@@ -43,9 +43,9 @@ def decode(
         if allowed is not None:
             logits = _held(logits, found, open_rows, allowed)
         chosen = _choose(logits, temperature, generators)
-        ids = chosen.tolist()
-        for row, token in enumerate(ids):
-            open_rows[row] = open_rows[row] and token != end_id and bool(torch.isfinite(logits[row, token]))
+        allowed_here = torch.isfinite(logits.gather(1, chosen[:, None]))[:, 0].tolist()
+        for row, (token, fits) in enumerate(zip(chosen.tolist(), allowed_here, strict=True)):
+            open_rows[row] = open_rows[row] and token != end_id and fits
             if open_rows[row]:
                 found[row].append(token)
         if not any(open_rows) or place + 1 == limit:
@@ -75,12 +75,12 @@ def _first(start: Start) -> Start:
 
 
 def _held(logits: Tensor, found: list[list[int]], open_rows: list[bool], allowed: Allowed) -> Tensor:
-    held = logits.clone()
+    fits = torch.ones(logits.shape, dtype=torch.bool)
     for row, tokens in enumerate(found):
-        fits = allowed(row, tokens) if open_rows[row] else None
-        if fits is not None:
-            held[row] = held[row].masked_fill(~fits.to(held.device), -torch.inf)
-    return held
+        told = allowed(row, tokens) if open_rows[row] else None
+        if told is not None:
+            fits[row] = told
+    return logits.masked_fill(~fits.to(logits.device), -torch.inf)
 
 
 def _choose(logits: Tensor, temperature: float, generators: Sequence[torch.Generator]) -> Tensor:

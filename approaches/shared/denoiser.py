@@ -187,7 +187,7 @@ class Denoiser(nn.Module):
             nn.init.zeros_(zero.weight)
 
     def blocks(self) -> list[Block]:
-        """The layers, in order: the units for compiling, sharding and checkpointing."""
+        """The layers, in order: the units for compiling and sharding."""
         return [block for block in self.layers if isinstance(block, Block)]
 
     def prepare(

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import bench.torchvision_guard  # noqa: F401  (before transformers, which imports torchvision)
+from approaches.shared.decoding import decode
 from approaches.shared.kernels import Kernels, choose
+from approaches.shared.randomness import generator
+from approaches.shared.reading import next_logits, read
 from approaches.shared.sources import Source, check_folder, resolve
-from approaches.shared.transformer import KeyValueCache, RopeScaling, Transformer, TransformerConfig
+from approaches.shared.transformer import RopeScaling, Transformer, TransformerConfig
 from approaches.shared.unpacked import unpacked
 from bench.errors import UserError
 from bench.files import atomic_path, hash_bytes, hash_file, write_json
@@ -88,21 +92,15 @@ class LanguageModel(nn.Module):
     @torch.no_grad()
     def continue_text(self, text: str, *, tokens: int, temperature: float = 0.0, seed: int = 0) -> str:
         """The text's continuation by at most `tokens` tokens, up to the end-of-text token; greedy at temperature 0."""
-        from approaches.shared.randomness import generator
-
-        ids = torch.tensor([[self.start_id, *self.encode(text)]])
-        cache = KeyValueCache(self.transformer.config.layers, ids.shape[1] + tokens)
-        draw = generator(seed, "continue")
-        found: list[int] = []
-        for _ in range(tokens):
-            logits = self.transformer.logits(self.transformer(ids, cache=cache)[:, -1]).float()
-            if temperature == 0:
-                ids = logits.argmax(-1, keepdim=True)
-            else:
-                ids = torch.multinomial((logits / temperature).softmax(-1), 1, generator=draw)
-            if int(ids) == self.end_id:
-                break
-            found.append(int(ids))
+        hidden, prefix = read(self.transformer, torch.tensor([[self.start_id, *self.encode(text)]]))
+        (found,) = decode(
+            (self.transformer.logits(hidden[:, -1]), prefix),
+            partial(next_logits, self.transformer),
+            limit=tokens,
+            end_id=self.end_id,
+            temperature=temperature,
+            generators=[generator(seed, "continue")],
+        )
         return self.decode(found)
 
 

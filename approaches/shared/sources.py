@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +68,8 @@ def resolve(text: str, *, field: str = "model") -> Source:
         return Source(text=text, path=known[name])
     if scheme == "package":
         return Source(text=text, path=_package_file(name, field))
-    path = Path(text).expanduser()
-    if text and path.exists():  # the path of an empty text is the working directory
+    path = Path(os.path.expanduser(text))
+    if text and os.path.exists(path):  # the path of an empty text is the working directory
         return Source(text=text, path=path)
     if text.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(text):
         raise UserError(

@@ -1,7 +1,7 @@
 """A Llama-family decoder, open for surgery: RMSNorm, rotary positions, grouped queries, SwiGLU (arXiv 2302.13971).
 
-Shapes: B batch, T new tokens, S all tokens seen (T plus those in the cache), D width, H query heads, G key/value heads,
-K head width, F hidden width of the MLP, V vocabulary.
+Shapes: B batch, T tokens, D width, H query heads, G key/value heads, K head width, V vocabulary. What reads on from
+earlier keys and values is `approaches.shared.reading`.
 """
 
 from __future__ import annotations
@@ -49,32 +49,6 @@ class TransformerConfig:
     mlp_bias: bool = False
     qk_norm: bool = False
     unrotated: tuple[int, ...] = ()
-
-
-class KeyValueCache:
-    """Keys and values of every layer, in buffers of fixed capacity that are filled from the left."""
-
-    def __init__(self, layers: int, capacity: int) -> None:
-        self.capacity = capacity
-        self.filled = 0
-        self._buffers: list[tuple[Tensor, Tensor] | None] = [None] * layers
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append k, v (B G T K) of one layer; all keys and values so far, B G S K. `advance` when each layer has."""
-        end = self.filled + k.shape[2]
-        if end > self.capacity:
-            raise ValueError(f"the key/value cache holds {self.capacity} tokens, asked for {end}")
-        buffers = self._buffers[layer]
-        if buffers is None:
-            shape = (*k.shape[:2], self.capacity, k.shape[3])
-            buffers = self._buffers[layer] = (k.new_empty(shape), v.new_empty(shape))
-        for buffer, new in zip(buffers, (k, v), strict=True):
-            buffer[:, :, self.filled : end] = new
-        return buffers[0][:, :, :end], buffers[1][:, :, :end]
-
-    def advance(self, tokens: int) -> None:
-        """Count the tokens of a forward pass as filled."""
-        self.filled += tokens
 
 
 class RMSNorm(nn.Module):
@@ -163,20 +137,11 @@ class Block(nn.Module):
         lowered: Tensor = self.down(swiglu(self.gate(normed), self.up(normed), backend=self.kernels.swiglu))
         return lowered
 
-    def forward(
-        self,
-        x: Tensor,
-        rope: tuple[Tensor, Tensor],
-        mask: AttentionMask | None,
-        cache: KeyValueCache | None = None,
-        layer: int = 0,
-    ) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: AttentionMask | None = None) -> Tensor:
         """B T D -> B T D. Without a mask attention is causal."""
         normed = self.attention_norm(x)
         q = self.queries(normed, rope)
         k, v = self.keys_values(normed, rope)
-        if cache is not None:
-            k, v = cache.extend(layer, k, v)
         mixed = attention(q, k, v, mask=mask, causal=mask is None, backend=self.kernels.attention)
         x = x + self.output(mixed)
         return x + self.mlp(x)
@@ -240,26 +205,12 @@ class Transformer(nn.Module):
             deviation = 0.02 / math.sqrt(2 * self.config.layers) if residual else 0.02
             nn.init.normal_(parameter, std=deviation, generator=generator)
 
-    def forward(
-        self,
-        inputs: Tensor,
-        *,
-        positions: Tensor | None = None,
-        mask: AttentionMask | None = None,
-        cache: KeyValueCache | None = None,
-    ) -> Tensor:
-        """Token ids (B T, integer) or embeddings (B T D) -> hidden states after the final norm, B T D.
-
-        positions: T or B T; by default those that follow the cache. Without a mask attention is causal."""
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Token ids (B T, integer) or embeddings (B T D) -> hidden states after the final norm, B T D; causal."""
         x = inputs if inputs.is_floating_point() else self.embed(inputs)
-        if positions is None:
-            start = cache.filled if cache is not None else 0
-            positions = torch.arange(start, start + x.shape[1], device=x.device)
-        rope = self.rotary(positions, x.dtype)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, rope, mask, cache, layer)
-        if cache is not None:
-            cache.advance(x.shape[1])
+        rope = self.rotary(torch.arange(x.shape[1], device=x.device), x.dtype)
+        for block in self.blocks:
+            x = block(x, rope)
         hidden: Tensor = self.norm(x)
         return hidden
 

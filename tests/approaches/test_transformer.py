@@ -24,7 +24,9 @@ from transformers import (
 
 from approaches.shared.kernels import REFERENCE, choose
 from approaches.shared.language_model import LanguageModel, tensors_hash
-from approaches.shared.transformer import KeyValueCache, Transformer, TransformerConfig
+from approaches.shared.prefix import Prefix
+from approaches.shared.reading import read
+from approaches.shared.transformer import Transformer, TransformerConfig
 from tests.approaches.checkpoints import SHAPE, drawn, write
 
 LLAMA3 = {
@@ -125,28 +127,16 @@ def test_targets_to_ignore_dont_count_and_may_be_negative_inputs() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("seed", range(5))
-def test_a_cache_filled_in_chunks_equals_the_whole_forward(seed: int) -> None:
+def test_text_read_in_chunks_equals_the_whole_forward(seed: int) -> None:
     model, tokens = make(), ids(2, 40, seed=seed)
     expected = model(tokens)
     draw = torch.Generator().manual_seed(seed)
-    cache, found = KeyValueCache(CONFIG.layers, 40), []
-    while cache.filled < 40:
+    prefix, found = Prefix.nothing(2), []
+    while prefix.tokens < 40:
         size = int(torch.randint(1, 12 if seed else 2, (), generator=draw))  # seed 0: one at a time
-        start = cache.filled
-        found.append(model(tokens[:, start : start + size], cache=cache))
-        assert cache.filled == min(40, start + size)
+        hidden, prefix = read(model, tokens[:, prefix.tokens : prefix.tokens + size], prefix)
+        found.append(hidden)
     close(torch.cat(found, dim=1), expected, 1e-5)
-
-
-@torch.no_grad()
-def test_a_full_cache_refuses_and_stays_as_it_was() -> None:
-    model, tokens = make(), ids(1, 10)
-    cache = KeyValueCache(CONFIG.layers, 8)
-    model(tokens[:, :6], cache=cache)
-    with pytest.raises(ValueError, match="holds 8 tokens, asked for 9"):
-        model(tokens[:, 6:9], cache=cache)
-    assert cache.filled == 6
-    close(model(tokens[:, 6:8], cache=cache), model(tokens[:, :8])[:, 6:], 1e-5)
 
 
 @torch.no_grad()
@@ -173,10 +163,18 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
 @torch.no_grad()
 def test_only_differences_of_positions_matter() -> None:
     model, tokens = make(), ids(2, 16)
-    close(model(tokens, positions=torch.arange(16) + 37), model(tokens), 1e-4)
+
+    def at(positions: Tensor) -> Tensor:
+        x, rope = model.embed(tokens), model.rotary(positions, torch.float32)
+        for block in model.blocks:
+            x = block(x, rope)
+        return model.norm(x)
+
+    assert torch.equal(at(torch.arange(16)), model(tokens))
+    close(at(torch.arange(16) + 37), model(tokens), 1e-4)
     rows = torch.stack([torch.arange(16), torch.arange(16) + 5])
-    close(model(tokens, positions=rows), model(tokens), 1e-4)
-    assert not torch.allclose(model(tokens, positions=2 * torch.arange(16)), model(tokens), atol=1e-2)
+    close(at(rows), model(tokens), 1e-4)
+    assert not torch.allclose(at(2 * torch.arange(16)), model(tokens), atol=1e-2)
 
 
 @torch.no_grad()

@@ -52,6 +52,11 @@ MISTAKES = [
         "pretrain --diffusion.sampler ddim",
         "diffusion.sampler is 'ddim', which can't follow diffusion.prediction 'flow'",
     ),
+    (
+        "run --diffusion.prediction epsilon --diffusion.sampler ddim",
+        "diffusion.shift is 2, and only the prediction 'flow' has a time shift: expected 1",
+    ),
+    ("run --train.accumulation 9", "train.accumulation is 9, and a batch has 16 pictures to draw and 8 to describe"),
     ("pretrain --pretrain.lm.kv-heads 4", "pretrain.lm.kv_heads is 4, expected a divisor"),
     ("pretrain --only vea", "--only is 'vea': did you mean 'vae'?"),
     ("pretrain --only", "--only names nothing to make"),

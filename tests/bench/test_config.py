@@ -160,7 +160,7 @@ def test_samplers_are_those_that_diffusion_has() -> None:
 @pytest.mark.parametrize("prediction", SAMPLERS)
 @pytest.mark.parametrize("sampler", typing.get_args(hint_at(("diffusion", "sampler"))))
 def test_a_sampler_must_fit_the_prediction(prediction: Any, sampler: Any):
-    config = Config(diffusion=DiffusionConfig(prediction=prediction, sampler=sampler))
+    config = Config(diffusion=DiffusionConfig(prediction=prediction, sampler=sampler, shift=1.0))
     if sampler in SAMPLERS[prediction]:
         validate(config)
     else:

@@ -384,7 +384,7 @@ MISTAKES = [
     ("plan --mfu 2", "mfu is 2.0, expected a value above 0"),
     ("plan --approach dual_towr", "did you mean 'dual_tower'?"),
     ("plan --measured x --out no/such", "no run in no/such"),
-    ("plan --train.batch 4 --train.accumulation 4 --gpus 2 --approach projection", "can't be shared by 2 GPUs"),
+    ("plan --train.batch 4 --train.accumulation 1 --gpus 2 --approach projection", "can't be shared by 2 GPUs"),
     ("plan --train.accumulation 3 --gpus 3 --approach projection", "8 to describe can't be shared by 3 GPUs in 3"),
     ("plan --lm ./nowhere", "model.lm is './nowhere'"),
     ("plan --lm some/model --approach modular", "the shape of model.lm 'some/model' is not known here"),

@@ -163,6 +163,15 @@ def test_counted_costs_stand_in_too() -> None:
         assert said["relative_flops"] == expected and said["cider"] == "not measured"
 
 
+def test_a_number_without_better_and_worse_stands_for_nothing() -> None:
+    metrics = {"nearest_training_distance": Estimate(value=3.0, n=9, reason="x")}
+    runs = (reproductions.Done(seed=0, folder="", state="done", metrics=metrics),)
+    row = reproductions.Row(name="one", approach="", settings={}, published={}, runs=runs)
+    measure = published.Measure(better="lower", stands_in=("nearest_training_distance",))
+    found = reproduce.stand("novelty", measure, [row])
+    assert (found.metric, found.reason) == ("", "nearest_training_distance has no better and worse")
+
+
 def test_the_orderings_are_those_of_the_paper() -> None:
     found = [(m, better.name, worse.name) for m, better, worse in published.table(TABLE).orderings()]
     chain = ["dual_tower", "single_tower", "dual_projection", "gated_tower"]  # by FID, the least first

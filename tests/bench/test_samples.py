@@ -40,6 +40,14 @@ def test_the_first_and_the_nearest_of_all_stand_beside_their_training_pictures(t
             assert np.asarray(image)[0, 0].tolist() == [index + 10] * 3
 
 
+def test_a_picture_that_is_not_finite_shifts_no_other_s_neighbour(tmp_path: Path):
+    seen = found(nearest=["train/3", "train/4"], per_item=[0.1, 0.2], looked_at=[0, 2])
+    made = neighbours(tmp_path, seen, HELD, training)
+    assert made == {"nearest of test/0": "samples/0000-nearest.png", "nearest of test/2": "samples/0002-nearest.png"}
+    with Image.open(tmp_path / made["nearest of test/2"]) as image:
+        assert np.asarray(image)[0, 0].tolist() == [4] * 3
+
+
 def test_where_nobody_looked_there_is_none_and_training_is_not_opened(tmp_path: Path):
     def closed() -> Any:
         pytest.fail("the training pictures were opened")

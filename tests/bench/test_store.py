@@ -291,6 +291,8 @@ def test_a_name_that_leads_nowhere_says_what_would(tmp_path: Path):
         ("dual_tower-tiny", "begins 2 runs, expected one of: "),
         (first.name, "is not begun, expected a done one"),
         ("", "no run ''"),
+        ("a large red circle " * 40, "no run 'a large red circle"),  # a prompt in a run's place, too long for a name
+        ("~nobody-here/x", "no run '~nobody-here/x'"),
     ):
         with pytest.raises(UserError) as caught:
             store.find(text, tmp_path)

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from approaches.registry import APPROACHES
-from bench import cli, runner, store, sweep
+from bench import array_arguments, cli, runner, store, sweep
+from bench.array_arguments import ArrayArguments
 from bench.config import Config
 from bench.console import Console
 from bench.parsing import parse
@@ -121,6 +122,17 @@ def test_a_field_of_the_config_goes_into_the_config_and_seeds_repeat_it():
     assert all(point.config.train.weight_decay == point.value and point.settings.redraws == 1 for point in found)
     assert found[0].config.train.warmup == 1  # of two, shrunk, but there
     assert found[0].config.data == preset("smoke").data
+
+
+def test_another_language_model_brings_what_it_means_by_default():
+    line = "--approach modular --field model.lm --values shipped:lm-tiny package:smollm2"
+    for words, redraws in (("", 1), ("--settings.redraws 2", 2)):
+        own, other = points(*asked(*line.split(), *words.split()))
+        assert (own.settings.plan_examples, other.settings.plan_examples) == (0, 4)
+        assert own.settings.redraws == other.settings.redraws == redraws
+    jobs = parse(ArrayArguments, line.split(), verb="array", program=cli.PROGRAM, configured=True)
+    _, job = array_arguments.points(jobs.arguments, jobs.config)
+    assert job.settings.plan_examples == 4 and "world" not in job.config.evaluate.other_texts
 
 
 # --------------------------------------------------------------------------------------------- trials and record
