@@ -125,6 +125,12 @@ class DualTower(Approach):
         self.language_model.requires_grad_(False)
         text = self.language_model.transformer
         config, kernels = text.config, text.kernels
+        tokens, caption = shared.patchify.tokens, shared.caption_tokens
+        if tokens + 2 + caption > config.context:
+            raise UserError(
+                f"a picture of {tokens} tokens and a caption of {caption} don't fit into the frozen language model's "
+                f"context of {config.context} tokens: raise train.patch, or lower data.size"
+            )
         with shared.fresh("dual_tower"):
             vision = vision_tower(text, settings, generator(shared.seed, "weights/dual_tower/vision"))
             patches = shared.patch_embedding(config.width)

@@ -12,6 +12,7 @@ from approaches.full_retraining import FullRetraining
 from approaches.settings import DualTowerSettings, FullRetrainingSettings
 from approaches.shared.kernels.attention import attention
 from approaches.shared.prefix import Prefix
+from bench.errors import UserError
 from tests.approaches.small import small_batch, small_shared
 from tests.approaches.whole import Whole
 
@@ -219,6 +220,12 @@ def test_weights_and_rates_are_those_of_the_settings(shared):
     two = DualTower.build(shared, DualTowerSettings(**rates))
     assert {name: term.weight for name, term in two.losses(batch, draws).items()} == {"diffusion": 1.0, "caption": 0.2}
     assert {g.name: g.ratio for g in two.parameter_groups()} == {"words": 3.0, "new": 1.0}
+
+
+def test_a_picture_that_leaves_no_room_for_its_caption_is_refused(shared):
+    large = dataclasses.replace(shared, latent_size=32)
+    with pytest.raises(UserError, match="a picture of 256 tokens and a caption of 40 don't fit into .* context of 256"):
+        DualTower.build(large, DualTowerSettings())
 
 
 def test_each_noised_picture_is_aligned_with_its_own_clean_one(shared):
