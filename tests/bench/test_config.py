@@ -186,7 +186,12 @@ def test_every_prediction_and_sampler_has_a_place():
         ({"data.size": 34}, r"data\.size is 34, expected a multiple of 4 from 8 to 1024"),
         ({"pretrain.clip.patch": 5}, r"pretrain\.clip\.patch is 5, expected a divisor of data\.size, 32"),
         (
-            {"diffusion.prediction": "epsilon", "diffusion.sampler": "ddim", "diffusion.train_times": 10},
+            {
+                "diffusion.prediction": "epsilon",
+                "diffusion.sampler": "ddim",
+                "diffusion.shift": 1.0,
+                "diffusion.train_times": 10,
+            },
             r"diffusion\.nfe is 12, expected at most diffusion\.train_times, 10",
         ),
         (

@@ -377,7 +377,7 @@ def test_frozen_weights_that_change_are_a_bug_that_is_told(tmp_path: Path) -> No
         with torch.no_grad():
             weight[0, 0] += 1e-3
 
-    told = r"step 1: frozen weights of \w+ changed: language_model.transformer.embed.weight; what is to change"
+    told = r"step 1: frozen weights or buffers of \w+ changed: language_model.transformer.embed.weight; a checkpoint"
     with pytest.raises(UserError, match=told):
         training.run(tmp_path / "c.safetensors", before=spoil)
 
@@ -393,8 +393,23 @@ def test_frozen_weights_that_change_late_are_told_at_the_end(tmp_path: Path) -> 
             with torch.no_grad():
                 weight[0, 0] += 1e-3
 
-    with pytest.raises(UserError, match=r"training: frozen weights of \w+ changed: language_model"):
+    with pytest.raises(UserError, match=r"training: frozen weights or buffers of \w+ changed: language_model"):
         training.run(tmp_path / "c.safetensors", before=spoil)
+
+
+def test_a_buffer_that_runs_along_is_refused_unless_the_state_leaves_it_out(tmp_path: Path) -> None:
+    for kept in (True, False):
+        training = Training(changed(amount=3))
+        training.approach.register_buffer("ran", torch.zeros(1), persistent=kept)
+
+        def run(step: int, approach: Any = training.approach) -> None:
+            approach.ran += 1
+
+        if not kept:
+            training.run(tmp_path / "left_out.safetensors", before=run)
+            continue
+        with pytest.raises(UserError, match=r"step 1: .* buffers of \w+ changed: ran; a checkpoint"):
+            training.run(tmp_path / "c.safetensors", before=run)
 
 
 def test_the_average_is_of_trained_weights_and_validated(whole: tuple[Training, Trained, Path]) -> None:
