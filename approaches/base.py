@@ -294,8 +294,8 @@ class Approach(nn.Module, ABC):
 
     @abstractmethod
     def blocks(self) -> list[nn.Module]:
-        """The repeated layers: the units for compiling and sharding. Whatever uses a layer's weights
-        calls the layer, or one of the methods that its class names in `entries`."""
+        """The repeated layers: the units for compiling and sharding. Whatever uses a layer's weights calls the layer,
+        or one of the methods that its class names in `entries`."""
 
     def hidden_matrices(self) -> list[Tensor]:
         """The trained matrices that layers inside `blocks` multiply by: what Muon is for."""

@@ -14,9 +14,9 @@ soft prefix of a small decoder) and the checker (patches and layout; true pictur
 checker shares nothing with any metric. No gradient passes from one expert to another.
 
 The drawing expert learns from true layouts, rounded as a written plan rounds them and with three coordinates of ten a
-cell off: whole for `layout_whole` of rows,
-else only what the caption says of them; false ones for `layout_false` of rows, so that it minds the caption where the
-plan fails; without one where the scene is not known, for `layout_dropout` of rows, and where the caption is left out.
+cell off: whole for `layout_whole` of rows, else only what the caption says of them; false ones for `layout_false` of
+rows, so that it minds the caption where the plan fails; without one where the scene is not known, for `layout_dropout`
+of rows, and where the caption is left out.
 `generate` draws from the whole plan, guesses and all, but for a background that the caption names otherwise, which is
 set right (`corrected` in the trace): a small language model copies it from the caption no better than by chance.
 `condition` keeps what the caption says: a given picture can't be judged under a plan's guesses of what its caption

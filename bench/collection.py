@@ -98,7 +98,7 @@ def collect(dataset: Dataset, count: int, codec: LatentCodec, console: Console) 
         scenes=tuple(None if scene is None else _scene(scene) for scene in words["scenes"]),
         latents=latents,
         data_hash=data_hash,
-        latent_hash=hash_bytes(latents.contiguous().numpy().data.cast("B")),
+        latent_hash=hash_bytes(np.ascontiguousarray(latents.numpy()).reshape(-1).data),
         exclusions=words["exclusions"],
     )
 

@@ -132,11 +132,12 @@ def whole_characters(text: str) -> str:
 
 
 def hash_bytes(*parts: bytes | memoryview | str) -> str:
-    """SHA-256 of the parts, each preceded by its length so that boundaries count; 16 hex digits."""
+    """SHA-256 of the parts, each preceded by its length in bytes so that boundaries count; 16 hex digits. A memoryview
+    has one dimension, of any type: large arrays are hashed without a copy."""
     digest = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "big"))
+        data = memoryview(part.encode() if isinstance(part, str) else part)
+        digest.update(data.nbytes.to_bytes(8, "big"))
         digest.update(data)
     return digest.hexdigest()[:16]
 

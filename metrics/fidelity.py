@@ -66,7 +66,7 @@ def extract(extractor: Extractor, pictures: NDArray[np.uint8], *, batch: int = 3
     """The features of uint8 pictures, N H W 3. cached: kept on disk under the pictures' content, the extractor's
     weights, resize and dtype, for a reference that many runs share. UserError for other arrays, and for a full disk."""
     check_images(pictures)
-    content = hash_bytes(str(pictures.shape), np.ascontiguousarray(pictures).data.cast("B"))
+    content = hash_bytes(str(pictures.shape), np.ascontiguousarray(pictures).reshape(-1).data)
     provenance = {
         "extractor": extractor.name,
         "weights": extractor.weights_hash,

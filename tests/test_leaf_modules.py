@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -224,6 +225,13 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
 @given(st.lists(st.binary(max_size=6), max_size=4), st.lists(st.binary(max_size=6), max_size=4))
 def test_hashes_are_equal_only_for_equal_parts(a: list[bytes], b: list[bytes]) -> None:
     assert (hash_bytes(*a) == hash_bytes(*b)) == (a == b)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (4, 2, 2), (0, 8, 8, 3)])
+def test_an_array_is_hashed_as_its_bytes_are(shape: tuple[int, ...]) -> None:
+    for kind in (np.uint8, np.float32):
+        array = np.arange(np.prod(shape), dtype=kind).reshape(shape)
+        assert hash_bytes("a", array.reshape(-1).data) == hash_bytes("a", array.tobytes())
 
 
 def test_a_files_hash_is_sha256(tmp_path: Path) -> None:

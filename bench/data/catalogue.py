@@ -27,7 +27,7 @@ DATASETS.add(
     obstacle=lambda: "" if find_font() else NO_FONT,
 )  # fmt: skip
 DATASETS.add("folder", "bench.data.folder:Folder", "pictures in a folder, captions in metadata.jsonl or metadata.csv")
-DATASETS.add("webdataset", "bench.data.webdataset:WebDataset", "tar shards of pictures and captions, read once")
+DATASETS.add("webdataset", "bench.data.webdataset:WebDataset", "tar shards of pictures and captions")
 DATASETS.add(
     "hub", "bench.data.hub:Hub", "a Hugging Face dataset, by id or from a folder",
     obstacle=lambda: "" if importlib.util.find_spec("datasets") else NO_DATASETS,
