@@ -112,8 +112,9 @@ class Modular(Approach):
         )
 
     def blocks(self) -> list[nn.Module]:
-        """The layers of all trained experts."""
-        return [*self.denoiser.blocks(), *self.captioner.transformer.blocks, *self.checker.layers]
+        """The frozen language model's, and those of all trained experts."""
+        trained = [*self.denoiser.blocks(), *self.captioner.transformer.blocks, *self.checker.layers]
+        return [*self.language_model.transformer.blocks, *trained]
 
     # ------------------------------------------------------------------------------------------------ training
 

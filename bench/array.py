@@ -23,7 +23,7 @@ from bench.array_arguments import ArrayArguments, jobs_folder, points
 from bench.config import Config, to_json
 from bench.console import Console
 from bench.contents import contents
-from bench.exits import DONE, FAILED
+from bench.exits import DONE, FAILED, MISTAKE
 from bench.files import read_json, write_json
 from bench.hardware import VISIBLE, gpus_here
 from reports import schema
@@ -129,7 +129,7 @@ def outcome(request: store.Request, folder: Path) -> runner.Ended:
     """What a run's folder says became of it."""
     state = store.read_state(folder) or store.State(state="failed", reason="it has not begun")
     record = schema.load(folder) if state.state == "done" else None
-    code = DONE if record is not None else FAILED
+    code = DONE if record is not None else MISTAKE if state.mistake else FAILED
     return runner.Ended(request=request, folder=folder, state=state, record=record, code=code)
 
 

@@ -16,7 +16,7 @@ from bench.errors import UserError
 from bench.hardware import VISIBLE, gpus_here
 from bench.ranges import Range
 from bench.run_arguments import RunArguments, chosen
-from bench.sweep_arguments import placed, values_of
+from bench.sweep_arguments import check_each, placed, values_of
 
 QUEUED_CORES = 2
 
@@ -78,8 +78,7 @@ def check(arguments: ArrayArguments, config: Config) -> None:
     if arguments.values and not arguments.field:
         raise UserError("--values are of no field: name it by --field, such as --field settings.learning_rate")
     run_arguments.check(arguments, config)
-    for own in dict.fromkeys(replace(point.config, seed=config.seed) for point in points(arguments, config)):
-        run_arguments.check(arguments, own)
+    check_each(arguments, config, (point.config for point in points(arguments, config)))
 
 
 def check_submitit() -> None:

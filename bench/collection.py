@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from approaches.shared.vae import LatentCodec
 from bench.console import Console, Progress
-from bench.data.dataset import Dataset, IndexedDataset, Sample
+from bench.data.dataset import Dataset
 from bench.data.scene import Demand, Scene, Thing
 from bench.errors import UserError
 from bench.files import atomic_path, cache_directory, hash_bytes, require_space, write_text
@@ -122,17 +122,8 @@ def _latents(pictures: NDArray[np.uint8], key: str, codec: LatentCodec, console:
         return codec.encode_images(pictures, key=key, progress=advance)
 
 
-def _samples(dataset: Dataset, count: int) -> tuple[int, Iterator[Sample]]:
-    """How many there will be, and they: one at a time where the dataset can make them so."""
-    if isinstance(dataset, IndexedDataset):
-        total = min(count, len(dataset))
-        return total, map(dataset.__getitem__, range(total))
-    found = dataset.first(count)
-    return len(found), iter(found)
-
-
 def _write(dataset: Dataset, count: int, pictures_path: Path, words_path: Path, console: Console) -> None:
-    total, samples = _samples(dataset, count)
+    total = min(count, len(dataset))
     if not total:
         raise UserError(f"dataset {dataset.name} has no pictures for {dataset.split}")
     shape = (total, dataset.size, dataset.size, 3)
@@ -143,7 +134,8 @@ def _write(dataset: Dataset, count: int, pictures_path: Path, words_path: Path, 
         console.progress(total, f"pictures of {dataset.name} {dataset.split}") as progress,
     ):
         pictures = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
-        for place, sample in enumerate(samples):
+        for place in range(total):
+            sample = dataset[place]
             pictures[place] = sample.image
             keys.append(sample.key)
             captions.append(sample.captions)

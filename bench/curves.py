@@ -148,10 +148,8 @@ def _trained(
 def _shortened(config: Config, share: float) -> Config:
     """The same with a part of the training budget, and of the warm-up."""
     train = config.train
-    return replace(
-        config,
-        train=replace(train, amount=train.amount * share, warmup=round(train.warmup * share)),
-    )
+    warmup = max(min(1, train.warmup), round(train.warmup * share))
+    return replace(config, train=replace(train, amount=train.amount * share, warmup=warmup))
 
 
 def _row_of(record: Record) -> Row:

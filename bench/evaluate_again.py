@@ -3,6 +3,7 @@ whole; what changed is told, and noted in it."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -132,11 +133,13 @@ def _record(before: Record, run: stages.Run, trained: Mapping[str, Any], measure
 
 
 def _check_judges(run: stages.Run, arguments: EvaluateArguments, before: Record) -> None:
-    """UserError, before anything is measured, where CLIP, the extractor or Inception-v3 can't be had that was asked for
-    now, or that the record's numbers are of."""
+    """UserError, before anything is measured, where CLIP, the extractor, Inception-v3 or CIDEr's package can't be had
+    that was asked for now, or that the record's numbers are of."""
     if arguments.clip is not None or has(before.metrics, "clip_score"):
         check_place(run.request, "model.clip", run.config.model.clip)
         clip_of(run.config, run.device)
+    if has(before.metrics, "caption_cider") and importlib.util.find_spec("pycocoevalcap") is None:
+        raise UserError("caption_cider needs pycocoevalcap: install this project's extra 'data'")
     distances = [name for name in before.metrics if name.startswith("fd_") and name != "fd_inception_v3_other"]
     if has(before.metrics, *distances):
         extractor = run.config.evaluate.extractor

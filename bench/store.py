@@ -94,7 +94,8 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What became of a run. process, born, machine: of its last worker. ended: when, in seconds since 1970."""
+    """What became of a run. process, born, machine: of its last worker. ended: when, in seconds since 1970. mistake:
+    whether the reason is something that its user can mend."""
 
     state: RunState
     reason: str = ""
@@ -102,6 +103,7 @@ class State:
     born: float = 0.0
     machine: str = ""
     ended: float = 0.0
+    mistake: bool = False
 
 
 # ------------------------------------------------------------------------------------------------------ the key
@@ -159,8 +161,8 @@ def foreign_sources(target: str) -> str:
 # ---------------------------------------------------------------------------------------------- state and lock
 
 
-def write_state(folder: Path, state: RunState, reason: str = "") -> None:
-    """Say what became of the run; "running" is said of this process."""
+def write_state(folder: Path, state: RunState, reason: str = "", *, mistake: bool = False) -> None:
+    """Say what became of the run; "running" is said of this process. mistake: see State."""
     running = state == "running"
     value = State(
         state=state,
@@ -169,13 +171,14 @@ def write_state(folder: Path, state: RunState, reason: str = "") -> None:
         born=_born(os.getpid()) or 0.0 if running else 0.0,
         machine=platform.node() if running else "",
         ended=0.0 if running else time.time(),
+        mistake=mistake,
     )
     write_json(folder / STATUS, dataclasses.asdict(value))
 
 
-def end(folder: Path, state: Unfinished, reason: str) -> None:
-    """Say, in status and record, why a run is not done."""
-    write_state(folder, state, reason)
+def end(folder: Path, state: Unfinished, reason: str, *, mistake: bool = False) -> None:
+    """Say, in status and record, why a run is not done. mistake: see State."""
+    write_state(folder, state, reason, mistake=mistake)
     if (folder / schema.FILE).exists():
         record = schema.load(folder)
         schema.save(dataclasses.replace(record, status=state, reason=reason), folder)

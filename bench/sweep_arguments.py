@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-from bench import run_arguments
+from bench import launch, run_arguments
 from bench.config import Config
 from bench.errors import UserError, nearest
 from bench.parsing import type_name
@@ -82,14 +82,18 @@ class Point:
 
 def check(arguments: SweepArguments, config: Config) -> None:
     """UserError where a sweep can't be done: an unknown field, a value that is not one of it, or what `run` refuses."""
+    launch.refuse("sweep")
     if arguments.parallel > 1:
         from bench.array_arguments import check_submitit
 
         check_submitit()
     run_arguments.check(arguments, config)
-    if arguments.out.exists() and not arguments.out.is_dir():
-        raise UserError(f"--out {arguments.out} is a file, expected a folder")
-    for own in dict.fromkeys(replace(point.config, seed=config.seed) for point in points(arguments, config)):
+    check_each(arguments, config, (point.config for point in points(arguments, config)))
+
+
+def check_each(arguments: RunArguments, config: Config, configs: Iterable[Config]) -> None:
+    """UserError where one of the configs that a field's values make can't be run here; seeds make no difference."""
+    for own in dict.fromkeys(replace(each, seed=config.seed) for each in configs):
         check_names(own)
         run_arguments.check(arguments, own)
 

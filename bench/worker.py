@@ -127,7 +127,7 @@ def guarded(folder: Path, console: Console, work: Work) -> int:
 def _ended(folder: Path, state: store.Unfinished, reason: str, code: int, console: Console) -> int:
     """Say what became of the run: in its folder, and where that can't be (a full disk), to whoever listens."""
     try:
-        store.end(folder, state, reason)
+        store.end(folder, state, reason, mistake=code == MISTAKE)
     except UserError as error:
         console.warn(f"{folder.name}: {state}: {reason}; its folder does not say so: {error}")
     return code

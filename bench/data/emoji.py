@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.config import DataConfig
-from bench.data.dataset import SPLITS, IndexedDataset, Sample
+from bench.data.dataset import SPLITS, Dataset, Sample
 from bench.data.fonts import choose_font, colour_format
 from bench.data.pictures import RESIZE, fit
 from bench.data.splits import rank_of, split_of
@@ -45,7 +45,7 @@ class Drawn:
     exclusions: dict[str, int]
 
 
-class Emoji(IndexedDataset):
+class Emoji(Dataset):
     """One picture per emoji of a single code point. A name is in one split only; equal drawings appear once."""
 
     name = "emoji"

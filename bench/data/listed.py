@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 import PIL
 
-from bench.data.dataset import SPLITS, IndexedDataset, Sample
+from bench.data.dataset import SPLITS, Dataset, Sample
 from bench.data.pictures import RESIZE, PictureError, decode, inspect
 from bench.errors import UserError
 from bench.files import cache_directory, hash_bytes, whole_characters, write_json
@@ -60,7 +60,7 @@ class Verdict:
     digest: str
 
 
-class Listed(IndexedDataset):
+class Listed(Dataset):
     """A split as a list of pictures that have been decoded once, in a fixed order."""
 
     splits: ClassVar[tuple[str, ...]] = SPLITS

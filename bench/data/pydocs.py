@@ -16,12 +16,14 @@ import json
 import platform
 import sys
 import sysconfig
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.config import TextConfig
+from bench.console import INTERVAL
 from bench.data.dataset import SPLITS
 from bench.data.overlap import normalise, overlaps, paragraphs, runs
 from bench.data.text import Document, LoadedCorpus, Progress, bounded, silent
@@ -233,12 +235,15 @@ def _extract(
     topics = _topics(exclusions) if stdlib else []
     left = dict.fromkeys(SPLITS, limit or sys.maxsize)
     left["train"] -= _length(topics) if limit else 0
+    said = -INTERVAL
     for number, (group, place) in enumerate(sources):
         split = split_of(group)
         if left[split] <= 0:
             exclusions["package beyond the size bound"] += 1
             continue
-        progress(f"reading the docstrings of {group} ({number + 1} of {len(sources)})")
+        if (now := time.monotonic()) - said >= INTERVAL:
+            progress(f"reading the docstrings of {group} ({number + 1} of {len(sources)})")
+            said = now
         found = list(_until(_documents(group, place, seen, exclusions), left[split]))
         splits[split] += bounded(found, GROUP_LIMIT, exclusions)
         left[split] -= _length(found)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bench.config import DataConfig
 from bench.data.captions import HELD_OUT_FORMS, caption, description
-from bench.data.dataset import IndexedDataset, Sample
+from bench.data.dataset import Dataset, Sample
 from bench.data.scene import (
     BACKGROUNDS,
     COLOURS,
@@ -54,7 +54,7 @@ REVISION = 1  # raise when a change here changes any sample
 GAP = 0.03  # least distance between two objects, and to the border
 
 
-class Shapes(IndexedDataset):
+class Shapes(Dataset):
     """The procedural world; see the module's text."""
 
     name = "shapes"

@@ -9,12 +9,11 @@ from typing import Any
 
 from bench.config import TextConfig
 from bench.data.dataset import SPLITS
+from bench.data.splits import ALIASES
 from bench.data.text import Document, LoadedCorpus, Progress, chunk, silent, split_by_group
 from bench.errors import UserError
 
 LIMIT = 200_000_000  # characters of one split, since a corpus is held in memory
-ALIASES = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
-_KNOWN = frozenset(name for names in ALIASES.values() for name in names)
 _STRINGS = ("string", "large_string")
 
 
@@ -36,7 +35,8 @@ class HubText(LoadedCorpus):
         exclusions: Counter[str] = Counter()
         column = _text_column(config.path, next(iter(loaded.values())))
         # A dataset's further splits (unsupervised, extra) are used only where it has no training split.
-        used = [name for name in sorted(loaded) if "train" not in loaded or name in _KNOWN]
+        splits = {name: ALIASES.get(name.lower()) for name in sorted(loaded)}
+        used = [name for name, split in splits.items() if split or "train" not in splits.values()]
         own = {name: list(_documents(name, loaded[name], column, exclusions)) for name in used}
         return cls(f"hub {config.path}", _arrange(own, config, exclusions), exclusions, limit=config.limit)
 
@@ -103,7 +103,10 @@ def _documents(split: str, rows: Any, column: str, exclusions: Counter[str]) -> 
 
 
 def _arrange(own: dict[str, list[Document]], config: TextConfig, exclusions: Counter[str]) -> dict[str, list[Document]]:
-    named = {split: items for split in SPLITS for name in ALIASES[split] if (items := own.get(name))}
+    named: dict[str, list[Document]] = {}
+    for name, items in own.items():
+        if items and (split := ALIASES.get(name.lower())):
+            named.setdefault(split, []).extend(items)
     absent = [split for split in SPLITS if split not in named]
     if "train" in absent:
         everything = [item for items in own.values() for item in items]

@@ -12,20 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from bench.config import DataConfig
 from bench.data.listed import Candidate, Listed, clean_captions
 from bench.data.pictures import PictureError
 from bench.data.sources import Shard, shards
 from bench.data.splits import assign
-from bench.errors import UserError
-from bench.seeds import derive
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 TEXTS = ("txt", "json")
 CAPTION_FIELDS = ("caption", "text", "captions")
-BUFFER = 1000  # samples among which a stream shuffles
 BLOCK = 512  # bytes of a tar record
 
 
@@ -79,44 +74,6 @@ class WebDataset(Listed):
             exclusions=exclusions,
             origin=str(config.path),
         )
-
-    def order(self, *, seed: int, rank: int = 0, world: int = 1) -> Iterator[int]:
-        """Each epoch shuffles the shards and deals shard i to rank i % world; a rank reads its shards in turn, through
-        a buffer of BUFFER samples from which it draws at random. UserError where there are fewer shards than ranks."""
-        groups = self._groups()
-        if len(groups) < world:
-            raise UserError(
-                f"dataset 'webdataset': {len(groups)} shards can't be shared by {world} ranks; "
-                f"use at most {len(groups)} ranks, or write more shards"
-            )
-        epoch = 0
-        while True:
-            dealt = np.random.default_rng(derive(seed, "shards", epoch)).permutation(len(groups))[rank::world]
-            generator = np.random.default_rng(derive(seed, "buffer", epoch, rank))
-            yield from _shuffled((index for group in dealt for index in groups[group]), generator)
-            epoch += 1
-
-    def _groups(self) -> list[list[int]]:
-        """The indices of each shard's samples."""
-        groups: dict[Path, list[int]] = {}
-        for index, item in enumerate(self.items):
-            if isinstance(item.source, Slice):
-                groups.setdefault(item.source.path, []).append(index)
-        return list(groups.values())
-
-
-def _shuffled(indices: Iterator[int], generator: np.random.Generator) -> Iterator[int]:
-    """The same indices, each leaving a full buffer at random, so that neighbours are read from one region of disk."""
-    buffer: list[int] = []
-    for index in indices:
-        if len(buffer) < BUFFER:
-            buffer.append(index)
-            continue
-        place = int(generator.integers(BUFFER))
-        drawn, buffer[place] = buffer[place], index
-        yield drawn
-    generator.shuffle(buffer)
-    yield from buffer
 
 
 def _candidates(

@@ -79,6 +79,11 @@ def test_jobs_do_the_runs_once_and_go_on_with_what_was_cut_off(
     assert "done already" in capsys.readouterr().out
 
 
+def test_where_only_mistakes_stood_in_the_way_the_exit_code_says_so(tmp_path: Path, config: Config) -> None:
+    assert asked(tmp_path, config, "good", "mistaken") == 2
+    assert asked(tmp_path, config, "mistaken", "broken") == 3
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_ends_the_jobs_without_a_word_of_submitits(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: int

@@ -285,28 +285,32 @@ def test_a_text_without_a_window_and_a_split_without_a_picture_are_refused(text:
         collect(dataset, 10, models()[2], Console(interval=1e9))
 
 
-def test_a_dataset_that_only_streams_is_taken_from_its_beginning() -> None:
-    class Stream(Dataset):
-        """The first pictures of the world, without indices."""
+def test_a_collection_is_a_splits_beginning_made_once_and_then_read() -> None:
+    class Few(Dataset):
+        """The first pictures of the world, without scenes."""
 
-        name, split, size = "stream", "train", 32
+        name, split, size = "few", "train", 32
 
         def __init__(self) -> None:
             self.exclusions: Counter[str] = Counter({"too small": 2})
+            self.made: list[int] = []
 
         def content_hash(self) -> str:
-            return "stream"
+            return "few"
 
-        def first(self, count: int) -> list[Sample]:
-            return [replace(sample, scene=None) for sample in Shapes.build(CONFIG.data, "train").first(min(count, 5))]
+        def __len__(self) -> int:
+            return 5
 
-        def stream(self, *, seed: int, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[Sample]:
-            raise AssertionError("order is ours")
+        def __getitem__(self, index: int) -> Sample:
+            self.made.append(index)
+            return replace(Shapes.build(CONFIG.data, "train")[index], scene=None)
 
-    for _ in range(2):  # made, then read
-        found = collect(Stream(), 7, models()[2], Console(interval=1e9))
+    few = Few()
+    for _ in range(2):
+        found = collect(few, 7, models()[2], Console(interval=1e9))
         assert len(found) == 5 and found.scenes == (None,) * 5 and found.exclusions == {"too small": 2}
         assert np.array_equal(found.pictures[4], Shapes.build(CONFIG.data, "train")[4].image)
+    assert few.made == list(range(5))
 
 
 def test_the_digest_tells_words_and_pictures(text: Path) -> None:

@@ -10,7 +10,6 @@ import sys
 import tarfile
 from collections import Counter
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from PIL import Image
 
 from bench.config import DataConfig
 from bench.data.catalogue import DATASETS, check_data, open_dataset
-from bench.data.dataset import IndexedDataset
 from bench.data.fonts import find_font
 from bench.errors import UserError
 
@@ -138,31 +136,6 @@ def test_first_is_one_fixed_order(configs):
         found = two.first(count)
         assert len(found) == min(count, len(whole))
         assert all(same(a, b) for a, b in zip(found, whole, strict=False))
-
-
-def test_a_stream_is_taken_up_where_it_was_left(configs):
-    data = open_dataset(configs[0], "train")
-    length = len(data.first(10_000))
-    stream = list(islice(data.stream(seed=5), 2 * length + 3))
-    for start in (0, 1, length - 1, length, length + 1, 2 * length):
-        again = list(islice(open_dataset(configs[0], "train").stream(seed=5, start=start), 3))
-        assert len(again) == 3
-        assert all(same(a, b) for a, b in zip(again, stream[start : start + 3], strict=True))
-    epochs = [[sample.key for sample in stream[k * length : (k + 1) * length]] for k in (0, 1)]
-    assert sorted(epochs[0]) == sorted(epochs[1]) and epochs[0] != epochs[1]
-    assert [sample.key for sample in islice(data.stream(seed=6), length)] != epochs[0]
-
-
-@pytest.mark.parametrize("world", [2, 4])
-def test_ranks_share_an_epoch_without_repeats(configs, world):
-    data = open_dataset(configs[0], "train")
-    assert isinstance(data, IndexedDataset)
-    share = len(data) // world  # the shards above are equally full
-    seen = [list(islice(data.order(seed=0, rank=rank, world=world), share)) for rank in range(world)]
-    assert len({index for each in seen for index in each}) == share * world
-    for rank in range(world):
-        keys = [sample.key for sample in islice(data.stream(seed=0, rank=rank, world=world), 3)]
-        assert keys == [data[index].key for index in seen[rank][:3]]
 
 
 def test_splits_share_no_key(configs):

@@ -3,6 +3,7 @@ so; what can't be done leaves the record as it was."""
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,14 @@ def test_what_cant_be_measured_leaves_the_record_as_it_was(
         evaluate_again.again(copy, EvaluateArguments(), QUIET)
 
 
+def test_a_missing_package_is_told_before_anything_is_measured(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much is to be measured: with fewer captions CIDEr would be left out without a word."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pycocoevalcap" else find(name))
+    with pytest.raises(UserError, match="caption_cider needs pycocoevalcap"):
+        evaluate_again.again(copy, EvaluateArguments(captions=2), QUIET)
+
+
 def test_a_number_that_would_be_lost_is_named(copy: Path) -> None:
     before = schema.load(copy)
     missing = {**before.metrics, "clip_score": Estimate.missing("no such CLIP", better="higher")}
@@ -181,6 +190,8 @@ def test_a_curve_against_training_pictures_trains_anew_and_ends_with_the_run_its
     assert [row["images"] for row in rows] == [36, 72]
     assert rows[-1]["validation_loss"] == record.metrics["validation_loss"].value != rows[0]["validation_loss"]
     (shorter,) = (copy.parent / curves.FOLDER).iterdir()
+    request = store.Request.read(shorter)
+    assert request.config.train.warmup == min(1, schema.load(copy).config["train"]["warmup"])  # shrunk, but there
     assert schema.load(shorter).budgets.images == 36 and "seconds_per_image" not in rows[0]
     with pytest.raises(UserError, match="--values has 72, expected fewer than the run's own 72"):
         curves.main(replace(images, values=(72,)), Config(), QUIET)

@@ -125,7 +125,7 @@ def test_pydocs_cache_is_used_keyed_by_version_and_mended(tmp_path: Path) -> Non
     site = install(tmp_path / "site", *THREE)
     lines: list[str] = []
     first = PyDocs.read([site], stdlib=None, progress=lines.append)
-    assert any("numpy" in line for line in lines)
+    assert "(1 of 3)" in lines[0] and sum("docstrings" in line for line in lines) == 1  # in moments: no line each
     (site / "numpy" / "__init__.py").unlink()
     lines.clear()
     again = PyDocs.read([site], stdlib=None, progress=lines.append)
@@ -369,6 +369,9 @@ def test_hub_keeps_a_datasets_own_splits_and_cuts_the_absent_ones(tmp_path: Path
     datasets.DatasetDict(train=train, dev=dev, test=test, extra=test).save_to_disk(tmp_path / "whole")
     corpus = open_text(TextConfig(name="hub", path=str(tmp_path / "whole")))
     assert [len(corpus.documents(split)) for split in SPLITS] == [60, 5, 7]
+    datasets.DatasetDict(training=train, Dev=dev, testing=test, extra=test).save_to_disk(tmp_path / "otherwise")
+    otherwise = open_text(TextConfig(name="hub", path=str(tmp_path / "otherwise")))
+    assert [len(otherwise.documents(split)) for split in SPLITS] == [60, 5, 7]
     datasets.DatasetDict(train=train, test=test).save_to_disk(tmp_path / "part")
     part = open_text(TextConfig(name="hub", path=str(tmp_path / "part")))
     assert [len(part.documents(split)) for split in SPLITS] == [57, 3, 7]

@@ -5,18 +5,15 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from itertools import islice
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from bench.config import DataConfig
-from bench.data import webdataset
 from bench.data.sources import braces
 from bench.data.webdataset import WebDataset
 from bench.errors import UserError
-from bench.seeds import derive
 
 
 @pytest.fixture(autouse=True)
@@ -139,51 +136,10 @@ def test_a_file_that_is_no_tar_is_counted(uneven, content):
     assert len(data) == 16 and data.exclusions == {"truncated or damaged tar": 1}
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_an_epoch_visits_every_sample_once_and_a_shard_stays_on_one_rank(uneven, world, monkeypatch):
-    monkeypatch.setattr(webdataset, "BUFFER", 4)
-    data = build(uneven)
-    visited: list[int] = []
-    homes: dict[str, set[int]] = {}
-    for rank in range(world):
-        order = data.order(seed=3, rank=rank, world=world)
-        groups = np.random.default_rng(derive(3, "shards", 0)).permutation(4)[rank::world]
-        length = sum(len(data._groups()[group]) for group in groups)
-        for index in islice(order, length):
-            visited.append(index)
-            homes.setdefault(data[index].key.split("/")[0], set()).add(rank)
-    assert sorted(visited) == list(range(16))
-    assert all(len(ranks) == 1 for ranks in homes.values()) and len(homes) == 4
-
-
-def test_epochs_differ_and_a_stream_can_be_taken_up_anywhere(uneven, monkeypatch):
-    monkeypatch.setattr(webdataset, "BUFFER", 4)
-    data = build(uneven)
-    stream = [sample.key for sample in islice(data.stream(seed=0), 40)]
-    assert sorted(stream[:16]) == sorted(stream[16:32]) == sorted(keys(data))
-    assert stream[:16] != stream[16:32]
-    assert stream[:16] != [sample.key for sample in islice(data.stream(seed=1), 16)]
-    for start in range(35):
-        assert [sample.key for sample in islice(data.stream(seed=0, start=start), 5)] == stream[start : start + 5]
-
-
-def test_skipped_samples_are_not_decoded(uneven, monkeypatch):
-    data = build(uneven)
-    monkeypatch.setattr("bench.data.listed.decode", lambda *a: pytest.fail("decoded"))
-    data.stream(seed=0, start=100_000)
-    with pytest.raises(BaseException, match="decoded"):
-        next(data.stream(seed=0, start=1000))
-
-
-def test_fewer_shards_than_ranks(uneven):
-    with pytest.raises(UserError, match="4 shards can't be shared by 5 ranks"):
-        next(build(uneven).stream(seed=0, world=5))
-
-
 def test_a_shard_that_vanishes_is_replaced(uneven):
     data = build(uneven)
     (uneven / "train-001.tar").unlink()
-    found = list(islice(data.stream(seed=0), 16))
+    found = data.first(16)
     assert len(found) == 16 and not any("train-001" in sample.key for sample in found)
     assert data.exclusions == {"broke during the run, replaced by the next sample: unreadable shard": 5}
 
