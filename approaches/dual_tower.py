@@ -35,17 +35,26 @@ from torch import Tensor, nn
 
 from approaches.base import Approach, Batch, Generators, Loss, ParameterGroup, Prompt, Shared
 from approaches.settings import DualTowerSettings
-from approaches.shared.interleaved import ImageTokens, Interleaved, Pair, Rope
+from approaches.shared.interleaved import ImageTokens, Interleaved, Rope
 from approaches.shared.kernels import AttentionMask
-from approaches.shared.prefix import Prefix
-from approaches.shared.prompts import last_logits, read_parts
+from approaches.shared.prefix import Pair, Prefix
+from approaches.shared.prompts import read_parts
 from approaches.shared.randomness import generator
 from approaches.shared.transformer import Block, Transformer
 from bench.errors import UserError
 
+SEEN = {
+    "dual_tower": {"text": ("text", "text"), "image": ("vision", "vision")},
+    "dual_projection": {"all": ("text", "vision")},
+    "gated": {"text": ("text", "text"), "image": ("vision", "vision")},
+    "crossing": {"text": ("text", "vision"), "image": ("vision", "vision")},
+}
+"""Variant -> who reads ("text" or "image" tokens, or "all" alike) -> the towers whose keys and values they see of text
+tokens and of image tokens."""
+
 
 class TwoTowers(Interleaved):
-    """Readers: "text" and "image", what the tokens of a modality see of all tokens; "all" where both see the same.
+    """The readers are SEEN's.
 
     own: the vision tower's embeddings of text, a trained copy of the text tower's, which its layers make keys and
     values of, beside the text tower's states (settings.words; variant dual_projection makes none). Without them a
@@ -57,39 +66,35 @@ class TwoTowers(Interleaved):
         self, text: Transformer, vision: nn.ModuleList, image: ImageTokens, settings: DualTowerSettings
     ) -> None:
         super().__init__(text, image)
-        self.vision, self.variant = vision, settings.variant
-        own = settings.words == "own" and self.variant != "dual_projection"
+        self.vision, self.variant, self.seen = vision, settings.variant, SEEN[settings.variant]
+        own = settings.words == "own" and "image" in self.seen
         self.own = copy.deepcopy(text.embed).requires_grad_(True) if own else None
         layers = len(vision)
         self.gamma = nn.Parameter(torch.zeros(layers)) if self.variant == "gated" else None
         self.alpha = nn.Parameter(torch.ones(layers)) if settings.fuse else None
         self.beta = nn.Parameter(torch.zeros(layers)) if settings.fuse else None
+        self.image_through_text = self.variant == "gated" or settings.fuse
 
     def reader(self, modality: str) -> str:
         """Whose keys and values tokens of a modality look at."""
-        return "all" if self.variant == "dual_projection" else modality
+        return modality if modality in self.seen else "all"
 
     def kept_for(self, modality: str) -> tuple[str, ...]:
-        """What must be kept of a prefix that tokens of a modality will read on from."""
-        both = modality == "image" and (self.variant == "gated" or self.beta is not None)
-        readers = (self.reader(modality), *((self.reader("text"),) if both else ()))
-        return tuple(dict.fromkeys(readers))
+        """See Interleaved."""
+        through = (modality, "text") if modality == "image" and self.image_through_text else (modality,)
+        return tuple(dict.fromkeys(map(self.reader, through)))
 
     def layer(
         self, index: int, modality: str, x: Tensor, rope: Rope, mask: AttentionMask | None, prefix: Prefix
     ) -> tuple[Tensor, dict[str, Pair]]:
         """See Interleaved."""
-        reader = self.reader(modality)
-        own = self.towers(modality)[index]
-        out, pair = own.read(x, rope, mask, prefix.layer(reader, index))
-        pairs = {reader: pair}
-        if modality == "image" and self.variant == "crossing":
-            pairs["text"] = pair
-        if modality == "image" and (self.gamma is not None or self.beta is not None):
-            text_reader = self.reader("text")
-            earlier = prefix.layer(text_reader, index)
-            through_text, text_pair = self.towers("text")[index].read(x, rope, mask, earlier)
-            pairs.setdefault(text_reader, text_pair)
+        own = "text" if modality == "text" else "vision"
+        out, pair = self.block(own, index).read(x, rope, mask, prefix.layer(self.reader(modality), index))
+        pairs = dict.fromkeys(self.readers(own, modality), pair)
+        if modality == "image" and self.image_through_text:
+            earlier = prefix.layer(self.reader("text"), index)
+            through_text, pair = self.block("text", index).read(x, rope, mask, earlier)
+            pairs |= dict.fromkeys(self.readers("text", modality), pair)
             if self.gamma is not None:
                 out = through_text + self.gamma[index] * out
             else:
@@ -99,16 +104,24 @@ class TwoTowers(Interleaved):
 
     def pair(self, index: int, reader: str, modality: str, x: Tensor, rope: Rope) -> Pair:
         """See Interleaved."""
-        by_owner = reader == "all" or (self.variant == "crossing" and reader == "text")
-        return self.towers(modality if by_owner else reader)[index].pair(x, rope)
+        return self.block(self.maker(reader, modality), index).pair(x, rope)
 
     def words(self, reader: str, tokens: Tensor) -> Tensor | None:
         """See Interleaved."""
         return self.own(tokens) if self.own is not None and reader == "image" else None
 
-    def towers(self, modality: str) -> list[Block]:
-        """The blocks that own a modality's tokens."""
-        return cast(list[Block], list(self.text.blocks if modality == "text" else self.vision))
+    def maker(self, reader: str, modality: str) -> str:
+        """The tower that makes the keys and values which a reader sees of tokens of a modality."""
+        of_text, of_image = self.seen[reader]
+        return of_text if modality == "text" else of_image
+
+    def readers(self, tower: str, modality: str) -> list[str]:
+        """Who sees the keys and values that a tower makes of tokens of a modality."""
+        return [reader for reader in self.seen if self.maker(reader, modality) == tower]
+
+    def block(self, tower: str, index: int) -> Block:
+        """A tower's layer."""
+        return cast(Block, (self.text.blocks if tower == "text" else self.vision)[index])
 
 
 class DualTower(Approach):
@@ -187,35 +200,25 @@ class DualTower(Approach):
 
     def condition(self, prompts: Sequence[Prompt]) -> Prefix:
         """What image tokens see of the prompts, computed once."""
-        return self.towers.segments(read_parts(self.shared, prompts), keep=self._keep(prompts, "image"))
+        return self.towers.segments(read_parts(self.shared, prompts), then="image")
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: Prefix) -> Tensor:
         """Image tokens alone, through the vision tower, after what was read."""
         return self.towers.denoise(x_t, t, condition)
 
-    def _keep(self, prompts: Sequence[Prompt], last: str) -> tuple[str, ...]:
-        """The readers of all segments but the first, and of `last`, which follows them."""
-        later = [modality for modality, _ in prompts[0].segments[1:]] + [last]
-        return tuple(dict.fromkeys(reader for modality in later for reader in self.towers.kept_for(modality)))
-
     # ------------------------------------------------------------------------------- image to text, text to text
 
     def text_start(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
         """See Approach."""
-        *before, (_, (tokens, mask)) = read_parts(self.shared, prompts, text_last=True)
-        prefix = self.towers.segments(before, keep=self._keep(prompts, "text")) if before else None
-        hidden, state = self.towers.read_text(tokens, prefix, mask, keep=self.towers.kept_for("text"))
-        return last_logits(self.towers.text, hidden, mask), state
+        return self.towers.text_start(read_parts(self.shared, prompts, text_last=True))
 
     def text_step(self, tokens: Tensor, state: Prefix) -> tuple[Tensor, Any]:
         """See Approach."""
-        hidden, state = self.towers.read_text(tokens, state, keep=self.towers.kept_for("text"))
-        return self.towers.text.logits(hidden), state
+        return self.towers.text_step(tokens, state)
 
     def text_logits(self, tokens: Tensor) -> Tensor:
         """See Approach."""
-        hidden, _ = self.towers.read_text(tokens)
-        return self.towers.text.logits(hidden)
+        return self.towers.text_logits(tokens)
 
 
 def vision_tower(text: Transformer, settings: DualTowerSettings, draw: torch.Generator) -> nn.ModuleList:

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from approaches.base import Approach, Batch, Generators, Loss, ParameterGroup, Prompt, Shared
 from approaches.settings import FullRetrainingSettings
-from approaches.shared.interleaved import ImageTokens, Interleaved, Pair, Rope
+from approaches.shared.interleaved import ImageTokens, Interleaved, Rope
 from approaches.shared.kernels import AttentionMask
 from approaches.shared.low_rank import add_low_rank
-from approaches.shared.prefix import Prefix
-from approaches.shared.prompts import last_logits, read_parts
+from approaches.shared.prefix import Pair, Prefix
+from approaches.shared.prompts import read_parts
 from approaches.shared.randomness import generator
 from approaches.shared.transformer import Block
 from bench.errors import UserError
@@ -144,7 +144,7 @@ class FullRetraining(Approach):
 
     def condition(self, prompts: Sequence[Prompt]) -> Prefix:
         """The prompts' keys and values, read once."""
-        return self.tower.segments(read_parts(self.shared, prompts), keep=("all",))
+        return self.tower.segments(read_parts(self.shared, prompts), then="image")
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: Prefix) -> Tensor:
         """Image tokens alone, after what was read."""
@@ -154,17 +154,12 @@ class FullRetraining(Approach):
 
     def text_start(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
         """See Approach."""
-        *before, (_, (tokens, mask)) = read_parts(self.shared, prompts, text_last=True)
-        prefix = self.tower.segments(before, keep=("all",)) if before else None
-        hidden, state = self.tower.read_text(tokens, prefix, mask, keep=("all",))
-        return last_logits(self.tower.text, hidden, mask), state
+        return self.tower.text_start(read_parts(self.shared, prompts, text_last=True))
 
     def text_step(self, tokens: Tensor, state: Prefix) -> tuple[Tensor, Any]:
         """See Approach."""
-        hidden, state = self.tower.read_text(tokens, state, keep=("all",))
-        return self.tower.text.logits(hidden), state
+        return self.tower.text_step(tokens, state)
 
     def text_logits(self, tokens: Tensor) -> Tensor:
         """See Approach."""
-        hidden, _ = self.tower.read_text(tokens)
-        return self.tower.text.logits(hidden)
+        return self.tower.text_logits(tokens)

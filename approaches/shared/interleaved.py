@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +23,10 @@ from torch import Tensor, nn
 
 from approaches.shared.kernels import AttentionMask
 from approaches.shared.patches import PatchEmbedding, TimeEmbedding, positions_2d
-from approaches.shared.prefix import Prefix, reading_mask
+from approaches.shared.prefix import Pair, Prefix, reading_mask
+from approaches.shared.prompts import last_logits
 from approaches.shared.transformer import RMSNorm, Transformer
 
-Pair = tuple[Tensor, Tensor]
 Rope = tuple[Tensor, Tensor]
 
 
@@ -80,6 +81,10 @@ class Interleaved(nn.Module, ABC):
     @abstractmethod
     def pair(self, index: int, reader: str, modality: str, x: Tensor, rope: Rope) -> Pair:
         """Keys and values, B G T K each, that `reader` sees of a segment that enters a layer."""
+
+    def kept_for(self, modality: str) -> tuple[str, ...]:
+        """The readers that must be kept of whatever tokens of a modality will read on from."""
+        return ("all",)
 
     def words(self, reader: str, tokens: Tensor) -> Tensor | None:
         """A reader's own embeddings of text tokens, B T D, or None. Its keys and values come from these alone in its
@@ -162,20 +167,39 @@ class Interleaved(nn.Module, ABC):
         hidden, _ = self.read_text(tokens, prefix, mask)
         return self.text.nats(hidden, targets)[0]
 
-    def segments(self, parts: Sequence[tuple[str, object]], keep: Sequence[str]) -> Prefix:
-        """Read whole segments in order: ("text", (tokens, mask)) or ("image", latents B C H W)."""
+    # ------------------------------------------------------------------------------------------------ prompts
+
+    def segments(self, parts: Sequence[tuple[str, Any]], then: str) -> Prefix:
+        """Segments as `read_parts` gives them, read in order, for tokens of the modality `then` to read on from."""
+        later = [modality for modality, _ in parts[1:]] + [then]
+        keep = tuple(dict.fromkeys(reader for modality in later for reader in self.kept_for(modality)))
         prefix: Prefix | None = None
         for modality, content in parts:
             if modality == "image":
-                assert isinstance(content, Tensor)
                 prefix = self.read_image(content, prefix, keep=keep)
-                continue
-            assert isinstance(content, tuple)
-            tokens, mask = content
-            prefix = self.read_text(tokens, prefix, mask, keep=keep, output=False)[1]
+            else:
+                tokens, mask = content
+                prefix = self.read_text(tokens, prefix, mask, keep=keep, output=False)[1]
         if prefix is None:
             raise ValueError("a prompt without a segment")
         return prefix
+
+    def text_start(self, parts: Sequence[tuple[str, Any]]) -> tuple[Tensor, Prefix]:
+        """Logits after segments of which the last is text, B V, and what text reads on from."""
+        *before, (_, (tokens, mask)) = parts
+        prefix = self.segments(before, "text") if before else None
+        hidden, prefix = self.read_text(tokens, prefix, mask, keep=self.kept_for("text"))
+        return last_logits(self.text, hidden, mask), prefix
+
+    def text_step(self, tokens: Tensor, prefix: Prefix) -> tuple[Tensor, Prefix]:
+        """Logits after each of further tokens (B T), B T V, and the longer prefix."""
+        hidden, prefix = self.read_text(tokens, prefix, keep=self.kept_for("text"))
+        return self.text.logits(hidden), prefix
+
+    def text_logits(self, tokens: Tensor) -> Tensor:
+        """Logits after each token of rows of text alone: B T -> B T V."""
+        hidden, _ = self.read_text(tokens)
+        return self.text.logits(hidden)
 
 
 def unit(x: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from approaches.shared.kernels import AttentionMask
 
-Layers = tuple[tuple[Tensor, Tensor], ...]
+Pair = tuple[Tensor, Tensor]
+Layers = tuple[Pair, ...]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Prefix:
         """S."""
         return self.mask.shape[1]
 
-    def layer(self, reader: str, index: int) -> tuple[Tensor, Tensor] | None:
+    def layer(self, reader: str, index: int) -> Pair | None:
         """Keys and values of a layer for a reader; None before anything was read."""
         if not self.tokens:
             return None
@@ -51,7 +52,7 @@ class Prefix:
         before = self.mask.sum(1, keepdim=True)
         return (before + new.long().cumsum(1) - 1).clamp(min=0)
 
-    def extended(self, readers: Mapping[str, Sequence[tuple[Tensor, Tensor]]], mask: Tensor) -> Prefix:
+    def extended(self, readers: Mapping[str, Sequence[Pair]], mask: Tensor) -> Prefix:
         """With further tokens' keys and values for these readers; other readers can't read on from it."""
         joined: dict[str, Layers] = {}
         for reader, layers in readers.items():

@@ -9,8 +9,7 @@ from typing import cast
 
 from torch import Tensor
 
-from approaches.shared.interleaved import Pair
-from approaches.shared.prefix import Prefix, reading_mask
+from approaches.shared.prefix import Pair, Prefix, reading_mask
 from approaches.shared.transformer import Block, Transformer
 
 READER = "all"  # everybody reads the same keys and values
