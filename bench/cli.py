@@ -6,7 +6,6 @@ interrupted; 141 the reader of our output went away.
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 from bench import __version__
 from bench.errors import UserError, nearest
 from bench.files import REFUSALS
+from bench.registry import at
 
 PROGRAM = "python -m bench"
 
@@ -217,12 +217,6 @@ def usage() -> str:
     )
 
 
-def load(path: str) -> Any:
-    """The attribute that "module:attribute" names."""
-    module, _, attribute = path.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
 def _dispatch(words: list[str]) -> int:
     if not words:
         print(usage(), file=sys.stderr)
@@ -246,15 +240,15 @@ def _call(name: str, verb: Verb, words: list[str]) -> int:
     from bench.parsing import parse
     from bench.validation import check_bounds, check_names, validate
 
-    kind: type[Any] = load(verb.arguments)
+    kind: type[Any] = at(verb.arguments)
     parsed = parse(kind, words, verb=name, program=PROGRAM, configured=verb.configured)
     check_bounds(parsed.arguments)
     if verb.configured:
         validate(parsed.config)
         check_names(parsed.config)
     if verb.check:
-        load(verb.check)(parsed.arguments, parsed.config)
-    target: Callable[..., int] = load(verb.target)
+        at(verb.check)(parsed.arguments, parsed.config)
+    target: Callable[..., int] = at(verb.target)
     return target(parsed.arguments, parsed.config, Console(as_json=getattr(parsed.arguments, "json", False)))
 
 

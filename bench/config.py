@@ -88,7 +88,7 @@ class DiffusionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelConfig:
-    """Which implementation of each hot operation; auto takes the fastest that this machine has."""
+    """Which implementation of each hot operation; auto takes what was fastest on such a device."""
 
     attention: Literal["auto", "flex", "sdpa", "eager"] = "auto"
     cross_entropy: Literal["auto", "liger", "chunked", "eager"] = "auto"

@@ -28,6 +28,7 @@ from bench.errors import UserError
 from bench.exits import DONE, FAILED
 from bench.measured import Measured, row
 from bench.picture_metrics import CLIP, FID, SCENES, Judges, distances, draw_pictures
+from bench.presets import shortened
 from reports import schema
 from reports.schema import TIMED_UNITS, Record
 
@@ -131,7 +132,7 @@ def _trained(
     settings = from_values(APPROACHES[request.approach].load_settings(), request.settings)
     found = unchanged(request, console.info)
     for value in values:
-        config = _shortened(request.config, value / whole)
+        config = replace(request.config, train=shortened(request.config.train, value / whole))
         shorter = store.request(config, request.approach, settings, found, request.command)
         if shorter.parts["sources"] != request.parts["sources"]:
             console.warn(
@@ -143,13 +144,6 @@ def _trained(
             continue
         yield _row_of(end.record)
     yield _row_of(record)
-
-
-def _shortened(config: Config, share: float) -> Config:
-    """The same with a part of the training budget, and of the warm-up."""
-    train = config.train
-    warmup = max(min(1, train.warmup), round(train.warmup * share))
-    return replace(config, train=replace(train, amount=train.amount * share, warmup=warmup))
 
 
 def _row_of(record: Record) -> Row:

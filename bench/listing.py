@@ -18,17 +18,16 @@ from bench.config import Config, KernelConfig
 from bench.console import Console
 from bench.errors import UserError
 from bench.files import read_json
-from bench.registry import Registry
+from bench.registry import Registry, at
 
 REGISTRIES = (
     ("approaches", "approaches.registry:APPROACHES"),
     ("presets", "bench.presets:PRESETS"),
     ("datasets", "bench.data.catalogue:DATASETS"),
     ("text corpora", "bench.data.text:TEXTS"),
-    ("metrics", "metrics.registry:METRICS"),
     ("feature extractors", "metrics.registry:EXTRACTORS"),
 )
-"""A heading and the registry under it. One that does not exist, or is empty, is left out."""
+"""A heading and the registry under it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +67,8 @@ def main(arguments: ListArguments, config: Config, console: Console) -> int:
 def collect() -> Iterator[tuple[str, list[Item]]]:
     """Every heading with at least one item."""
     for heading, path in REGISTRIES:
-        if registry := _registry(path):
-            yield heading, [_item(registry, name) for name in registry]
+        registry = at(path)
+        yield heading, [_item(registry, name) for name in registry]
     if weights := list(_weights()):
         yield "weights", weights
     yield "kernels", list(_kernels())
@@ -89,18 +88,6 @@ def _item(registry: Registry, name: str) -> Item:
     except UserError as error:
         return Item(name=name, summary="", obstacle=str(error))
     return Item(name=name, summary=entry.summary, obstacle=entry.obstacle())
-
-
-def _registry(path: str) -> Registry | None:
-    """The registry at "module:attribute"; None where the module or the name does not exist."""
-    module, _, attribute = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        return None
-    return found if isinstance(found, Registry) else None
 
 
 def _weights() -> Iterator[Item]:
@@ -157,7 +144,7 @@ def _none() -> str:
 
 
 BACKENDS: dict[str, tuple[str, Callable[[], str]]] = {
-    "auto": ("the fastest that this machine has", _none),
+    "auto": ("what was fastest on such a device", _none),
     "eager": ("plain torch, the reference of the others", _none),
     "sdpa": ("torch's scaled_dot_product_attention", _none),
     "chunked": ("a chunk of logits at a time", _none),

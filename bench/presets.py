@@ -140,6 +140,12 @@ def beside(config: Config, lm: str) -> Config:
     return replace(config, model=model, evaluate=evaluate)
 
 
+def shortened(train: TrainConfig, share: float) -> TrainConfig:
+    """A training with a share of its budget, and its warm-up shrunk alike, but not away."""
+    warmup = max(min(1, train.warmup), round(train.warmup * share))
+    return replace(train, amount=train.amount * share, warmup=warmup)
+
+
 def explain(name: str) -> str:
     """A preset's docstring, unwrapped: hardware, time, expected result."""
     return " ".join((inspect.getdoc(PRESETS[name].load()) or "").split())

@@ -84,17 +84,10 @@ def _reconstructions(
 
 def _noising(codec: LatentCodec, config: Config, images: NDArray[np.uint8], path: Path, console: Console) -> None:
     """The forward process: each picture's latent with growing noise, decoded."""
-    from approaches.shared.diffusion import Diffusion
     from approaches.shared.randomness import generator
+    from bench.batches import diffusion_of
 
-    settings = config.diffusion
-    diffusion = Diffusion(
-        prediction=settings.prediction,
-        time_sampling=settings.time_sampling,
-        shift=settings.shift,
-        train_times=settings.train_times,
-        sampler=settings.sampler,
-    )
+    diffusion = diffusion_of(config.diffusion)
     x_0 = codec.encode_images(images)
     noise = diffusion.noise_like(x_0, generator(config.seed, "preview"))
     steps = [codec.decode_images(x_t) for x_t in diffusion.forward_trajectory(x_0, noise, TIMES)]

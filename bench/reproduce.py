@@ -19,9 +19,10 @@ from bench.console import Console
 from bench.contents import contents
 from bench.environment import provenance
 from bench.files import hash_bytes, write_text
+from bench.presets import shortened
 from bench.published import Table
 from bench.report import after_run
-from bench.reproduce_arguments import ReproduceArguments, reduced
+from bench.reproduce_arguments import ReproduceArguments
 from bench.run_arguments import settings_of
 from metrics.replication import difference_over_seeds, mean_over_seeds, only_items
 from metrics.statistics import Estimate
@@ -77,7 +78,8 @@ class Work:
     def __init__(self, arguments: ReproduceArguments, config: Config, console: Console) -> None:
         self.arguments, self.console = arguments, console
         self.table = published.table(arguments.table)
-        self.config = config = published.config_for(self.table, reduced(config, arguments.share))
+        shorter = replace(config, train=shortened(config.train, arguments.share))
+        self.config = config = published.config_for(self.table, shorter)
         self.seeds = tuple(range(config.seed, config.seed + arguments.seeds))
         self.points = [(row, seed) for seed in self.seeds for row in self.table.rows]
         self.ended: list[runner.Ended] = []

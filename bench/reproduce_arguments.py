@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,12 +48,3 @@ def check(arguments: ReproduceArguments, config: Config) -> None:
     approaches = tuple(dict.fromkeys(row.approach for row in table.rows))
     config = published.config_for(table, config)
     run_arguments.check(RunArguments(approach=approaches, out=arguments.out), config)
-
-
-def reduced(config: Config, share: float) -> Config:
-    """A config with a share of its training's budget."""
-    if share == 1:
-        return config
-    train = config.train
-    warmup = max(min(1, train.warmup), round(train.warmup * share))
-    return replace(config, train=replace(train, amount=train.amount * share, warmup=warmup))

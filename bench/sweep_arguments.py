@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-from bench import launch, run_arguments
+from bench import launch, presets, run_arguments
 from bench.config import Config
 from bench.errors import UserError, nearest
 from bench.parsing import type_name
-from bench.presets import beside
 from bench.ranges import Range
 from bench.run_arguments import RunArguments, chosen, settings_of, with_settings
 from bench.validation import check_bounds, check_names, numbers, validate
@@ -115,15 +114,13 @@ def points(arguments: SweepArguments, config: Config) -> tuple[Point, ...]:
 def shortened(arguments: SweepArguments, config: Config) -> Config:
     """The config of a trial before its value is set: its share of the budget, the warm-up shrunk alike, one validation,
     and less to measure."""
-    train, sizes = config.train, config.evaluate
-    share = share_of(arguments, config)
-    amount = train.amount * share
+    sizes = config.evaluate
+    train = presets.shortened(config.train, share_of(arguments, config))
     if arguments.steps is not None:  # the share's rounding could cost a step
-        amount = float(arguments.steps * (train.batch if train.budget == "images" else 1))
-    warmup = max(min(1, train.warmup), round(train.warmup * share))
+        train = replace(train, amount=float(arguments.steps * (train.batch if train.budget == "images" else 1)))
     return replace(
         config,
-        train=replace(train, amount=amount, warmup=warmup, validations=1),
+        train=replace(train, validations=1),
         evaluate=replace(
             sizes,
             pictures=min(sizes.pictures, arguments.pictures),
@@ -190,7 +187,7 @@ def placed(name: str, value: Any, config: Config, settings: Any, approach: str) 
         if config.model.lm != before.model.lm:
             usual, given = settings_of(approach, before), vars(settings).items()
             changed = {name: told for name, told in given if told != getattr(usual, name)}
-            config = beside(config, config.model.lm)
+            config = presets.beside(config, config.model.lm)
             settings = replace(settings_of(approach, config), **changed)
         validate(config)
     return config, settings

@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from bench.data.scene import BACKGROUNDS, COLOURS, SHAPES, SIZES, TASKS, Demand, Scene, Thing, satisfied
+from bench.data.scene import TASKS, Demand, Scene, Thing, satisfied
 from bench.seeds import derive
 from metrics.scene_parser import Parsed, check_pictures, parse, parse_all
 from metrics.statistics import Estimate, mean_estimate
 
 __all__ = [
     "Parsed",
-    "confusion",
     "parse",
     "parse_all",
     "parser_accuracy",
@@ -31,7 +30,6 @@ __all__ = [
     "share_found",
 ]
 
-NOTHING = "nothing"
 BY_TASK = {task: f"scene_accuracy_{task.replace(' ', '_')}" for task in TASKS}
 """task -> the name of its own accuracy."""
 PICTURED = ("scene_accuracy", "right_objects", "right_objects_gap", *BY_TASK.values())
@@ -188,27 +186,6 @@ def parser_accuracy(
     parsed = _parsed(pictures, scenes)
     exact = [float(_exact(found, scene)) for found, scene in zip(parsed, scenes, strict=True)]
     return mean_estimate(exact, seed=seed, unit="share", better="higher", details={"rejected": _rejected(parsed)})
-
-
-def confusion(
-    pictures: NDArray[np.uint8] | Sequence[Parsed], scenes: Sequence[Scene]
-) -> dict[str, dict[str, dict[str, int]]]:
-    """For shape, colour, size and background: how often each true value was read as each value.
-
-    Objects are paired by place, the nearest within a large object's radius; one without a partner counts as `nothing`,
-    on either side."""
-    names = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "background": BACKGROUNDS}
-    table = {
-        attribute: {true: {read: 0 for read in (*values, NOTHING)} for true in (*values, NOTHING)}
-        for attribute, values in names.items()
-    }
-    for found, scene in zip(_parsed(pictures, scenes), scenes, strict=True):
-        table["background"][scene.background][found.background or NOTHING] += 1
-        for true, read in _pairs(scene.things, found.things):
-            for attribute in ("shape", "colour", "size"):
-                values = (getattr(thing, attribute) if thing else NOTHING for thing in (true, read))
-                table[attribute][next(values)][next(values)] += 1
-    return table
 
 
 def _pairs(true: Sequence[Thing], read: Sequence[Thing]) -> list[tuple[Thing | None, Thing | None]]:

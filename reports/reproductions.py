@@ -1,25 +1,23 @@
 """What `python -m bench reproduce` leaves: one versioned record, as JSON, of a published table's rows, run here, and of
-what became of each of its orderings. As strict as a run's record, see reports.schema. Standard library only."""
+what became of each of its orderings. As strict as a run's record, see reports.schema."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.errors import UserError
 from bench.files import read_json, write_json
 from metrics.statistics import Estimate
-from reports.schema import Status, build
+from reports.schema import Status, Upgrades, build, upgraded
 
 VERSION = 1
 
 Verdict = Literal["holds", "contradicted", "not told apart", "not measured"]
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+UPGRADES: Upgrades = {}
 """version -> what makes a record of that version one of the next."""
 
 
@@ -105,14 +103,9 @@ class Reproduction:
 
 def from_json(values: Any, whose: str) -> Reproduction:
     """The reproduction in parsed JSON, of this version or an older one. UserError that begins with `whose`."""
-    if not isinstance(values, dict) or type(values.get("schema")) is not int or "orderings" not in values:
-        raise UserError(f"{whose} is no record of a reproduction")
-    version: int = values["schema"]
-    if not 1 <= version <= VERSION:
-        raise UserError(f"{whose} is a reproduction of schema version {version}, expected 1 to {VERSION}")
-    for older in range(version, VERSION):
-        values = {**UPGRADES[older](dict(values)), "schema": older + 1}
-    found: Reproduction = build(Reproduction, values, "", whose)
+    found: Reproduction = build(
+        Reproduction, upgraded(values, whose, "reproduction", VERSION, UPGRADES, "orderings"), "", whose
+    )
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves for its readers: one versioned record, as JSON. Standard library only.
+"""What a run leaves for its readers: one versioned record, as JSON.
 
 A record is strict: a field that is unknown or missing is refused by name, so that a reader never takes a guess for a
 number. A record of an older version is brought up to date one version at a time, by `UPGRADES`.
@@ -43,7 +43,8 @@ def behind_the_start_token(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+Upgrades = dict[int, Callable[[dict[str, Any]], dict[str, Any]]]
+UPGRADES: Upgrades = {
     1: _without_the_optimizers,
     2: behind_the_start_token,
 }
@@ -158,16 +159,25 @@ NUMBERS = {"per_item", "pseudo", "sizes"}
 
 def from_json(values: Any, whose: str) -> Record:
     """The record in parsed JSON, of this version or an older one. UserError that begins with `whose`."""
-    if not isinstance(values, dict) or type(values.get("schema")) is not int:
-        raise UserError(f"{whose} is no record of a run: it has no schema version")
-    version: int = values["schema"]
-    if not 1 <= version <= VERSION:
-        raise UserError(f"{whose} is a record of schema version {version}, expected 1 to {VERSION}")
-    for older in range(version, VERSION):
-        values = {**UPGRADES[older](dict(values)), "schema": older + 1}
-    record: Record = build(Record, values, "", whose)
+    record: Record = build(Record, upgraded(values, whose, "run", VERSION, UPGRADES), "", whose)
     _check(record, whose)
     return record
+
+
+def upgraded(
+    values: Any, whose: str, of: str, version: int, upgrades: Upgrades, sign: str = "schema"
+) -> dict[str, Any]:
+    """Parsed JSON of a versioned record, at its newest version. of: what it is a record of, such as "run". sign: a
+    field that all of these have. UserError that begins with `whose`."""
+    if not isinstance(values, dict) or type(values.get("schema")) is not int or sign not in values:
+        raise UserError(f"{whose} is no record of a {of}: it has no {sign}")
+    first: int = values["schema"]
+    if not 1 <= first <= version:
+        raise UserError(f"{whose} is a record of a {of} of schema version {first}, expected 1 to {version}")
+    newer: dict[str, Any] = values
+    for older in range(first, version):
+        newer = {**upgrades[older](dict(newer)), "schema": older + 1}
+    return newer
 
 
 def _check(record: Record, whose: str) -> None:

@@ -1,25 +1,23 @@
 """What a sweep leaves for its readers: one versioned record, as JSON, of every trial and of what each approach's best
-one was. As strict as a run's record, see reports.schema. Standard library only."""
+one was. As strict as a run's record, see reports.schema."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.errors import UserError
 from bench.files import read_json, write_json
 from metrics.statistics import Estimate
-from reports.schema import Status, build
+from reports.schema import Status, Upgrades, build, upgraded
 
 VERSION = 1
 
 Edge = Literal["", "smallest", "largest"]
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+UPGRADES: Upgrades = {}
 """version -> what makes a record of that version one of the next."""
 
 
@@ -121,15 +119,8 @@ class Sweep:
 
 def from_json(values: Any, whose: str) -> Sweep:
     """The sweep in parsed JSON, of this version or an older one. UserError that begins with `whose`."""
-    if not isinstance(values, dict) or type(values.get("schema")) is not int or "ranked_by" not in values:
-        raise UserError(f"{whose} is no record of a sweep")
-    version: int = values["schema"]
-    if not 1 <= version <= VERSION:
-        raise UserError(f"{whose} is a sweep of schema version {version}, expected 1 to {VERSION}")
-    for older in range(version, VERSION):
-        values = {**UPGRADES[older](dict(values)), "schema": older + 1}
-    sweep: Sweep = build(Sweep, values, "", whose)
-    return sweep
+    found: Sweep = build(Sweep, upgraded(values, whose, "sweep", VERSION, UPGRADES, "ranked_by"), "", whose)
+    return found
 
 
 def load(path: Path) -> Sweep:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bench import cli, published
+from bench.registry import at
 
 ROOT = Path(__file__).parents[1]
 WRITTEN = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -64,14 +65,13 @@ def test_a_command_that_a_page_tells_is_understood(
     done: list[object] = []
 
     def loaded(path: str) -> Any:
-        return target if path == verb.target else load(path)
+        return target if path == verb.target else at(path)
 
     def target(*given: object) -> int:
         done.append(given)
         return 0
 
-    load = cli.load
-    monkeypatch.setattr(cli, "load", loaded)
+    monkeypatch.setattr(cli, "at", loaded)
     monkeypatch.chdir(tmp_path)
     absent = name in OF_RUNS or "slurm" in rest or any(word.startswith("./") for word in rest)  # runs, queue or data
     asked = replace(verb, check="") if absent else verb

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from approaches.shared.denoiser import mlp_width
+from approaches.shared.denoiser import initialise, mlp_width
 from approaches.shared.kernels import AttentionMask, Kernels, attention, swiglu
 from approaches.shared.patches import Patchify, positions_2d
 from approaches.shared.transformer import RMSNorm
@@ -139,7 +139,7 @@ class QFormer(Connector):
     def connect(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """See Connector."""
         x = self.queries.expand(len(states), -1, -1)
-        seen = AttentionMask.from_dense(mask[:, None, :].expand(-1, x.shape[1], -1)).build(self.backend)
+        seen = AttentionMask.over(mask, x.shape[1]).build(self.backend)
         for block in self.layers:
             x = block(x, states, seen)
         return self.out(self.out_norm(x)), mask.new_ones(x.shape[:2])
@@ -164,7 +164,7 @@ class Encoder(Connector):
     def connect(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """See Connector."""
         x = self.into(states).to(self.into.weight.dtype)  # autocast's half precision is too little for a residual sum
-        seen = AttentionMask.from_dense(mask[:, None, :].expand(-1, x.shape[1], -1)).build(self.backend)
+        seen = AttentionMask.over(mask, x.shape[1]).build(self.backend)
         for block in self.layers:
             x = block(x, None, seen)
         return self.out(self.out_norm(x)), mask
@@ -207,12 +207,3 @@ def build_connector(shape: ConnectorShape, states: int, out: int, kernels: Kerne
     if shape.kind == "encoder":
         return Encoder(states, out, shape, kernels)
     return PerState(states, out, shape.width, shape.depth if shape.kind == "mlp" else 0, kernels)
-
-
-def initialise(module: nn.Module) -> None:
-    """Glorot's uniform weights for every projection inside, biases 0."""
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.xavier_uniform_(part.weight)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from approaches.shared.kernels import AttentionMask, Kernels, attention, rms_norm, swiglu
 from approaches.shared.patches import PatchEmbedding, TimeEmbedding, positions_2d
+from approaches.shared.prefix import padded
 
 EPS = 1e-6
 
@@ -63,21 +64,15 @@ class Prepared:
                 extra.new_ones(extra.shape[:2], dtype=torch.bool) if part.tokens_mask is None else part.tokens_mask
                 for part, extra in zip(parts, extras, strict=True)
             ]
-            tokens = torch.cat([_pad(extra, 1, most) for extra in extras])
-            tokens_mask = torch.cat([_pad(mask, 1, most) for mask in masks])
+            tokens = torch.cat([padded(extra, 1, most) for extra in extras])
+            tokens_mask = torch.cat([padded(mask, 1, most) for mask in masks])
         return Prepared(
-            keys=tuple(torch.cat([_pad(part.keys[i], 2, longest) for part in parts]) for i in layers),
-            values=tuple(torch.cat([_pad(part.values[i], 2, longest) for part in parts]) for i in layers),
-            mask=torch.cat([_pad(part.mask, 1, longest) for part in parts]),
+            keys=tuple(torch.cat([padded(part.keys[i], 2, longest) for part in parts]) for i in layers),
+            values=tuple(torch.cat([padded(part.values[i], 2, longest) for part in parts]) for i in layers),
+            mask=torch.cat([padded(part.mask, 1, longest) for part in parts]),
             tokens=tokens,
             tokens_mask=tokens_mask,
         )
-
-
-def _pad(x: Tensor, dim: int, size: int) -> Tensor:
-    """Zeros (False) behind, up to `size` along `dim`."""
-    missing = size - x.shape[dim]
-    return F.pad(x, [0, 0] * (x.ndim - 1 - dim) + [0, missing]) if missing else x
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -174,17 +169,10 @@ class Denoiser(nn.Module):
         self.condition_in = nn.Linear(condition_width, width)
         self.layout_in = None if layout_width is None else nn.Linear(layout_width, width)
         self.layers = nn.ModuleList(Block(width, heads, mlp_width(width), kernels) for _ in range(layers))
-        self._initialise()
-        self.patches = patches
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise(self)
         for zero in (self.modulation, *(block.cross_out for block in self.blocks())):
             nn.init.zeros_(zero.weight)
+        self.patches = patches
 
     def blocks(self) -> list[Block]:
         """The layers, in order: the units for compiling and sharding."""
@@ -238,11 +226,11 @@ class Denoiser(nn.Module):
         if condition.tokens is not None:
             x = torch.cat((x, condition.tokens), 1)
         backend = self.kernels.over_padding
-        cross_mask = _padding_mask(condition.mask, x.shape[1]).build(backend)
+        cross_mask = AttentionMask.over(condition.mask, x.shape[1]).build(backend)
         self_mask = None
         if condition.tokens_mask is not None:
             real = condition.tokens_mask.new_ones(x.shape[0], images)
-            self_mask = _padding_mask(torch.cat((real, condition.tokens_mask), 1), x.shape[1]).build(backend)
+            self_mask = AttentionMask.over(torch.cat((real, condition.tokens_mask), 1), x.shape[1]).build(backend)
         time = self.modulation(F.silu(embedded)).unflatten(-1, (8, -1))
         for block, keys, values in zip(self.blocks(), condition.keys, condition.values, strict=True):
             x = block(x, time[:, :6], keys, values, cross_mask, self_mask)
@@ -256,6 +244,10 @@ def mlp_width(width: int) -> int:
     return -(-8 * width // 48) * 16
 
 
-def _padding_mask(valid: Tensor, queries: int) -> AttentionMask:
-    """Every query may attend to the valid keys (B S)."""
-    return AttentionMask.from_dense(valid[:, None, :].expand(-1, queries, -1))
+def initialise(module: nn.Module) -> None:
+    """Glorot's uniform weights for every projection inside, biases 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

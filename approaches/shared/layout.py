@@ -56,17 +56,6 @@ class Layouts:
         known = torch.tensor([plan is not None for plan in plans], dtype=torch.bool)
         return cls(kinds=kinds, cells=cells, mask=mask, background=background, known=known)
 
-    def plan(self, row: int) -> str | None:
-        """A row's line of plan; None where nothing is known."""
-        if not self.known[row]:
-            return None
-        parts = []
-        for kind, (column, line) in zip(self.kinds[row].tolist(), self.cells[row].tolist(), strict=True):
-            words = " ".join(names[place] for names, place in zip(KINDS, kind, strict=True))
-            parts.append(f"{words} {column} {line}")
-        kept = [part for part, counts in zip(parts, self.mask[row].tolist(), strict=True) if counts]
-        return "plan: " + "; ".join([*kept, BACKGROUNDS[int(self.background[row])]])
-
     def without(self, dropped: Tensor) -> Layouts:
         """Where `dropped` (B bool) is True, nothing is known."""
         return Layouts(

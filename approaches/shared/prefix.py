@@ -74,21 +74,22 @@ class Prefix:
     def cat(parts: Sequence[Prefix]) -> Prefix:
         """One batch of several, padded on the right to the longest; padding is masked."""
         longest = max(part.tokens for part in parts)
-
-        def padded(x: Tensor, dim: int) -> Tensor:
-            missing = longest - x.shape[dim]
-            return F.pad(x, [0, 0] * (x.ndim - 1 - dim) + [0, missing]) if missing else x
-
         readers: dict[str, Layers] = {}
         for reader, layers in parts[0].readers.items():
             readers[reader] = tuple(
                 (
-                    torch.cat([padded(part.readers[reader][i][0], 2) for part in parts]),
-                    torch.cat([padded(part.readers[reader][i][1], 2) for part in parts]),
+                    torch.cat([padded(part.readers[reader][i][0], 2, longest) for part in parts]),
+                    torch.cat([padded(part.readers[reader][i][1], 2, longest) for part in parts]),
                 )
                 for i in range(len(layers))
             )
-        return Prefix(readers=readers, mask=torch.cat([padded(part.mask, 1) for part in parts]))
+        return Prefix(readers=readers, mask=torch.cat([padded(part.mask, 1, longest) for part in parts]))
+
+
+def padded(x: Tensor, dim: int, size: int) -> Tensor:
+    """Zeros (False) behind, up to `size` along `dim`."""
+    missing = size - x.shape[dim]
+    return F.pad(x, [0, 0] * (x.ndim - 1 - dim) + [0, missing]) if missing else x
 
 
 def reading_mask(prefix: Prefix, new: Tensor, *, causal: bool) -> AttentionMask | None:

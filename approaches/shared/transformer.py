@@ -139,12 +139,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: AttentionMask | None = None) -> Tensor:
         """B T D -> B T D. Without a mask attention is causal."""
-        normed = self.attention_norm(x)
-        q = self.queries(normed, rope)
-        k, v = self.keys_values(normed, rope)
-        mixed = attention(q, k, v, mask=mask, causal=mask is None, backend=self.kernels.attention)
-        x = x + self.output(mixed)
-        return x + self.mlp(x)
+        return self.read(x, rope, mask, None)[0]
 
     def read(
         self,

@@ -16,7 +16,7 @@ from bench.config import DataConfig
 from bench.data.folder import File
 from bench.data.listed import Candidate, Listed, clean_captions
 from bench.data.pictures import PictureError, read
-from bench.data.sources import hub_source
+from bench.data.sources import hub_source, saved
 from bench.data.splits import ALIASES, assign, rank_of
 from bench.errors import UserError
 
@@ -117,7 +117,7 @@ def _open(source: str) -> dict[str, Any]:
 
     folder = Path(source).expanduser()
     try:
-        if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+        if saved(folder):
             opened = datasets.load_from_disk(str(folder))
         elif folder.is_dir():
             opened = datasets.load_dataset(str(folder))

@@ -118,7 +118,7 @@ def dataset_of(name: str, path: str | None) -> str:
     if root.is_dir():
         if _metadata(root) or any(_metadata(child) for child in root.iterdir() if child.name.lower() in ALIASES):
             return "folder"
-        if _saved(root) or any(root.rglob("*.parquet")):
+        if saved(root) or any(root.rglob("*.parquet")):
             return "hub"
         return "webdataset" if any(root.rglob("*.tar")) else "folder"
     return "webdataset" if path.endswith(".tar") else ""
@@ -129,10 +129,10 @@ def text_of(name: str, path: str | None) -> str:
     if name != "pydocs" or not path:
         return ""
     root = Path(path).expanduser()
-    return "file" if root.is_file() else "" if not root.is_dir() else "hub" if _saved(root) else "folder"
+    return "file" if root.is_file() else "" if not root.is_dir() else "hub" if saved(root) else "folder"
 
 
-def _saved(folder: Path) -> bool:
+def saved(folder: Path) -> bool:
     """Whether datasets' save_to_disk wrote a folder."""
     return any((folder / name).exists() for name in ("dataset_dict.json", "state.json"))
 

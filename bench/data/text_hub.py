@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.config import TextConfig
 from bench.data.dataset import SPLITS
+from bench.data.sources import saved
 from bench.data.splits import ALIASES
 from bench.data.text import Document, LoadedCorpus, Progress, chunk, silent, split_by_group
 from bench.errors import UserError
@@ -49,11 +50,10 @@ def _load(path: str) -> dict[str, Any]:
         raise UserError(f"text corpus 'hub' needs the package datasets, which can't be imported: {error}") from error
     local = Path(path).expanduser()
     attempts = [(str(local), None)] if local.exists() else _readings(path)
-    saved = local.is_dir() and any((local / name).exists() for name in ("dataset_dict.json", "state.json"))
     failures = []
     for name, configuration in attempts:
         try:
-            loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, configuration)
+            loaded = datasets.load_from_disk(name) if saved(local) else datasets.load_dataset(name, configuration)
         except Exception as error:  # the loader's failures (network, hub, parsing, arrow) have no base in common
             failures.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".rstrip(" .:"))
             continue

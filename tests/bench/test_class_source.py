@@ -12,6 +12,7 @@ import pytest
 from approaches import settings
 from bench import cli, config, parsing
 from bench.class_source import source_of, sources_read_once
+from bench.registry import at
 
 
 @dataclasses.dataclass
@@ -25,7 +26,7 @@ class Decorated:
 def known() -> list[Any]:
     """Every dataclass that a command line is read into, by name."""
     ours = [each for module in (config, settings, parsing) for _, each in inspect.getmembers(module, inspect.isclass)]
-    words = [cli.load(verb.arguments) for verb in cli.VERBS.values()]
+    words = [at(verb.arguments) for verb in cli.VERBS.values()]
     kinds = [each for each in {*ours, *words, Decorated} if dataclasses.is_dataclass(each)]
     return sorted(kinds, key=lambda kind: (kind.__qualname__, kind.__module__))
 

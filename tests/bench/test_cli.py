@@ -24,6 +24,7 @@ from bench.parsing import parse
 from bench.presets import preset
 from bench.pretrain.arguments import PretrainArguments
 from bench.preview_arguments import PreviewArguments
+from bench.registry import at
 
 WITHOUT_TORCH = (
     "import sys; from bench.cli import main; code = main(sys.argv[1:]);"
@@ -37,12 +38,9 @@ def words(*argv: str, kind: Any = PretrainArguments, verb: str = "pretrain") -> 
 
 def with_verb(monkeypatch: pytest.MonkeyPatch, target: Any) -> None:
     """Put a verb `work` into the table that calls `target`."""
-    monkeypatch.setattr(cli, "load", lambda path: target if path == "work" else _load(path))
+    monkeypatch.setattr(cli, "at", lambda path: target if path == "work" else at(path))
     verb = cli.Verb(summary="works", target="work", arguments="bench.listing:ListArguments")
     monkeypatch.setitem(cli.VERBS, "work", verb)
-
-
-_load = cli.load
 
 
 @pytest.mark.alone
@@ -76,9 +74,9 @@ def test_help_lists_every_verb_with_its_summary(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("name", cli.VERBS)
 def test_every_verb_leads_somewhere(name: str):
     verb = cli.VERBS[name]
-    assert callable(cli.load(verb.target))
-    assert cli.load(verb.arguments)() == cli.load(verb.arguments)()
-    assert not verb.check or callable(cli.load(verb.check))
+    assert callable(at(verb.target))
+    assert at(verb.arguments)() == at(verb.arguments)()
+    assert not verb.check or callable(at(verb.check))
 
 
 @pytest.mark.parametrize("name", cli.VERBS)
@@ -86,7 +84,7 @@ def test_a_verbs_help_says_what_it_does(name: str, capsys: pytest.CaptureFixture
     assert cli.main([name, "--help"]) == 0
     out = capsys.readouterr().out
     assert f"usage: {cli.PROGRAM} {name}" in out
-    assert cli.load(cli.VERBS[name].arguments).__doc__.split("\n")[0] in " ".join(out.split())
+    assert at(cli.VERBS[name].arguments).__doc__.split("\n")[0] in " ".join(out.split())
 
 
 def test_version(capsys: pytest.CaptureFixture[str]):

@@ -21,7 +21,8 @@ from bench.errors import UserError
 from bench.evaluate import CAPTIONS, LANGUAGE, LOSSES
 from bench.exits import DONE, FAILED
 from bench.picture_metrics import drawn_names
-from bench.reproduce_arguments import ReproduceArguments, reduced
+from bench.presets import shortened
+from bench.reproduce_arguments import ReproduceArguments
 from bench.run_arguments import with_settings
 from metrics.statistics import Estimate
 from reports import reproductions, schema
@@ -297,12 +298,12 @@ def test_an_array_does_the_same_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_share_of_the_budget_shrinks_the_warmup_alike() -> None:
-    config = Config()
-    assert reduced(config, 1.0) is config
-    quarter = reduced(config, 0.25)
-    assert quarter.train.amount == config.train.amount / 4
-    assert quarter.train.warmup == round(config.train.warmup / 4)
-    assert dataclasses.replace(quarter, train=config.train) == config
+    train = Config().train
+    assert shortened(train, 1.0) == train
+    quarter = shortened(train, 0.25)
+    assert quarter.amount == train.amount / 4 and quarter.warmup == round(train.warmup / 4)
+    assert dataclasses.replace(quarter, amount=train.amount, warmup=train.warmup) == train
+    assert shortened(train, 1e-6).warmup == 1 and shortened(dataclasses.replace(train, warmup=0), 0.5).warmup == 0
 
 
 def test_mistakes_are_answered_with_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

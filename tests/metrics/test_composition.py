@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,12 +9,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from approaches.shared.vae import LatentCodec
-from bench.data.scene import RADII, TASKS, Demand, Scene, Thing
+from bench.data.scene import BACKGROUNDS, COLOURS, RADII, SHAPES, SIZES, TASKS, Demand, Scene, Thing
 from bench.data.shapes import PALETTE, Shapes, render
 from bench.errors import UserError
-from metrics import scene_parser
+from metrics import composition, scene_parser
 from metrics.composition import (
-    confusion,
     parse,
     parse_all,
     parser_accuracy,
@@ -172,6 +172,28 @@ def test_the_share_found_matches_objects_one_to_one() -> None:
     assert share_found(things, (Demand(shape="circle"), Demand(shape="circle", colour="red"))) == 0.5
     assert share_found(things, (Demand(shape="circle", colour="red"), Demand(shape="cross"))) == 1
     assert share_found((), (Demand(shape="cross"),)) == 0
+
+
+NOTHING = "nothing"
+
+
+def confusion(pictures: NDArray[np.uint8], scenes: Sequence[Scene]) -> dict[str, dict[str, dict[str, int]]]:
+    """For shape, colour, size and background: how often each true value was read as each value.
+
+    Objects are paired by place, the nearest within a large object's radius; one without a partner counts as `nothing`,
+    on either side."""
+    names = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "background": BACKGROUNDS}
+    table = {
+        attribute: {true: {read: 0 for read in (*values, NOTHING)} for true in (*values, NOTHING)}
+        for attribute, values in names.items()
+    }
+    for found, scene in zip(composition._parsed(pictures, scenes), scenes, strict=True):
+        table["background"][scene.background][found.background or NOTHING] += 1
+        for true, read in composition._pairs(scene.things, found.things):
+            for attribute in ("shape", "colour", "size"):
+                values = (getattr(thing, attribute) if thing else NOTHING for thing in (true, read))
+                table[attribute][next(values)][next(values)] += 1
+    return table
 
 
 def test_the_confusion_matrix_has_true_things_on_its_diagonal_and_missed_ones_beside_it() -> None:

@@ -71,6 +71,11 @@ class AttentionMask:
         made._dense = mask
         return made
 
+    @classmethod
+    def over(cls, valid: Tensor, queries: int) -> AttentionMask:
+        """Each of T queries may attend to the keys that are valid, B S bool."""
+        return cls.from_dense(valid[:, None, :].expand(-1, queries, -1))
+
     @property
     def dense(self) -> Tensor:
         """(batch or 1) 1 T S, bool, True = may attend."""

@@ -78,7 +78,7 @@ BACKENDS: tuple[Backend, ...] = (
     Backend(operation="swiglu", name="compiled", summary="the reference through torch.compile", _obstacle=_compiled),
     Backend(operation="swiglu", name="liger", summary="Liger's SwiGLU", _obstacle=_liger),
 )
-"""Every backend there is. Reports and `doctor` list it; the parity tests run over it."""
+"""Every backend there is. `doctor` lists it; the parity tests run over it."""
 
 IMPLEMENTED = {
     (operation, name)
