@@ -46,6 +46,7 @@ from approaches.shared import captioner, checker
 from approaches.shared.captioner import Captioner
 from approaches.shared.checker import FALSE, Checker, corrupted, drawn_ways
 from approaches.shared.denoiser import Denoiser, Prepared
+from approaches.shared.diffusion import Sampled
 from approaches.shared.layout import Layouts, LayoutTokens, scene_plan
 from approaches.shared.planner import Planned, Planner
 from approaches.shared.prefix import Prefix
@@ -65,6 +66,30 @@ class Reading:
 
     writer: Transformer
     prefix: Prefix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawings:
+    """Of each prompt the drawing that stands, B C H W, the checker's probability of it, B, and of its items, B E+2; the
+    probabilities of all its drawings in turn, which of them stands, and the denoiser's evaluations for all."""
+
+    latents: Tensor
+    best: Tensor
+    items: Tensor
+    verdicts: list[list[float]]
+    kept: list[int]
+    nfe: list[int]
+
+    def compare(self, rows: Tensor, turn: int, sampled: Sampled, probability: Tensor, items: Tensor) -> None:
+        """The prompts at `rows` were drawn again: the new drawing stands where the checker likes it better."""
+        better = probability > self.best[rows]
+        index = rows[better]
+        self.latents[index] = sampled.x_0[better]
+        self.best[index], self.items[index] = probability[better], items[better]
+        for row, value, wins in zip(rows.tolist(), probability.tolist(), better.tolist(), strict=True):
+            self.nfe[row] += sampled.nfe
+            self.verdicts[row].append(value)
+            self.kept[row] = turn if wins else self.kept[row]
 
 
 class Modular(Approach):
@@ -220,36 +245,34 @@ class Modular(Approach):
         on_device = layouts.to(self.layout.mark.device)
         sampled = sampler(self, condition, noise_for(range(len(prompts)), 0))
         clock.stop("draw")
-        first, latents, nfe = sampled.x_0, sampled.x_0.clone(), [sampled.nfe] * len(prompts)
-        best, items = self.checker.probabilities(latents, on_device)
-        verdicts, kept = [[value] for value in best.tolist()], [0] * len(prompts)
+        first, best, items = sampled.x_0, *self.checker.probabilities(sampled.x_0, on_device)
+        drawings = Drawings(
+            latents=first.clone(),
+            best=best,
+            items=items,
+            verdicts=[[value] for value in best.tolist()],
+            kept=[0] * len(prompts),
+            nfe=[sampled.nfe] * len(prompts),
+        )
         clock.stop("check")
         for turn in range(1, self.settings.redraws + 1):
-            rejected = torch.nonzero((best < self.settings.threshold) & on_device.known)[:, 0]
+            rejected = torch.nonzero((drawings.best < self.settings.threshold) & on_device.known)[:, 0]
             if not len(rejected):
                 break
-            rows = rejected.tolist()
-            sampled = sampler(self, condition.select(rejected), noise_for(rows, turn))
+            sampled = sampler(self, condition.select(rejected), noise_for(rejected.tolist(), turn))
             clock.stop("draw")
-            verdict, of_items = self.checker.probabilities(sampled.x_0, on_device.select(rejected))
-            better = verdict > best[rejected]
-            index = rejected[better]
-            latents[index], best[index], items[index] = sampled.x_0[better], verdict[better], of_items[better]
-            for row, value, wins in zip(rows, verdict.tolist(), better.tolist(), strict=True):
-                nfe[row] += sampled.nfe
-                verdicts[row].append(value)
-                kept[row] = turn if wins else kept[row]
+            drawings.compare(
+                rejected, turn, sampled, *self.checker.probabilities(sampled.x_0, on_device.select(rejected))
+            )
             clock.stop("check")
+        told = zip(planned, corrected, drawings.verdicts, drawings.kept, drawings.items.tolist(), strict=True)
         return Generation(
-            latents=latents,
+            latents=drawings.latents,
             first=first if self.settings.redraws else None,
-            nfe=tuple(nfe),
+            nfe=tuple(drawings.nfe),
             tokens=sum(one.tokens for one in planned),
             seconds=clock.seconds,
-            trace=tuple(
-                self._told(one, *rest)
-                for one, *rest in zip(planned, corrected, verdicts, kept, items.tolist(), strict=True)
-            ),
+            trace=tuple(self._told(*of_one) for of_one in told),
         )
 
     def _told(
