@@ -97,7 +97,7 @@ def test_parameter_counts(shared) -> None:
     (group,) = approach.parameter_groups()
     assert sum(p.numel() for p in group.parameters) == sum(counts.values())
     assert approach.borrowed()["language_model"] == 3_148_224
-    assert len(approach.blocks()) == 6 + 3 + 3
+    assert len(approach.blocks()) == len(approach.language_model.transformer.blocks) + 6 + 3 + 3
 
 
 def test_fifty_steps_lower_every_loss_and_leave_the_language_model_as_it_was(shared) -> None:
