@@ -38,7 +38,7 @@ from approaches.settings import ProjectionSettings
 from approaches.shared.connectors import ConnectorShape, LatentEncoder, build_connector
 from approaches.shared.denoiser import Denoiser, Prepared
 from approaches.shared.prefix import Prefix
-from approaches.shared.prompts import embedding_scale, last_logits, read_parts
+from approaches.shared.prompts import check_room, embedding_scale, last_logits, read_parts
 from approaches.shared.reading import next_logits, read
 from approaches.shared.transformer import RMSNorm, Transformer
 from bench.errors import UserError
@@ -208,13 +208,8 @@ def _check(shared: Shared, settings: ProjectionSettings) -> None:
         raise UserError(
             f"settings.width is {settings.width}, expected a multiple of 4 and of settings.heads, {settings.heads}"
         )
-    context = shared.language_model.transformer.config.context
     queries = 0 if settings.readout == "last_hidden" else settings.queries
     soft = settings.queries if settings.connector == "qformer" else shared.patchify.tokens  # of a picture
     beside = max(queries, soft)
     mend = "lower settings.queries" if beside == settings.queries else "raise train.patch, or take connector qformer"
-    if shared.caption_tokens + beside > context:
-        raise UserError(
-            f"captions of {shared.caption_tokens} tokens and {beside} queries or soft prompts don't fit into "
-            f"the language model's context of {context} tokens: {mend}"
-        )
+    check_room(shared, beside, f"{beside} queries or soft prompts", mend)

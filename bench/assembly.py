@@ -15,6 +15,7 @@ from approaches.base import Approach, Shared
 from approaches.registry import APPROACHES
 from approaches.shared.kernels import Kernels, choose
 from approaches.shared.language_model import LanguageModel
+from approaches.shared.prompts import check_room
 from approaches.shared.sources import check_safetensors
 from approaches.shared.vae import LatentCodec
 from bench import store
@@ -67,9 +68,10 @@ def shared_of(
     encoder: Callable[[NDArray[np.uint8]], Tensor] | None,
     encoder_width: int,
 ) -> Shared:
-    """What all approaches reuse, of models at hand. UserError where they don't fit the pictures."""
+    """What all approaches reuse, of models at hand. UserError where they don't fit the pictures, or a caption and the
+    words before it the language model."""
     check_fit(config, codec)
-    return Shared(
+    shared = Shared(
         language_model=language_model,
         codecs={"image": codec},
         diffusion=diffusion_of(config.diffusion),
@@ -83,6 +85,8 @@ def shared_of(
         encoder=encoder,
         encoder_width=encoder_width,
     )
+    check_room(shared)
+    return shared
 
 
 def _encoder(config: Config, device: torch.device) -> tuple[Callable[[NDArray[np.uint8]], Tensor] | None, int]:

@@ -70,7 +70,7 @@ def load(
 
     UserError, before anything is changed, where the file is damaged, belongs to a training of another key or on other
     frozen weights, or holds tensors of other names or shapes than these objects."""
-    check_safetensors(path)
+    _check_whole(path)
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
         if "meta" not in metadata:
@@ -119,9 +119,17 @@ def _slots(
 
 def step(path: Path) -> int:
     """The step that a checkpoint is of."""
-    check_safetensors(path)
+    _check_whole(path)
     with safe_open(path, "pt") as file:
         return int(json.loads((file.metadata() or {}).get("meta", "{}")).get("step", -1))
+
+
+def _check_whole(path: Path) -> None:
+    """UserError that says what to do, where a checkpoint is damaged."""
+    try:
+        check_safetensors(path)
+    except UserError as error:
+        raise UserError(f"{error}; remove it, and the training begins anew") from error
 
 
 def check_meta(path: Path, meta: Mapping[str, Any], key: str, frozen_hash: str) -> None:

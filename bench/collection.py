@@ -61,6 +61,11 @@ class Collection:
             latents=self.latents[rows],
         )
 
+    @property
+    def left_out(self) -> list[str]:
+        """A sentence for each reason for which pictures were left out, or mended on the way in."""
+        return [f"{self.name} {self.split}: {count} x {reason}" for reason, count in self.exclusions.items()]
+
     def record(self) -> dict[str, Any]:
         """What a run's record says of it."""
         return {
@@ -89,7 +94,7 @@ def collect(dataset: Dataset, count: int, codec: LatentCodec, console: Console) 
         raise UserError(f"{pictures_path} changed while it was read: another process is clearing the cache")
     pictures, words = stored
     latents = _latents(pictures, data_hash, codec, console, f"latents of {dataset.name} {dataset.split}")
-    return Collection(
+    collection = Collection(
         name=dataset.name,
         split=dataset.split,
         pictures=pictures,
@@ -101,6 +106,9 @@ def collect(dataset: Dataset, count: int, codec: LatentCodec, console: Console) 
         latent_hash=hash_bytes(np.ascontiguousarray(latents.numpy()).reshape(-1).data),
         exclusions=words["exclusions"],
     )
+    if collection.left_out:
+        console.info(f"{len(collection)} pictures; left out or mended: {'; '.join(collection.left_out)}")
+    return collection
 
 
 def _scene(values: dict[str, Any]) -> Scene:

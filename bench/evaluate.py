@@ -121,7 +121,7 @@ def _short(held: HeldOut, config: Config, found: Measured) -> list[str]:
         if 0 < count < asked
     ]
     for part in (held.validation, held.test):
-        notes += [f"{part.name} {part.split}: {count} x {reason}" for reason, count in part.exclusions.items()]
+        notes += part.left_out
     for what, texts in (
         ("held-out documents", held.texts),
         *((f"documents of {name}", texts) for name, texts in others),

@@ -73,7 +73,7 @@ class EvaluateArguments:
 
 def check(arguments: EvaluateArguments, config: Config) -> None:
     """UserError where there is no run, no such done one, or something to measure with that is not there."""
-    from approaches.shared.sources import resolve
+    from approaches.shared.sources import check_clip
     from metrics.registry import EXTRACTORS
 
     if not arguments.runs:
@@ -84,5 +84,5 @@ def check(arguments: EvaluateArguments, config: Config) -> None:
         raise UserError(f"--extractor is '{arguments.extractor}', which can't run here: {obstacle}")
     if arguments.inception is not None and not arguments.inception.expanduser().is_file():
         raise UserError(f"--inception {arguments.inception}: no such file, expected Inception-v3's weights")
-    if arguments.clip is not None and arguments.clip.startswith(("shipped:", ".", "/", "~")):
-        resolve(arguments.clip, field="--clip")
+    if arguments.clip is not None:
+        check_clip(arguments.clip, "--clip")

@@ -160,13 +160,15 @@ def _named_by_path(config: Config, words: Sequence[str]) -> Config:
     """The config, with the dataset and the corpus that can read its paths where the words give a path and no name."""
     from bench.data.sources import dataset_of, text_of
 
-    for section, kind in (("data", dataset_of), ("text", text_of)):
-        if not last_values(words, f"--{section}.path") or last_values(words, f"--{section}.name"):
-            continue
-        own = getattr(config, section)
-        if found := kind(own.name, own.path):
-            config = replace(config, **{section: replace(own, name=found)})
-    return config
+    def asked(section: str) -> bool:
+        return bool(last_values(words, f"--{section}.path")) and not last_values(words, f"--{section}.name")
+
+    data, text = config.data, config.text
+    if asked("data") and (found := dataset_of(data.name, data.path)):
+        data = replace(data, name=found)
+    if asked("text") and (found := text_of(text.path)):
+        text = replace(text, name=found)
+    return replace(config, data=data, text=text)
 
 
 def last_values(words: Sequence[str], flag: str) -> list[str]:

@@ -34,7 +34,7 @@ def main(arguments: PreviewArguments, config: Config, console: Console) -> int:
         from approaches.shared.vae import LatentCodec
 
         codec = LatentCodec.load(config.model.vae)
-    for name in arguments.datasets:
+    for name in arguments.shown(config):
         data = replace(config.data, name=name, path=None if name == "shapes" else config.data.path)
         dataset = open_dataset(data, "validation")
         samples = dataset.first(arguments.count)

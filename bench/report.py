@@ -89,8 +89,8 @@ def after_run(folders: Sequence[Path], out: Path, console: Console) -> None:
 
 
 def compare(arguments: CompareArguments, config: Config, console: Console) -> int:
-    """Say how B differs from A; 1 where it is told to be worse in something that counts, lacks it, or did not come to
-    an end where A did."""
+    """Say how B differs from A; 1 where it is told to be worse in something that counts, lacks it, did not come to an
+    end where A did, or holds a record that can't be read."""
     from reports.compare import comparison
 
     first, second = (set_of(text, arguments.out) for text in (arguments.first, arguments.second))
@@ -120,7 +120,8 @@ def compare(arguments: CompareArguments, config: Config, console: Console) -> in
     else:
         _tell(found, console)
     worse = [line for line in found.worse if line.stands or not arguments.holm]
-    return REGRESSION if worse or found.lost or found.fallen else DONE
+    damaged = found.gathered[1].refused
+    return REGRESSION if worse or found.lost or found.fallen or damaged else DONE
 
 
 def _tell(found: Any, console: Console) -> None:

@@ -138,16 +138,11 @@ def check(arguments: RunArguments, config: Config) -> None:
 
 
 def _check_shape(config: Config) -> None:
-    from approaches.shared.sources import check_kind, resolve
+    from approaches.shared.sources import check_clip, check_kind, resolve
 
     for name in ("lm", "vae"):
         check_kind(name, resolve(getattr(config.model, name), field=f"model.{name}"))
-    clip = Path(config.model.clip).expanduser()
-    if clip.is_dir() and not (clip / "open_clip_config.json").is_file():
-        raise UserError(
-            f"model.clip {clip} has no open_clip_config.json: expected a folder as open_clip saves it, shipped:NAME "
-            "or MODEL/WEIGHTS"
-        )
+    check_clip(config.model.clip)
     source, size, patch = resolve(config.model.vae, field="model.vae"), config.data.size, config.train.patch
     factor = _factor(source.path) if source.path is not None else None
     if factor is None:

@@ -33,9 +33,9 @@ def numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float, Range |
             yield path, value, _range(hints[field.name])
 
 
-def check_bounds(config: Any) -> None:
+def check_bounds(config: Any, prefix: str = "") -> None:
     """UserError that names the first field outside its bounds, its value and the bounds. NaN is outside every bound."""
-    for path, value, bounds in numbers(config):
+    for path, value, bounds in numbers(config, prefix):
         if bounds is None:
             continue
         # Written so that NaN, which compares false with everything, is refused.
@@ -77,7 +77,7 @@ def validate(config: Config) -> None:
 def check_names(config: Config) -> None:
     """UserError on a dataset, corpus or model that is unknown or can't be what it says. A model left at its default is
     not judged here: what needs it says so when it looks for it."""
-    from approaches.shared.sources import resolve
+    from approaches.shared.sources import check_clip, resolve
     from bench.data.catalogue import DATASETS
     from bench.data.other_texts import named
     from bench.data.text import TEXTS
@@ -93,7 +93,7 @@ def check_names(config: Config) -> None:
         if field.name == "encoder":
             continue
         if (text := getattr(config.model, field.name)) != getattr(default, field.name):
-            resolve(text, field=f"model.{field.name}")
+            check_clip(text) if field.name == "clip" else resolve(text, field=f"model.{field.name}")
 
 
 def _check_sampler(diffusion: DiffusionConfig) -> None:

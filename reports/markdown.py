@@ -36,6 +36,8 @@ def markdown(document: Document) -> tuple[str, dict[str, bytes]]:
         parts += _claims(d)
         parts += _budgets(d)
         parts += _again(d)
+    if d.notes:
+        parts += ["## What the records note", "\n".join(f"- {plain(who)}: {plain(note)}" for who, note in d.notes)]
     parts += _not_done(d)
     return "\n\n".join(part for part in parts if part) + "\n", files
 

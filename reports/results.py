@@ -66,6 +66,7 @@ def as_json(document: Document) -> dict[str, Any]:
         "honesty": list(document.honesty),
         "unfair": list(document.unfair),
         "claims": [dataclasses.asdict(claim) for claim in document.claims],
+        "notes": [{"who": who, "note": note} for who, note in document.notes],
         "identical": [dataclasses.asdict(row) for row in document.identical],
         "unfinished": [dataclasses.asdict(run) for run in document.unfinished],
         "refused": [dataclasses.asdict(refused) for refused in document.gathered.refused],

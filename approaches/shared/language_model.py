@@ -20,13 +20,11 @@ from approaches.shared.decoding import decode
 from approaches.shared.kernels import Kernels, choose
 from approaches.shared.randomness import generator
 from approaches.shared.reading import next_logits, read
-from approaches.shared.sources import Source, check_folder, resolve
+from approaches.shared.sources import FAMILIES, Source, check_folder, resolve
 from approaches.shared.transformer import RopeScaling, Transformer, TransformerConfig
 from approaches.shared.unpacked import unpacked
 from bench.errors import UserError
 from bench.files import atomic_path, hash_bytes, hash_file, write_json
-
-FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "smollm3")
 
 # Hugging Face's name of each tensor of a layer, and ours.
 _LAYER_NAMES = {
@@ -65,6 +63,9 @@ class LanguageModel(nn.Module):
             weights_hash = check_folder(source)
             model, tokenizer = _from_transformers(source)
         transformer = Transformer(config_of(model), kernels or choose("cpu"))
+        _check_tokenizer(tokenizer, transformer.config.vocabulary, text)
+        if bad := next((name for name, value in model.state_dict().items() if not value.isfinite().all()), ""):
+            raise UserError(f"the language model '{text}' holds values that are no numbers, in {bad}")
         transformer.load_state_dict(our_names(model.state_dict(), tied=transformer.config.tied))
         return cls(transformer, tokenizer, weights_hash=weights_hash)
 
@@ -227,6 +228,17 @@ def _rope_scaling(rope: dict[str, Any]) -> RopeScaling | None:
     )
 
 
+def _check_tokenizer(tokenizer: Any, vocabulary: int, text: str) -> None:
+    """UserError where a tokenizer can't end a text, or knows words that its model does not."""
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the language model '{text}' has a tokenizer without an end-of-text token (eos_token)")
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= vocabulary:
+        raise UserError(
+            f"the language model '{text}' has a tokenizer of {largest + 1} tokens, more than the model's {vocabulary}"
+        )
+
+
 def _from_transformers(source: Source) -> tuple[Any, Any]:
     """The model and tokenizer as transformers loads them."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -253,11 +265,18 @@ def _from_transformers(source: Source) -> tuple[Any, Any]:
             )
         model, info = loaded
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"the language model '{source.text}' can't be loaded: {reason}") from error
+        raise UserError(f"the language model '{source.text}' can't be loaded: {_reason(error)}") from error
     if missing := sorted(info["missing_keys"]):  # transformers would leave them at random values
         raise UserError(f"the language model '{source.text}' lacks {len(missing)} tensors, among them {missing[0]}")
     return model.eval(), tokenizer
+
+
+def _reason(error: Exception) -> str:
+    """What a library says, on one line."""
+    said = " ".join(str(error).split())
+    if "ignore_mismatched_sizes" in said:  # and it points to a table above
+        return "its weights have other shapes than its config.json says"
+    return said if len(said) <= 300 else said[:300] + " ..."
 
 
 def pad_rows(rows: Sequence[Sequence[int]], length: int | None = None) -> tuple[Tensor, Tensor]:

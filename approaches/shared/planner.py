@@ -69,7 +69,7 @@ class Planner:
         if arm == "lm" and tokens + before + 16 > context:
             raise UserError(
                 f"settings.plan_tokens is {tokens}: model.lm reads {context} tokens, caption and plan"
-                + (f", and settings.plan_examples take {before}" if before else "")
+                + (f", and settings.plan_examples take {before}: lower either" if before else ": lower it")
             )
         self._grammar: PlanGrammar | None = None
         self._written: dict[str, Planned] = {}

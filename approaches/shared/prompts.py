@@ -11,6 +11,7 @@ from torch import Tensor
 
 from approaches.shared.language_model import LanguageModel
 from approaches.shared.transformer import Transformer
+from bench.errors import UserError
 
 
 def read_parts(shared: Any, prompts: Sequence[Any], *, text_last: bool = False) -> list[tuple[str, Any]]:
@@ -42,6 +43,20 @@ def lead(model: LanguageModel, describe_prompt: str) -> list[int]:
     """The tokens between a picture and its caption: of these words, without white space at their end, or the start
     token where there are none."""
     return model.encode(describe_prompt.rstrip()) or [model.start_id]
+
+
+def check_room(shared: Any, picture: int = 0, what: str = "a picture", mend: str = "") -> None:
+    """UserError where a picture of so many places, the words behind it and its caption don't fit into the language
+    model's context. what: the places in words; mend: what to do about them."""
+    words = len(lead(shared.language_model, shared.describe_prompt))
+    context, caption = shared.language_model.transformer.config.context, shared.caption_tokens
+    if picture + words + caption > context:
+        if words + caption > context:
+            mend = "shorten it, or lower train.caption_tokens"
+        raise UserError(
+            f"{what}, the {words} tokens of train.describe_prompt and a caption of {caption} don't fit into the "
+            f"model's context of {context} tokens: {mend}"
+        )
 
 
 def gap(describe_prompt: str) -> str:

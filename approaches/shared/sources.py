@@ -3,6 +3,7 @@ folder or file, or a hub id. Judging a source needs neither torch nor a network.
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import os
@@ -25,6 +26,11 @@ KINDS = {
     "vae": ("_class_name", "a folder as diffusers saves an AutoencoderKL or AutoencoderTiny"),
 }
 """What a model's config.json must say to be one of its kind, and what was expected in words."""
+FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "smollm3")
+"""The model types of language models that our transformer runs."""
+CLIPS = "one such as ViT-B-32/openai, shipped:clip-tiny, or a folder as open_clip saves it"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""Files of which one holds a tokenizer's words."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 
@@ -63,8 +69,7 @@ def resolve(text: str, *, field: str = "model") -> Source:
     if scheme == "shipped":
         known = shipped()
         if name not in known:
-            hint = nearest(text, [f"shipped:{known_name}" for known_name in known]) if known else "none are shipped yet"
-            raise UserError(f"{field} is '{text}', which is not shipped: {hint}")
+            raise UserError(f"{field} is '{text}', which is not shipped: {nearest(text, _shipped_for(field))}")
         return Source(text=text, path=known[name])
     if scheme == "package":
         return Source(text=text, path=_package_file(name, field))
@@ -74,9 +79,18 @@ def resolve(text: str, *, field: str = "model") -> Source:
     if text.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(text):
         raise UserError(
             f"{field} is '{text}', which is no existing path, no hub id (owner/name) and no shipped model: "
-            + nearest(text, [f"shipped:{known_name}" for known_name in shipped()] or ["package:smollm2"])
+            + nearest(text, _shipped_for(field))
         )
     return Source(text=text, path=None)
+
+
+def _shipped_for(field: str) -> list[str]:
+    """The shipped models that a field such as model.lm can name."""
+    kind = field.rpartition(".")[2].lstrip("-")
+    named = [
+        f"shipped:{name}" for name in shipped() if kind not in ("lm", "vae", "clip") or name.startswith(f"{kind}-")
+    ]
+    return named or ["package:smollm2"]
 
 
 def smollm2_path() -> Path | None:
@@ -136,6 +150,32 @@ def check_kind(name: str, source: Source) -> None:
         other = next((told[each] for each, _ in KINDS.values() if told.get(each)), "") if isinstance(told, dict) else ""
         kind = f" (it says {other})" if other else ""
         raise UserError(f"model.{name} is '{source.text}', whose config.json has no {field}{kind}: expected {wanted}")
+    if name == "vae" and (channels := {told.get(each, 3) for each in ("in_channels", "out_channels")}) != {3}:
+        raise UserError(f"model.vae is '{source.text}', of {min(channels)} colour channels: expected 3")
+    if name == "lm" and told[field] not in FAMILIES:
+        raise UserError(f"model.lm is '{source.text}', a {told[field]} model: expected one of {', '.join(FAMILIES)}")
+    if name == "lm" and not any((source.path / each).is_file() for each in TOKENIZERS):
+        raise UserError(f"model.lm is '{source.text}', which holds no tokenizer: expected {' or '.join(TOKENIZERS)}")
+
+
+def check_clip(text: str, field: str = "model.clip") -> None:
+    """Judge a CLIP model without open_clip: a folder as it saves one, shipped:NAME, or MODEL/WEIGHTS, of which MODEL is
+    judged. UserError where it can't be one."""
+    if text.startswith(("shipped:", "package:", ".", "/", "~")) or Path(text).is_dir():
+        path = resolve(text, field=field).path
+        if path is None or not (path / "open_clip_config.json").is_file():
+            raise UserError(
+                f"{field} is '{text}', which has no open_clip_config.json: expected a folder as open_clip saves it, "
+                "shipped:NAME or MODEL/WEIGHTS"
+            )
+        return
+    spec, (model, _, weights) = importlib.util.find_spec("open_clip"), text.partition("/")
+    folders = spec.submodule_search_locations or [] if spec else []
+    known = [file.stem for folder in folders for file in Path(folder).glob("model_configs/*.json")]
+    if known and model not in known:
+        close = difflib.get_close_matches(model, known, n=1)
+        expected = f"did you mean '{close[0]}/{weights or 'openai'}'?" if close else f"expected {CLIPS}"
+        raise UserError(f"{field} is '{text}', which is of no architecture that open_clip has: {expected}")
 
 
 def check_folder(source: Source) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,8 @@ from bench.config import DataConfig
 from bench.data import sources
 from bench.data.fonts import NO_FONT, choose_font, find_font
 from bench.errors import UserError, nearest
-from bench.ranges import Range
 from bench.registry import Registry
+from bench.validation import check_bounds
 
 if TYPE_CHECKING:
     from bench.data.dataset import Dataset
@@ -37,6 +36,8 @@ DATASETS.add(
 def _no_path(path: str | None) -> None:
     if path is not None and not Path(path).expanduser().exists():
         raise UserError(f"--data.path {path}: no such file or folder; a hub id goes with --data.name hub")
+    if path is not None and Path(path).expanduser().is_file():
+        raise UserError(f"--data.path {path} is a file, expected a folder of pictures, or tar shards")
     if path is not None:
         raise UserError(f"--data.path {path}: dataset 'shapes' is generated and reads no path")
 
@@ -55,13 +56,7 @@ def check_data(config: DataConfig) -> None:
     """Judge a config's dataset without torch. UserError on an unknown name, a size or count out of bounds, a missing
     path, font or package."""
     entry = DATASETS[config.name]
-    hints = typing.get_type_hints(DataConfig, include_extras=True)
-    for name, hint in hints.items():
-        bounds = next((each for each in typing.get_args(hint) if isinstance(each, Range)), None)
-        value = getattr(config, name)
-        if bounds and not (bounds.low <= value <= bounds.high and value % bounds.multiple == 0):
-            step = f" in steps of {bounds.multiple}" if bounds.multiple > 1 else ""
-            raise UserError(f"data.{name} is {value}, expected {bounds.low} to {bounds.high}{step}")
+    check_bounds(config, "data.")
     # A font that the user names stands in for the machine's.
     if (obstacle := entry.obstacle()) and not (config.name == "emoji" and config.path):
         raise UserError(f"dataset '{config.name}' can't run here: {obstacle}")

@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.data.scene import Scene
 
 if TYPE_CHECKING:  # `bench list` names what there is without numpy, whose import was a third of its time
     import numpy as np
     from numpy.typing import NDArray
+
+    from bench.config import DataConfig
 
 SPLITS = ("train", "validation", "test")
 
@@ -45,9 +47,16 @@ class Dataset(ABC):
     """
 
     name: str
+    splits: ClassVar[tuple[str, ...]] = SPLITS
     split: str
     size: int
     exclusions: Counter[str]
+
+    @classmethod
+    @abstractmethod
+    def build(cls, config: DataConfig, split: str) -> Dataset:
+        """The split, one of `splits`, that a config asks for: at most config.train_items or config.eval_items pictures,
+        at config.size. UserError where there is none."""
 
     @abstractmethod
     def content_hash(self) -> str:

@@ -6,6 +6,7 @@ either with a metadata file each, or as the first part of file_name. Where the s
 from __future__ import annotations
 
 import csv
+import io
 import json
 import posixpath
 from collections import Counter
@@ -129,7 +130,7 @@ def _read(metadata: Path, exclusions: Counter[str]) -> Iterator[dict[str, Any]]:
 
 
 def _csv(text: str) -> Iterator[dict[str, Any]]:
-    for row in csv.DictReader(text.splitlines(keepends=True)):
+    for row in csv.DictReader(io.StringIO(text, newline="")):  # splitlines would cut at more than ends of lines
         yield {name: value for name, value in row.items() if name is not None}
 
 

@@ -60,6 +60,9 @@ class Verdict:
     digest: str
 
 
+TOO_FEW = "none falls into it: there are too few, or no folder or shard of them is named like it"
+
+
 class Listed(Dataset):
     """A split as a list of pictures that have been decoded once, in a fixed order."""
 
@@ -96,7 +99,7 @@ class Listed(Dataset):
                 break
         cache.save()
         if not self.items:
-            found = "; ".join(f"{reason}: {count}" for reason, count in exclusions.most_common()) or "it is empty"
+            found = "; ".join(f"{reason}: {count}" for reason, count in exclusions.most_common()) or TOO_FEW
             raise UserError(f"dataset '{self.name}': no usable picture for split '{split}' in {origin} ({found})")
         content = (part for item, digest in zip(self.items, digests, strict=True)
                    for part in (item.key, *item.captions, digest))  # fmt: skip
@@ -163,9 +166,11 @@ class VerdictCache:
 
 
 def clean_captions(values: object) -> tuple[str, ...]:
-    """A caption, or a list of them, as the non-empty texts in it, each on one line and of characters that UTF-8 has."""
+    """A caption, or a list of them, as the non-empty texts in it, each on one line and of characters that UTF-8 has. A
+    number is the text of it."""
     texts = values if isinstance(values, list | tuple) else [values]
-    lines = (" ".join(whole_characters(text).split()) for text in texts if isinstance(text, str))
+    words = (str(text) for text in texts if isinstance(text, str | int | float) and not isinstance(text, bool))
+    lines = (" ".join(whole_characters(text).split()) for text in words)
     return tuple(dict.fromkeys(line for line in lines if line))
 
 

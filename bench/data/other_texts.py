@@ -46,7 +46,7 @@ def _read(entry: str, text: TextConfig) -> TextConfig:
         )
     if path and name in TEXTS:
         return replace(text, name=name, path=path)
-    if found := text_of("pydocs", entry):
+    if found := text_of(entry):
         return replace(text, name=found, path=entry)
     raise UserError(
         f"{FIELD} has '{entry}', which is no file or folder: {nearest(entry, PATHLESS)}; a hub id is spelt hub:ID"

@@ -37,13 +37,16 @@ def metadata_files(path: str | None) -> list[tuple[Path, str | None]]:
     folder = Path(given).expanduser()
     if not folder.is_dir():
         raise UserError(f"--data.path {given}: {'not a folder' if folder.exists() else 'no such folder'}")
-    if found := _metadata(folder):
-        return [(found, None)]
-    pairs: list[tuple[Path, str | None]] = [
-        (found, ALIASES[child.name.lower()])
-        for child in sorted(folder.iterdir())
-        if child.name.lower() in ALIASES and (found := _metadata(child))
-    ]
+    inside = {child: found for child in sorted(folder.iterdir()) if child.is_dir() and (found := _metadata(child))}
+    if root := _metadata(folder):
+        if inside:
+            raise UserError(f"{root} is not the only metadata: {next(iter(inside.values()))} is there, too; keep one")
+        return [(root, None)]
+    pairs: list[tuple[Path, str | None]] = []
+    for child, found in inside.items():
+        if child.name.lower() not in ALIASES:
+            raise UserError(f"{child} is named like no split, and holds metadata: expected one of {', '.join(ALIASES)}")
+        pairs.append((found, ALIASES[child.name.lower()]))
     if not pairs:
         raise UserError(
             f"{given} has no metadata: expected metadata.jsonl or metadata.csv with file_name and text in it, "
@@ -111,8 +114,8 @@ def hub_source(path: str | None) -> str:
 
 
 def dataset_of(name: str, path: str | None) -> str:
-    """The dataset that reads a path, where `name` is of one that reads none: by what lies there; "" to leave it."""
-    if name != "shapes" or not path:
+    """The dataset that reads a path, by what lies there; "" to leave it as it is: an emoji's path is a font."""
+    if name == "emoji" or not path:
         return ""
     root = Path(path).expanduser()
     if root.is_dir():
@@ -124,12 +127,12 @@ def dataset_of(name: str, path: str | None) -> str:
     return "webdataset" if path.endswith(".tar") else ""
 
 
-def text_of(name: str, path: str | None) -> str:
-    """The same for text."""
-    if name != "pydocs" or not path:
+def text_of(path: str | None) -> str:
+    """The corpus that reads a path, by what lies there; "" where nothing does."""
+    root = Path(path or "").expanduser()
+    if not path or not root.exists():
         return ""
-    root = Path(path).expanduser()
-    return "file" if root.is_file() else "" if not root.is_dir() else "hub" if saved(root) else "folder"
+    return "file" if root.is_file() else "hub" if saved(root) or any(root.rglob("*.parquet")) else "folder"
 
 
 def saved(folder: Path) -> bool:
@@ -138,4 +141,7 @@ def saved(folder: Path) -> bool:
 
 
 def _metadata(folder: Path) -> Path | None:
-    return next((folder / name for name in METADATA if (folder / name).is_file()), None)
+    found = [folder / name for name in METADATA if (folder / name).is_file()]
+    if len(found) > 1:
+        raise UserError(f"{folder} has both {METADATA[0]} and {METADATA[1]}: keep one")
+    return found[0] if found else None

@@ -224,8 +224,12 @@ def test_weights_and_rates_are_those_of_the_settings(shared):
 
 def test_a_picture_that_leaves_no_room_for_its_caption_is_refused(shared):
     large = dataclasses.replace(shared, latent_size=32)
-    with pytest.raises(UserError, match="a picture of 256 tokens and a caption of 40 don't fit into .* context of 256"):
+    with pytest.raises(UserError, match="a picture of 256 tokens, the 1 tokens of .* context of 256 tokens: raise"):
         DualTower.build(large, DualTowerSettings())
+    for spoken, mend in (("many words " * 30, "raise train.patch"), ("many words " * 90, "shorten it")):
+        talkative = dataclasses.replace(shared, describe_prompt=spoken, latent_size=24)
+        with pytest.raises(UserError, match=f"and a caption of 40 don't fit .* of 256 tokens: {mend}"):
+            DualTower.build(talkative, DualTowerSettings())
 
 
 def test_each_noised_picture_is_aligned_with_its_own_clean_one(shared):

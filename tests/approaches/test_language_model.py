@@ -157,6 +157,29 @@ def no_tokenizer(folder: Path) -> None:
         path.unlink()
 
 
+def endless(folder: Path) -> None:
+    llama(folder)
+    path = folder / "tokenizer_config.json"
+    told = json.loads(path.read_text())
+    del told["bos_token"], told["eos_token"]
+    path.write_text(json.dumps(told))
+
+
+def wordy(folder: Path) -> None:
+    llama(folder, vocab_size=200, bos_token_id=1, eos_token_id=1)
+
+
+def mismatched(folder: Path) -> None:
+    edit(llama(folder), intermediate_size=64)
+
+
+def no_numbers(folder: Path) -> None:
+    path = llama(folder) / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.norm.weight"][3] = torch.nan
+    save_file(tensors, path, {"format": "pt"})
+
+
 def unknown_type(folder: Path) -> None:
     edit(llama(folder), model_type="nonesuch")
 
@@ -173,6 +196,10 @@ def unknown_type(folder: Path) -> None:
         (pickled, "holds no .safetensors weights"),
         (no_config, "can't be loaded|config"),
         (no_tokenizer, "can't be loaded"),
+        (endless, r"a tokenizer without an end-of-text token \(eos_token\)"),
+        (wordy, "a tokenizer of 257 tokens, more than the model's 200"),
+        (mismatched, "can't be loaded: its weights have other shapes than its config.json says"),
+        (no_numbers, "holds values that are no numbers, in model.norm.weight"),
         (unknown_type, "can't be loaded"),
     ],
 )

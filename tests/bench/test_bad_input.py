@@ -64,9 +64,13 @@ MISTAKES = [
     ("clean --what", "--what has no value, expected a list of str"),
     ("compare a b --metrics", "--metrics has no value, expected a list of str"),
     ("run --data.path ./typo", "--data.path ./typo: no such file or folder"),
-    ("run --data.path README.md", "--data.path README.md: dataset 'shapes' is generated and reads no path"),
     ("run --model.lm README.md", "model.lm is 'README.md', a file: expected a folder as transformers saves"),
     ("run --model.lm docs", "model.lm is 'docs', which holds no config.json: expected a folder as transformers saves"),
+    ("run --clip ViT-L-15/openai", "is of no architecture that open_clip has: did you mean 'ViT-L-16/openai'?"),
+    ("run --clip shipped:vae-tiny", "model.clip is 'shipped:vae-tiny', which has no open_clip_config.json"),
+    ("run --clip shipped:clip-tinny", "which is not shipped: did you mean 'shipped:clip-tiny'?"),
+    ("run --lm nowhere", "and no shipped model: expected one of: shipped:lm-tiny"),
+    ("run --data.path README.md", "--data.path README.md is a file, expected a folder of pictures, or tar shards"),
     ("run --model.lm shipped:vae-tiny", "config.json has no model_type (it says AutoencoderKL)"),
     ("run --model.vae shipped:lm-tiny", "config.json has no _class_name (it says llama): expected a folder as"),
     ("report , --out runs", "',' names no run, expected a run"),
@@ -173,6 +177,19 @@ def test_a_clip_folder_that_cant_be_loaded_is_told_before_anything_is_trained(
 ):
     (tmp_path / "config.json").write_text("{}")
     assert "has no open_clip_config.json" in refused(capsys, ["run", "--clip", str(tmp_path)])
+
+
+def test_a_local_model_is_judged_by_its_config_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    config = tmp_path / "config.json"
+    for option, told, sentence in (
+        ("--lm", '{"model_type": "gpt2"}', "a gpt2 model: expected one of llama, qwen2, qwen3, mistral, smollm3"),
+        ("--lm", '{"model_type": "llama"}', "which holds no tokenizer: expected tokenizer.json or"),
+        ("--vae", '{"_class_name": "AutoencoderKL", "in_channels": 1}', "of 1 colour channels: expected 3"),
+    ):
+        config.write_text(told)
+        assert sentence in refused(capsys, ["run", option, str(tmp_path)])
 
 
 def test_another_tyro_still_gives_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

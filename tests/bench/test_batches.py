@@ -295,6 +295,10 @@ def test_a_collection_is_a_splits_beginning_made_once_and_then_read() -> None:
             self.exclusions: Counter[str] = Counter({"too small": 2})
             self.made: list[int] = []
 
+        @classmethod
+        def build(cls, config: DataConfig, split: str) -> Few:
+            return cls()
+
         def content_hash(self) -> str:
             return "few"
 

@@ -160,7 +160,7 @@ def test_an_unknown_split_suggests_the_nearest(configs):
     ("change", "message"),
     [
         ({"name": "shaps"}, "did you mean 'shapes'"),
-        ({"size": 4}, "data.size is 4, expected 8 to 1024 in steps of 4"),
+        ({"size": 4}, "data.size is 4, expected a multiple of 4 from 8 to 1024"),
         ({"size": 30}, "data.size is 30"),
         ({"size": 2048}, "data.size is 2048"),
         ({"train_items": 0}, "data.train_items is 0"),

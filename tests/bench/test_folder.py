@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -62,7 +63,7 @@ def messy(tmp_path):
     rows: list[object] = [(f"{split}/good.png", "good") for split in ("train", "validation", "test")]
     rows += [(f"train/{name}.png", name) for name in ("grey", "alpha", "flat", "torn", "text", "absent")]
     rows += [
-        ("train/long.png", "x" * 2000), ("train/mute.png", " \n "), ("train/mute.png", None), ("train/mute.png", 3),
+        ("train/long.png", "x" * 2000), ("train/mute.png", " \n "), ("train/mute.png", None), ("train/mute.png", True),
         ("../outside.png", "out"), ("train/../../outside.png", "out"), (str(tmp_path.parent / "outside.png"), "out"),
         ("..\\outside.png", "out"), (None, "nameless"), ("train/nul\0.png", "nul"), "{broken", "[]",
         ("train/good.png", "good again"),
@@ -92,6 +93,40 @@ def test_bad_rows_are_counted_and_left_out(messy):
     assert captions["train/good.png"] == ("good", "good again")
     assert captions["train/long.png"] == ("x" * 2000,)
     assert keys(build(messy, "validation")) == ["validation/good.png"]
+
+
+def test_a_caption_in_csv_may_hold_whatever_a_text_can(tmp_path):
+    captions = ["one\u2028line", "a\x85b\x0bc\x1cd", 'two\nlines, "quoted"']
+    names = [*(f"train/{place}.png" for place in range(3)), "test/t.png", "validation/v.png"]
+    for place, name in enumerate(names):
+        paint(tmp_path / name, place)
+    with (tmp_path / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("file_name", "text"), *zip(names, [*captions, "t", "v"], strict=True)])
+    found = {sample.key: sample.caption for sample in build(tmp_path).first(9)}
+    assert found == {name: " ".join(caption.split()) for name, caption in zip(names, captions, strict=False)}
+
+
+def test_a_number_is_a_caption(tmp_path):
+    paint(tmp_path / "train" / "seven.png", 1)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "train/seven.png", "text": 7}\n')
+    assert build(tmp_path).first(1)[0].caption == "7"
+
+
+def test_metadata_that_nobody_would_read_is_refused(tmp_path):
+    row = '{"file_name": "a.png", "text": "a"}\n'
+    for split in ("train", "eval"):
+        paint(tmp_path / split / "a.png", 1)
+        (tmp_path / split / "metadata.jsonl").write_text(row)
+    with pytest.raises(UserError, match="eval is named like no split, and holds metadata: expected one of train, "):
+        build(tmp_path)
+    (tmp_path / "eval" / "metadata.jsonl").unlink()
+    (tmp_path / "train" / "metadata.csv").write_text("file_name,text\na.png,a\n")
+    with pytest.raises(UserError, match="train has both metadata.jsonl and metadata.csv: keep one"):
+        build(tmp_path)
+    (tmp_path / "train" / "metadata.csv").unlink()
+    (tmp_path / "metadata.jsonl").write_text(row)
+    with pytest.raises(UserError, match=r"metadata.jsonl is not the only metadata: .*train.metadata.jsonl is there"):
+        build(tmp_path)
 
 
 def test_csv_sub_folders_and_the_caption_column(tmp_path):

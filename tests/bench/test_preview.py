@@ -74,5 +74,8 @@ def test_main_writes_the_validation_pictures(tmp_path: Path) -> None:
     other = replace(config, data=replace(config.data, path="an/emoji/font.ttf"))  # not for the world of shapes
     assert preview.main(arguments, other, Console(interval=1e9)) == 0
     assert [path.name for path in arguments.out.iterdir()] == ["shapes.png"]
+    assert PreviewArguments().shown(config) == ("shapes", "emoji")
+    named = replace(config, data=replace(config.data, name="folder", path="mine"))
+    assert PreviewArguments().shown(named) == ("folder",) and arguments.shown(named) == ("shapes",)
     with Image.open(arguments.out / "shapes.png") as page:
         check_sheet(page, [[sample.image] for sample in Shapes.build(config.data, "validation").first(5)])

@@ -16,6 +16,7 @@ from bench import cli
 from bench.console import Console
 from bench.report import after_run
 from metrics.statistics import Estimate
+from reports.markdown import plain
 from reports.schema import Budgets, Record
 from tests.reports.records import APPROACHES, distance_at, four, mean_at, record_of, whole, write_run
 
@@ -49,6 +50,9 @@ def test_a_report_is_four_files_and_what_was_refused_is_said(tmp_path: Path, cap
     for name in ("report.html", "report.md", "results.csv", "results.json"):
         assert f"wrote {out / name}" in captured.out and (out / name).stat().st_size > 500
     assert captured.err.count("warning: refused") == 4
+    noted = json.loads((out / "results.json").read_text())["notes"]
+    text = (out / "report.md").read_text()
+    assert noted and all(plain(each["note"]) in text for each in noted)
     # Made again, with the report among the runs, it is the same to the byte.
     before = {path: path.read_bytes() for path in out.rglob("report*") if path.is_file()}
     assert cli.main(["report", str(out), "--to", str(tmp_path / "again")]) == 0

@@ -85,8 +85,9 @@ def test_what_lies_at_a_path_decides_how_it_is_read(place: Path) -> None:
     assert found == {"my-pictures": "folder", "my-shards": "webdataset", "my-wikitext": "hub"}
     assert dataset_of("shapes", str(place / "my-shards" / "cc-val-000.tar")) == "webdataset"
     assert dataset_of("shapes", str(place / "nowhere")) == "" == dataset_of("emoji", str(place / "my-shards"))
-    assert text_of("pydocs", str(place / "my-texts")) == "folder" and text_of("pydocs", str(PAGE)) == "file"
-    assert text_of("pydocs", str(place / "my-wikitext")) == "hub" and text_of("file", str(PAGE)) == ""
+    assert dataset_of("webdataset", str(place / "my-pictures")) == "folder"  # preset base's own is webdataset
+    assert text_of(str(place / "my-texts")) == "folder" and text_of(str(PAGE)) == "file"
+    assert text_of(str(place / "my-wikitext")) == "hub" and text_of("nowhere") == "" == text_of(None)
 
 
 def test_a_name_that_is_given_stands(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
