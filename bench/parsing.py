@@ -258,8 +258,9 @@ def _unrecognized(token: str, words: Sequence[str], flags: dict[str, Any], verb:
     if groups := sorted(flag for flag in flags if flag.startswith(f"{name}.")):
         return f"{name} is a group of options, expected one of its fields, such as {groups[0]}"
     last = name.removeprefix("--").split(".")[-1]
-    same_end = [flag for flag in flags if flag.removeprefix("--").split(".")[-1] == last]
-    close = same_end or difflib.get_close_matches(name, flags, n=1)
+    likely = [flag for flag in flags if verb == "pretrain" or not flag.startswith("--pretrain.")]
+    same_end = [flag for flag in likely if flag.removeprefix("--").split(".")[-1] == last]
+    close = same_end or difflib.get_close_matches(name, likely, n=1)
     hint = f"did you mean {_either(close)}?" if close else f"see '{help_words}'"
     return f"'{verb}' has no option {token.split('=')[0]}: {hint}"
 
