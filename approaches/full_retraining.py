@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from approaches.base import Approach, Batch, Generators, Loss, ParameterGroup, Prompt, Shared
 from approaches.settings import FullRetrainingSettings
+from approaches.shared.devices import sent
 from approaches.shared.interleaved import ImageTokens, Interleaved, Rope
 from approaches.shared.kernels import AttentionMask
 from approaches.shared.low_rank import add_low_rank
@@ -89,7 +90,7 @@ class FullRetraining(Approach):
         nats = self.tower.text_loss(tokens, batch.describe.targets, image, mask)
         terms["caption"] = Loss(nats, counts["caption"], self.settings.caption_weight)
         if len(text := self._replayed(batch)):
-            text = text.to(tokens.device, non_blocking=True)
+            text = sent(text, tokens.device)
             nats = self.tower.text_loss(text[:, :-1], text[:, 1:])
             terms["replay"] = Loss(nats, counts["replay"], self.settings.replay_weight)
         return terms

@@ -46,6 +46,7 @@ from approaches.shared import captioner, checker
 from approaches.shared.captioner import Captioner
 from approaches.shared.checker import FALSE, Checker, corrupted, drawn_ways
 from approaches.shared.denoiser import Denoiser, Prepared
+from approaches.shared.devices import sent
 from approaches.shared.diffusion import Sampled
 from approaches.shared.layout import Layouts, LayoutTokens, scene_plan
 from approaches.shared.planner import Planned, Planner
@@ -189,7 +190,7 @@ class Modular(Approach):
         device, rows = latents.device, torch.arange(len(true))
         drawn, described = rows[: len(whole.draw)], rows[len(whole.draw) :]
         mine = torch.cat([each[batch.rows(len(each))] for each in (drawn, described)])
-        noised = self.shared.diffusion.add_noise(latents, noise[mine].to(device), times[mine].to(device))
+        noised = self.shared.diffusion.add_noise(latents, sent(noise[mine], device), sent(times[mine], device))
         planned, true = (layouts.select(mine).to(device) for layouts in (planned, true))
         return self.checker.loss(noised, planned, true)
 

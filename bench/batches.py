@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from itertools import chain
 from typing import Any
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from approaches.base import Batch, Captioned, Generators
+from approaches.shared.devices import sent
 from approaches.shared.diffusion import Diffusion
 from approaches.shared.language_model import LanguageModel, pad_rows
 from approaches.shared.prompts import gap, lead
@@ -220,8 +221,7 @@ def moved(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch
 
-    def to(value: Tensor) -> Tensor:
-        return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
+    to = partial(sent, device=device)
 
     def rows(value: Captioned) -> Captioned:
         latents, tokens, mask = to(value.latents), to(value.tokens), to(value.mask)

@@ -74,6 +74,8 @@ def shard(step: Step) -> None:
         fully_shard(block, **options)
         for name in getattr(block, "entries", ()):
             register_fsdp_forward_method(block, name)
+    if plugin.reshard_after_forward is True:
+        options["reshard_after_forward"] = None  # torch's own choice: what backward needs first stays
     fully_shard(step, **options)
     for module in step.modules():
         if isinstance(module, FSDPModule):

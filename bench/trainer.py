@@ -1,7 +1,8 @@
 """The only training loop: one step after another until the budget is spent, resumable at any of them.
 
 What a step sees is a function of its number alone (see bench.seeds), so a training that was killed and started again
-ends with the same weights as one that was not. `fit` trains any module on any loss; bench.training does an approach."""
+ends with the same weights as one that was not (on a GPU but for the rounding of sums, whose order varies there). `fit`
+trains any module on any loss; bench.training does an approach."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from approaches.base import Approach, Batch, Generators
+from approaches.shared.devices import sent
 from approaches.shared.kernels import compile_obstacle, compiled_by_shape
 from bench import checkpoint, launch, shard_checkpoint
 from bench.batches import Batches, moved, part
@@ -223,7 +224,7 @@ class ApproachTrainee(Trainee):
             total = torch.stack([own, *counts]).sum(0)
         else:
             told = [[float(each[name]) for name in self.module.names] for each in ahead]
-            total = torch.tensor(told).sum(0).to(own.device)
+            total = sent(torch.tensor(told).sum(0), own.device)
         total = self._added(total)
         # a term that nothing counts for is absent, not 0/0
         shares = torch.where(total > 0, weights / total.clamp(min=1e-30), 0.0)
@@ -316,7 +317,7 @@ class ApproachTrainee(Trainee):
         if self.accelerator.num_processes == 1 or self.sharded:  # fully_shard has done it
             return
         own = [p.grad is not None for p in self.trained]
-        reached = torch.tensor(own, dtype=torch.float32).to(self.accelerator.device)
+        reached = sent(torch.tensor(own, dtype=torch.float32), self.accelerator.device)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.trained]
         flat = torch.cat([reached, *(grad.flatten() for grad in grads)])
         del grads

@@ -58,7 +58,10 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (N C, float32) of uint8 pictures (N 3 H W, square)."""
-        x = images.to(torch.float32, memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, enabled=False):  # an approach may ask for them in training
+            return self._features(images.to(torch.float32, memory_format=torch.channels_last))
+
+    def _features(self, x: Tensor) -> Tensor:
         if x.shape[-2:] != (self.input_size, self.input_size):
             size = (self.input_size, self.input_size)
             x = F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True).clamp_(0, 255)

@@ -221,7 +221,7 @@ class Denoiser(nn.Module):
         """The prediction, B C H W, for x_t (B C H W) at t (B, in [0, 1]) under a condition that `prepare` made."""
         embedded = self.time(t)
         x, kept = self.patches.encode(x_t, embedded)
-        x = x + self.positions.to(x.dtype)
+        x = x.to(self.positions.dtype) + self.positions  # autocast's half precision is too little for a residual sum
         images = x.shape[1]
         if condition.tokens is not None:
             x = torch.cat((x, condition.tokens), 1)

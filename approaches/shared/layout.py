@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from approaches.shared.devices import sent
 from approaches.shared.patches import sinusoids
 from bench.data.scene import BACKGROUNDS, COLOURS, GRID, SHAPES, SIZES, Scene, Thing, parse_plan, plan_text
 
@@ -114,7 +115,7 @@ class Layouts:
 
     def to(self, device: torch.device | str) -> Layouts:
         """The same on another device."""
-        return Layouts(**{name: value.to(device) for name, value in vars(self).items()})
+        return Layouts(**{name: sent(value, device) for name, value in vars(self).items()})
 
     def __len__(self) -> int:
         return len(self.known)

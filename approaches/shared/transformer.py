@@ -139,7 +139,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: AttentionMask | None = None) -> Tensor:
         """B T D -> B T D. Without a mask attention is causal."""
-        return self.read(x, rope, mask, None)[0]
+        return self._read(x, rope, mask, None)[0]
 
     def read(
         self,
@@ -150,6 +150,16 @@ class Block(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """New tokens, B T D, that also see earlier keys and values: the block's output, B T D, and the new tokens' own
         keys and values. Without a mask attention is causal."""
+        return self._read(x, rope, mask, earlier)
+
+    def _read(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: AttentionMask | None,
+        earlier: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """What `forward` and `read` do: sharding and compiling wrap these two, and neither may call the other."""
         normed = self.attention_norm(x)
         q = self.queries(normed, rope)
         k, v = own = self.keys_values(normed, rope)

@@ -97,7 +97,9 @@ class LatentCodec(nn.Module):
         scaling."""
         path = None
         if key is not None:
-            parts = (key, self.weights_hash, str(images.shape), str(self.scale), str(self.shift), str(CACHE_REVISION))
+            parts = [key, self.weights_hash, str(images.shape), str(self.scale), str(self.shift), str(CACHE_REVISION)]
+            if self.device.type != "cpu":  # convolutions round otherwise there
+                parts.append(self.device.type)
             path = cache_directory() / "latents" / f"{hash_bytes(*parts)}.safetensors"
             if (cached := _read_cache(path)) is not None:
                 return cached

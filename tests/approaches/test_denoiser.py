@@ -150,6 +150,17 @@ def test_kernels_for_this_machine_agree_with_the_reference() -> None:
         torch.testing.assert_close(mine, reference, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("layout", [False, True])
+def test_the_residual_stream_is_whole_under_autocast(layout: bool) -> None:
+    model, seen = make(choose("cpu"), layout=LAYOUT if layout else None), []
+    for block in model.blocks():
+        block.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
+    every = inputs()
+    with torch.autocast("cpu", torch.bfloat16):
+        predict(model, *(every if layout else every[:4]))
+    assert set(seen) == {torch.float32}
+
+
 def test_blocks_compile_without_a_graph_break() -> None:
     every = inputs()
     model, compiled = make(choose("cpu")), make(choose("cpu"))

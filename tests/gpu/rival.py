@@ -71,10 +71,10 @@ class RivalStep(nn.Module):
         rows: list[list[Any]] = []
         drawn, described = (self._pictures(of.latents) for of in (batch.draw, batch.describe))
         tokens, mask = batch.drawn_prompt()
-        for index in range(len(drawn)):
-            rows.append([tokens[index][mask[index]], (0, drawn[index])])
-        for index in range(len(described)):
-            rows.append([(0, described[index]), batch.describe.tokens[index][batch.describe.mask[index]]])
+        for index, length in enumerate(mask.sum(1).tolist()):  # padding is on the right; one wait, not one a row
+            rows.append([tokens[index, :length], (0, drawn[index])])
+        for index, length in enumerate(batch.describe.mask.sum(1).tolist()):
+            rows.append([(0, described[index]), batch.describe.tokens[index, :length]])
         loss: Tensor = self.model(rows)
         if count := round(self.replay_share * len(batch.text)):
             loss = loss + 0.2 * self.model(batch.text[:count])

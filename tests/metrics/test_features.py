@@ -89,6 +89,12 @@ def test_it_is_deterministic_and_follows_the_order_of_pictures(extractor: Featur
     assert features.shape == (6, extractor.feature_size) == (6, 1280)
 
 
+def test_a_training_in_half_precision_has_them_whole(extractor: FeatureExtractor) -> None:
+    exact = extractor.extract(noise(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.array_equal(extractor.extract(noise(2)), exact)
+
+
 def test_training_mode_is_refused(extractor: FeatureExtractor) -> None:
     before = extractor.extract(noise(2))
     extractor.train()

@@ -168,8 +168,8 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None, causal: b
         # is_causal aligns the first query with the first key; with a cache the last ones belong together.
         mask, causal = (causal_mask(queries, keys, q.device) if queries > 1 else None), False
     grouped = k.shape[1] != q.shape[1]
-    if grouped and q.is_cuda and mask is not None:
-        # CUDA's kernel that takes a mask knows no groups; left to enable_gqa, torch falls back to its slow path.
+    if grouped and q.is_cuda and (mask is not None or _arithmetic(q.device, q.dtype) == torch.float32):
+        # CUDA's kernels for masks and for float32 know no groups; left to enable_gqa, torch takes its slow path.
         repeats = q.shape[1] // k.shape[1]
         k, v, grouped = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1), False
     allowed, empty = (None, None) if mask is None else mask.open
