@@ -31,7 +31,7 @@ PRESETS = Registry("preset")
 
 
 def smoke() -> Config:
-    """Everything end to end, with a few steps of each recipe: two CPU cores, under four minutes for all approaches,
+    """Everything end to end, with a few steps of each recipe: two CPU cores, about two minutes for all approaches,
     one or two for the pretraining. Proves that the machinery works; the numbers mean nothing."""
     few = OptimizerConfig(steps=12, batch=8, lr=2e-3, warmup=2, ema=0.9)
     return Config(
