@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
+
+from reports import results
+from reports.document import document
 
 ROOT = Path(__file__).parents[1]
 APPROACHES = ("full_retraining", "dual_tower", "projection", "modular")
@@ -99,3 +104,18 @@ def test_the_claims_are_judged_as_in_the_committed_results() -> None:
         told.append((approach, {"+": "pro", "-": "con"}[claim[0]], claim[2:], verdict))
         assert because
     assert told == [(each["approach"], each["side"], each["says"], each["verdict"]) for each in found]
+
+
+def test_the_committed_records_give_the_committed_numbers(tmp_path: Path) -> None:
+    """Whoever doubts a number can have it made again: `python -m bench report` of the records that are here."""
+    for archive in sorted((ROOT / "docs/longer/records").glob("*.tar.xz")):
+        with tarfile.open(archive) as tar:
+            tar.extractall(tmp_path, filter="data")
+    told = csv.DictReader(io.StringIO(results.as_csv(document([tmp_path]).contenders), newline=""))
+    with (ROOT / "docs/longer/picture.csv").open(encoding="utf-8", newline="") as file:
+        for made, kept in zip(told, csv.DictReader(file), strict=True):
+            for name, value in kept.items():
+                if value and name in ("value", "low", "high"):  # another processor adds up in another order
+                    assert float(made[name]) == pytest.approx(float(value), rel=1e-9, abs=1e-12), kept
+                else:
+                    assert made[name] == value, kept
