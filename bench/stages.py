@@ -188,9 +188,8 @@ def _train(run: Run) -> dict[str, Any]:
         average = {name: value.cpu().contiguous().clone() for name, value in fitted.average.items()}
         with atomic_path(run.folder / store.WEIGHTS) as whole:
             save_file(average, whole)
-    notes = batches.collection.left_out
-    if batches.cut:
-        notes.append(f"{batches.cut} captions were longer than train.caption_tokens, and cut")
+    cut = [f"{batches.cut} captions were longer than train.caption_tokens, and cut"] if batches.cut else []
+    notes = [*batches.collection.left_out, *cut]
     if said := unreached(fitted.unreached):
         console.warn(f"{run.request.approach}: {said}")
         notes.append(said)

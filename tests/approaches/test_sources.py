@@ -61,7 +61,7 @@ def test_an_unknown_shipped_model_is_refused_with_the_nearest(weights: Path, mon
     assert "not shipped" in refusal("shipped:half-made")
     assert "not shipped" in refusal("shipped:../weights/vae-tiny")
     monkeypatch.setattr(sources, "WEIGHTS", weights / "nowhere")
-    assert refusal("shipped:vae-tiny").endswith("none are shipped yet")
+    assert refusal("shipped:vae-tiny").endswith("expected one of: package:smollm2")
 
 
 def test_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ def test_what_cant_be_measured_leaves_the_record_as_it_was(
     assert (copy / schema.FILE).read_bytes() == kept and not (copy / evaluate_again.PLACE).exists()
     shutil.copy(micro_run.folder / store.WEIGHTS, copy)
     for mistake, sentence in (
-        ({"clip": "no/such"}, "the CLIP model 'no/such' is of no architecture that open_clip has"),
+        ({"clip": "no/such"}, "model.clip is 'no/such', which is of no architecture that open_clip has"),
         ({"inception": copy / schema.FILE}, "can't be read as Inception-v3's weights"),
     ):
         assert evaluate_again.main(EvaluateArguments(runs=(str(copy),), **mistake), Config(), QUIET) == 2

@@ -330,7 +330,7 @@ def test_a_closed_terminal_ends_no_work():
 def test_a_full_disk_ends_a_run_without_a_traceback(
     tmp_path: Path, config: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise UserError("can't write x: No space left on device")
 
     def work(folder: Path, console: Console) -> None:
