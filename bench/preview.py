@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,21 +49,17 @@ def main(arguments: PreviewArguments, config: Config, console: Console) -> int:
     return 0
 
 
-def sheet(groups: list[list[NDArray[np.uint8]]], captions: list[str], heads: Sequence[str] = ()) -> Image.Image:
-    """Groups of equal pictures (uint8 H W 3), each group side by side over its caption, in a grid. heads: of a group's
-    pictures, above the first row."""
+def sheet(groups: list[list[NDArray[np.uint8]]], captions: list[str]) -> Image.Image:
+    """Groups of equal pictures (uint8 H W 3), each group side by side over its caption, in a grid."""
     tile = max(TILE, groups[0][0].shape[0])
     width, height = tile * len(groups[0]), tile + LINES * LINE + 4
     columns = max(1, min(len(groups), round((len(groups) * height / width) ** 0.5)))
     rows = -(-len(groups) // columns)
-    above = LINE if heads else 0
-    page = Image.new("RGB", (columns * (width + MARGIN) + MARGIN, rows * (height + MARGIN) + MARGIN + above), "white")
+    page = Image.new("RGB", (columns * (width + MARGIN) + MARGIN, rows * (height + MARGIN) + MARGIN), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(10)
     for number, (group, caption) in enumerate(zip(groups, captions, strict=True)):
         row, column = divmod(number, columns)
-        left, top = MARGIN + column * (width + MARGIN), MARGIN + row * (height + MARGIN) + above
-        for place, head in enumerate(heads if row == 0 else ()):
-            draw.text((left + place * tile, MARGIN - 4), head, fill="black", font=font)
+        left, top = MARGIN + column * (width + MARGIN), MARGIN + row * (height + MARGIN)
         for place, image in enumerate(group):
             enlarged = Image.fromarray(image).resize((tile, tile), Image.Resampling.NEAREST)
             page.paste(enlarged, (left + place * tile, top))

@@ -9,7 +9,7 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from fontTools.ttLib import TTFont, TTLibError
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.config import DataConfig
-from bench.data.dataset import SPLITS, Dataset, Sample
+from bench.data.dataset import Dataset, Sample
 from bench.data.fonts import choose_font, colour_format
 from bench.data.pictures import RESIZE, fit
 from bench.data.splits import rank_of, split_of
@@ -49,7 +49,6 @@ class Emoji(Dataset):
     """One picture per emoji of a single code point. A name is in one split only; equal drawings appear once."""
 
     name = "emoji"
-    splits: ClassVar[tuple[str, ...]] = SPLITS
 
     def __init__(self, *, font: Path, size: int, split: str, seed: int = 0, bound: int | None = None) -> None:
         """`bound`: at most so many pictures."""

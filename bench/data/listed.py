@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import PIL
 
-from bench.data.dataset import SPLITS, Dataset, Sample
+from bench.data.dataset import Dataset, Sample
 from bench.data.pictures import RESIZE, PictureError, decode, inspect
 from bench.errors import UserError
 from bench.files import cache_directory, hash_bytes, whole_characters, write_json
@@ -65,8 +65,6 @@ TOO_FEW = "none falls into it: there are too few, or no folder or shard of them 
 
 class Listed(Dataset):
     """A split as a list of pictures that have been decoded once, in a fixed order."""
-
-    splits: ClassVar[tuple[str, ...]] = SPLITS
 
     def __init__(
         self,

@@ -53,15 +53,6 @@ def test_every_picture_is_at_its_place(count: int, together: int, side: int) -> 
     check_sheet(sheet(groups, ["a red circle"] * count), groups)
 
 
-def test_heads_stand_above_the_first_row_alone() -> None:
-    drawn = pictures(8, 32)
-    groups = [drawn[i : i + 2] for i in range(0, 8, 2)]
-    plain, headed = (np.asarray(sheet(groups, ["x"] * 4, heads)) for heads in ((), ("true", "drawn")))
-    assert np.array_equal(headed[LINE + MARGIN :], plain[MARGIN:])
-    written = np.flatnonzero((headed[: LINE + MARGIN] != 255).any(axis=(0, 2)))
-    assert {int(place - MARGIN) % (2 * TILE + MARGIN) // TILE for place in written} == {0, 1}
-
-
 @pytest.mark.parametrize("caption", ["word " * 1000, "W" * 5000, "\n" * 5000, "😀圆" * 2500, ""])
 def test_no_caption_does_harm(caption: str) -> None:
     groups = [[image] for image in pictures(6, 32)]
