@@ -67,7 +67,7 @@ def parse(kind: type[Any], words: Sequence[str], *, verb: str, program: str, con
     fields = [(name, Annotated[part, unprefixed], field(default=value)) for name, part, value in parts]
     whole = dataclasses.make_dataclass("Whole", fields, kw_only=True, frozen=True)
     flags = {flag: hint for _, part, _ in parts for flag, hint in flags_of(part)}
-    _check_lists(words, kind, flags)
+    _check_empty(words, kind, flags)
     with _one_sentence(words, flags, verb, f"{program} {verb} --help"), sources_read_once(), _told_without_typeguard():
         parsed: Any = tyro.cli(
             whole,
@@ -80,12 +80,14 @@ def parse(kind: type[Any], words: Sequence[str], *, verb: str, program: str, con
     return Parsed(arguments=_at_home(parsed.arguments), config=config, debug=parsed.common.debug)
 
 
-def _check_lists(words: Sequence[str], kind: type[Any], flags: dict[str, Any]) -> None:
-    """UserError where a list that is empty by default is given without a value, as by a shell's empty variable."""
+def _check_empty(words: Sequence[str], kind: type[Any], flags: dict[str, Any]) -> None:
+    """UserError where a list that is empty by default, or a path, is given without a value, as by a shell's empty
+    variable: an empty path would be the working directory."""
     given = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
-    for item in dataclasses.fields(kind):
-        flag = f"--{item.name}".replace("_", "-")
-        if item.default == () and flag in given and "--help" not in given and not last_values(words, flag):
+    bare = {f"--{item.name}".replace("_", "-") for item in dataclasses.fields(kind) if item.default == ()}
+    for flag in [] if "--help" in given else sorted(given & flags.keys()):
+        values = last_values(words, flag)
+        if (flag in bare and not values) or (Path in (flags[flag], *typing.get_args(flags[flag])) and "" in values):
             raise UserError(f"{flag} has no value, expected {type_name(flags[flag])}")
 
 

@@ -62,6 +62,8 @@ MISTAKES = [
     ("pretrain --only", "--only names nothing to make"),
     ("sweep --values", "--values has no value, expected a list of str"),
     ("clean --what", "--what has no value, expected a list of str"),
+    ("run --out=", "--out has no value, expected a path"),
+    ("report --to=", "--to has no value, expected a path or None"),
     ("compare a b --metrics", "--metrics has no value, expected a list of str"),
     ("run --data.path ./typo", "--data.path ./typo: no such file or folder"),
     ("run --model.lm README.md", "model.lm is 'README.md', a file: expected a folder as transformers saves"),
