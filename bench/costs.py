@@ -31,7 +31,7 @@ def drawing_costs(approach: Approach, drawn: Drawn, collection: Collection, conf
     found = {
         "seconds_per_image": median_of(each, {"batches": drawn.seconds, "parts": drawn.parts}),
         "seconds_to_first_image": _first(approach, collection, config),
-        "nfe": mean_estimate(np.array(drawn.nfe, dtype=float), better="lower", details={}),
+        "nfe": mean_estimate(drawn.nfe, keys=collection.keys[: len(drawn.nfe)], better="lower", details={}),
         "flops_per_image": _flops(approach, drawn, collection, config),
     }
     for part, seconds in drawn.parts.items():
@@ -43,7 +43,13 @@ def drawing_costs(approach: Approach, drawn: Drawn, collection: Collection, conf
             reason="the sum over all batches",
         )
     if drawn.tokens:
-        found["planner_tokens"] = Estimate.counted(drawn.tokens / len(drawn.nfe), unit="a picture", better="lower")
+        found["planner_tokens"] = Estimate(
+            value=drawn.tokens / len(drawn.nfe),
+            n=len(drawn.nfe),
+            unit="a picture",
+            better="lower",
+            reason="the sum over all pictures",
+        )
     return found | traced(drawn.trace)
 
 
@@ -96,15 +102,16 @@ def _first(approach: Approach, collection: Collection, config: Config) -> Estima
 
 
 def _flops(approach: Approach, drawn: Drawn, collection: Collection, config: Config) -> Estimate:
-    """Of reading a caption of the median length and all evaluations of a picture, the mean over pictures. Guidance
-    doubles the evaluations, and reads its empty prompt once a batch."""
+    """Of reading a caption of the median length and all evaluations of a picture: a count where all pictures take as
+    many, else their mean. Guidance doubles the evaluations, and reads its empty prompt once a batch."""
     latents = collection.latents[:1].to(next(approach.parameters()).device)
     captions = sorted((texts[0] for texts in collection.captions[: len(drawn.nfe)]), key=len)
     work = flops_per_evaluation(approach, latents, captions[len(captions) // 2])
-    each = work["condition"] + work["denoise"] * float(np.mean(drawn.nfe))
-    guided = config.diffusion.guidance != 1
+    guided, many = config.diffusion.guidance != 1, len(drawn.nfe)
+    each = (1 + guided) * work["denoise"] * np.array(drawn.nfe, dtype=float) + work["condition"]
     if guided:
-        each += work["denoise"] * float(np.mean(drawn.nfe))
-        each += flops_of_prompt(approach, "") / min(config.evaluate.batch, len(drawn.nfe))
-    left_out = "a planner's tokens, checks and decoding to pixels are not counted"
-    return Estimate.counted(each, unit="FLOP", better="lower", guided=guided, left_out=left_out, **work)
+        each += flops_of_prompt(approach, "") / min(config.evaluate.batch, many)
+    told = {**work, "guided": guided, "left_out": "a planner's tokens, checks and decoding to pixels are not counted"}
+    if len(set(drawn.nfe)) == 1:
+        return Estimate.counted(float(each[0]), unit="FLOP", better="lower", **told)
+    return mean_estimate(each, keys=collection.keys[:many], unit="FLOP", better="lower", details=told)

@@ -24,6 +24,8 @@ from bench.seeds import derive
 from metrics.statistics import Estimate, mean_estimate
 
 CANDIDATES = 100  # captions among which a picture's own is looked for
+ROWS = 256  # pictures at a time, each against its candidates
+DEAF = 32_768  # pictures against another's caption, for the chance of a picture's own to be nearest
 SCALE = 100  # a score is this many times the cosine
 SCORES = ("clip_score", "clip_score_gap", "clip_retrieval_precision")
 
@@ -123,8 +125,9 @@ def clip_metrics(
     often it is nearer to its own than to any of these (R-precision, arXiv 1711.10485).
 
     pictures: uint8 N H W 3. true_pictures: what the captions were written of, whose own numbers are in details
-    `reference`. keys: the items' names. Details: `chance` (of the score: the same pictures with the next caption),
-    the model, its weights, and `cut`, how many captions are longer than it reads.
+    `reference`. keys: the items' names. Details: `chance` (of the score: the same pictures with the next caption; of
+    the others: each picture as if drawn for another's caption), the model, its weights, and `cut`, how many captions
+    are longer than it reads.
     """
     if not len(pictures):
         return {name: Estimate.missing("no pictures", better="higher") for name in SCORES}
@@ -156,10 +159,11 @@ def clip_metrics(
             "clip_retrieval_precision": precision,
         }
     (right, ahead), best = _against(drawn, texts, others), None if true is None else _against(true, texts, others)
-    told = {**details, "candidates": others.shape[1] + 1, "chance": 0.0}
+    lucky, luckily = _deaf(drawn, texts, others)
+    told = {**details, "candidates": others.shape[1] + 1, "chance": luckily}
     told["reference"] = None if best is None else float(best[1].mean())
     gap = mean_estimate(ahead, keys=keys, seed=seed, better="higher", details=told)
-    told |= {"chance": 1 / told["candidates"], "reference": None if best is None else float(best[0].mean())}
+    told |= {"chance": lucky, "reference": None if best is None else float(best[0].mean())}
     precision = mean_estimate(right, keys=keys, seed=seed, unit="share", better="higher", details=told)
     return {"clip_score": score, "clip_score_gap": gap, "clip_retrieval_precision": precision}
 
@@ -185,8 +189,25 @@ def _against(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of each picture, against the captions `others`, N K: 1 where its own is nearest, a tie is a failure; and by how
     much its own score is above their mean."""
-    similarities = (pictures.double() @ texts.double().T).numpy()
-    rows = np.arange(len(others))
-    own = similarities[rows, rows]
-    theirs = np.take_along_axis(similarities, others, axis=1)
-    return (own > theirs.max(axis=1)).astype(np.float64), SCALE * (own - theirs.mean(axis=1))
+    right, ahead, words = [], [], texts.double()
+    for start in range(0, len(others), ROWS):
+        rows = slice(start, start + ROWS)
+        given = pictures[rows].double()
+        own = (given * words[rows]).sum(1)
+        theirs = (given[:, None] @ words[torch.from_numpy(others[rows])].transpose(1, 2))[:, 0]
+        right.append((own > theirs.amax(1)).double())
+        ahead.append(SCALE * (own - theirs.mean(1)))
+    return torch.cat(right).numpy(), torch.cat(ahead).numpy()
+
+
+def _deaf(pictures: Tensor, texts: Tensor, others: NDArray[np.int64]) -> tuple[float | None, float | None]:
+    """The means of `_against` where every picture was drawn for another's caption: not 1 in K + 1 and 0, for captions
+    come as often as they do, and the others once each. Of the score it is exact: what all other pictures get on average
+    is what their mean gets. None of one picture."""
+    count = len(pictures)
+    if count < 2:
+        return None, None
+    shifts = max(1, min(count - 1, DEAF // count))
+    right = [_against(pictures.roll(1 + step * (count - 1) // shifts, 0), texts, others)[0] for step in range(shifts)]
+    mean_of_others = (pictures.double().sum(0) - pictures.double()) / (count - 1)
+    return float(np.mean(right)), float(_against(mean_of_others, texts, others)[1].mean())

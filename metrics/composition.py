@@ -70,28 +70,13 @@ def scene_accuracy(
     that occur. Only what a caption asks for counts; a rejected picture fulfils nothing.
 
     pictures: uint8 N H W 3, or what `parse_all` gave. Details: `per_item` (1 or 0), `strata` (each item's task),
-    `tasks` (each task's own estimate), `chance` (the same pictures judged by other scenes of their task), `rejected`
-    (reason -> count), `confidence` (the parser's, a picture). Two estimates of the same scenes are compared pairwise.
+    `chance` (the same pictures judged by other scenes of their task), `rejected` (reason -> count). Two estimates
+    of the same scenes are compared pairwise.
     """
     parsed = _parsed(pictures, scenes)
     right = [float(satisfied(found.things, s.demands, s.relation)) for found, s in zip(parsed, scenes, strict=True)]
     tasks = [scene.task for scene in scenes]
-    own = {
-        task: mean_estimate(
-            [value for value, of in zip(right, tasks, strict=True) if of == task],
-            seed=seed,
-            unit="share",
-            better="higher",
-        )
-        for task in TASKS
-        if task in tasks
-    }
-    details = {
-        "tasks": {task: {k: v for k, v in e.to_json().items() if k != "details"} for task, e in own.items()},
-        "chance": _chance(parsed, scenes, seed),
-        "rejected": _rejected(parsed),
-        "confidence": [round(found.confidence, 4) for found in parsed],
-    }
+    details = {"chance": _chance(parsed, scenes, seed), "rejected": _rejected(parsed)}
     return mean_estimate(
         right,
         strata=tasks,
@@ -111,8 +96,7 @@ def _task_accuracies(parsed: Sequence[Parsed], scenes: Sequence[Scene], *, seed:
         if not rows:
             found[name] = Estimate.missing(f"no caption sets the task '{task}'", unit="share", better="higher")
             continue
-        own = scene_accuracy([parsed[i] for i in rows], [scenes[i] for i in rows], seed=seed)
-        found[name] = replace(own, details={k: v for k, v in own.details.items() if k not in ("tasks", "confidence")})
+        found[name] = scene_accuracy([parsed[i] for i in rows], [scenes[i] for i in rows], seed=seed)
     return found
 
 

@@ -15,17 +15,8 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from metrics.statistics import (
-    COUNTED,
-    Better,
-    Difference,
-    Estimate,
-    difference,
-    freedom,
-    interval_of_items,
-    same_items,
-    word,
-)
+from metrics.differences import Difference, constant, difference, freedom, same_items, word
+from metrics.statistics import COUNTED, Better, Estimate, interval_of_items
 
 SEEDS_ALONE = "seeds"
 SEEDS_AND_ITEMS = "seeds and items"
@@ -102,12 +93,6 @@ def _value(estimate: Estimate) -> float:
     if estimate.value is None:
         raise ValueError(f"a number is missing ({estimate.reason}); leave its seed out of the mean")
     return estimate.value
-
-
-def constant(estimate: Estimate) -> bool:
-    """Whether a number is the same for each of several items, such as a number of evaluations."""
-    items = estimate.details.get("per_item")
-    return isinstance(items, list) and len(items) > 1 and set(items) == {estimate.value}
 
 
 def _exact(estimate: Estimate) -> bool:

@@ -1,4 +1,4 @@
-"""Estimates, their 95% intervals, and what may be said of two of them. No torch; a leaf module: anyone may import it.
+"""Estimates and their 95% intervals. No torch; a leaf module: anyone may import it.
 
 N items. Whatever is resampled is an item that was drawn independently: a picture, a document, a seed.
 """
@@ -12,14 +12,13 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import ndtr, stdtrit
 
 from bench.files import hash_bytes
 from bench.seeds import derive
 
 Floats = NDArray[np.float64]
 Better = Literal["higher", "lower", ""]
-Word = Literal["better", "worse", "not told apart"]
 TAILS = np.array([0.025, 0.975])
 RESAMPLES = 4000  # of a bootstrap
 BLOCKS = 16  # of a jackknife
@@ -118,20 +117,23 @@ def mean_estimate(
         return Estimate.missing("no items", unit=unit, better=better)
     if faulty := int((~np.isfinite(items)).sum()):
         return Estimate.missing(f"{faulty} of {len(items)} items are not finite", unit=unit, better=better)
-    groups = _by_stratum(items, strata)
+    groups = by_stratum(items, strata)
     value = float(np.mean([group.mean() for group in groups]))
-    low, high, method = _bootstrap(groups, np.random.default_rng(derive(seed, "bootstrap")), shares=unit == "share")
+    low, high, method = interval_of_mean(
+        groups, np.random.default_rng(derive(seed, "bootstrap")), shares=unit == "share"
+    )
     found |= {} if low is None else {"interval": method}
     told: dict[str, Any] = {"unit": unit, "better": better, "details": found}
     return Estimate(value=value, low=low, high=high, n=len(items), reason="" if low is not None else method, **told)
 
 
-def _by_stratum(items: Floats, strata: Sequence[str] | None) -> list[Floats]:
+def by_stratum(items: Floats, strata: Sequence[str] | None) -> list[Floats]:
+    """Items of one stratum each."""
     names = np.array(["all"] * len(items) if strata is None else strata)
     return [items[names == name] for name in np.unique(names)]
 
 
-def _bootstrap(
+def interval_of_mean(
     groups: list[Floats], generator: np.random.Generator, *, shares: bool
 ) -> tuple[float | None, float | None, str]:
     """Bounds of the mean of group means and the method; or None, None and why. shares: whether 0 and 1 are counts."""
@@ -219,11 +221,11 @@ def jackknife(
     found["interval"] = f"jackknife, {count} blocks"
     if not np.isfinite(pseudo).all():
         return Estimate(value=value, reason="the statistic is not finite without some of the items", **told)
-    reach = _reach(pseudo, sizes)
+    reach = reach_of_blocks(pseudo, sizes)
     return Estimate(value=value, low=value - reach, high=value + reach, **told)
 
 
-def _reach(pseudo: Floats, sizes: Floats) -> float:
+def reach_of_blocks(pseudo: Floats, sizes: Floats) -> float:
     """Half a 95% interval from a jackknife's pseudo-values."""
     variance = ((pseudo - np.average(pseudo, weights=1 / sizes)) ** 2 / (sizes - 1)).mean()
     return float(stdtrit(len(pseudo) - 1, TAILS[1]) * np.sqrt(variance))
@@ -233,115 +235,14 @@ def interval_of_items(estimate: Estimate, *, seed: int = 0) -> Estimate:
     """With the interval that its details give, `per_item` (and `strata`) or `pseudo`; without either as it is."""
     found = estimate.details
     if "per_item" in found:
-        groups = _by_stratum(np.array(found["per_item"]), found.get("strata"))
+        groups = by_stratum(np.array(found["per_item"]), found.get("strata"))
         generator = np.random.default_rng(derive(seed, "bootstrap"))
-        low, high, reason = _bootstrap(groups, generator, shares=estimate.unit == "share")
+        low, high, reason = interval_of_mean(groups, generator, shares=estimate.unit == "share")
         return replace(estimate, low=low, high=high, reason="" if low is not None else reason)
     if "pseudo" in found and estimate.value is not None:
-        reach = _reach(np.array(found["pseudo"]), np.array(found["sizes"]))
+        reach = reach_of_blocks(np.array(found["pseudo"]), np.array(found["sizes"]))
         return replace(estimate, low=estimate.value - reach, high=estimate.value + reach, reason="")
     return estimate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """One estimate minus another of the same metric.
-
-    estimate: the difference with its interval, in the metric's own sign. word: what may be said of the first.
-    paired: whether the items were the same, and compared one by one. needed: items an approach at which a difference
-    of this size would be found four times in five (power 0.8), were it real; None where that can't be said.
-    """
-
-    estimate: Estimate
-    word: Word
-    paired: bool
-    needed: int | None
-
-
-def difference(a: Estimate, b: Estimate, *, seed: int = 0) -> Difference:
-    """a minus b, and whether a is better. ValueError where they differ in unit or direction, or have no direction.
-
-    Over the same items (details `items`) it is the items' differences, or the blocks', that are judged. Otherwise the
-    two intervals are combined as of independent estimates (Zou & Donner, Statistics in Medicine 2008). Exact counts
-    are told apart by their sign. Where an interval is missing nothing is told apart, and the reason says why.
-    """
-    if (a.unit, a.better) != (b.unit, b.better) or not a.better:
-        raise ValueError(f"can't compare {a.unit!r}, {a.better!r} with {b.unit!r}, {b.better!r}")
-    if a.value is None or b.value is None:
-        missing = Estimate.missing(a.reason if a.value is None else b.reason, unit=a.unit, better=a.better)
-        return Difference(estimate=missing, word="not told apart", paired=False, needed=None)
-    gap, n = a.value - b.value, min(a.n, b.n)
-    if a.reason == b.reason == COUNTED:
-        exact = replace(a, value=gap, n=1, details={})
-        return Difference(estimate=exact, word=word(gap, gap, a.better), paired=False, needed=1 if gap else None)
-    low: float | None
-    high: float | None
-    paired, reason = same_items(a, b), ""
-    if paired and "per_item" in a.details:
-        low, high, reason = _paired(a, b, seed)
-    elif paired:
-        reach = _reach(np.subtract(a.details["pseudo"], b.details["pseudo"]), np.array(a.details["sizes"]))
-        low, high = gap - reach, gap + reach
-    elif a.low is None or a.high is None or b.low is None or b.high is None:
-        low, high, reason = None, None, a.reason or b.reason
-    else:
-        low = gap - math.hypot(a.value - a.low, b.high - b.value)
-        high = gap + math.hypot(a.high - a.value, b.value - b.low)
-    told = replace(a, value=gap, low=low, high=high, n=n, reason=reason, details=freedom(a, b))
-    if low is None or high is None:
-        return Difference(estimate=told, word="not told apart", paired=paired, needed=None)
-    more = samples_needed(gap, high - low, n)
-    return Difference(estimate=told, word=word(low, high, a.better), paired=paired, needed=more)
-
-
-def freedom(*estimates: Estimate) -> dict[str, int]:
-    """The fewest degrees of freedom of Student's t, by blocks or seeds, in these intervals; empty without any."""
-    of = [len(e.details[name]) - 1 for e in estimates for name in ("pseudo", "per_seed") if name in e.details]
-    return {"freedom": min(of)} if of else {}
-
-
-def _paired(a: Estimate, b: Estimate, seed: int) -> tuple[float | None, float | None, str]:
-    """Bounds of the mean difference of two estimates' items, and why there are none."""
-    first, second = np.array(a.details["per_item"]), np.array(b.details["per_item"])
-    groups = _by_stratum(first - second, a.details.get("strata"))
-    if a.unit != "share" or not np.isin([first, second], (0, 1)).all():
-        low, high, reason = _bootstrap(groups, np.random.default_rng(derive(seed, "bootstrap")), shares=False)
-        return low, high, reason if low is None else ""
-    # Successes: one more discordant pair either way (Bonett & Price 2012), for few of them have hardly any spread.
-    more = 1 / len(groups)
-    sizes = np.array([len(group) + 2 * more for group in groups])
-    up, down = ((np.array([(group == sign).sum() for group in groups]) + more) / sizes for sign in (1, -1))
-    gap = np.mean([group.mean() for group in groups])
-    reach = ndtri(TAILS[1]) * math.sqrt(((up + down - (up - down) ** 2) / sizes).sum()) / len(groups)
-    centre = (up - down).mean()
-    return min(float(centre - reach), float(gap)), max(float(centre + reach), float(gap)), ""
-
-
-def samples_needed(gap: float, width: float, n: int) -> int | None:
-    """How many items would show a difference of `gap` with power 0.8 at the 5% level, given that n items gave a 95%
-    interval of `width`, which shrinks as 1 / sqrt(n). None for no difference at all."""
-    if gap == 0:
-        return None
-    ratio = float((ndtri(TAILS[1]) + ndtri(0.8)) / (2 * ndtri(TAILS[1]))) * width / abs(gap)
-    return max(2, math.ceil(n * ratio**2))
-
-
-def same_items(a: Estimate, b: Estimate) -> bool:
-    """Whether both rest on the same items and hold a value of each, or on the same blocks of them."""
-    if "items" not in a.details or a.details["items"] != b.details.get("items"):
-        return False
-    values, groups = ("per_item", "strata") if "per_item" in a.details else ("pseudo", "sizes")
-    first, second = a.details.get(values), b.details.get(values)
-    if first is None or second is None or len(first) != len(second):
-        return False
-    return all(a.details.get(name) == b.details.get(name) for name in (groups, "deal"))
-
-
-def word(low: float, high: float, better: Better) -> Word:
-    """What an interval of a difference says of the first."""
-    if low <= 0 <= high:
-        return "not told apart"
-    return "better" if (low > 0) == (better == "higher") else "worse"
 
 
 def _identity(keys: Sequence[str], n: int) -> str:

@@ -1,6 +1,6 @@
 """Who is compared: runs that differ in nothing but their seed are one contender, and its numbers are means over them.
 
-What is said of two contenders' numbers comes from metrics.statistics: over the same items where both rest on the same,
+What is said of two contenders' numbers comes from metrics.differences: over the same items where both rest on the same,
 over the seeds where both have run with at least two of the same.
 """
 
@@ -14,8 +14,9 @@ from functools import cached_property
 from statistics import mean
 from typing import Any
 
-from metrics.replication import constant, difference_over_seeds, mean_over_seeds
-from metrics.statistics import COUNTED, Difference, Estimate, difference
+from metrics.differences import Difference, difference
+from metrics.replication import difference_over_seeds, mean_over_seeds
+from metrics.statistics import COUNTED, Estimate
 from reports.gather import Run
 from reports.schema import TIMED_UNITS, Record, deciding, has
 
@@ -84,6 +85,13 @@ class Contender:
             return self.by_seed[0]
         names = dict.fromkeys(name for metrics in self.by_seed for name in metrics)
         return {name: _over_seeds(name, [m[name] for m in self.by_seed if name in m]) for name in names}
+
+    def lacking(self, name: str) -> list[tuple[int, str]]:
+        """The seeds whose number is missing from a mean over the others, and why it is."""
+        missing = Estimate.missing("its record holds no such number")
+        found = [(seed, metrics.get(name, missing)) for seed, metrics in zip(self.seeds, self.by_seed, strict=True)]
+        gaps = [(seed, estimate.reason) for seed, estimate in found if estimate.value is None]
+        return gaps if len(gaps) < len(found) else []
 
 
 def budget_estimates(record: Record) -> dict[str, Estimate]:
@@ -256,12 +264,9 @@ def unlike(a: Contender, b: Contender, name: str, rival: str = "") -> str:
 
 
 def _sampled(estimate: Estimate) -> Estimate:
-    """What a machine's clock or counter gave is no exact count: the next reading may differ. What is constant has no
-    spread."""
+    """What a machine's clock or counter gave is no exact count: the next reading may differ."""
     if estimate.reason == COUNTED and estimate.unit in TIMED_UNITS:
         return replace(estimate, reason="one reading of a machine's counter")
-    if estimate.low is None and constant(estimate):
-        return replace(estimate, low=estimate.value, high=estimate.value)
     return estimate
 
 

@@ -20,7 +20,7 @@ NAMED = 20  # pairs that are named one by one
 class Looks:
     """pairs: of two contenders in one number, those that chance has a part in. apart: told apart, each on its own.
     left: told apart with Holm's correction for all pairs: label of the better, of the worse, and the number. None where
-    some contender was trained once: no p-value knows what another training would give."""
+    some pair rests on one training: no p-value knows what another would give."""
 
     pairs: int
     apart: int
@@ -32,7 +32,7 @@ def looks(contenders: Sequence[Contender], judge: Judge, names: Sequence[str]) -
     pairs = [(a, b, name) for name in names for a, b in combinations(contenders, 2) if has_a_part(a, b, name)]
     judged = [(a, b, name, word) for a, b, name in pairs if (word := judge.word(a, b, name))]
     apart = [word != "not told apart" for *_, word in judged]
-    if any(len(contender.runs) == 1 for contender in contenders):
+    if not all(_over_seeds(a, b, name, judge) for a, b, name, _ in judged):
         return Looks(pairs=len(judged), apart=sum(apart), left=None)
     stands = standing([_chance(a, b, name, judge) for a, b, name, _ in judged], apart)
     left = [
@@ -88,3 +88,11 @@ def has_a_part(a: Contender, b: Contender, name: str) -> bool:
 def _chance(a: Contender, b: Contender, name: str, judge: Judge) -> float | None:
     found = judge.difference(a, b, name)
     return by_chance(found.estimate) if found is not None else None
+
+
+def _over_seeds(a: Contender, b: Contender, name: str, judge: Judge) -> bool:
+    """Whether two numbers were compared over several trainings: of seeds in common, or of each its own."""
+    found, both = judge.difference(a, b, name), (a.metrics[name], b.metrics[name])
+    paired = found is not None and "per_seed" in found.estimate.details
+    common = [seed for seed in a.seeds if seed in b.seeds]
+    return paired or (not common and all(len(e.details.get("per_seed", ())) > 1 for e in both))

@@ -167,7 +167,9 @@ def _cell(contender: Contender, name: str, column: Column, mark: Mark, notes: Fo
     told: tuple[int, ...] = ()
     if not interval and estimate.reason and estimate.reason != COUNTED:
         told = (notes.add(f"no interval: {estimate.reason}"),)
-    beside, more = _beside_distance(contender, name, column.scale) if is_distance(name) else ("", "")
+    for seed, reason in contender.lacking(name):
+        told = (*told, notes.add(f"seed {seed} is left out of this mean: {reason}"))
+    beside, more = _beside_distance(contender, name, column.scale, column.decimals) if is_distance(name) else ("", "")
     for named in ("chance", "base"):
         if not beside and (known := estimate.details.get(named)) and isinstance(known, float):
             beside = f"{named} {number(known / column.scale.factor, column.decimals)}"
@@ -209,13 +211,13 @@ def null_distance(contender: Contender, name: str, kind: str = "null") -> float 
     return float(found) if isinstance(found, int | float) else None
 
 
-def _beside_distance(contender: Contender, name: str, scale: Scale) -> tuple[str, str]:
+def _beside_distance(contender: Contender, name: str, scale: Scale, digits: int) -> tuple[str, str]:
     """n, the null distance and the VAE's, and a footnote where there are too few pictures for the features."""
     estimate = contender.metrics[name]
     count = items_each(estimate)
     null, vae = (null_distance(contender, name, kind) for kind in ("null", "vae"))
-    told = f"n {count:,}, null {number(null / scale.factor, 2)}" if null is not None else f"n {count:,}"
-    told += f", VAE {number(vae / scale.factor, 2)}" if vae is not None else ""
+    told = f"n {count:,}, null {number(null / scale.factor, digits)}" if null is not None else f"n {count:,}"
+    told += f", VAE {number(vae / scale.factor, digits)}" if vae is not None else ""
     if estimate.details.get("rank_deficient"):
         return (
             told,
@@ -233,7 +235,7 @@ def marks_of(contenders: Sequence[Contender], name: str, judge: Judge) -> dict[s
     having = [c for c in contenders if has(c.metrics, name) and c.metrics[name].better]
     if len(having) < 2:
         return {}
-    leader = leader_of(having, name)
+    leader = leader_of(having, name, judge)
     words = {c.label: judge.word(leader, c, name) for c in having if c is not leader}
     if "better" not in words.values():
         return {}
@@ -243,10 +245,13 @@ def marks_of(contenders: Sequence[Contender], name: str, judge: Judge) -> dict[s
     return {c.label: "tied" for c in level}
 
 
-def leader_of(having: Sequence[Contender], name: str) -> Contender:
-    """The one with the best number; the first of equals."""
+def leader_of(having: Sequence[Contender], name: str, judge: Judge) -> Contender:
+    """The one with the best number; the first of equals. Means may be over other seeds than those that two have in
+    common, by which they are compared: who is beaten leads nobody, as long as somebody is not."""
     sign = 1 if having[0].metrics[name].better == "lower" else -1
-    return min(having, key=lambda contender: sign * (contender.metrics[name].value or 0.0))
+    ranked = sorted(having, key=lambda contender: sign * (contender.metrics[name].value or 0.0))
+    unbeaten = (a for a in ranked if not any(judge.word(b, a, name) == "better" for b in ranked if b is not a))
+    return next(unbeaten, ranked[0])
 
 
 # ------------------------------------------------------------------------------------------------------- provenance

@@ -117,7 +117,7 @@ def _lead(contenders: Sequence[Contender], name: str | None, judge: Judge, quest
     having = [c for c in contenders if name and has(c.metrics, name)]
     if name is None or not having or not having[0].metrics[name].better:
         return Answer(question=question, words="")
-    title, leader = meaning(name).title, leader_of(having, name)
+    title, leader = meaning(name).title, leader_of(having, name, judge)
     strange = [c for c in having if c is not leader and not judge.word(leader, c, name)]
     having = [c for c in having if c not in strange]
     having.sort(key=lambda c: c.metrics[name].value or 0.0, reverse=leader.metrics[name].better == "higher")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +14,8 @@ from bench import costs
 from bench.config import Config, DiffusionConfig, EvaluateConfig
 from bench.costs import drawing_costs, traced
 from bench.sampler import Drawn
-from metrics.statistics import Estimate
+from metrics.differences import difference
+from metrics.statistics import COUNTED, Estimate
 
 
 def test_only_plans_that_somebody_wrote_are_read_or_corrected():
@@ -34,7 +37,7 @@ def test_only_plans_that_somebody_wrote_are_read_or_corrected():
 def test_costs_are_a_pictures_and_guidance_doubles_its_evaluations(
     guidance: float, expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tries = iter([9.0, 1.0, 1.0, 2.0, 1.0, 1.0, 2.0])  # the first does not count
+    tries = itertools.cycle([9.0, 1.0, 1.0, 2.0, 1.0, 1.0, 2.0])  # the first does not count
     clock = [0.0]
 
     def draw(*_: Any, **__: Any) -> Any:
@@ -51,7 +54,7 @@ def test_costs_are_a_pictures_and_guidance_doubles_its_evaluations(
     approach.shared = SimpleNamespace(diffusion=None, codecs={"image": decode})
     collection: Any = SimpleNamespace(
         latents=torch.zeros(3, 4, 8, 8), captions=[("three large blue squares",), ("a red circle",), ("a",)],
-        scenes=[None] * 3,
+        scenes=[None] * 3, keys=("a", "b", "c"),
     )  # fmt: skip
     collection = type("Three", (SimpleNamespace,), {"__len__": lambda self: 3})(**vars(collection))
     drawn = Drawn(
@@ -60,8 +63,14 @@ def test_costs_are_a_pictures_and_guidance_doubles_its_evaluations(
     )  # fmt: skip
     config = Config(diffusion=DiffusionConfig(guidance=guidance), evaluate=EvaluateConfig(batch=2))
     found: dict[str, Estimate] = drawing_costs(approach, drawn, collection, config)
-    assert found["flops_per_image"].value == pytest.approx(expected)
-    assert found["planner_tokens"].value == 10 and found["seconds_per_image_plan"].value == 0.5
+    flops = found["flops_per_image"]
+    assert flops.value == pytest.approx(expected) and flops.low is not None and flops.low < flops.value
+    told = difference(flops, Estimate.counted(1000 * expected, unit="FLOP", better="lower"))
+    assert told.word == "better" and told.estimate.low is not None  # a mean beside a count: the count has no width
+    alike = drawing_costs(approach, replace(drawn, nfe=[4, 4, 4]), collection, config)["flops_per_image"]
+    assert alike.value == pytest.approx(expected) and alike.reason == COUNTED
+    assert found["planner_tokens"].value == 10 and found["planner_tokens"].reason != COUNTED
+    assert found["seconds_per_image_plan"].value == 0.5
     assert found["seconds_per_image"].value == 1.5 and found["nfe"].value == 4
     assert found["seconds_to_first_image"].value == 1.0 and found["seconds_to_first_image"].n == 6
     assert found["seconds_to_first_image"].high == 2.0  # the slowest of six

@@ -44,7 +44,8 @@ from bench.picture_metrics import FAULTY, Pictures, _first_drawings, drawn_names
 from bench.plans import PLANS
 from bench.sampler import Drawn, Sampling, draw
 from metrics.composition import BY_TASK
-from metrics.statistics import Estimate, difference, mean_estimate
+from metrics.differences import difference
+from metrics.statistics import Estimate, mean_estimate
 from tests.approaches.small import small_shared
 
 CONFIG = Config(

@@ -23,7 +23,8 @@ from bench.data.shapes import Shapes
 from bench.errors import UserError
 from bench.plans import PLANS, plan_metrics
 from metrics.captioning import parse_caption
-from metrics.statistics import Estimate, difference
+from metrics.differences import difference
+from metrics.statistics import Estimate
 from tests.approaches.small import small_shared
 
 CONFIG = Config(data=DataConfig(train_items=8, eval_items=6), evaluate=EvaluateConfig(captions=20))

@@ -11,7 +11,7 @@ from bench.data.negatives import KINDS, false_caption
 from bench.data.scene import Demand, Scene, Thing
 from bench.data.shapes import Shapes
 from metrics.captioning import attribute_f1, bleu4, caption_metrics, cider, f1_gap, is_true, parse_caption, words_of
-from metrics.statistics import difference
+from metrics.differences import difference
 
 
 def scenes(split: str, items: int = 200) -> tuple[list[str], list[str], list[Scene]]:

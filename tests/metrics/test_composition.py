@@ -23,7 +23,7 @@ from metrics.composition import (
     scene_metrics,
     share_found,
 )
-from metrics.statistics import difference
+from metrics.differences import difference
 
 ITEMS = 100
 
@@ -118,7 +118,6 @@ def test_true_pictures_score_one_and_other_scenes_at_chance() -> None:
     score = scene_accuracy(parsed, scenes)
     assert score.value == 1
     assert score.low is not None and 0.9 < score.low < 1  # a run of successes is no certainty
-    assert set(score.details["tasks"]) == set(TASKS)
     assert 0 < score.details["chance"] < 0.35
     assert right_objects(parsed, scenes).value == 1
     by_task = {task: [i for i, s in enumerate(scenes) if s.task == task] for task in TASKS}

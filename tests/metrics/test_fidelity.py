@@ -16,6 +16,7 @@ from scipy import linalg
 from bench.data.shapes import Shapes
 from bench.errors import UserError
 from metrics import fidelity
+from metrics.differences import difference
 from metrics.features import FeatureExtractor, efficientnet_lite0, torch_fidelity_extractor
 from metrics.fidelity import (
     Features,
@@ -27,7 +28,7 @@ from metrics.fidelity import (
     nearest,
 )
 from metrics.inception import Inception, find_weights
-from metrics.statistics import Estimate, difference, jackknife
+from metrics.statistics import Estimate, jackknife
 
 
 def normal(n: int, c: int, seed: int, shift: float = 0.0, scale: float = 1.0) -> NDArray[np.float64]:

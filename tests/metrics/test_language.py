@@ -15,8 +15,8 @@ from approaches.shared.sources import smollm2_path
 from approaches.shared.unpacked import folder_of
 from bench.files import hash_file
 from bench.pretrain.lm import rolling_nll
+from metrics.differences import difference
 from metrics.language import Compared, Floats, Logits, compare, language_metrics, rolling_windows
-from metrics.statistics import difference
 
 CASES = json.loads((Path(__file__).parent / "rolling_windows.json").read_text(encoding="utf-8"))["cases"]
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from scipy.special import ndtr, stdtr, stdtrit
 from scipy.stats import ttest_1samp
 
+from metrics.differences import difference
 from metrics.multiplicity import LEAST, by_chance, holm, standing
 from metrics.replication import across_seeds, difference_over_seeds
-from metrics.statistics import Estimate, difference, jackknife, mean_estimate
+from metrics.statistics import Estimate, jackknife, mean_estimate
 
 CHANCES = st.lists(st.floats(1e-6, 1) | st.floats(0.005, 0.06), min_size=1, max_size=6)  # many about the levels
 KEYS = [str(i) for i in range(64)]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from metrics import statistics
+from metrics.differences import difference
 from metrics.replication import (
     AS_IF_SHARED,
     SEEDS_ALONE,
@@ -20,7 +21,7 @@ from metrics.replication import (
     mean_over_seeds,
     only_items,
 )
-from metrics.statistics import Estimate, difference, jackknife, mean_estimate
+from metrics.statistics import Estimate, jackknife, mean_estimate
 
 Floats = NDArray[np.float64]
 

@@ -12,16 +12,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from metrics import statistics
-from metrics.statistics import (
-    ONE_ITEM,
-    Estimate,
-    bootstrap,
-    difference,
-    interval_of_items,
-    jackknife,
-    mean_estimate,
-    samples_needed,
-)
+from metrics.differences import difference, samples_needed
+from metrics.statistics import ONE_ITEM, Estimate, bootstrap, interval_of_items, jackknife, mean_estimate
 
 TRIALS = 600
 DRAWS = {  # what an item is like, and its mean
@@ -198,6 +190,20 @@ def test_exact_counts_are_told_apart_by_their_sign() -> None:
     a, b = (Estimate.counted(v, unit="parameters", better="lower") for v in (10, 11))
     assert difference(a, b).word == "better" and difference(b, a).word == "worse"
     assert difference(a, a).word == "not told apart"
+
+
+def test_a_number_that_other_items_would_give_too_has_no_width_in_a_difference() -> None:
+    drawn = mean_estimate([12.0, 24.0, 12.0, 24.0, 12.0], keys=list("abcde"), better="lower", unit="FLOP")
+    always = mean_estimate([12.0] * 5, keys=list("abcde"), better="lower", unit="FLOP")
+    counted = Estimate.counted(12.0, better="lower", unit="FLOP")
+    own = (drawn.high or 0) - (drawn.low or 0)
+    for other in (always, counted):
+        found = difference(drawn, other)
+        assert found.estimate.low is not None and found.estimate.high is not None
+        assert found.estimate.high - found.estimate.low == pytest.approx(own)
+    twice = mean_estimate([24.0] * 5, keys=list("abcde"), better="lower", unit="FLOP")
+    assert difference(twice, always).word == "worse" and difference(twice, counted).word == "worse"
+    assert difference(always, counted).word == "not told apart"
 
 
 def test_what_has_no_interval_is_never_told_apart() -> None:

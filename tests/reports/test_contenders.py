@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from metrics.statistics import Estimate, difference
+from metrics.differences import difference
+from metrics.statistics import Estimate
 from reports.contenders import Judge, compare, contenders
 from reports.gather import Run
 from reports.schema import Record

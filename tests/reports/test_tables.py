@@ -66,15 +66,36 @@ def test_a_number_without_an_interval_has_the_reason_as_a_note():
     assert exact.footnotes == ()
 
 
+def seeded(label: str, **by_seed: float | None) -> Contender:
+    """One number by seed, as s0=..., with an interval of 0.1 either way."""
+    gone = Estimate.missing("not finite", better="lower")
+    made = {int(seed[1:]): gone if v is None else at(v, 0.1, better="lower") for seed, v in by_seed.items()}
+    return contender(label, *(record_of("modular", seed=seed, metrics={"x": e}) for seed, e in made.items()))
+
+
+def test_who_is_beaten_over_the_seeds_in_common_does_not_lead():
+    """Half an array: a's mean is the best for its seed 0, which the others have not run, yet b beats it in seed 1."""
+    a, b, c = seeded("a", s0=0.0, s1=6.0), seeded("b", s1=4.0), seeded("c", s1=8.0)
+    assert Judge().word(b, a, "x") == "better"
+    assert marks_of([a, b, c], "x", Judge()) == {"b": "best"}
+
+
+def test_a_mean_names_the_seeds_that_it_lacks():
+    made = table("t", "T", ["x"], [seeded("a", s0=1.0, s1=2.0, s2=None), seeded("b", s0=3.0, s1=4.0, s2=4.0)], Judge())
+    assert made.footnotes == ("seed 2 is left out of this mean: not finite",)
+    assert [row.cells[0].notes for row in made.rows] == [(1,), ()]
+    assert table("t", "T", ["x"], [seeded("a", s0=None, s1=None)], Judge()).footnotes == ("not finite",)
+
+
 def test_beside_a_distance_stand_n_the_null_distance_and_a_warning_for_too_few_pictures():
     details = {"null": 1.5, "rank_deficient": True}
     few = Estimate(value=9.0, low=8.0, high=10.0, n=500, better="lower", details=details)
     made = table("t", "T", ["fd_x"], [contender("a", fd_x=few)], Judge())
-    assert made.rows[0].cells[0].beside == "n 500, null 1.50"
+    assert made.rows[0].cells[0].beside == "n 500, null 1.5"
     assert "no larger than the number of features" in made.footnotes[0]
     least = {"vae_fd_x": Estimate(value=4.0, low=3.0, high=5.0, n=500, better="lower")}
     assert table("t", "T", ["fd_x"], [contender("a", fd_x=few, **least)], Judge()).rows[0].cells[0].beside == (
-        "n 500, null 1.50, VAE 4.00"
+        "n 500, null 1.5, VAE 4.0"
     )
     bare = contender("a", fd_x=Estimate(value=9.0, low=8.0, high=10.0, n=500, better="lower"))
     assert null_distance(bare, "fd_x") is None

@@ -188,6 +188,18 @@ def test_one_training_has_no_p_value_for_another():
     assert told.endswith("No correction for so many is told: of one training, chance is that of other items alone.")
 
 
+def test_a_pair_that_rests_on_one_training_has_none_either():
+    """Both were trained twice, but with one seed in common, or with one number missing."""
+    first, second = looked_at("a", validation_loss=1), looked_at("b", validation_loss=9)
+    for later, said in ((1, False), (2, True)):
+        records = [
+            replace(run.record, config={**run.record.config, "seed": run.record.seed + later}) for run in second.runs
+        ]
+        ways = [first, replace(second, runs=tuple(replace(second.runs[0], record=record) for record in records))]
+        (told,) = [text for text in marks_of_honesty(ways, Gathered(), Judge()) if "pair" in text]
+        assert ("With Holm" in told) == said
+
+
 def test_who_was_measured_otherwise_is_neither_level_nor_behind():
     def of(label: str, value: float, **more: object) -> Contender:
         estimate = Estimate(value=value, low=value - 1, high=value + 1, n=64, better="lower", **more)  # type: ignore[arg-type]
