@@ -148,9 +148,10 @@ def _trained(
 
 def _row_of(record: Record) -> Row:
     kept = {name: each for name, each in record.metrics.items() if each.unit not in TIMED_UNITS}
+    judged = [each.n for name, each in kept.items() if name in CLIP or name in SCENES]
     return {
         "images": float(record.budgets.images or 0),
-        "pictures": float(sum(bool(sample.drawn) for sample in record.samples)),
+        "pictures": float(max(judged, default=len(record.samples))),
         **row(kept),
     }
 

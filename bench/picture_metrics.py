@@ -220,18 +220,19 @@ class Judges:
         return kept | {name: Estimate.missing(reason, unit=u, better=b) for name, (u, b) in FID.items()}
 
     def alignment(self, pictures: Pictures) -> dict[str, Estimate]:
-        """By CLIP."""
+        """By CLIP. Where pictures are left out, details `looked_at` has the places of those that are not."""
         kept = np.flatnonzero(pictures.finite)
-        return pictures.told(
-            clip_metrics(
-                self.clip,
-                pictures.images[kept],
-                [pictures.captions[i] for i in kept],
-                pictures.true[kept],
-                keys=[pictures.keys[i] for i in kept],
-                seed=self.config.seed,
-            )
+        found = clip_metrics(
+            self.clip,
+            pictures.images[kept],
+            [pictures.captions[i] for i in kept],
+            pictures.true[kept],
+            keys=[pictures.keys[i] for i in kept],
+            seed=self.config.seed,
         )
+        if len(kept) < len(pictures):
+            found = {n: replace(e, details={**e.details, "looked_at": kept.tolist()}) for n, e in found.items()}
+        return pictures.told(found)
 
     def scenes(self, pictures: Pictures) -> dict[str, Estimate]:
         """By the parser of the procedural world."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any
 
 from reports.contenders import Contender
@@ -18,16 +19,20 @@ MOST_ROWS = 60  # of a figure's table
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One contender's points: x, y, and y's bounds where they are known."""
+    """One contender's points: x, y, and y's bounds where they are known. seeds: which trainings these are means over;
+    trainings: how many there are."""
 
     place: int
     label: str
     points: tuple[tuple[float, float, float | None, float | None], ...]
+    seeds: tuple[int, ...]
+    trainings: int
 
 
 def by_nfe(contenders: Sequence[Contender]) -> Plot:
     """Quality against network evaluations."""
-    return _sweep(contenders, "nfe", "How many evaluations does a good picture take?", "evaluations per picture")
+    question = "How many evaluations does a good picture take?"
+    return _sweep(contenders, "nfe", question, "evaluations per picture, redraws counted")
 
 
 def by_guidance(contenders: Sequence[Contender]) -> Plot:
@@ -47,17 +52,23 @@ def _sweep(contenders: Sequence[Contender], curve: str, question: str, label: st
         (
             n
             for n in sorted(names, key=lambda n: (not is_distance(n), "loss" not in n, n))
-            if n not in (curve, "step", "pictures") and _is_metric(n, names)
+            if n not in (curve, "step", "pictures", "nfe_spent") and _is_metric(n, names)
         ),
         None,
     )
     if metric is None:
         return Plot(name=curve, question=question, reason=f"no run was measured at several values of {label}")
-    series = [
-        Series(place=place, label=c.label, points=_points(c, curve, curve, metric))
-        for place, c in enumerate(contenders)
-    ]
+    series = []
+    for place, contender in enumerate(contenders):
+        rows, seeds = _rows(contender, curve, curve)
+        spent = "nfe_spent" if curve == "nfe" and all("nfe_spent" in row for row in rows) else curve
+        series.append(_series(place, contender, _points(rows, spent, metric), seeds))
     return _lines(curve, question, label, metric, series, log=curve != "guidance")
+
+
+def _in_all(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    names = set(rows[0]).intersection(*rows[1:])
+    return [name for name in rows[0] if name in names and _is_metric(name, names)]
 
 
 def _is_metric(name: str, names: set[str]) -> bool:
@@ -65,8 +76,25 @@ def _is_metric(name: str, names: set[str]) -> bool:
     return not any(name.endswith(end) and name.removesuffix(end) in names for end in ("_low", "_high"))
 
 
-def _points(contender: Contender, curve: str, x: str, y: str, factor: float = 1.0) -> tuple[Any, ...]:
-    rows = contender.record.curves.get(curve, ())
+def _series(place: int, contender: Contender, points: Any, seeds: tuple[int, ...]) -> Series:
+    return Series(place=place, label=contender.label, points=tuple(points), seeds=seeds, trainings=len(contender.runs))
+
+
+def _rows(contender: Contender, curve: str, x: str) -> tuple[Sequence[Mapping[str, float]], tuple[int, ...]]:
+    """A curve's rows and the seeds that have it: of several the means, without bounds, at every x that all have."""
+    having = {run.record.seed: rows for run in contender.runs if (rows := run.record.curves.get(curve, ()))}
+    seeds, every = tuple(having), list(having.values())
+    if len(every) < 2:
+        return (every[0] if every else ()), seeds
+    by_x = [{row[x]: row for row in rows if x in row} for rows in every]
+    return [
+        {name: mean(rows[at][name] for rows in by_x) for name in _in_all([rows[at] for rows in by_x])}
+        for at in by_x[0]
+        if all(at in rows for rows in by_x)
+    ], seeds
+
+
+def _points(rows: Sequence[Mapping[str, float]], x: str, y: str, factor: float = 1.0) -> tuple[Any, ...]:
     return tuple((row[x] * factor, row[y], *_bounds(row, y)) for row in rows if x in row and y in row)
 
 
@@ -74,6 +102,16 @@ def _bounds(row: Mapping[str, float], name: str) -> tuple[float | None, float | 
     """Both bounds of a column in a row; neither where one is missing."""
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     return (None, None) if low is None or high is None else (low, high)
+
+
+def _of_seeds(series: Sequence[Series]) -> list[str]:
+    """What the figure says of several trainings, a sentence each."""
+    told = ["Means over seeds, without bands."] if any(len(one.seeds) > 1 for one in series) else []
+    alone: dict[int, list[str]] = {}
+    for one in series:
+        if one.trainings > 1 and len(one.seeds) == 1:
+            alone.setdefault(one.seeds[0], []).append(one.label)
+    return [*told, *(f"Of seed {seed} alone: {listed(labels)}." for seed, labels in alone.items())]
 
 
 def by_compute(contenders: Sequence[Contender]) -> Plot:
@@ -84,8 +122,8 @@ def by_compute(contenders: Sequence[Contender]) -> Plot:
     for place, contender in enumerate(contenders):
         flops = contender.record.budgets.flops_per_step
         if flops:
-            points = _points(contender, "validation", "step", metric, flops / scale.factor)
-            series.append(Series(place=place, label=contender.label, points=points))
+            rows, seeds = _rows(contender, "validation", "step")
+            series.append(_series(place, contender, _points(rows, "step", metric, flops / scale.factor), seeds))
     if not any(s.points for s in series):
         return Plot(name="compute", question=question, reason="no run was measured while it was trained")
     return _lines("compute", question, f"training compute ({scale.unit})", metric, series, log=True)
@@ -96,12 +134,10 @@ def losses(contenders: Sequence[Contender]) -> Plot:
     question = "Did training settle?"
     series = []
     for place, contender in enumerate(contenders):
-        rows = contender.record.curves.get("loss", ())
+        rows, seeds = _rows(contender, "loss", "step")
         name = "diffusion" if any("diffusion" in row for row in rows) else "loss"
         points = [(row["step"], row[name]) for row in rows if "step" in row and name in row]
-        series.append(
-            Series(place=place, label=contender.label, points=tuple((x, y, None, None) for x, y in smoothed(points)))
-        )
+        series.append(_series(place, contender, ((x, y, None, None) for x, y in smoothed(points)), seeds))
     if not any(s.points for s in series):
         return Plot(name="losses", question=question, reason="no run recorded its training loss")
     return _lines("losses", question, "step", "diffusion loss in training, smoothed", series, markers=False)
@@ -151,7 +187,7 @@ def _lines(
         question=question,
         text=spelled(figure, name),
         words=f"{title} against {x}: {ends}.",
-        note="Bands are 95% intervals." if banded else "",
+        note=" ".join([*_of_seeds(drawn), *["Bands are 95% intervals of one training's numbers."] * banded]),
         table=(("", x, title), *rows),
     )
 

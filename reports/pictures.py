@@ -86,7 +86,7 @@ def pictures(contenders: Sequence[Contender], album: Album) -> Pictures:
         return Pictures(strips=_strips(contenders, album))
     metric = _score_metric(contenders)
     scores = [_scores(contender, metric) if metric else {} for contender in contenders]
-    first = tuple(_shown(key, contenders, scores, album) for key in keys[:FIRST])
+    first = tuple(_shown(key, contenders, scores, metric, album) for key in keys[:FIRST])
     ranked: tuple[Shown, ...] = ()
     rule = ""
     known = [key for key in keys if all(key in score for score in scores)]
@@ -95,7 +95,8 @@ def pictures(contenders: Sequence[Contender], album: Album) -> Pictures:
         order = sorted(known, key=lambda key: (-means[key], keys.index(key)))
         places = spaced(len(order), RANKED)
         ranked = tuple(
-            _shown(order[place], contenders, scores, album, f"rank {place + 1} of {len(order)}") for place in places
+            _shown(order[place], contenders, scores, metric, album, f"rank {place + 1} of {len(order)}")
+            for place in places
         )
         rule = (
             f"{len(places)} of {len(order)} prompts, at evenly spaced ranks of {meaning(metric).title} averaged over "
@@ -142,14 +143,21 @@ def _score_metric(contenders: Sequence[Contender]) -> str | None:
 def _scores(contender: Contender, name: str) -> dict[str, float]:
     """key -> a picture's score; empty where the record has no number for each sample."""
     run = contender.record
-    values = run.metrics[name].details.get("per_item") if name in run.metrics else None
+    details = run.metrics[name].details if name in run.metrics else {}
+    values = details.get("per_item")
     if not isinstance(values, list) or len(values) > len(run.samples):
         return {}
-    return {s.key: float(v) for s, v in zip(run.samples, values, strict=False) if isinstance(v, int | float)}
+    places = details.get("looked_at", range(len(values)))
+    return {run.samples[i].key: float(v) for i, v in zip(places, values, strict=True) if isinstance(v, int | float)}
 
 
 def _shown(
-    key: str, contenders: Sequence[Contender], scores: Sequence[Mapping[str, float]], album: Album, rank: str = ""
+    key: str,
+    contenders: Sequence[Contender],
+    scores: Sequence[Mapping[str, float]],
+    metric: str | None,
+    album: Album,
+    rank: str = "",
 ) -> Shown:
     drawn, prompt, true = [], "", Picture(reason="the record names no picture")
     for contender, score in zip(contenders, scores, strict=True):
@@ -164,13 +172,17 @@ def _shown(
             Drawn(
                 label=contender.label,
                 picture=album.picture(run, sample.drawn),
-                score=f"{score[key]:.0%}" if 0 <= score.get(key, -1) <= 1 else "",
+                score=_score(score[key], metric) if key in score else "",
                 caption=sample.caption,
                 plan=plan if isinstance(plan, str) else "",
                 trace=tuple((name, _spelled(value)) for name, value in sample.trace.items() if name != PLAN),
             )
         )
     return Shown(key=key, prompt=prompt, true=true, drawn=tuple(drawn), rank=rank)
+
+
+def _score(value: float, metric: str | None) -> str:
+    return f"CLIP score {value:.0f}" if metric == "clip_score" else f"{value:.0%} right"
 
 
 def _spelled(value: Any) -> str:
@@ -211,18 +223,21 @@ def _neighbours(contenders: Sequence[Contender], album: Album) -> dict[str, Any]
         estimate = run.record.metrics.get(DISTANCE)
         details = estimate.details if estimate is not None else {}
         keys, distances = details.get("nearest") or [], details.get("per_item") or []
+        looked_at = details.get("looked_at", range(len(distances)))
+        found_at = {place: number for number, place in enumerate(looked_at)}
         for name, path in run.record.sheets.items():
             if not name.startswith(NEAREST) or name.removeprefix(NEAREST) not in samples:
                 continue
             place, sample = samples[name.removeprefix(NEAREST)]
-            far = f"{distances[place]:.3g}" if place < len(distances) else ""
+            number = found_at.get(place, len(distances))
+            far = f"{distances[number]:.3g}" if number < len(distances) else ""
             found.append(
                 Neighbour(
                     label=contender.label,
                     prompt=sample.prompt,
                     drawn=album.picture(run, sample.drawn),
                     nearest=album.picture(run, path),
-                    key=str(keys[place]) if place < len(keys) else "its nearest training picture",
+                    key=str(keys[number]) if number < len(keys) else "its nearest training picture",
                     distance=far,
                 )
             )

@@ -185,7 +185,8 @@ def by_document(contenders: Sequence[Contender]) -> Plot:
         question=question,
         text=spelled(figure, "documents"),
         words=f"Text retention by document: {medians}.",
-        note="A line that rises at once, at 1, loses nothing anywhere.",
+        note="A line that rises at once, at 1, loses nothing anywhere."
+        + (" Of each contender's first seed." if any(len(c.runs) > 1 for _, c, _ in having) else ""),
         table=(("", "documents", "least", "quarter", "median", "three quarters", "most"), *told),
     )
 

@@ -51,6 +51,17 @@ def test_the_first_come_as_they_are_and_the_others_from_best_to_worst(tmp_path: 
     assert "right objects" in shown.rule
 
 
+def test_a_score_belongs_to_its_picture_where_others_are_left_out(tmp_path: Path):
+    """CLIP leaves pictures out that are not finite, and says which it looked at; its scores are no shares."""
+    (one,) = made(tmp_path, {"a": [0.0] * N})
+    details = {"per_item": [0.8 + i for i in range(N - 1)], "looked_at": list(range(1, N))}
+    metric = Estimate(value=20, low=19, high=21, n=N - 1, better="higher", details=details)
+    record = dataclasses.replace(one.record, metrics={"clip_score": metric})
+    shown = pictures([Contender(label="a", runs=(dataclasses.replace(one.runs[0], record=record),))], Album())
+    assert [one.drawn[0].score for one in shown.first[:3]] == ["", "CLIP score 1", "CLIP score 2"]
+    assert shown.ranked[-1].key == KEYS[1]  # the worst of those with a score
+
+
 def test_only_prompts_that_all_have_drawn_are_shown(tmp_path: Path):
     shown = pictures(made(tmp_path, {"a": [0.5] * N, "b": [0.5] * 3}, keys=KEYS[10:13]), Album())
     assert [one.key for one in shown.first] == KEYS[10:13]

@@ -131,6 +131,29 @@ def test_a_sweep_shows_a_distance_else_a_loss_and_never_a_count(columns: dict[st
     assert (plot.table[0][-1] if plot.table else None) == (shown and meaning(shown).title)
 
 
+def test_a_curve_of_several_trainings_is_their_mean_and_says_whose_it_is():
+    def run(seed: int, *rows: tuple[float, float], **more: float) -> Run:
+        made = tuple({"nfe": x, "fd_x": y, "fd_x_low": y - 1, "fd_x_high": y + 1, **more} for x, y in rows)
+        return Run(record=record_of(APPROACHES[0], seed=seed, curves={"nfe": made} if rows else {}), folder=Path("x"))
+
+    once = curves.by_nfe(contenders([run(0, (4, 9.0), (8, 5.0))], order()))
+    assert [row[1:] for row in once.table[1:]] == [("4", "9 [8, 10]"), ("8", "5 [4, 6]")]
+    assert once.note == "Bands are 95% intervals of one training's numbers."
+    twice = curves.by_nfe(contenders([run(0, (4, 9.0), (8, 5.0)), run(1, (4, 7.0))], order()))
+    assert [row[1:] for row in twice.table[1:]] == [("4", "8")]  # both have it; no band is known
+    assert twice.note == "Means over seeds, without bands."
+    alone = curves.by_nfe(contenders([run(0), run(1, (4, 7.0))], order()))
+    assert alone.note.startswith(f"Of seed 1 alone: {APPROACHES[0]}. Bands are")
+
+
+def test_evaluations_are_those_that_were_spent_redraws_among_them():
+    rows = tuple({"nfe": x, "nfe_spent": 1.5 * x, "fd_x": 9.0} for x in (4.0, 8.0))
+    plot = curves.by_nfe(
+        contenders([Run(record=record_of(APPROACHES[0], curves={"nfe": rows}), folder=Path("x"))], order())
+    )
+    assert [row[1] for row in plot.table[1:]] == ["6", "12"]
+
+
 def test_contenders_are_told_apart_without_colour():
     looks = [svg.look(place) for place in range(len(svg.SERIES))]
     for what in ("marker", "linestyle"):
