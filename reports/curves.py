@@ -47,7 +47,7 @@ def by_images(contenders: Sequence[Contender]) -> Plot:
 
 def _sweep(contenders: Sequence[Contender], curve: str, question: str, label: str) -> Plot:
     """A quality against what was varied: a distance, where no run has one a loss, else the first number by name."""
-    names = {n for c in contenders for row in c.record.curves.get(curve, ()) for n in row}
+    names = {n for c in contenders for run in c.runs for row in run.record.curves.get(curve, ()) for n in row}
     metric = next(
         (
             n
