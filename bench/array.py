@@ -23,6 +23,7 @@ from bench.array_arguments import ArrayArguments, jobs_folder, points
 from bench.config import Config, to_json
 from bench.console import Console
 from bench.contents import contents
+from bench.errors import UserError
 from bench.exits import DONE, FAILED, MISTAKE
 from bench.files import read_json, write_json
 from bench.hardware import VISIBLE, gpus_here
@@ -67,11 +68,6 @@ class Job:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
-
-
-def work(job: Job) -> int:
-    """What an array's job calls."""
-    return job()
 
 
 def main(arguments: ArrayArguments, config: Config, console: Console) -> int:
@@ -177,9 +173,14 @@ def _executor(arguments: ArrayArguments) -> Any:
 
 
 def _queued(requests: Sequence[store.Request], arguments: ArrayArguments, console: Console) -> list[Any]:
-    """The runs as one array of SLURM's."""
+    """The runs as one array of SLURM's. UserError where it takes no such jobs."""
+    from submitit.core.utils import FailedJobError
+
     todo = [Job(str((arguments.out / request.name).resolve()), threads=threads(arguments)) for request in requests]
-    jobs: list[Any] = _executor(arguments).map_array(work, todo)
+    try:
+        jobs: list[Any] = _executor(arguments).submit_array(todo)  # a job itself, which tells submitit how it goes on
+    except FailedJobError as error:
+        raise UserError(f"SLURM refuses the jobs: {error}") from error
     names = {request.name: str(job.job_id) for request, job in zip(requests, jobs, strict=True)}
     write_json(jobs_folder(arguments.out) / ASKED, {**_asked(arguments.out), **names})
     for name, job in names.items():

@@ -18,7 +18,7 @@ from approaches.shared.language_model import LanguageModel
 from approaches.shared.prompts import check_room
 from approaches.shared.sources import check_safetensors
 from approaches.shared.vae import LatentCodec
-from bench import store
+from bench import launch, store
 from bench.batches import diffusion_of
 from bench.config import Config, from_values
 from bench.contents import check_models, check_weights
@@ -27,8 +27,8 @@ from bench.owed import check_class
 
 
 def device_here() -> torch.device:
-    """Where models live: CUDA where there is a device, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Where models live: CUDA where there is a device and no launcher was told to do without, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() and not launch.on_cpu() else "cpu")
 
 
 def share(config: Config, device: torch.device, *, training: bool = True) -> Shared:

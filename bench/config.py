@@ -132,7 +132,7 @@ class TrainConfig:
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon for the matrices inside blocks and adamw for all else, or adamw for all."""
     weight_decay: Annotated[float, Range(0, 100)] = 0.01
-    beta2: Annotated[float, Range(0, 1)] = 0.99
+    beta2: Annotated[float, Range(0, 0.999999)] = 0.99
     """AdamW's memory of squared gradients; of gradients it is 0.9."""
     clip: Annotated[float, Range(0, 1e9, above=True)] = 1.0
     """Largest norm of the gradient."""

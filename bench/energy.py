@@ -5,7 +5,6 @@ Both count everything that the device or the machine does meanwhile, other progr
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -101,15 +100,20 @@ class _Gpu(_Counter):
     def __init__(self, device: torch.device) -> None:
         import pynvml
 
-        with suppress(AttributeError):
-            pynvml.nvmlInit()
         self.name = f"NVML {torch.cuda.get_device_name(device)}"
         self._nvml: Any = pynvml
-        self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        try:
+            pynvml.nvmlInit()
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        except pynvml.NVMLError as error:
+            raise OSError(str(error)) from error
         self.last = self._read()
 
     def _read(self) -> int:
-        return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
+        try:
+            return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
+        except self._nvml.NVMLError as error:  # a slice of a GPU, or one without the counter
+            raise OSError(str(error)) from error
 
     def look(self) -> float:
         now = self._read()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import stages, store
-from bench.config import Config, to_json
+from bench.config import Config, from_values, to_json
 from bench.console import Console
 from bench.contents import changed_clip, changed_other_texts, changed_text, check_data, check_place
 from bench.environment import provenance
@@ -72,15 +72,17 @@ def again(folder: Path, arguments: EvaluateArguments, console: Console) -> Chang
     with store.locked(folder):
         before = schema.load(folder)
         run = stages.Run(folder, console)
-        old = run.config
+        asked, old = run.config, from_values(Config, before.config)
         run.config = arguments.applied(old)
         validate(run.config)
         check_names(run.config)
         _check_judges(run, arguments, before)
         check_data(run.request)
         text = changed_text(run.request, console.info)
-        unread = arguments.other_texts is None and changed_other_texts(run.request, console.info)
-        other_clip = arguments.clip is None and has(before.metrics, "clip_score") and changed_clip(run.request)
+        same_texts = run.config.evaluate.other_texts == asked.evaluate.other_texts
+        unread = same_texts and changed_other_texts(run.request, console.info)
+        same_clip = run.config.model.clip == asked.model.clip
+        other_clip = same_clip and has(before.metrics, "clip_score") and changed_clip(run.request)
         trained = read_json(folder / stages.TRAINED)
         place = folder / PLACE
         shutil.rmtree(place, ignore_errors=True)

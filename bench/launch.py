@@ -5,7 +5,7 @@ What the launcher says is read from the environment that all of them set."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -16,6 +16,7 @@ from bench.console import Console, Progress
 from bench.errors import UserError
 from bench.files import read_json, write_json
 
+RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 ZERO_STAGE = "BENCH_ZERO_STAGE"
 """Variable that says which of DeepSpeed's stages the launcher asked for, once `take_deepspeed` has turned it."""
 WAITING = timedelta(hours=6)
@@ -42,6 +43,21 @@ def sharded() -> bool:
     if _says("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
         raise UserError("the launcher asks for FSDP's first version, expected the second: --fsdp_version 2")
     return _says("ACCELERATE_USE_FSDP")
+
+
+def on_cpu() -> bool:
+    """Whether a launcher was told to leave GPUs alone (accelerate launch --cpu)."""
+    return _says("ACCELERATE_USE_CPU")
+
+
+def for_worker(surroundings: Mapping[str, str]) -> dict[str, str]:
+    """A single process's environment for the one that does its run: without what a launcher wishes of ranks, which
+    accelerate would obey there."""
+    return {
+        name: value
+        for name, value in surroundings.items()
+        if name == "ACCELERATE_USE_CPU" or not (name in RANKS or name.startswith("ACCELERATE_"))
+    }
 
 
 def record() -> dict[str, object]:

@@ -63,13 +63,22 @@ def main(arguments: RunArguments, config: Config, console: Console) -> int:
         from bench import ranks
 
         return ranks.main(arguments, config, console)
-    ended = [execute(request, arguments.out, console) for request in plan(arguments, config, console)]
+    ended, busy = [], []
+    for request in plan(arguments, config, console):
+        try:
+            ended.append(execute(request, arguments.out, console))
+        except store.BusyError as error:
+            busy.append(error)
+    if busy and not ended:
+        raise busy[0]
+    for each in busy:
+        console.warn(str(each))
     if arguments.json:
         console.emit([summary(end) for end in ended])
     else:
         tell(ended, console)
     after_run([end.folder for end in ended], arguments.out, console)
-    return exit_code(ended)
+    return exit_code(ended) or (MISTAKE if busy else DONE)
 
 
 def plan(arguments: RunArguments, config: Config, console: Console) -> Iterator[store.Request]:
@@ -130,7 +139,7 @@ def make(folder: Path) -> None:
 def _work(folder: Path, console: Console) -> int:
     """Run the worker and wait for it; its exit code, below zero the signal that ended it."""
     # The same modules as here, whatever put them on the path.
-    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    surroundings = {**launch.for_worker(os.environ), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     words = [*WORKER, str(folder), *(["--json"] if console.as_json else [])]
     before = oom_kills()
     # The worker ends when its standard input does: the system closes that with this process, however it dies.

@@ -54,6 +54,7 @@ from reports.schema import Budgets, Identical, Record, Sample
 
 CHECKPOINT = "checkpoint.safetensors"
 TRAINED, MEASURED = "trained.json", "measured.json"
+RESUMED = "training went on from a checkpoint: peak_memory_bytes is of its last process"
 MUCH = 1e9  # bytes on the disk that a run says beforehand that it will take
 
 
@@ -189,7 +190,7 @@ def _train(run: Run) -> dict[str, Any]:
         with atomic_path(run.folder / store.WEIGHTS) as whole:
             save_file(average, whole)
     cut = [f"{batches.cut} captions were longer than train.caption_tokens, and cut"] if batches.cut else []
-    notes = [*batches.collection.left_out, *cut]
+    notes = [*batches.collection.left_out, *cut, *[RESUMED] * resumed]
     if said := unreached(fitted.unreached):
         console.warn(f"{run.request.approach}: {said}")
         notes.append(said)

@@ -116,8 +116,6 @@ def shortened(arguments: SweepArguments, config: Config) -> Config:
     and less to measure."""
     sizes = config.evaluate
     train = presets.shortened(config.train, share_of(arguments, config))
-    if arguments.steps is not None:  # the share's rounding could cost a step
-        train = replace(train, amount=float(arguments.steps * (train.batch if train.budget == "images" else 1)))
     return replace(
         config,
         train=replace(train, validations=1),

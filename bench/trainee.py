@@ -31,7 +31,7 @@ class Budget:
         if config.budget == "flops" and flops_per_step <= 0:
             raise ValueError("a budget of FLOPs needs the FLOPs of a step")
         of_step = {"steps": 1.0, "images": float(config.batch), "flops": flops_per_step}[config.budget]
-        return cls(steps=max(1, int(config.amount // of_step)))
+        return cls(steps=max(1, int(config.amount / of_step * (1 + 1e-12))))  # a share's rounding costs no step
 
     def progress(self, step: int, seconds: float) -> float:
         """The share of the budget that is spent, 0 to 1."""

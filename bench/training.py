@@ -19,6 +19,7 @@ from approaches.base import Approach, Batch, Generators
 from approaches.shared.devices import sent
 from approaches.shared.kernels import compile_obstacle, compiled_by_shape
 from bench import checkpoint, launch, shard_checkpoint
+from bench.assembly import device_here
 from bench.batches import Batches, moved, part
 from bench.config import Config
 from bench.console import Console
@@ -85,9 +86,8 @@ def train(
         meter=meter,
     )
     fitted = run.train()
-    accelerator.wait_for_everyone()
-    if settings.tracker:
-        accelerator.end_training()
+    for tracker in accelerator.trackers:  # accelerator.end_training would end the exchange between ranks as well
+        tracker.finish()
     trainee.check_frozen(description)
     if (left := approach.frozen_hash()) != trainee.frozen_hash:
         raise RuntimeError(f"{description}: frozen weights changed, {trainee.frozen_hash} to {left}")
@@ -143,8 +143,10 @@ def accelerator_for(config: Config, folder: Path) -> Accelerator:
             )
         if settings.tracker not in map(str, get_available_trackers()):
             raise UserError(f"train.tracker is '{settings.tracker}', and its package is missing: pip install it")
+    device = device_here()
     return Accelerator(
-        mixed_precision=precision(config, torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        cpu=device.type == "cpu",  # accelerate would take a Mac's GPU, for which nothing else here was chosen
+        mixed_precision=precision(config, device),
         log_with=settings.tracker or None,
         project_dir=folder,
     )

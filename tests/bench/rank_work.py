@@ -34,6 +34,7 @@ from tests.bench.test_training import Watched, batches_of, changed
 
 STEPS, STOP = 3, 1
 CONFIG = changed(amount=STEPS, batch=6, warmup=1, validations=2, checkpoint_seconds=1e9)
+TRACKED = replace(CONFIG, train=replace(CONFIG.train, tracker="tensorboard"))
 OFTEN = replace(CONFIG, train=replace(CONFIG.train, checkpoint_seconds=0.0))
 NAMES = tuple(APPROACHES)
 
@@ -63,7 +64,7 @@ def training(name: str, path: Path, *, until_stop: bool = False) -> Trained | No
     batches: Any = batches_of(CONFIG)
     if until_stop:
         batches = Watched(batches, stop)
-    config = OFTEN if until_stop else CONFIG
+    config = OFTEN if until_stop else TRACKED if name == NAMES[0] else CONFIG
     console = Console(interval=1e9) if launch.rank() == 0 else launch.Quiet()
     try:
         return train(

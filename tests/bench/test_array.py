@@ -245,9 +245,25 @@ def test_a_sweeps_trials_are_done_several_at_a_time_too(
     assert "begins; its output is in" in told and "trial 1 of" not in told
 
 
-def test_a_job_that_is_moved_is_asked_for_again(tmp_path: Path) -> None:
+def test_a_job_that_is_moved_is_asked_for_again(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = array.Job(str(tmp_path))
     assert job.checkpoint().function == job
+    given: list[Any] = []
+
+    class Executor:
+        """Takes what submitit would."""
+
+        def submit_array(self, jobs: list[Any]) -> list[Any]:
+            given.extend(jobs)
+            return [type("Asked", (), {"job_id": place})() for place, _ in enumerate(jobs)]
+
+    monkeypatch.setattr(array, "_executor", lambda arguments: Executor())
+    requests: Any = [type("Request", (), {"name": name})() for name in ("a", "b")]
+    array._queued(requests, ArrayArguments(out=tmp_path, executor="slurm"), Console(interval=1e9))
+    # submitit asks what it was given, and where a job runs out of time that has to answer.
+    assert [Path(each.folder).name for each in given] == ["a", "b"] and all(each.checkpoint() for each in given)
 
 
 def test_an_array_of_slurm_asks_for_what_the_words_say(
@@ -272,6 +288,9 @@ def test_an_array_of_slurm_asks_for_what_the_words_say(
         assert f"#SBATCH {line}" in script, script
     assert set(json.loads((tmp_path / "runs" / "jobs" / array.ASKED).read_text()).values()) == {"77_0", "77_1"}
     (tmp_path / "script.sh").unlink()
+    (folder / "sbatch").write_text("#!/bin/sh\necho 'invalid partition specified: q' >&2; exit 1\n")
+    with pytest.raises(UserError, match=r"SLURM refuses the jobs: .*invalid partition"):
+        asked(tmp_path / "other", config, "good", **{**words, "partition": "q"})
     assert asked(tmp_path, config, "good", **words) == 0
     assert not (tmp_path / "script.sh").exists() and "in the queue as job 77_1, pending" in capsys.readouterr().out
 

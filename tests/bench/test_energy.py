@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from bench.energy import Energy
 
@@ -58,3 +62,27 @@ def test_a_counter_that_vanishes_and_work_done_in_part_give_no_number(tmp_path: 
         counter(tmp_path, 6)
     assert energy.estimate().value is not None
     assert "several processes" in energy.estimate(whole=False).reason
+
+
+@pytest.mark.parametrize("refused", ["nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetTotalEnergyConsumption"])
+def test_a_gpu_that_shows_no_counter_ends_no_training(refused: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML's errors derive from Exception alone: a container without its library, a slice of a GPU, no counter."""
+
+    class NVMLError(Exception):
+        pass
+
+    def call(name: str) -> Any:
+        def answer(*_: Any) -> int:
+            if name == refused:
+                raise NVMLError("Not Supported")
+            return 7
+
+        return answer
+
+    names = ("nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetTotalEnergyConsumption")
+    monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(NVMLError=NVMLError, **{n: call(n) for n in names}))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="1-2"))
+    with Energy("cuda") as energy:
+        pass
+    assert energy.estimate().value is None and "Not Supported" in energy.estimate().reason

@@ -93,6 +93,9 @@ def test_a_run_measured_again_says_the_same_and_with_fewer_pictures_something_el
     assert fewer.metrics["validation_loss"] == before.metrics["validation_loss"]
     assert fewer.config["evaluate"]["pictures"] == 3 and store.Request.read(copy).config.evaluate.pictures == 6
     assert "evaluate.pictures 6 -> 3" in fewer.notes[-1]
+    evaluate_again.again(copy, EvaluateArguments(captions=3), QUIET)
+    again = schema.load(copy)  # an option that is not given stays as the record has it
+    assert again.metrics["nfe"].n == 3 and again.notes[-1] == "measured again: evaluate.captions 2 -> 3"
     assert all((copy / str(sample.drawn)).is_file() for sample in fewer.samples if sample.drawn)
     assert not (copy / "samples/0005.png").exists() and not (copy / evaluate_again.PLACE).exists()
     out = capsys.readouterr().out

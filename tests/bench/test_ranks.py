@@ -249,6 +249,13 @@ def test_ranks_do_one_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert rank_work.NAMES == NAMES
 
 
+def test_a_launcher_of_one_process_leaves_its_wishes_out_of_the_worker() -> None:
+    """accelerate would obey them there: DeepSpeed, its own precision, a rank among others."""
+    around = {"PATH": "/bin", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "ACCELERATE_USE_DEEPSPEED": "true"}
+    kept = {"PATH": "/bin", "ACCELERATE_USE_CPU": "true"}
+    assert launch.for_worker({**around, **kept}) == kept
+
+
 def test_what_the_launcher_asks_for_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (launch.ranks(), launch.rank(), launch.sharded()) == (1, 0, False)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")

@@ -231,6 +231,8 @@ def test_a_second_starter_is_refused_and_disturbs_nothing(tmp_path: Path, config
     with pytest.raises(UserError, match=f"is being worked on by process {process}: wait for it, or end it"):
         run(tmp_path, replace(config, train=replace(config.train, checkpoint_seconds=7.0)), "slow")
     assert store.Request.read(only(tmp_path, "slow")).config == config
+    assert run(tmp_path, config, "slow", "good") == exits.MISTAKE  # it keeps no other run from its turn
+    assert status(tmp_path, "good").state == "done" and status(tmp_path, "slow").process == process
     # Both may have started before either said so: then the lock decides.
     child = subprocess.run(
         [sys.executable, ways.__file__, str(only(tmp_path, "slow"))], input="", capture_output=True, text=True

@@ -481,6 +481,7 @@ def test_budgets_are_steps_of_what_they_count() -> None:
 
     assert (steps("steps", 70), steps("images", 44_800), steps("images", 11)) == (70, 44_800 // 12, 1)
     assert steps("images", 23) == 1  # as many as fit into it
+    assert steps("images", 12 * 450 * 0.7) == 315 and steps("steps", 450 * (65 / 450)) == 65  # rounding takes none
     assert steps("flops", 1e9, 3e7) == 33 and steps("seconds", 5) is None
     with pytest.raises(ValueError, match="needs the FLOPs of a step"):
         steps("flops", 1e9)
