@@ -58,7 +58,7 @@ from approaches.shared.transformer import Transformer
 from bench.errors import UserError
 
 LAYOUT_WIDTH = 64
-CHECKED_NOISE = 0.25  # the checker learns from latents up to this time, so that small faults of a drawing don't matter
+CHECKED_NOISE = 0.25  # the checker learns from latents of which up to so much is noise: small faults don't matter
 
 
 @dataclass(frozen=True)
@@ -185,12 +185,13 @@ class Modular(Approach):
         true = Layouts.of([scene_plan(scene) for scene in (*whole.draw.scenes, *whole.describe.scenes)])
         planned = corrupted(true, drawn_ways(len(true), draw), draw)
         true = true.widened(planned.mask.shape[1])
-        times = CHECKED_NOISE * torch.rand(len(true), generator=draw)
+        level = CHECKED_NOISE * torch.rand(len(true), generator=draw)[:, None, None, None]
         noise = self.shared.diffusion.noise_like(clean, draw)
         device, rows = latents.device, torch.arange(len(true))
         drawn, described = rows[: len(whole.draw)], rows[len(whole.draw) :]
         mine = torch.cat([each[batch.rows(len(each))] for each in (drawn, described)])
-        noised = self.shared.diffusion.add_noise(latents, sent(noise[mine], device), sent(times[mine], device))
+        own = sent(level[mine], device)
+        noised = (1 - own) * latents.float() + own * sent(noise[mine], device).float()
         planned, true = (layouts.select(mine).to(device) for layouts in (planned, true))
         return self.checker.loss(noised, planned, true)
 

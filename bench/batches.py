@@ -82,7 +82,7 @@ class Batches:
         self.starts = np.cumsum(self.counts) - self.counts  # a picture's captions stand side by side
         self.tokens, self.mask, self.cut = tokenise(language_model, self.captions, train.caption_tokens)
         self.lead, self.described = lead(language_model, train.describe_prompt), (self.tokens, self.mask)
-        if space := gap(train.describe_prompt):
+        if space := gap(language_model, train.describe_prompt):
             spaced = tuple(space + caption for caption in self.captions)
             self.described = tokenise(language_model, spaced, train.caption_tokens)[:2]
         self.text_hash = hash_bytes(corpus.content_hash("train"), tokenizer_hash(language_model))

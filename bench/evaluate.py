@@ -212,7 +212,7 @@ def _captions(approach: Approach, held: HeldOut, config: Config, found: Measured
         seconds.append((now() - begun) / len(rows))
         captions += [model.decode(ids).strip() for ids in written]
         for target, order in ((losses, list(rows)), (shuffled, [(i + 1) % count for i in rows])):
-            texts = [gap(config.train.describe_prompt) + held.test.captions[i][0] for i in order]
+            texts = [gap(model, config.train.describe_prompt) + held.test.captions[i][0] for i in order]
             tokens, mask = approach.shared.tokenise(texts, end=True)
             targets = tokens[:, 1:].masked_fill(~mask[:, 1:], -100).to(device)
             nats = score(approach.text_start(prompts), approach.text_step, targets)

@@ -82,12 +82,12 @@ class Trained:
             return []
         arrays = np.stack([as_array(image, self.config.data.size) for image in several])
         latents = self.approach.shared.codecs["image"].encode_images(arrays)
-        found: list[str] = []
+        model, found = self.approach.shared.language_model, list[str]()
         for start in range(0, len(latents), self.config.evaluate.batch):
             rows = latents[start : start + self.config.evaluate.batch]
             opening = self.approach.text_start([Prompt.image(latent) for latent in rows])
             limit = self.config.train.caption_tokens
-            found += self._write(opening, limit, temperature, seed, first=start)
+            found += map(model.decode, self._rows(opening, limit, temperature, seed, first=start))
         return [text.strip() for text in found]
 
     @torch.no_grad()
@@ -107,20 +107,20 @@ class Trained:
             device = next(self.approach.parameters()).device
             following, state = self.approach.text_step(torch.tensor([ids], device=device), state)
             logits = following[:, -1]
-        return self._write((logits, state), tokens, temperature, seed, first=0)[0]
+        more = self._rows((logits, state), tokens, temperature, seed, first=0)[0]
+        before, whole = model.decode(ids), model.decode([*ids, *more])  # some tokenizers drop a space before a text
+        return whole[len(before) :] if whole.startswith(before) else model.decode(more)
 
-    def _write(self, opening: Start, limit: int, temperature: float, seed: int, *, first: int) -> list[str]:
-        """The texts that go on from an opening; each row draws from a stream of its own."""
-        model = self.approach.shared.language_model
-        rows = decode(
+    def _rows(self, opening: Start, limit: int, temperature: float, seed: int, *, first: int) -> list[list[int]]:
+        """The tokens that go on from an opening; each row draws from a stream of its own."""
+        return decode(
             opening,
             self.approach.text_step,
             limit=limit,
-            end_id=model.end_id,
+            end_id=self.approach.shared.language_model.end_id,
             temperature=temperature,
             generators=[generator(seed, "write", first + row) for row in range(len(opening[0]))] if temperature else (),
         )
-        return [model.decode(ids) for ids in rows]
 
     def _require(self, capability: Capability, words: str) -> None:
         if capability not in self.approach.capabilities:

@@ -65,7 +65,7 @@ def hold_out(config: Config, shared: Shared, corpus: TextCorpus, console: Consol
     draws = generator(config.seed, "validation/times"), generator(config.seed, "validation/noise")
     times = shared.diffusion.times(len(validation), draws[0])
     noise = shared.diffusion.noise_like(validation.latents, draws[1])
-    texts = _texts(shared, corpus.documents("test")[: config.evaluate.documents])
+    texts = _texts(shared, corpus.some("test", config.evaluate.documents))
     return HeldOut(validation=validation, times=times, noise=noise, test=test, texts=texts)
 
 

@@ -83,10 +83,10 @@ class Checker(nn.Module):
         return logits, items
 
     def probabilities(self, latents: Tensor, layouts: Layouts) -> tuple[Tensor, Tensor]:
-        """Of each row the verdict, B: the least of its items' probabilities, 1 where there is no plan; and those of
-        each item, B E+2, NaN for those that don't count."""
+        """Of each row the verdict, B: the least of its items' probabilities, 1 where there is no plan, 0 of a picture
+        that is not finite; and those of each item, B E+2, NaN for those that don't count."""
         logits, items = self(latents, layouts)
-        each = logits.float().sigmoid()
+        each = logits.float().sigmoid().nan_to_num(0.0)
         return each.masked_fill(~items, 1.0).amin(1), each.masked_fill(~items, torch.nan)
 
     def loss(self, latents: Tensor, planned: Layouts, true: Layouts) -> Tensor:

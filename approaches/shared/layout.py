@@ -20,6 +20,8 @@ from approaches.shared.devices import sent
 from approaches.shared.patches import sinusoids
 from bench.data.scene import BACKGROUNDS, COLOURS, GRID, SHAPES, SIZES, Scene, Thing, parse_plan, plan_text
 
+BACKGROUND = re.compile(rf"\b({'|'.join(BACKGROUNDS)})\s+(?:background|backdrop)\b")
+"""Words that name a background: "dark" alone may be a colour's."""
 MOST = 4  # objects that the grammar lets a plan name
 KINDS = (SIZES, COLOURS, SHAPES)
 
@@ -72,9 +74,9 @@ class Layouts:
         caption that names none or several changes nothing."""
         background = self.background.clone()
         for row, caption in enumerate(captions):
-            named = [name for name in BACKGROUNDS if name in _words(caption)]
+            named = set(BACKGROUND.findall(caption.lower()))
             if len(named) == 1 and self.known[row]:
-                background[row] = BACKGROUNDS.index(named[0])
+                background[row] = BACKGROUNDS.index(named.pop())
         changed = (background != self.background).tolist()
         return replace(self, background=background), tuple(changed)
 
@@ -87,7 +89,7 @@ class Layouts:
             for place, names in enumerate((SIZES, COLOURS)):
                 spoken = torch.tensor([name in words for name in names] + [True])
                 kinds[row, :, place] = torch.where(spoken[kinds[row, :, place]], kinds[row, :, place], len(names))
-            if not words & set(BACKGROUNDS):
+            if not BACKGROUND.search(caption.lower()):
                 background[row] = len(BACKGROUNDS)
         kept = torch.zeros(len(self), dtype=torch.bool) if kept is None else kept
         return Layouts(

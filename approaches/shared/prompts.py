@@ -59,9 +59,11 @@ def check_room(shared: Any, picture: int = 0, what: str = "a picture", mend: str
         )
 
 
-def gap(describe_prompt: str) -> str:
-    """The white space at the words' end: a caption's first token is another behind it."""
-    return describe_prompt[len(describe_prompt.rstrip()) :]
+def gap(model: LanguageModel, describe_prompt: str) -> str:
+    """The white space at the words' end: a caption's first token is another behind it. None where the tokenizer puts a
+    space before every text by itself (SentencePiece)."""
+    own = str(model.tokenizer.convert_ids_to_tokens(model.encode("a"))[0]).startswith("\u2581")
+    return "" if own else describe_prompt[len(describe_prompt.rstrip()) :]
 
 
 def last_logits(transformer: Transformer, hidden: Tensor, mask: Tensor) -> Tensor:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from approaches.shared.layout import MOST
-from bench.data.scene import BACKGROUNDS, COLOURS, GRID, RADII, SHAPES, SIZES, Scene, Thing, plan_text
+from approaches.shared.layout import BACKGROUND, MOST
+from bench.data.scene import COLOURS, GRID, RADII, SHAPES, SIZES, Scene, Thing, plan_text
 
 _COUNTS = {"a": 1, "an": 1, "the": 1, "one": 1, "two": 2, "three": 3, "four": 4, "1": 1, "2": 2, "3": 3, "4": 4}
 _PHRASE = re.compile(
     rf"\b(?:({'|'.join(_COUNTS)})\s+)?(?:({'|'.join(SIZES)})\s+)?(?:({'|'.join(COLOURS)})\s+)?"
     rf"({'|'.join(SHAPES)})(?:e?s)?\b"
 )
-_BACKGROUND = re.compile(rf"\b({'|'.join(BACKGROUNDS)})\s+(?:background|backdrop)\b")
 _SIDES = {"left of": (0, 0), "right of": (0, 1), "above": (1, 0), "over": (1, 0), "below": (1, 1), "under": (1, 1)}
 """Words of a relation -> the axis along which it orders (0 columns, 1 rows), and whether the first stands further on.
 """
@@ -29,7 +28,7 @@ _CORNERS = {
     4: ((_NEAR, _NEAR), (_FAR, _NEAR), (_NEAR, _FAR), (_FAR, _FAR)),
 }
 """Cells (column, row) for that many objects, as far apart as they go."""
-_OPEN_COLOUR, _OPEN_BACKGROUND = "blue", "light"
+_OPEN_COLOUR, _OPENBACKGROUND = "blue", "light"
 
 
 class Phrase(NamedTuple):
@@ -67,14 +66,14 @@ def rule_plan(words: str) -> str | None:
     total = sum(phrase.number for phrase in found)
     if not 0 < total <= MOST:
         return None
-    named = _BACKGROUND.search(words)
+    named = BACKGROUND.search(words)
     things = []
     for phrase, (column, row) in zip(_repeated(found), _cells(found, words), strict=True):
         size = phrase.size or ("large" if total <= 2 else "small")
         x, y = (column + 0.5) / GRID, (row + 0.5) / GRID
         colour = phrase.colour or _OPEN_COLOUR
         things.append(Thing(shape=phrase.shape, colour=colour, size=size, x=x, y=y, radius=RADII[size]))
-    background = named.group(1) if named else _OPEN_BACKGROUND
+    background = named.group(1) if named else _OPENBACKGROUND
     return plan_text(Scene(things=tuple(things), background=background, task="", demands=()))
 
 

@@ -16,10 +16,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from bench.config import DataConfig
-from bench.data.listed import Candidate, Listed, clean_captions
+from bench.data.listed import NO_CAPTION, Candidate, Listed, Part, clean_captions
 from bench.data.pictures import read
 from bench.data.sources import metadata_files
-from bench.data.splits import ALIASES, assign, rank_of
+from bench.data.splits import ALIASES, rank_of
 from bench.errors import UserError
 
 CAPTION_COLUMNS = ("text", "caption", "captions")
@@ -53,6 +53,11 @@ class Row:
     told: str | None
     captions: tuple[str, ...]
 
+    def candidate(self) -> Candidate:
+        """To be judged."""
+        lack = "" if self.captions else NO_CAPTION
+        return Candidate(key=self.name, captions=self.captions, source=File(path=self.path), told=self.told, lack=lack)
+
 
 class Folder(Listed):
     """See the module's text. Rows that can't be used are counted, by reason, in `exclusions`."""
@@ -64,13 +69,14 @@ class Folder(Listed):
         """The split that a config asks for. UserError where there is no metadata, or no usable picture."""
         exclusions: Counter[str] = Counter()
         rows = _rows(config.path, exclusions)
-        present = {row.told for row in rows if row.told is not None}
-        chosen = [row for row in rows if assign(row.name, row.told, present, seed=config.seed) == split]
+        present = frozenset(row.told for row in rows if row.told is not None)
+        part = Part(split=split, present=present, seed=config.seed)
+        chosen = [row for row in rows if part.may_have(row.told)]
         chosen.sort(key=lambda row: rank_of(row.name, seed=config.seed))
         return cls(
-            split=split,
+            part=part,
             size=config.size,
-            candidates=_with_captions(chosen, exclusions),
+            candidates=(row.candidate() for row in chosen),
             bound=config.train_items if split == "train" else config.eval_items,
             exclusions=exclusions,
             origin=str(config.path),
@@ -88,7 +94,7 @@ def _rows(path: str | None, exclusions: Counter[str]) -> list[Row]:
                 exclusions["path outside the folder" if name is None else "no file_name"] += 1
                 continue
             full = posixpath.join(prefix, name)
-            texts = clean_captions(next((values[each] for each in CAPTION_COLUMNS if values.get(each)), None))
+            texts = next((found for each in CAPTION_COLUMNS if (found := clean_captions(values.get(each)))), ())
             first = PurePosixPath(full).parts[0].lower()
             if full in rows:
                 exclusions["file_name repeated: captions joined"] += 1
@@ -96,14 +102,6 @@ def _rows(path: str | None, exclusions: Counter[str]) -> list[Row]:
             inherent = ALIASES.get(first) if "/" in full else None
             rows[full] = Row(path=metadata.parent / name, name=full, told=told or inherent, captions=texts)
     return list(rows.values())
-
-
-def _with_captions(rows: list[Row], exclusions: Counter[str]) -> Iterator[Candidate]:
-    for row in rows:
-        if row.captions:
-            yield Candidate(key=row.name, captions=row.captions, source=File(path=row.path))
-        else:
-            exclusions["empty caption"] += 1
 
 
 def _inside(value: object) -> str | None:

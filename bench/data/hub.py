@@ -14,10 +14,10 @@ from typing import Any
 
 from bench.config import DataConfig
 from bench.data.folder import File
-from bench.data.listed import Candidate, Listed, clean_captions
+from bench.data.listed import NO_CAPTION, Candidate, Listed, Part, clean_captions
 from bench.data.pictures import PictureError, read
 from bench.data.sources import hub_source, saved
-from bench.data.splits import ALIASES, assign, rank_of
+from bench.data.splits import named_split, rank_of
 from bench.errors import UserError
 
 CAPTION_COLUMNS = (
@@ -69,29 +69,29 @@ class Hub(Listed):
     def build(cls, config: DataConfig, split: str) -> Hub:
         """The split that a config asks for. UserError where the package, the hub, the columns or usable rows lack."""
         tables = _open(hub_source(config.path))
-        told = {name: ALIASES.get(name.lower()) for name in tables}
-        present = {each for each in told.values() if each is not None}
+        told = {name: named_split(name) for name in tables}
+        part = Part(
+            split=split, present=frozenset(each for each in told.values() if each is not None), seed=config.seed
+        )
         exclusions: Counter[str] = Counter()
         rows = [
             (rank_of(f"{name}/{row}", seed=config.seed), name, row)
             for name, table in tables.items()
+            if part.may_have(told[name])
             for row in range(len(table))
-            if assign(f"{name}/{row}", told[name], present, seed=config.seed) == split
         ]
         return cls(
-            split=split,
+            part=part,
             size=config.size,
-            candidates=_candidates(tables, sorted(rows), exclusions, str(config.path)),
+            candidates=_candidates(tables, sorted(rows), str(config.path)),
             bound=config.train_items if split == "train" else config.eval_items,
             exclusions=exclusions,
             origin=str(config.path),
         )
 
 
-def _candidates(
-    tables: dict[str, Any], rows: list[tuple[int, str, int]], exclusions: Counter[str], origin: str
-) -> Iterator[Candidate]:
-    """The rows, in order, that have captions."""
+def _candidates(tables: dict[str, Any], rows: list[tuple[int, str, int]], origin: str) -> Iterator[Candidate]:
+    """The rows, in order."""
     import datasets
 
     picture, caption = _columns(next(iter(tables.values())).features, origin)
@@ -101,11 +101,9 @@ def _candidates(
         for name, table in tables.items()
     }
     for _, name, row in rows:
-        if captions := clean_captions(texts[name][row][caption]):
-            source = Cell(table=cells[name], column=picture, row=row)
-            yield Candidate(key=f"{name}/{row}", captions=captions, source=source)
-        else:
-            exclusions["empty caption"] += 1
+        captions = clean_captions(texts[name][row][caption])
+        source, lack = Cell(table=cells[name], column=picture, row=row), "" if captions else NO_CAPTION
+        yield Candidate(key=f"{name}/{row}", captions=captions, source=source, told=named_split(name), lack=lack)
 
 
 def _open(source: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ import PIL
 
 from bench.data.dataset import Dataset, Sample
 from bench.data.pictures import RESIZE, PictureError, decode, inspect
+from bench.data.splits import assign, may_be
 from bench.errors import UserError
 from bench.files import cache_directory, hash_bytes, whole_characters, write_json
 
@@ -43,11 +44,32 @@ class Source(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A captioned picture that has not been looked at yet."""
+    """A captioned picture that has not been looked at yet. told: the split that its source puts it in, if any. lack:
+    what it lacks that it can't be used without, such as a caption."""
 
     key: str
     captions: tuple[str, ...]
     source: Source
+    told: str | None = None
+    lack: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Which of a source's pictures a split has: see `assign`, by the bytes of a picture, so that none is in two splits
+    however often the source has it, and under whatever name. present: the splits that the source has itself."""
+
+    split: str
+    present: frozenset[str]
+    seed: int
+
+    def may_have(self, told: str | None) -> bool:
+        """Whether a picture that its source puts in `told` can be in it."""
+        return may_be(self.split, told, self.present)
+
+    def has(self, candidate: Candidate, digest: str) -> bool:
+        """Whether a picture of these bytes is in it; by its key where its bytes can't be had."""
+        return assign(digest or candidate.key, candidate.told, self.present, seed=self.seed) == self.split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +82,9 @@ class Verdict:
     digest: str
 
 
+NO_CAPTION = "empty caption"
+ELSEWHERE = "in another split"
+"""The verdict on a picture that nobody has decoded."""
 TOO_FEW = "none falls into it: there are too few, or no folder or shard of them is named like it"
 
 
@@ -69,39 +94,45 @@ class Listed(Dataset):
     def __init__(
         self,
         *,
-        split: str,
+        part: Part,
         size: int,
         candidates: Iterable[Candidate],
         bound: int,
         exclusions: Counter[str],
         origin: str,
     ) -> None:
-        """Judge candidates in order until `bound` are accepted; UserError where none is.
+        """Judge candidates in order until `bound` are accepted; UserError where none is. Those that have the same bytes
+        are one, with the captions of all.
 
         exclusions: what has been left out so far. origin: names the source in messages and in the cache.
         """
-        self.split, self.size, self.exclusions, self.origin = split, size, exclusions, origin
-        cache = VerdictCache(f"{self.name}/{origin}/{split}")
-        self.items: list[Candidate] = []
-        digests = []
+        self.split, self.size, self.exclusions, self.origin = part.split, size, exclusions, origin
+        cache = VerdictCache(f"{self.name}/{origin}", part)
+        kept: dict[str, Candidate] = {}
         for candidate, verdict in _judged(candidates, cache):
-            if verdict.reason:
-                exclusions[verdict.reason] += 1
+            if verdict.reason == ELSEWHERE:
+                continue
+            if reason := candidate.lack or verdict.reason:
+                exclusions[reason] += 1
+                continue
+            if first := kept.get(verdict.digest):
+                exclusions["the same picture again: captions joined"] += 1
+                captions = tuple(dict.fromkeys((*first.captions, *candidate.captions)))
+                kept[verdict.digest] = replace(first, captions=captions)
                 continue
             exclusions.update(verdict.notes)
             if any(len(caption) > LONG_CAPTION for caption in candidate.captions):
                 exclusions[f"caption over {LONG_CAPTION} characters (kept)"] += 1
-            self.items.append(candidate)
-            digests.append(verdict.digest)
-            if len(self.items) == bound:
+            kept[verdict.digest] = candidate
+            if len(kept) == bound:
                 break
         cache.save()
+        self.items = list(kept.values())
         if not self.items:
             found = "; ".join(f"{reason}: {count}" for reason, count in exclusions.most_common()) or TOO_FEW
-            raise UserError(f"dataset '{self.name}': no usable picture for split '{split}' in {origin} ({found})")
-        content = (part for item, digest in zip(self.items, digests, strict=True)
-                   for part in (item.key, *item.captions, digest))  # fmt: skip
-        self._hash = hash_bytes(self.name, split, RESIZE, str(size), *content)
+            raise UserError(f"dataset '{self.name}': no usable picture for split '{self.split}' in {origin} ({found})")
+        content = (each for digest, item in kept.items() for each in (item.key, *item.captions, digest))
+        self._hash = hash_bytes(self.name, self.split, RESIZE, str(size), *content)
         self._lost: set[int] = set()
 
     def __len__(self) -> int:
@@ -134,24 +165,26 @@ class Listed(Dataset):
 
 
 class VerdictCache:
-    """Verdicts of earlier runs, by the pictures' stamps; one small file a source and split."""
+    """Verdicts of earlier runs on a part's pictures, by their stamps; one small file a source and part."""
 
-    def __init__(self, origin: str) -> None:
-        key = hash_bytes("verdicts-v2", RESIZE, PIL.__version__, origin)
+    def __init__(self, origin: str, part: Part) -> None:
+        self._part = part
+        whose = f"{part.split}/{part.seed}/{sorted(part.present)}"
+        key = hash_bytes("verdicts-v3", RESIZE, PIL.__version__, origin, whose)
         self._target = cache_directory() / "verdicts" / f"{key}.json"
         self._before: dict[str, Any] = {}
         self._now: dict[str, list[Any]] = {}
         with contextlib.suppress(OSError, ValueError, TypeError):  # absent, or damaged from outside: judge again
             self._before = dict(json.loads(self._target.read_text(encoding="utf-8")))
 
-    def judge(self, source: Source) -> Verdict:
+    def judge(self, candidate: Candidate) -> Verdict:
         """The verdict on one picture; thread-safe."""
-        stamp, changed = source.stamp()
+        stamp, changed = candidate.source.stamp()
         try:
             reason, notes, digest = self._before[stamp]
             verdict = Verdict(reason=str(reason), notes=tuple(notes), digest=str(digest))
         except (KeyError, ValueError, TypeError):
-            verdict = _look(source)
+            verdict = _look(candidate, self._part)
         # What could not be read may be readable the next time.
         if stamp and verdict.digest and time.time_ns() - changed > FRESH_NS:
             self._now[stamp] = [verdict.reason, list(verdict.notes), verdict.digest]
@@ -167,20 +200,24 @@ def clean_captions(values: object) -> tuple[str, ...]:
     """A caption, or a list of them, as the non-empty texts in it, each on one line and of characters that UTF-8 has. A
     number is the text of it."""
     texts = values if isinstance(values, list | tuple) else [values]
-    words = (str(text) for text in texts if isinstance(text, str | int | float) and not isinstance(text, bool))
+    told = (text for text in texts if isinstance(text, str | int | float) and not isinstance(text, bool))
+    words = (str(text) for text in told if text == text)  # what is no number is what a table has for nothing
     lines = (" ".join(whole_characters(text).split()) for text in words)
     return tuple(dict.fromkeys(line for line in lines if line))
 
 
-def _look(source: Source) -> Verdict:
+def _look(candidate: Candidate, part: Part) -> Verdict:
     try:
-        data = source.read()
+        data = candidate.source.read()
     except PictureError as error:
-        return Verdict(reason=str(error), notes=(), digest="")
+        return Verdict(reason=str(error) if part.has(candidate, "") else ELSEWHERE, notes=(), digest="")
+    digest = hash_bytes(data)
+    if not part.has(candidate, digest):
+        return Verdict(reason=ELSEWHERE, notes=(), digest=digest)
     try:
-        return Verdict(reason="", notes=inspect(data), digest=hash_bytes(data))
+        return Verdict(reason="", notes=inspect(data), digest=digest)
     except PictureError as error:
-        return Verdict(reason=str(error), notes=(), digest=hash_bytes(data))
+        return Verdict(reason=str(error), notes=(), digest=digest)
 
 
 def _judged(candidates: Iterable[Candidate], cache: VerdictCache) -> Iterator[tuple[Candidate, Verdict]]:
@@ -188,4 +225,4 @@ def _judged(candidates: Iterable[Candidate], cache: VerdictCache) -> Iterator[tu
     with ThreadPoolExecutor() as pool:
         remaining = iter(candidates)
         while chunk := list(islice(remaining, CHUNK)):
-            yield from zip(chunk, pool.map(lambda each: cache.judge(each.source), chunk), strict=True)
+            yield from zip(chunk, pool.map(cache.judge, chunk), strict=True)

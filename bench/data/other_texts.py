@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 from bench.config import Config, TextConfig
@@ -76,6 +76,8 @@ def _documents(config: Config, progress: Progress) -> Mapping[str, list[Document
             corpus: TextCorpus = TEXTS[other.name].load().build(other, progress)
         except UserError as error:
             raise UserError(f"{FIELD}: {error} (name the others, or none, to go without '{label}')") from error
-        every = chain.from_iterable(corpus.documents(split) for split in ("test", "validation", "train"))
-        found[label] = list(islice(every, config.evaluate.documents))
+        kept: list[Document] = []
+        for split in ("test", "validation", "train"):
+            kept += corpus.some(split, config.evaluate.documents - len(kept))
+        found[label] = kept
     return found

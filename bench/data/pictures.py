@@ -120,6 +120,8 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         return Image.fromarray(grey).convert("RGB"), (*notes, "16-bit grey scaled to 8 bits")
     if mode == "F":
         raise PictureError("floating-point image")
+    if mode == "La":  # the one mode with transparency that Pillow turns into no RGBA
+        image = image.convert("LA")
     if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return on_white(image.convert("RGBA")), (*notes, "transparency put on white")
     reason = {"L": "grey", "1": "black-and-white", "P": "palette", "CMYK": "CMYK"}.get(mode, mode)

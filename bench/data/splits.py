@@ -1,5 +1,5 @@
-"""Which split an item belongs to, by a hash of its name: independent of what else the source holds, so that adding
-items never moves one from training to test. Standard library only."""
+"""Which split an item belongs to, by a hash of its name, or of its bytes where it may have several names: independent
+of what else the source holds, so that adding items never moves one from training to test. Standard library only."""
 
 from __future__ import annotations
 
@@ -38,6 +38,13 @@ def assign(name: str, told: str | None, present: Collection[str], *, seed: int) 
         return told
     drawn = split_of(name, seed=seed)
     return "train" if drawn in present else drawn
+
+
+def may_be(split: str, told: str | None, present: Collection[str]) -> bool:
+    """Whether an item can be in a split, whatever its name: see `assign`."""
+    if told is not None and told != "train":
+        return told == split
+    return split == "train" or split not in present
 
 
 def named_split(name: str) -> str | None:

@@ -65,6 +65,10 @@ class TextCorpus(ABC):
     def documents(self, split: str) -> list[Document]:
         """The documents of train, validation or test, in an order fixed by their keys; never empty."""
 
+    def some(self, split: str, count: int) -> list[Document]:
+        """So many of a split's documents, or all, in their order: the first ones, where each is drawn on its own."""
+        return self.documents(split)[:count]
+
     def content_hash(self, split: str) -> str:
         """16 hex digits that change whenever any document of this split does."""
         return hash_bytes(*(part for item in self.documents(split) for part in (item.key, item.text)))
@@ -89,6 +93,12 @@ class LoadedCorpus(TextCorpus):
         if split not in self._splits:
             raise UserError(f"unknown split '{split}': {nearest(split, SPLITS)}")
         return self._splits[split]
+
+    def some(self, split: str, count: int) -> list[Document]:
+        """See TextCorpus: by a hash of their keys, so that they are not all of the first folder."""
+        every = self.documents(split)
+        chosen = {item.key for item in sorted(every, key=lambda item: hash_bytes(item.key))[:count]}
+        return [item for item in every if item.key in chosen]
 
 
 class TextFile(LoadedCorpus):

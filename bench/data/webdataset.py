@@ -10,18 +10,20 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from bench.config import DataConfig
-from bench.data.listed import Candidate, Listed, clean_captions
+from bench.data.listed import NO_CAPTION, Candidate, Listed, Part, clean_captions
 from bench.data.pictures import PictureError
 from bench.data.sources import Shard, shards
-from bench.data.splits import assign
+from bench.data.splits import rank_of
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 TEXTS = ("txt", "json")
 CAPTION_FIELDS = ("caption", "text", "captions")
 BLOCK = 512  # bytes of a tar record
+OPEN = 32  # shards that samples are taken from in turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,40 +64,44 @@ class WebDataset(Listed):
     @classmethod
     def build(cls, config: DataConfig, split: str) -> WebDataset:
         """The split that a config asks for: shards whose name or sub-folder speaks of it, or samples by the hash of
-        their key. UserError where there are no shards, or no usable picture in them."""
+        their pictures. UserError where there are no shards, or no usable picture in them."""
         found = shards(config.path)
-        present = {shard.told for shard in found if shard.told is not None}
+        present = frozenset(shard.told for shard in found if shard.told is not None)
+        part = Part(split=split, present=present, seed=config.seed)
         exclusions: Counter[str] = Counter()
         return cls(
-            split=split,
+            part=part,
             size=config.size,
-            candidates=_candidates(found, present, split, config.seed, exclusions),
+            candidates=_candidates(found, part, exclusions),
             bound=config.train_items if split == "train" else config.eval_items,
             exclusions=exclusions,
             origin=str(config.path),
         )
 
 
-def _candidates(
-    found: list[Shard], present: set[str], split: str, seed: int, exclusions: Counter[str]
-) -> Iterator[Candidate]:
-    """The whole samples of a split, shard by shard."""
-    for shard in found:
-        if shard.told not in (None, "train", split):
+def _candidates(found: list[Shard], part: Part, exclusions: Counter[str]) -> Iterator[Candidate]:
+    """The whole samples of shards that may have some of the split, in an order that has nothing to do with names: OPEN
+    shards at a time, one sample of each in turn. Shards are often sorted, by source or subject."""
+    some = sorted(
+        (shard for shard in found if part.may_have(shard.told)), key=lambda each: rank_of(each.name, seed=part.seed)
+    )
+    for start in range(0, len(some), OPEN):
+        for turn in zip_longest(*(_of_shard(shard, part, exclusions) for shard in some[start : start + OPEN])):
+            yield from (candidate for candidate in turn if candidate is not None)
+
+
+def _of_shard(shard: Shard, part: Part, exclusions: Counter[str]) -> Iterator[Candidate]:
+    """A shard's whole samples, in an order of their own."""
+    samples = sorted(_samples(shard, exclusions), key=lambda each: rank_of(each[0], seed=part.seed))
+    for base, members in samples:
+        picture = next((members[kind] for kind in PICTURES if kind in members), None)
+        if picture is None:
+            exclusions["sample without a picture"] += 1
             continue
-        for base, members in _samples(shard, exclusions):
-            if assign(base, shard.told, present, seed=seed) != split:
-                continue
-            picture = next((members[kind] for kind in PICTURES if kind in members), None)
-            captions = _captions(members)
-            if picture is None:
-                exclusions["sample without a picture"] += 1
-            elif captions is None:
-                exclusions["sample without a caption file"] += 1
-            elif not captions:
-                exclusions["empty caption"] += 1
-            else:
-                yield Candidate(key=f"{shard.name}/{base}", captions=captions, source=picture)
+        captions = _captions(members)
+        lack = "sample without a caption file" if captions is None else "" if captions else NO_CAPTION
+        key = f"{shard.name}/{base}"
+        yield Candidate(key=key, captions=captions or (), source=picture, told=shard.told, lack=lack)
 
 
 def _samples(shard: Shard, exclusions: Counter[str]) -> Iterator[tuple[str, dict[str, Slice]]]:
@@ -113,7 +119,10 @@ def _samples(shard: Shard, exclusions: Counter[str]) -> Iterator[tuple[str, dict
                 if member.offset_data + member.size > size:
                     break  # the check below counts it
                 place = Slice(path=shard.path, offset=member.offset_data, length=member.size)
-                samples.setdefault(f"{folder}/{stem}" if folder else stem, {}).setdefault(kind, place)
+                kinds = samples.setdefault(f"{folder}/{stem}" if folder else stem, {})
+                if kind in kinds and kind in PICTURES:
+                    exclusions["a base name's second picture"] += 1
+                kinds.setdefault(kind, place)
             file.seek(tar.offset)
             if file.read(BLOCK) != bytes(BLOCK):  # a whole tar ends with zeros
                 exclusions["truncated or damaged tar"] += 1

@@ -83,7 +83,7 @@ def small_batch(shared: Shared, rows: int = 6, step: int = 0, levels: int = 1) -
     described = max(1, rows // 2)
     pictures = samples(step * (rows + described), rows + described)
     draw = captioned(shared, pictures[:rows])
-    describe = captioned(shared, pictures[rows:], gap(shared.describe_prompt))
+    describe = captioned(shared, pictures[rows:], gap(shared.language_model, shared.describe_prompt))
     describe = led(describe, lead(shared.language_model, shared.describe_prompt))
     draws = small_generators(shared.seed, step)
     text = [token for row in pictures for caption in row.captions for token in shared.language_model.encode(caption)]

@@ -158,6 +158,13 @@ def test_neither_order_nor_padding_nor_neighbours_change_a_verdict() -> None:
         torch.testing.assert_close(other, whole, atol=1e-5, rtol=1e-5)
 
 
+def test_a_drawing_that_is_not_finite_is_rejected() -> None:
+    latents, true = captioned(small_shared(), samples(0, 2)).latents.clone(), true_layouts(2)
+    latents[1] = torch.nan
+    verdict, items = small_checker(width=64).probabilities(latents, true)
+    assert verdict[0] > 0 and verdict[1] == 0 and items[1, 0] == 0
+
+
 def test_it_learns_to_tell_true_plans_from_false_ones() -> None:
     rows = samples(0, 32)
     latents, true = captioned(small_shared(), rows).latents, true_layouts(32)

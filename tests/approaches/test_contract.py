@@ -358,7 +358,8 @@ def test_captions_are_judged_as_they_are_learned(way: Trained) -> None:
     terms = approach.losses(batch, small_generators(shared.seed, 8))
     if "caption" not in terms:
         pytest.skip("the approach has no term 'caption'")
-    tokens, mask = shared.tokenise([gap(DESCRIBE) + caption for caption in batch.describe.captions], end=True)
+    space = gap(shared.language_model, DESCRIBE)
+    tokens, mask = shared.tokenise([space + caption for caption in batch.describe.captions], end=True)
     targets = tokens[:, 1:].masked_fill(~mask[:, 1:], -100)
     start = approach.text_start([Prompt.image(latent) for latent in batch.describe.latents])
     judged = score(start, approach.text_step, targets)

@@ -259,7 +259,8 @@ def test_layouts_round_trip() -> None:
 
 def test_a_caption_s_background_stands_against_the_plan_s() -> None:
     captions = [
-        "a red circle on a light background", "a Dark background with a square", "light and dark", "a lightish circle"
+        "a red circle on a light background", "a Dark background with a square", "light and dark backdrop and a light "
+        "background", "a light blue circle",
     ]  # fmt: skip
     layouts = Layouts.of([parse_plan("plan: large red circle 2 4; dark")] * 4 + [None])
     found, changed = layouts.corrected([*captions, captions[0]])

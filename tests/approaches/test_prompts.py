@@ -9,7 +9,7 @@ import torch
 
 from approaches.base import Prompt
 from approaches.registry import APPROACHES
-from approaches.shared.prompts import lead, read_parts
+from approaches.shared.prompts import gap, lead, read_parts
 from bench.batches import led
 from tests.approaches.small import small_batch, small_generators, small_shared
 
@@ -32,6 +32,14 @@ def test_the_words_asked_for_stand_in_the_start_tokens_place() -> None:
     assert bool((rows.targets[:, : len(words) - 1] == -100).all()) and rows.predicted == plain.predicted
     (_, (tokens, mask)) = read_parts(asked, [Prompt.image(plain.latents[0])], text_last=True)[1]
     assert tokens.tolist() == [words] and bool(mask.all())
+
+
+def test_a_tokenizer_that_puts_a_space_before_every_text_gets_no_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SentencePiece's, as Llama 2's: its "a" is the piece "\u2581a" already."""
+    model = small_shared().language_model
+    assert gap(model, WORDS) == " " and gap(model, "picture:") == gap(model, "") == ""
+    monkeypatch.setattr(model.tokenizer, "convert_ids_to_tokens", lambda ids: ["\u2581a"])
+    assert gap(model, WORDS) == ""
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -254,7 +254,7 @@ def test_captions_cost_what_they_cost_by_hand(held: Held, monkeypatch: pytest.Mo
     found = _captions(approach, fixed, asked, Measured())
 
     def cost(picture: int, caption: int) -> float:
-        words = between(config.train.describe_prompt) + fixed.test.captions[caption][0]
+        words = between(shared.language_model, config.train.describe_prompt) + fixed.test.captions[caption][0]
         targets = shared.tokenise([words], end=True)[0][:, 1:]
         start = approach.text_start([Prompt.image(fixed.test.latents[picture])])
         return float(decoding.score(start, approach.text_step, targets).mean())

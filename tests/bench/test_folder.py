@@ -112,6 +112,26 @@ def test_a_number_is_a_caption(tmp_path):
     assert build(tmp_path).first(1)[0].caption == "7"
 
 
+def test_what_a_table_has_for_nothing_is_no_caption(tmp_path):
+    """pandas' NaN, which Python's JSON reads: it neither is the caption "nan" nor hides one in another column."""
+    for number in range(3):
+        paint(tmp_path / "train" / f"{number}.png", number)
+    lines = ['"text": NaN', '"text": NaN, "caption": "a lamp"', '"text": "a cup"']
+    rows = (f'{{"file_name": "train/{number}.png", {line}}}' for number, line in enumerate(lines))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    data = build(tmp_path)
+    assert {each.caption for each in data.first(9)} == {"a lamp", "a cup"} and data.exclusions["empty caption"] == 1
+
+
+def test_one_picture_under_several_names_is_one(tmp_path):
+    for number in range(160):
+        paint(tmp_path / f"{number}.png", number // 2)
+    describe(tmp_path, [(f"{number}.png", f"number {number}") for number in range(160)])
+    found = {split: build(tmp_path, split).first(200) for split in ("train", "validation", "test")}
+    every = sorted(sorted(each.captions) for own in found.values() for each in own)
+    assert every == sorted(sorted([f"number {2 * i}", f"number {2 * i + 1}"]) for i in range(80))
+
+
 def test_metadata_that_nobody_would_read_is_refused(tmp_path):
     row = '{"file_name": "a.png", "text": "a"}\n'
     for split in ("train", "eval"):
@@ -159,8 +179,8 @@ def test_words_that_name_a_split():
 
 def test_adding_pictures_moves_none_to_another_split(tmp_path):
     rows = [(f"{i}.png", f"number {i}") for i in range(60)]
-    for name, _ in rows:
-        paint(tmp_path / name, 1, size=(8, 8))
+    for number, (name, _) in enumerate(rows):
+        paint(tmp_path / name, number, size=(8, 8))
     describe(tmp_path, rows[:40])
     before = {split: keys(build(tmp_path, split)) for split in ("train",)}
     describe(tmp_path, rows)

@@ -75,11 +75,25 @@ def test_bad_rows_are_counted(tmp_path, monkeypatch):
     assert [sample.caption for sample in build(path, "test").first(9)] == ["t"]
 
 
-def test_a_single_table_is_split_by_row(tmp_path):
-    table([str(i) for i in range(60)], [encode(0)] * 60).save_to_disk(str(tmp_path / "one"))
-    found = {split: {each.key for each in build(tmp_path / "one", split).first(99)} for split in Hub.splits}
-    assert sum(map(len, found.values())) == 60 == len(set.union(*found.values()))
-    assert len(found["train"]) > 45
+def test_a_single_table_is_split_by_picture_however_many_rows_have_it(tmp_path):
+    """One row a caption, as COCO is often stored: a picture is one item of one split, with the captions of all."""
+    rows = [(f"{word} {i}", encode(i)) for word in ("see", "this is") for i in range(60)]
+    table([text for text, _ in rows], [each for _, each in rows]).save_to_disk(str(tmp_path / "one"))
+    data = {split: build(tmp_path / "one", split) for split in Hub.splits}
+    found = {split: [each.captions for each in own.first(99)] for split, own in data.items()}
+    assert sorted(sorted(texts) for each in found.values() for texts in each) == sorted(
+        [f"see {i}", f"this is {i}"] for i in range(60)
+    )
+    assert len(found["train"]) > 45 and found["validation"] and found["test"]
+    assert sum(own.exclusions["the same picture again: captions joined"] for own in data.values()) == 60
+
+
+def test_a_split_may_have_its_name_among_other_words(tmp_path):
+    path = saved(
+        tmp_path, train2017=table(["a", "b"]), val2017=table(["c"], [encode(7)]), test_clean=table(["d"], [encode(8)])
+    )
+    found = {split: {each.caption for each in build(path, split).first(9)} for split in Hub.splits}
+    assert found == {"train": {"a", "b"}, "validation": {"c"}, "test": {"d"}}
 
 
 def test_a_local_folder_is_read_as_load_dataset_reads_it(tmp_path):

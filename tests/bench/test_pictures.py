@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bench.data.pictures import PictureError, decode, fit, inspect
+from bench.data.pictures import PictureError, decode, fit, inspect, square
 
 SIZE = 8
 WHITE, RED = (255, 255, 255), (255, 0, 0)
@@ -71,6 +71,12 @@ def test_modes(mode):
     assert image.dtype == np.uint8 and image.shape == (SIZE, SIZE, 3)
     assert np.array_equal(image, np.broadcast_to(np.array(colour), image.shape))
     assert found == notes == inspect(data)
+
+
+def test_premultiplied_grey_is_put_on_white():
+    """Pillow turns the mode La into nothing but LA."""
+    image = Image.new("LA", (9, 9), (0, 51)).convert("La")
+    assert np.array_equal(square(image, SIZE), np.full((SIZE, SIZE, 3), 204, np.uint8))
 
 
 def test_cmyk_jpeg_is_not_inverted():

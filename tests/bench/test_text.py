@@ -13,7 +13,7 @@ from bench.config import TextConfig
 from bench.data.dataset import SPLITS
 from bench.data.overlap import RUN, SHORTEST, normalise, paragraphs
 from bench.data.pydocs import TEST, VALIDATION, PyDocs, docstrings, is_prose, separate, split_of
-from bench.data.text import TEXTS, Document, TextCorpus, chunk, open_text, split_by_group
+from bench.data.text import TEXTS, Document, TextCorpus, TextFolder, chunk, open_text, split_by_group
 from bench.errors import UserError
 from bench.files import cache_directory
 
@@ -439,3 +439,16 @@ def test_hub_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_registry_lines_lead_to_corpora() -> None:
     assert set(TEXTS) == {"pydocs", "readmes", "world", "file", "folder", "hub"}
     assert all(issubclass(TEXTS[name].load(), TextCorpus) for name in TEXTS)
+
+
+def test_some_documents_are_of_no_folder_alone() -> None:
+    items = [
+        Document(key=f"{folder}/{n:03}", group=f"{folder}/{n}", text="x")
+        for folder in ("a_law", "z_code")
+        for n in range(200)
+    ]
+    corpus = TextFolder("two", dict.fromkeys(SPLITS, items), Counter())
+    found = corpus.some("test", 96)
+    assert len(found) == 96 and found == sorted(found, key=lambda item: item.key)
+    assert 30 < sum(item.key.startswith("a_law") for item in found) < 66
+    assert corpus.some("test", 1000) == items and all(item in found for item in corpus.some("test", 50))
