@@ -30,6 +30,7 @@ from bench.hardware import VISIBLE, gpus_here
 from reports import schema
 
 ASKED = "jobs.json"
+TIMES = 1000  # that a job may run out of time and be put back; submitit alone gives up after 3
 KEEPERS = "keepers.log"
 ALL = "all"
 THREADS = "OMP_NUM_THREADS"
@@ -161,7 +162,8 @@ def _executor(arguments: ArrayArguments) -> Any:
 
     # The same modules as here, whatever put them on the path.
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    executor = AutoExecutor(folder=jobs_folder(arguments.out).resolve(), cluster=arguments.executor)
+    place = jobs_folder(arguments.out).resolve()
+    executor = AutoExecutor(folder=place, cluster=arguments.executor, slurm_max_num_timeout=TIMES)
     wishes: dict[str, Any] = {"timeout_min": arguments.minutes, "name": "draw-bench"}
     if arguments.executor == "slurm":
         wishes |= {"cpus_per_task": arguments.cores, "slurm_array_parallelism": arguments.parallel}
