@@ -6,16 +6,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from bench import store
 from bench.config import Config
 from bench.errors import UserError, nearest
+from bench.hands_on_arguments import PLACE
 from reports import schema
-
-PLACE: dict[str, Any] = {"positional": True}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from bench import array_arguments, launch, published, run_arguments
 from bench.config import Config
 from bench.errors import UserError
+from bench.hands_on_arguments import PLACE
 from bench.ranges import Range
 from bench.run_arguments import RunArguments
-
-PLACE: dict[str, Any] = {"positional": True}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from metrics.statistics import Estimate
 from reports.contenders import Contender
 from reports.curves import by_compute, by_guidance, by_images, by_nfe, losses
 from reports.figures import Plot, folded, legend, new
-from reports.glossary import ARROWS, RETENTION, listed, meaning, scale_of, written
+from reports.glossary import ARROWS, RETENTION, first_of, listed, meaning, scale_of, written
 from reports.schema import has
 from reports.svg import FAINT, HATCHES, INK, SERIES, look, spelled, style
-from reports.tables import distance_name, is_distance
+from reports.tables import distance_name, is_distance, measured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def plots(contenders: Sequence[Contender]) -> list[Plot]:
 
 def plane(contenders: Sequence[Contender]) -> Plot:
     """Text retention against picture distance, with intervals and Pareto front."""
-    name = distance_name(contenders) or _first_with(contenders, ("validation_loss",))
+    name = distance_name(contenders) or first_of(("validation_loss",), measured(contenders))
     question = "How much text does it give up for how good a picture?"
     if name is None:
         return Plot(name="plane", question=question, reason="no run has a number of its pictures")
@@ -87,10 +87,6 @@ def plane(contenders: Sequence[Contender]) -> Plot:
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     """Places of the points that no other beats: x no larger and y no smaller, and one of them better."""
     return [i for i, (x, y) in enumerate(points) if not any(a <= x and b >= y and (a < x or b > y) for a, b in points)]
-
-
-def _first_with(contenders: Sequence[Contender], names: Sequence[str]) -> str | None:
-    return next((name for name in names if any(has(c.metrics, name) for c in contenders)), None)
 
 
 def _reach(estimate: Estimate) -> list[list[float]] | None:

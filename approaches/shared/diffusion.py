@@ -111,17 +111,9 @@ class Diffusion:
             t = torch.ceil(t * self.train_times) / self.train_times
         return t
 
-    def noise_like(self, x_0: Tensor, generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
-        """Standard normal noise of the shape and device of `x_0`, float32, drawn on the generator's device.
-
-        With one generator per sample a sample's noise does not depend on the rest of its batch.
-        """
-        if isinstance(generator, torch.Generator):
-            return torch.randn(x_0.shape, generator=generator, device=generator.device).to(x_0.device)
-        if len(generator) != len(x_0):
-            raise ValueError(f"{len(generator)} generators for {len(x_0)} samples")
-        rows = [torch.randn(x_0.shape[1:], generator=g, device=g.device) for g in generator]
-        return torch.stack(rows).to(x_0.device)
+    def noise_like(self, x_0: Tensor, generator: torch.Generator) -> Tensor:
+        """Standard normal noise of the shape and device of `x_0`, float32, drawn on the generator's device."""
+        return torch.randn(x_0.shape, generator=generator, device=generator.device).to(x_0.device)
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """`alpha` and `sigma` at `t`, of t's shape, float32."""

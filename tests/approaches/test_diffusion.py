@@ -122,15 +122,6 @@ def test_draws_are_functions_of_the_generator():
     assert torch.equal(make().noise_like(x_0, generator(0, "n")), make().noise_like(x_0, generator(0, "n")))
 
 
-def test_noise_with_a_generator_each_does_not_depend_on_the_batch():
-    x_0, _ = pair()
-    whole = make().noise_like(x_0, [generator(0, "noise", i) for i in range(6)])
-    part = make().noise_like(x_0[2:4], [generator(0, "noise", i) for i in (2, 3)])
-    assert torch.equal(whole[2:4], part)
-    with pytest.raises(ValueError, match="2 generators for 6"):
-        make().noise_like(x_0, [generator(0, "noise", i) for i in range(2)])
-
-
 def test_loss_is_each_samples_mean():
     a, b = pair()
     loss = make().loss(a, b)

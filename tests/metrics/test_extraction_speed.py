@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from bench.data.shapes import Shapes
-from metrics.features import efficientnet_lite0, torch_fidelity_extractor
+from metrics.features import efficientnet_lite0
+from tests.metrics.known_there import torch_fidelity_extractor
 
 PAIRS = 9
 ALLOWED = 1.10  # of an identical pair the median of nine ratios stays within it

@@ -25,9 +25,9 @@ from metrics.features import (
     efficientnet_lite0,
     fuse,
     open_extractor,
-    torch_fidelity_extractor,
 )
 from metrics.registry import lite0_path
+from tests.metrics.known_there import torch_fidelity_extractor
 
 MILITARY_UNIFORM = 652  # of ImageNet's 1,000 classes
 

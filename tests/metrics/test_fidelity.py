@@ -17,7 +17,7 @@ from bench.data.shapes import Shapes
 from bench.errors import UserError
 from metrics import fidelity
 from metrics.differences import difference
-from metrics.features import FeatureExtractor, efficientnet_lite0, torch_fidelity_extractor
+from metrics.features import FeatureExtractor, efficientnet_lite0
 from metrics.fidelity import (
     Features,
     Neighbours,
@@ -29,6 +29,7 @@ from metrics.fidelity import (
 )
 from metrics.inception import Inception, find_weights
 from metrics.statistics import Estimate, jackknife
+from tests.metrics.known_there import torch_fidelity_extractor
 
 
 def normal(n: int, c: int, seed: int, shift: float = 0.0, scale: float = 1.0) -> NDArray[np.float64]:
