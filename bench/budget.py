@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.config import Config
+from bench.data.catalogue import DATASETS, UNSEEN, UNSEEN_LOOKED
 from bench.errors import UserError
 
 FP32, BF16 = 4, 2
@@ -155,7 +156,10 @@ def disk(
     latents (float32) of all splits, and the language model's parameters, language_model, where they are unpacked from
     a GGUF file (float32). Samples and tokens of the text are small beside these, and not counted."""
     trained, sizes = FP32 * trainable, config.evaluate
-    held_out = [min(config.data.eval_items, wanted) for wanted in (sizes.triples, max(sizes.pictures, sizes.captions))]
+    # of the fixed triples, of the drawn captions, real ones beside these, and captions looked through for unseen pairs
+    wishes = [sizes.triples, max(sizes.pictures, sizes.captions), sizes.pictures]
+    wishes += [UNSEEN_LOOKED * min(sizes.pairs, sizes.pictures)] * (UNSEEN in DATASETS[config.data.name].load().splits)
+    held_out = [min(config.data.eval_items, wanted) for wanted in wishes]
     pictures = config.data.train_items + sum(held_out)
     return {
         "weights": trained,

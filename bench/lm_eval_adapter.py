@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
@@ -157,18 +158,19 @@ class DrawBenchLM(TemplateLM):  # type: ignore[misc]
         found = []
         for number, request in enumerate(requests):
             context, options = request.args
-            stops = options.get("until") or []
-            stops = [stops] if isinstance(stops, str) else list(stops)
-            tokens = int(options.get("max_gen_toks") or WRITTEN)
-            temperature = float(options.get("temperature") or 0.0) if options.get("do_sample") else 0.0
-            text = cut(self._continued(context, min(tokens, self.max_length - 2), temperature, number), stops)
+            asked = normalize_gen_kwargs(options, WRITTEN)
+            temperature = float(asked["temperature"]) if asked["do_sample"] else 0.0
+            text = cut(self._continued(context, asked["max_gen_toks"], temperature, number), asked["until"])
             found.append(text)
             self.cache_hook.add_partial("generate_until", request.args, text)
         return found
 
     def _continued(self, context: str, tokens: int, temperature: float, number: int) -> str:
-        """At most `tokens` tokens after the end of a context."""
-        ids = self.tok_encode(context)[-(self.max_length - tokens - 1) :]
+        """At most `tokens` tokens after a context, fewer where both don't fit into the window: down to half of it. Then
+        what is before the context's end is cut."""
+        ids, room = self.tok_encode(context), self.max_length - 1
+        tokens = min(tokens, max(room - len(ids), room // 2))
+        ids = ids[-(room - tokens) :]
         logits, state, step = self._start(ids)
         draws = [generator(0, "write", number)] if temperature else []
         (row,) = decode(

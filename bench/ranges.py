@@ -20,6 +20,11 @@ class Range:
     above: bool = False
     multiple: int = 1
 
+    def holds(self, value: float) -> bool:
+        """Whether a number is inside. NaN is outside every bound."""
+        inside = self.low <= value <= self.high and not (self.above and value == self.low)
+        return inside and (self.multiple == 1 or value % self.multiple == 0)
+
 
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 Count = Annotated[int, Range(1, 10**9)]

@@ -157,7 +157,7 @@ class Work:
         new = [float(f"{added[edge]:.6g}") for edge in edges]
         if isinstance(values[0], int):
             new = [max(1, round(value)) for value in new]
-        inside = [value for value in new if bounds is None or bounds.low < value <= bounds.high]
+        inside = [value for value in new if bounds is None or bounds.holds(value)]
         allowed = set(inside) - set(values)
         return tuple(sorted({*values, *allowed})) if allowed else ()
 
@@ -221,7 +221,7 @@ def _notes(tuned: Sequence[Tuned], base: Config) -> Iterator[str]:
         yield "trials of one seed saw different batches: see each trial's"
     if len({trial.seed for trial in trials}) == 1:
         yield "one seed: how much chance there is in the order of values is not known"
-    if base.train.budget in ("flops", "seconds"):
+    if len({trial.images for trial in done}) > 1:
         yield f"the budget is equal in {base.train.budget}: approaches and values saw different numbers of images"
     if unequal := [each for each in tuned if any(trial.state != "done" for trial in each.trials)]:
         yield f"not all trials are done, so the effort is not the same: {', '.join(each.approach for each in unequal)}"

@@ -36,6 +36,7 @@ NO_TRIAL = {
     "pretrain": "which a run does not read",
 }
 """Fields, and groups of them, that can't be swept, and why."""
+OTHER_TOKENS = ("model.lm", "train.caption_tokens", "train.describe_prompt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,11 @@ def check(arguments: SweepArguments, config: Config) -> None:
         from bench.array_arguments import check_submitit
 
         check_submitit()
+    if arguments.rank_by == "caption_loss" and _spelt(arguments.field) in OTHER_TOKENS:
+        raise UserError(
+            f"--rank-by is caption_loss, which is by token, and --field {arguments.field} changes the tokens that "
+            "count: expected validation_loss"
+        )
     run_arguments.check(arguments, config)
     check_each(arguments, config, (point.config for point in points(arguments, config)))
 

@@ -36,11 +36,7 @@ def numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float, Range |
 def check_bounds(config: Any, prefix: str = "") -> None:
     """UserError that names the first field outside its bounds, its value and the bounds. NaN is outside every bound."""
     for path, value, bounds in numbers(config, prefix):
-        if bounds is None:
-            continue
-        # Written so that NaN, which compares false with everything, is refused.
-        inside = bounds.low <= value <= bounds.high and not (bounds.above and value == bounds.low)
-        if not inside or (bounds.multiple > 1 and value % bounds.multiple):
+        if bounds is not None and not bounds.holds(value):
             raise UserError(f"{path} is {value}, expected {describe(bounds)}")
 
 

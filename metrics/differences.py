@@ -58,8 +58,12 @@ def difference(a: Estimate, b: Estimate, *, seed: int = 0) -> Difference:
         exact = replace(a, value=gap, n=1, details={})
         return Difference(estimate=exact, word=word(gap, gap, a.better), paired=False, needed=1 if gap else None)
     (left, right), (own, others) = _bounds(a), _bounds(b)
-    paired = same_items(a, b) and (left, own) != (right, others)  # two numbers without a width need no items
-    if paired and "per_item" in a.details:
+    low: float | None
+    high: float | None
+    paired = same_items(a, b)
+    if left is not None and own is not None and (left, own) == (right, others):
+        low = high = gap
+    elif paired and "per_item" in a.details:
         low, high, reason = _paired(a, b, seed)
     elif paired:
         reach = reach_of_blocks(np.subtract(a.details["pseudo"], b.details["pseudo"]), np.array(a.details["sizes"]))

@@ -25,6 +25,11 @@ WEIGHTS_PREFIX = "6726825d"  # of the SHA-256, as in the name
 LAYERS = {"64": 64, "192": 192, "768": 768, "2048": 2048}
 
 
+def usual_place() -> Path:
+    """Where torch-fidelity keeps the weights that it downloads."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
+
+
 def find_weights(path: Path | None = None) -> Path:
     """The file of weights. UserError that says where it was looked for and how to get it."""
     named = path or (Path(os.environ["BENCH_INCEPTION"]) if os.environ.get("BENCH_INCEPTION") else None)
@@ -32,9 +37,8 @@ def find_weights(path: Path | None = None) -> Path:
         if named.is_file():
             return named
         raise UserError(f"no such file: {named}, expected Inception-v3's weights ({WEIGHTS})")
-    kept = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
-    if kept.is_file():
-        return kept
+    if usual_place().is_file():
+        return usual_place()
     raise UserError(
         f"fid needs Inception-v3's TensorFlow weights ({WEIGHTS}), which come with no package: put torch-fidelity's "
         "file into torch's hub checkpoints or name its path in $BENCH_INCEPTION"

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 NO_DATASETS = "the package datasets is missing: pip install 'draw-bench[data]' (in a clone: pip install '.[data]')"
 
+UNSEEN = "pairs"  # the split whose pictures combine what training never combined, where a dataset has one
+UNSEEN_LOOKED = 5  # times as many of its pictures are looked through, for captions that ask for it
+
 DATASETS = Registry("dataset")
 DATASETS.add("shapes", "bench.data.shapes:Shapes", "procedural world of up to four shapes, with captions and scenes")
 DATASETS.add(

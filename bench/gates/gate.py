@@ -117,21 +117,22 @@ def _stored(
 ) -> list[Finding]:
     counted, quality, about = measured(arguments.kinds, groups, limits, console)
     findings, skip = [], arguments.unknown_machine == "skip"
-    if counted or ("counted" in arguments.kinds and not groups):
+    if "counted" in arguments.kinds and about:
         findings += judge.counted(counted, base, about["torch"], groups, skip=skip)
-    if quality or ("quality" in arguments.kinds and not groups):
+    if "quality" in arguments.kinds and about:
         here = about["machine"]
         beside: tuple[Found | None, list[str]] = (None, [])
-        if any(name.startswith("golden/") for name in quality) and here not in base.golden and commit:
+        known = base.golden.get(here, {})
+        if commit and any(name.startswith("golden/") and name not in known for name in quality):
             beside = _golden_of(commit, base, limits, console)
         findings += judge.quality(quality, base, limits, here, groups, *beside, skip=skip)
     return findings
 
 
 def _golden_of(commit: str, base: Baseline, limits: Thresholds, console: Console) -> tuple[Found, list[str]]:
-    """The base's golden losses, measured on this machine, of whose kind none are stored; and of which names this
+    """The base's golden losses, measured on this machine, of whose kind some are not stored; and of which names this
     checkout's own baseline says that they have changed since."""
-    console.info("gate: no golden losses are stored for this kind of machine: the base's are measured here")
+    console.info("gate: golden losses are not all stored for this kind of machine: the base's are measured here")
     with trees.checked_out(ROOT, commit) as tree, Worker(tree, limits.threads) as worker:
         worker.hello()
         found: Found = worker.call("quality", groups=["golden"])["quality"]

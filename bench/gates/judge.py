@@ -124,7 +124,7 @@ def _retention(name: str, now: Mapping[str, Any]) -> Finding:
     kept, difference = now["perplexity_retention"], now["largest_difference"]
     if kept == 1.0 and difference == 0.0:
         return Finding(kind="quality", name=name, status="pass", said="1.0, every logit the base model's")
-    said = f"retention is {kept!r}, and a logit differs from the base model's by {difference:.3g}; expected 1.0 and 0"
+    said = f"retention is {kept!r}, and a logit differs from the base model's by {difference}; expected 1.0 and 0"
     return Finding(kind="quality", name=name, status="regression", said=said)
 
 

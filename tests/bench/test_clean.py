@@ -15,6 +15,7 @@ from bench.clean import CACHES, _remove
 from bench.clean_arguments import KINDS
 from bench.config import Config
 from bench.environment import ROOT
+from bench.files import atomic_path
 
 CACHED = tuple(
     f"{name}/{place:016x}{end}" for place, (name, end) in enumerate(
@@ -102,6 +103,20 @@ def test_a_run_that_ended_since_it_was_looked_at_is_left_whole(out: Path):
     for kind, name in (("unfinished", "done"), ("checkpoints", "done/checkpoint.safetensors")):
         _remove(out / name, kind, out)
         assert (out / name).exists()
+
+
+def test_what_is_being_written_stays(out: Path):
+    target = out.parent / "cache" / "pictures" / f"{3:016x}.npy"
+    with atomic_path(target) as writing:
+        writing.write_bytes(bytes(10))
+        assert gone(out, "--what", "caches", "--delete") == {f"cache/{name}" for name in CACHED}
+        os.utime(writing, (0, 0))  # however long ago: its process lives
+        assert gone(out, "--what", "caches", "--delete") == set() and writing.exists()
+    assert target.exists()
+    dead = target.with_name(re.sub(r"-\d+-", "-4194305-", f".{writing.name.lstrip('.')}"))  # of no process
+    dead.write_bytes(bytes(10))
+    os.utime(dead, (0, 0))
+    assert gone(out, "--what", "caches", "--delete") == {f"cache/pictures/{name}" for name in (target.name, dead.name)}
 
 
 def test_a_name_that_only_begins_like_a_hash_is_somebodys(out: Path):

@@ -88,6 +88,20 @@ def test_metrics_follow_the_weights():
     assert possible({"package:smollm2", "shipped:vae-tiny"}) == {"perplexity_retention", "validation_loss"}
 
 
+def test_inceptions_weights_are_those_that_fid_would_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def told() -> Finding:
+        return next(finding for finding in weights() if finding.name == "inception")
+
+    monkeypatch.setenv("BENCH_INCEPTION", str(tmp_path / "none.pth"))
+    assert told().state == "missing" and "no such file" in told().found
+    own = tmp_path / "own.pth"
+    own.write_bytes(b"nine byte")
+    monkeypatch.setenv("BENCH_INCEPTION", str(own))
+    assert told().state == "differs" and "not the official ones" in told().found
+    monkeypatch.setattr("bench.doctor.hash_file", lambda path: "6726825d0000")
+    assert told() == Finding(name="inception", state="ok", found=str(own))
+
+
 def test_what_metrics_need_is_what_is_looked_for():
     looked_for = {finding.name for finding in weights()}
     assert {need for groups in doctor.NEEDS.values() for group in groups for need in group} <= looked_for

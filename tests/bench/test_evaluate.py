@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from approaches.base import Approach, Generation, Prompt, Shared
 from approaches.registry import APPROACHES
 from approaches.shared import decoding
 from approaches.shared.prompts import gap as between
+from approaches.shared.randomness import generator
 from bench.batches import tokenise
 from bench.config import Config, DataConfig, DiffusionConfig, EvaluateConfig, TextConfig
 from bench.console import Console
@@ -38,7 +40,7 @@ from bench.evaluate import (
     validation_row,
 )
 from bench.heard import HEARD
-from bench.held_out import LONGEST, _texts
+from bench.held_out import LONGEST, _texts, triple_losses
 from bench.measured import Measured, row
 from bench.picture_metrics import FAULTY, Pictures, _first_drawings, drawn_names
 from bench.plans import PLANS
@@ -113,7 +115,7 @@ def test_an_untrained_approach_has_every_number_and_hears_nothing(untrained: Any
     assert found["parser_accuracy"].value == 1.0
     pairs = found["right_objects_gap_pairs"]
     assert found["nfe_pairs"].n == 6 and pairs.n <= 6  # one alone in its task has no gap
-    assert all("colour" in task for task in found["scene_accuracy_pairs"].details["tasks"])
+    assert all("colour" in task for task in found["scene_accuracy_pairs"].details["strata"])
     assert ("right_objects_gap_pairs_0_redraws" in found) == ("right_objects_gap_0_redraws" in found)
 
 
@@ -480,3 +482,36 @@ def test_an_empty_folder_is_named_in_a_sentence(held: Held, tmp_path: Path) -> N
     (place / "metadata.jsonl").write_text('{"file_name": "absent.png", "text": "not there"}\n')
     with pytest.raises(UserError, match="no usable picture .*empty"):
         measured_folder(held, place)
+
+
+@pytest.mark.parametrize("name", APPROACHES)
+def test_every_approach_draws_from_the_same_noise_and_is_judged_on_the_same_triples(name: str, held: Held) -> None:
+    shared, fixed, config = held
+    approach, prompts = made(name).eval(), [Prompt.text(words) for words in ("a red circle", "two squares", "a ring")]
+    given: list[Tensor] = []
+
+    class Noting(Sampling):
+        """Notes the noise that it is handed."""
+
+        def __call__(self, approach: Approach, condition: Any, noise: Tensor) -> Any:
+            given.append(noise)
+            return super().__call__(approach, condition, noise)
+
+    sampling = Noting(diffusion=shared.diffusion, nfe=1, guidance=1.0)
+    draw(approach, prompts, sampling, shape=(4, 8, 8), seed=5, batch=3)
+    rows = [torch.randn((4, 8, 8), generator=generator(5, "noise", place, 0)) for place in range(3)]
+    assert torch.equal(given[0], torch.stack(rows))
+
+    noised: list[tuple[Tensor, Tensor]] = []
+    denoise = approach.denoise
+
+    def noting(x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
+        noised.append((x_t, t))
+        return denoise(x_t, t, condition)
+
+    approach.denoise = noting  # type: ignore[method-assign]
+    triple_losses(approach, fixed, [2, 0, 1], prompts, 2)
+    some = torch.tensor([2, 0, 1])
+    expected = shared.diffusion.add_noise(fixed.validation.latents[some], fixed.noise[some], fixed.times[some])
+    assert torch.equal(torch.cat([x_t for x_t, _ in noised]), expected)
+    assert torch.equal(torch.cat([t for _, t in noised]), fixed.times[some])

@@ -17,6 +17,7 @@ from bench.console import Console
 from bench.errors import UserError
 from bench.gates import baseline as stored
 from bench.gates import benchmarks, gate, judge, output, speed, thresholds
+from bench.gates.arguments import GateArguments
 from bench.gates.baseline import Baseline
 from bench.gates.findings import Finding, exit_code, verdict, wanted
 from bench.gates.pairs import BaseError, Compared
@@ -242,6 +243,45 @@ def test_another_kind_of_machine_is_refused_or_judged_by_the_base() -> None:
     assert judged(values(), elsewhere, base=other, announced=["golden/a"])["golden/a"] == "pass"
 
 
+def test_a_logit_that_is_no_number_is_a_regression() -> None:
+    found = values()
+    found["retention/a"] = {"perplexity_retention": "nan", "largest_difference": "nan"}
+    (told,) = [f for f in judge.quality(found, baseline(), LIMITS, HERE, ()) if f.name == "retention/a"]
+    assert told.status == "regression" and "nan" in told.said
+
+
+def gated(monkeypatch: pytest.MonkeyPatch, *groups: str, base: Baseline, quality: Any, kind: str = HERE) -> Any:
+    """What the gate says of groups when this is measured; and of which commit the base's losses were asked for."""
+    asked: list[str] = []
+
+    def golden_of(commit: str, *_: Any) -> tuple[Any, list[str]]:
+        asked.append(commit)
+        return {"golden/a": values()["golden/a"]}, []
+
+    about = {"torch": base.torch, "machine": kind}
+    monkeypatch.setattr(gate, "measured", lambda *_: ({}, quality, about))
+    monkeypatch.setattr(gate, "_golden_of", golden_of)
+    arguments = GateArguments(only=("counted", "quality"), unknown_machine="skip")
+    found = gate._stored(arguments, groups, base, LIMITS, "abc", Console(interval=1e9))
+    return {finding.name: finding.status for finding in found}, asked
+
+
+def test_a_name_that_is_lost_fails_in_whatever_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is all that was asked for of its kind, as when an approach is frozen no more."""
+    for groups in (("retention/a",), ("parameters", "retention/a")):
+        found, _ = gated(monkeypatch, *groups, base=baseline(), quality={})
+        assert found["retention/a"] == "missing"
+
+
+def test_the_base_is_measured_where_some_losses_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    partly, kind = baseline(), "another kind"
+    partly.golden[kind] = {"golden/b": {"loss": [1.0]}}
+    now = {"golden/a": {"loss": [9.0, 2.0, 1.0], "caption": [1.0, 1.0, 1.0]}}
+    found, asked = gated(monkeypatch, "golden/a", base=partly, quality=now, kind=kind)
+    assert asked == ["abc"] and found["golden/a"] == "regression"
+    assert gated(monkeypatch, "golden/a", base=partly, quality=now)[1] == []  # stored for this kind
+
+
 # -------------------------------------------------------------------------------------------------- baseline
 
 
@@ -286,6 +326,7 @@ def test_a_new_machines_losses_are_told_and_no_other_machine_is_said_to_go() -> 
     kept = stored.renewed(old, new, "one more kind of machine")
     assert kept.history[-1]["changes"] == ["golden elsewhere golden/a loss: absent -> [3.1]"]
     assert kept.golden[HERE] == old.golden[HERE]
+    assert not stored.announced(old, kept, "golden/a")  # as before where both have it, however many have it
 
 
 def test_the_shipped_baseline_and_thresholds_are_whole() -> None:

@@ -4,7 +4,6 @@ local file, gets through."""
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -71,11 +70,51 @@ def test_greedy_is_what_the_model_would_write(model: Any) -> None:
     assert not wrong[1] and wrong[0] < 0
 
 
+def of_ids(model: Any, ids: list[int], last: int) -> float:
+    """The log-probability of the last tokens after those before them, one row, no padding."""
+    with torch.no_grad():
+        logs = model.trained.approach.text_logits(torch.tensor([ids[:-1]])).log_softmax(-1)[0]
+    return sum(float(logs[place - 1, ids[place]]) for place in range(len(ids) - last, len(ids)))
+
+
 def test_a_rolling_text_is_the_sum_of_its_windows(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert model.loglikelihood_rolling(asked((TEXTS[0],)))[0] == pytest.approx(by_hand(model, "", TEXTS[0]), abs=1e-3)
     monkeypatch.setattr(model, "max_length", 4)
-    windows = model.loglikelihood_rolling(asked((TEXTS[0],)))[0]
-    assert math.isfinite(windows) and windows != pytest.approx(by_hand(model, "", TEXTS[0]), abs=1e-3)
+    text = " ".join(TEXTS)
+    ids = [model.prefix_token_id, *model.tok_encode(text)]
+    ends = [*range(5, len(ids), 4), len(ids)]  # four tokens at a time, each after the one before; the last looks back
+    expected, begun = 0.0, 1
+    for end in ends:
+        expected += of_ids(model, ids[max(0, end - 5) : end], end - begun)
+        begun = end
+    assert len(ends) > 2 * model.batch_size
+    assert model.loglikelihood_rolling(asked((text,)))[0] == pytest.approx(expected, abs=1e-3)
+
+
+def test_what_is_longer_than_a_window_is_cut_on_the_left(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "max_length", 6)
+    context, continuation = model.tok_encode(TEXTS[0]), model.tok_encode(" and")
+    ((found, _),) = model._loglikelihood_tokens([(None, context, continuation)], disable_tqdm=True)
+    assert found == pytest.approx(of_ids(model, [*context, *continuation][-7:], len(continuation)), abs=1e-3)
+
+
+def test_an_answer_without_a_bound_leaves_room_for_its_question(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[list[int]] = []
+    start = model._start
+
+    def noting(ids: list[int]) -> Any:
+        read.append(ids)
+        return start(ids)
+
+    monkeypatch.setattr(model, "_start", noting)
+    monkeypatch.setattr(model, "max_length", 21)
+    short, long = TEXTS[0], " ".join(TEXTS * 4)
+    for text in (short, long):
+        model.generate_until(asked((text, {"until": ["."]})))
+    ids = model.tok_encode(long)
+    assert read == [model.tok_encode(short)[-20:], ids[-10:]] and len(ids) > 20 > len(read[0])
+    model.generate_until(asked((long, {"until": ["."], "max_new_tokens": 3})))  # an alias of max_gen_toks
+    assert read[-1] == ids[-17:]
 
 
 def test_a_frozen_run_scores_as_its_base_does(model: Any, base: Any) -> None:

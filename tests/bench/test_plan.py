@@ -279,7 +279,7 @@ def test_a_kinds_arithmetics_stand_in_their_order(name: str, kind: Kind):
 
 def test_disk_is_the_sum_by_hand():
     needed = disk(600, 200, 16, Config())
-    pictures = 20_000 + 512 + 512
+    pictures = 20_000 + 512 + 512 + 512 + 5 * 128  # the real ones beside the drawn, and where unseen pairs are sought
     assert needed["cached pictures"] == 3 * 32 * 32 * pictures and needed["cached latents"] == 64 * pictures
     assert (needed["weights"], needed["checkpoint"]) == (2400, 8 * 2400 - 2 * 800)
     assert "unpacked language model" not in needed
@@ -299,8 +299,11 @@ def test_without_an_average_a_checkpoint_has_none():
 
 
 def test_no_more_is_kept_drawn_or_looked_at_than_the_data_hold():
-    assert disk(600, 200, 16, FEW)["cached latents"] == 64 * (100 + 20 + 25)  # described ones are drawn ones too
-    assert disk(600, 200, 16, MORE)["cached latents"] == 64 * (100 + 30 + 30)
+    few = 20 + 25 + 5 + 25  # described ones are drawn ones too
+    assert disk(600, 200, 16, FEW)["cached latents"] == 64 * (100 + few)
+    assert disk(600, 200, 16, MORE)["cached latents"] == 64 * (100 + 4 * 30)
+    own = replace(FEW, data=replace(FEW.data, name="emoji"))  # has no pairs that training never shows
+    assert disk(600, 200, 16, own)["cached latents"] == 64 * (100 + few - 25)
     for config, triples, pictures in ((FEW, 20, 5), (MORE, 30, 30)):
         found = times(COUNTS, config, HERE, steps=10)
         assert found["validating"]["flops"] == config.train.validations * triples * 2 * 17

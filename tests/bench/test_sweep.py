@@ -52,6 +52,10 @@ MISTAKES = [
     ("sweep --field data.size --values 32 64", "with which the loss itself changes"),
     ("sweep --field train.amount --values 32 64", "which is the effort that a sweep keeps equal"),
     ("sweep --field seed --values 0 1", "--seeds repeats every trial"),
+    (
+        "sweep --rank-by caption_loss --field train.caption_tokens --values 20 40",
+        "--rank-by is caption_loss, which is by token, and --field train.caption_tokens changes the tokens that count",
+    ),
     ("sweep --share 0", "share is 0.0, expected a value above 0 and up to 1"),
     ("sweep --steps 10000", "--steps is 10000, expected at most the whole budget of "),
     ("sweep --train.budget seconds --steps 5", "--steps counts steps, and train.budget is 'seconds': take --share"),
@@ -330,6 +334,20 @@ def test_beyond_a_fields_bound_there_is_no_edge():
     found = judged({("modular", 0.9): [0.2], ("modular", 0.99): [0.1]}, field="train.ema")
     # 0.99 is an edge, but what the ratio gives, 1.089, is no decay
     assert (found.approaches[0].edge, found.widened) == ("largest", ())
+
+
+def test_an_allowed_bound_is_tried():
+    found = judged({("modular", 2): [0.1], ("modular", 4): [0.2]}, field="train.noise_levels")
+    assert (found.approaches[0].edge, found.widened) == ("smallest", (1, 2, 4))
+
+
+def test_unequal_images_are_noted():
+    """As where a batch is swept and the budget is in steps."""
+    work = judged({("modular", 1e-3): [0.2], ("modular", 2e-3): [0.1]})
+    assert not any("numbers of images" in note for note in work.notes)
+    trials = work.approaches[0].trials
+    changed = replace(work.approaches[0], trials=(trials[0], replace(trials[1], images=7)))
+    assert any("different numbers of images" in note for note in sweep._notes([changed], Config()))
 
 
 def test_unequal_batches_are_noted():
