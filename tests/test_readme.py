@@ -112,7 +112,7 @@ def test_the_committed_records_give_the_committed_numbers(tmp_path: Path) -> Non
         with tarfile.open(archive) as tar:
             tar.extractall(tmp_path, filter="data")
     told = csv.DictReader(io.StringIO(results.as_csv(document([tmp_path]).contenders), newline=""))
-    with (ROOT / "docs/longer/picture.csv").open(encoding="utf-8", newline="") as file:
+    with (ROOT / "docs/longer/results.csv").open(encoding="utf-8", newline="") as file:
         for made, kept in zip(told, csv.DictReader(file), strict=True):
             for name, value in kept.items():
                 if value and name in ("value", "low", "high"):  # another processor adds up in another order
