@@ -28,7 +28,7 @@ _CORNERS = {
     4: ((_NEAR, _NEAR), (_FAR, _NEAR), (_NEAR, _FAR), (_FAR, _FAR)),
 }
 """Cells (column, row) for that many objects, as far apart as they go."""
-_OPEN_COLOUR, _OPENBACKGROUND = "blue", "light"
+_OPEN_COLOUR, _OPEN_BACKGROUND = "blue", "light"
 
 
 class Phrase(NamedTuple):
@@ -73,7 +73,7 @@ def rule_plan(words: str) -> str | None:
         x, y = (column + 0.5) / GRID, (row + 0.5) / GRID
         colour = phrase.colour or _OPEN_COLOUR
         things.append(Thing(shape=phrase.shape, colour=colour, size=size, x=x, y=y, radius=RADII[size]))
-    background = named.group(1) if named else _OPENBACKGROUND
+    background = named.group(1) if named else _OPEN_BACKGROUND
     return plan_text(Scene(things=tuple(things), background=background, task="", demands=()))
 
 

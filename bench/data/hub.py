@@ -70,9 +70,8 @@ class Hub(Listed):
         """The split that a config asks for. UserError where the package, the hub, the columns or usable rows lack."""
         tables = _open(hub_source(config.path))
         told = {name: named_split(name) for name in tables}
-        part = Part(
-            split=split, present=frozenset(each for each in told.values() if each is not None), seed=config.seed
-        )
+        present = frozenset(each for each in told.values() if each is not None)
+        part = Part(split=split, present=present, seed=config.seed)
         exclusions: Counter[str] = Counter()
         rows = [
             (rank_of(f"{name}/{row}", seed=config.seed), name, row)
@@ -83,15 +82,17 @@ class Hub(Listed):
         return cls(
             part=part,
             size=config.size,
-            candidates=_candidates(tables, sorted(rows), str(config.path)),
+            candidates=_candidates(tables, sorted(rows), told, str(config.path)),
             bound=config.train_items if split == "train" else config.eval_items,
             exclusions=exclusions,
             origin=str(config.path),
         )
 
 
-def _candidates(tables: dict[str, Any], rows: list[tuple[int, str, int]], origin: str) -> Iterator[Candidate]:
-    """The rows, in order."""
+def _candidates(
+    tables: dict[str, Any], rows: list[tuple[int, str, int]], told: dict[str, str | None], origin: str
+) -> Iterator[Candidate]:
+    """The rows, in order. told: the split that a table's name speaks of."""
     import datasets
 
     picture, caption = _columns(next(iter(tables.values())).features, origin)
@@ -103,7 +104,7 @@ def _candidates(tables: dict[str, Any], rows: list[tuple[int, str, int]], origin
     for _, name, row in rows:
         captions = clean_captions(texts[name][row][caption])
         source, lack = Cell(table=cells[name], column=picture, row=row), "" if captions else NO_CAPTION
-        yield Candidate(key=f"{name}/{row}", captions=captions, source=source, told=named_split(name), lack=lack)
+        yield Candidate(key=f"{name}/{row}", captions=captions, source=source, told=told[name], lack=lack)
 
 
 def _open(source: str) -> dict[str, Any]:
