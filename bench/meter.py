@@ -150,11 +150,12 @@ class PeakMemory:
         if self._thread is not None:
             self._thread.join()
 
-    def estimate(self) -> Estimate:
-        """Bytes so far."""
+    def estimate(self, *, whole: bool = True) -> Estimate:
+        """Bytes so far. whole: whether the work was all done inside; a part may have taken less."""
         if not self._ended.is_set():
             self._look()
         details: dict[str, Any] = {"source": self._source, "at_start": self._start}
+        details |= {} if whole else {"covers": "the last of several processes"}
         if self.device.type == "cuda":
             return Estimate.counted(
                 self._peak,

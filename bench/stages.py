@@ -54,7 +54,6 @@ from reports.schema import Budgets, Identical, Record, Sample
 
 CHECKPOINT = "checkpoint.safetensors"
 TRAINED, MEASURED = "trained.json", "measured.json"
-RESUMED = "training went on from a checkpoint: peak_memory_bytes is of its last process"
 MUCH = 1e9  # bytes on the disk that a run says beforehand that it will take
 
 
@@ -190,13 +189,13 @@ def _train(run: Run) -> dict[str, Any]:
         with atomic_path(run.folder / store.WEIGHTS) as whole:
             save_file(average, whole)
     cut = [f"{batches.cut} captions were longer than train.caption_tokens, and cut"] if batches.cut else []
-    notes = [*batches.collection.left_out, *cut, *[RESUMED] * resumed]
+    notes = [*batches.collection.left_out, *cut]
     if said := unreached(fitted.unreached):
         console.warn(f"{run.request.approach}: {said}")
         notes.append(said)
     costs = {
         **_speed(meter, batches, step, max(peak, peak_flops(run.device, dtype=arithmetic))),  # beside other work, less
-        "peak_memory_bytes": memory.estimate(),
+        "peak_memory_bytes": memory.estimate(whole=not resumed),
         "energy_joules": energy.estimate(whole=not resumed and launch.ranks() == 1),
     }
     return {

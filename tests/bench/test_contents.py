@@ -23,11 +23,11 @@ from tests.bench import stand_ins, ways
 
 
 def pictures(folder: Path) -> None:
-    """30 captioned pictures, each of its own grey."""
+    """200 captioned pictures, each of its own grey: enough for some of each split."""
     folder.mkdir()
     rows = []
-    for number in range(30):
-        Image.fromarray(np.full((32, 32, 3), 8 * number, np.uint8)).save(folder / f"{number}.png")
+    for number in range(200):
+        Image.fromarray(np.full((32, 32, 3), number, np.uint8)).save(folder / f"{number}.png")
         rows.append({"file_name": f"{number}.png", "text": f"picture {number}"})
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 

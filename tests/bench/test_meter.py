@@ -135,7 +135,8 @@ def test_peak_memory_sees_what_was_held_for_a_moment(
         del held
     estimate = memory.estimate()
     assert estimate.value is not None and 0.9 * size <= estimate.value <= 1.3 * size
-    assert estimate.unit == "bytes" and estimate.details["at_start"] > 0
+    assert estimate.unit == "bytes" and estimate.details["at_start"] > 0 and "covers" not in estimate.details
+    assert memory.estimate(whole=False).details["covers"] == "the last of several processes"
     with PeakMemory() as little:  # what came before does not count
         pass
     assert little.estimate().value is not None and (little.estimate().value or 0) < 0.3 * size
