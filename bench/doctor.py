@@ -17,9 +17,7 @@ from bench.environment import PACKAGES, ROOT, cpu_name, threads, usable_cores, v
 from bench.errors import UserError
 from bench.files import cache_directory, hash_file, read_json
 
-INCEPTION_URL = (
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
-)
+INCEPTION_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
 PRETRAIN = "python -m bench pretrain --preset tiny --out approaches/shared/weights"
 
 
@@ -193,7 +191,7 @@ def _inception() -> Finding:
     """The weights that `fid` would take."""
     from metrics import inception
 
-    advice = f"curl -L --create-dirs -o {inception.usual_place()} {INCEPTION_URL}"
+    advice = f"curl -L --create-dirs -o {inception.usual_place()} {INCEPTION_URL}/{inception.WEIGHTS}"
     try:
         path = inception.find_weights()
     except UserError as error:

@@ -230,9 +230,7 @@ class Judges:
             keys=[pictures.keys[i] for i in kept],
             seed=self.config.seed,
         )
-        if len(kept) < len(pictures):
-            found = {n: replace(e, details={**e.details, "looked_at": kept.tolist()}) for n, e in found.items()}
-        return pictures.told(found)
+        return pictures.told(found if len(kept) == len(pictures) else _looked_at(found, kept))
 
     def scenes(self, pictures: Pictures) -> dict[str, Estimate]:
         """By the parser of the procedural world."""
@@ -294,8 +292,11 @@ def _seen(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:
         prompts=drawn.captions,
         seed=config.seed,
     )
-    if bool(drawn.finite.all()):
-        return found
+    return found if bool(drawn.finite.all()) else _looked_at(found, kept)
+
+
+def _looked_at(found: Mapping[str, Estimate], kept: NDArray[np.int64]) -> dict[str, Estimate]:
+    """With the places of the pictures that are not left out."""
     return {n: replace(each, details={**each.details, "looked_at": kept.tolist()}) for n, each in found.items()}
 
 
