@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def device_here() -> torch.device:
 def share(config: Config, device: torch.device, *, training: bool = True) -> Shared:
     """What all approaches reuse, as a config names it; the language model still on the CPU, where fresh weights are
     drawn. UserError where a model can't be had, or does not fit the pictures."""
-    kernels = choose(device, **_kernels(config), training=training)
+    kernels = kernels_for(config, device, training=training)
     codec = LatentCodec.load(config.model.vae).to(device)
     check_fit(config, codec)
     encoder, width = _encoder(config, device)
@@ -99,14 +100,9 @@ def _encoder(config: Config, device: torch.device) -> tuple[Callable[[NDArray[np
     return lambda pictures: torch.from_numpy(extractor.extract(pictures)), extractor.feature_size
 
 
-def _kernels(config: Config) -> dict[str, str]:
-    chosen = config.kernels
-    return {
-        "attention": chosen.attention,
-        "cross_entropy": chosen.cross_entropy,
-        "norm": chosen.norm,
-        "swiglu": chosen.swiglu,
-    }
+def kernels_for(config: Config, device: torch.device, *, training: bool = True) -> Kernels:
+    """Those that a config names, or the device's own. UserError where one can't run there."""
+    return choose(device, **asdict(config.kernels), training=training)
 
 
 def build(request: store.Request, shared: Shared) -> Approach:

@@ -23,6 +23,7 @@ from bench.console import Console, clock
 from bench.contents import contents
 from bench.errors import UserError
 from bench.exits import BUSY, DONE, FAILED, INTERRUPTED, MISTAKE, NO_MEMORY
+from bench.obstacles import check_here
 from bench.report import after_run
 from bench.run_arguments import RunArguments, chosen
 from metrics.statistics import Estimate
@@ -63,6 +64,7 @@ def main(arguments: RunArguments, config: Config, console: Console) -> int:
         from bench import ranks
 
         return ranks.main(arguments, config, console)
+    check_here(config)
     ended, busy = [], []
     for request in plan(arguments, config, console):
         try:

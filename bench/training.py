@@ -133,23 +133,25 @@ def _compiled_in_training(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def accelerator_for(config: Config, folder: Path) -> Accelerator:
     """Device, arithmetic and trackers. UserError where the precision or the tracker can't be had here."""
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-
-    settings = config.train
-    if settings.tracker:
-        if settings.tracker not in LOGGER_TYPE_TO_CLASS:
-            raise UserError(
-                f"unknown tracker '{settings.tracker}': {nearest(settings.tracker, map(str, LOGGER_TYPE_TO_CLASS))}"
-            )
-        if settings.tracker not in map(str, get_available_trackers()):
-            raise UserError(f"train.tracker is '{settings.tracker}', and its package is missing: pip install it")
+    if config.train.tracker:
+        check_tracker(config.train.tracker)
     device = device_here()
     return Accelerator(
         cpu=device.type == "cpu",  # accelerate would take a Mac's GPU, for which nothing else here was chosen
         mixed_precision=precision(config, device),
-        log_with=settings.tracker or None,
+        log_with=config.train.tracker or None,
         project_dir=folder,
     )
+
+
+def check_tracker(name: str) -> None:
+    """UserError where accelerate knows no such tracker, or its package is missing."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    if name not in LOGGER_TYPE_TO_CLASS:
+        raise UserError(f"unknown tracker '{name}': {nearest(name, map(str, LOGGER_TYPE_TO_CLASS))}")
+    if name not in map(str, get_available_trackers()):
+        raise UserError(f"train.tracker is '{name}', and its package is missing: pip install it")
 
 
 def precision(config: Config, device: torch.device) -> Literal["no", "bf16"]:

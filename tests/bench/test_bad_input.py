@@ -237,6 +237,24 @@ def test_types_in_words():
     assert type_name(str | None) == "str or None"
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--train.tracker tensorbord", "unknown tracker 'tensorbord': did you mean 'tensorboard'?"),
+        ("--kernels.attention flex", "the attention kernel 'flex' can't run on cpu: "),
+        ("--preset small --lm shipped:lm-tiny --kernels.norm liger", "the norm kernel 'liger' can't run on cpu: "),
+    ],
+)
+def test_what_this_machine_lacks_is_refused_before_a_run_has_a_folder(
+    words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # whether or not there is a GPU
+    assert cli.main(["run", *words.split(), "--out", str(tmp_path / "runs")]) == 2
+    told = capsys.readouterr()
+    assert (told.out, said in told.err, told.err.count("\n")) == ("", True, 1), told.err
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.alone
 @pytest.mark.parametrize("line", ["pretrain --preset smok", "pretrain --data.size abc", "lst"])
 def test_a_mistake_is_judged_within_a_second_and_before_torch(line: str):
