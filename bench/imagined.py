@@ -37,6 +37,7 @@ from bench.errors import UserError
 from bench.files import hash_file, read_json
 from bench.known_shapes import AUTOENCODERS, LANGUAGE_MODELS
 from bench.meter import storage_of
+from bench.reach import hub_or_cache
 
 CHARACTERS = 4  # a token, of a tokenizer that is not at hand
 
@@ -148,7 +149,8 @@ def _shape_of(source: Source) -> tuple[TransformerConfig, tuple[int, int]]:
             config: Any = AutoConfig.for_model(known["model_type"], **values)
         else:
             location, options = _place(source)
-            config = AutoConfig.from_pretrained(location, **options)
+            with hub_or_cache(needed=source.path is None):
+                config = AutoConfig.from_pretrained(location, **options)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:

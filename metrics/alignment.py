@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import bench.torchvision_guard  # noqa: F401  (before open_clip, which imports torchvision)
 from bench.errors import UserError
 from bench.files import hash_bytes
+from bench.reach import NO_ANSWER, hub_or_cache
 from bench.seeds import derive
 from metrics.statistics import Estimate, mean_estimate
 
@@ -53,7 +54,7 @@ class Clip:
             )
             raise UserError(f"the CLIP model '{location}' is of no architecture that open_clip has: {hint}")
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), hub_or_cache(needed=not folder.is_dir()) as reachable:
                 warnings.filterwarnings("error", message="QuickGELU mismatch")
                 if folder.is_dir():
                     name = f"local-dir:{folder}"
@@ -62,7 +63,7 @@ class Clip:
                     model, preprocess = open_clip.create_model_from_pretrained(name, pretrained=weights or None)
                 tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:  # open_clip raises plain Exceptions, RuntimeErrors and hub errors alike
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0] if reachable else NO_ANSWER
             raise UserError(f"the CLIP model '{location}' can't be loaded: {reason}") from error
         self.name = folder.name if folder.is_dir() else location
         self.model: Any = model.to(device).eval()

@@ -25,6 +25,7 @@ from approaches.shared.transformer import RopeScaling, Transformer, TransformerC
 from approaches.shared.unpacked import unpacked
 from bench.errors import UserError
 from bench.files import atomic_path, hash_bytes, hash_file, write_json
+from bench.reach import NO_ANSWER, hub_or_cache
 
 # Hugging Face's name of each tensor of a layer, and ours.
 _LAYER_NAMES = {
@@ -256,16 +257,18 @@ def _from_transformers(source: Source) -> tuple[Any, Any]:
     if gguf is None:
         local["use_safetensors"] = True
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            location, **{k: v for k, v in local.items() if k != "use_safetensors"}
-        )
-        with redirect_stderr(io.StringIO()) if gguf is not None else nullcontext():  # a bar that no setting hides
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                location, dtype=torch.float32, output_loading_info=True, **local
+        with hub_or_cache(needed=source.path is None) as reachable:
+            tokenizer = AutoTokenizer.from_pretrained(
+                location, **{k: v for k, v in local.items() if k != "use_safetensors"}
             )
+            with redirect_stderr(io.StringIO()) if gguf is not None else nullcontext():  # a bar that no setting hides
+                loaded: Any = AutoModelForCausalLM.from_pretrained(
+                    location, dtype=torch.float32, output_loading_info=True, **local
+                )
         model, info = loaded
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise UserError(f"the language model '{source.text}' can't be loaded: {_reason(error)}") from error
+        reason = _reason(error) if reachable else NO_ANSWER
+        raise UserError(f"the language model '{source.text}' can't be loaded: {reason}") from error
     if missing := sorted(info["missing_keys"]):  # transformers would leave them at random values
         raise UserError(f"the language model '{source.text}' lacks {len(missing)} tensors, among them {missing[0]}")
     return model.eval(), tokenizer

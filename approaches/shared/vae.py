@@ -21,6 +21,7 @@ import bench.torchvision_guard  # noqa: F401  (before diffusers, which imports t
 from approaches.shared.sources import Source, check_folder, check_safetensors, resolve
 from bench.errors import UserError
 from bench.files import atomic_path, cache_directory, hash_bytes, require_space
+from bench.reach import NO_ANSWER, hub_or_cache
 
 AT_A_TIME = 64  # pictures that are encoded or decoded together
 CACHE_REVISION = 1
@@ -153,16 +154,17 @@ def _load(source: Source) -> nn.Module:
     elif "taesd" in source.text.lower():
         kind = AutoencoderTiny
     try:
-        model, info = kind.from_pretrained(
-            source.location,
-            subfolder=source.subfolder or None,
-            use_safetensors=True,
-            torch_dtype=torch.float32,
-            local_files_only=source.path is not None,
-            output_loading_info=True,
-        )
+        with hub_or_cache(needed=source.path is None) as reachable:
+            model, info = kind.from_pretrained(
+                source.location,
+                subfolder=source.subfolder or None,
+                use_safetensors=True,
+                torch_dtype=torch.float32,
+                local_files_only=source.path is not None,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0] if reachable else NO_ANSWER
         raise UserError(f"the VAE '{source.text}' can't be loaded: {reason}") from error
     if missing := sorted(info["missing_keys"]):  # diffusers would leave them at random values
         raise UserError(f"the VAE '{source.text}' lacks {len(missing)} tensors, among them {missing[0]}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from bench.data.pictures import PictureError, read
 from bench.data.sources import hub_source, saved
 from bench.data.splits import named_split, rank_of
 from bench.errors import UserError
+from bench.reach import hub_or_cache
 
 CAPTION_COLUMNS = (
     "text", "caption", "captions", "prompt", "description", "sentence", "sentences", "sentences_raw", "en_text",
@@ -139,33 +139,12 @@ def _download(source: str) -> Any:
     import datasets
 
     name, _, configuration = source.partition(":")
-    with _offline_where_unreachable() as reachable:
+    with hub_or_cache() as reachable:
         try:
             return datasets.load_dataset(name, configuration or None)
         except ConnectionError as error:
             why = "" if reachable else ": the hub does not answer, and the dataset is not in the local cache"
             raise UserError(f"--data.path {source} can't be reached on the Hugging Face hub{why}") from error
-
-
-@contextmanager
-def _offline_where_unreachable() -> Iterator[bool]:
-    """Whether the hub answers. Where it does not, loaders look into the local cache at once, not after five retries
-    (23 s)."""
-    import datasets
-    import huggingface_hub
-
-    reachable = True
-    before = huggingface_hub.constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    if not any(before):
-        try:
-            huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
-        except Exception:  # of whichever HTTP client this version uses; an answer of any status is none
-            reachable = False
-            huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-    try:
-        yield reachable
-    finally:
-        huggingface_hub.constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
 def _columns(features: Any, origin: str) -> tuple[str, str]:

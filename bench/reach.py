@@ -1,0 +1,46 @@
+"""Whether the Hugging Face hub answers: where it does not, as on most clusters' nodes, loaders take what is in
+the local cache at once, not after five retries a file (23 s)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+PATIENCE = 5.0  # seconds
+NO_ANSWER = "the hub does not answer, and the local cache does not hold all of it"
+
+
+@contextmanager
+def hub_or_cache(*, needed: bool = True) -> Iterator[bool]:
+    """Loaders in here ask the hub where it answers, and otherwise only the local cache. Gives whether it answers: True
+    unasked where it is not needed, and where the environment says to do without (HF_HUB_OFFLINE)."""
+    if not needed:
+        yield True
+        return
+    import huggingface_hub
+
+    settings: list[Any] = [huggingface_hub.constants]
+    if "datasets" in sys.modules:  # it keeps its own copy of the setting
+        settings.append(sys.modules["datasets"].config)
+    before = [setting.HF_HUB_OFFLINE for setting in settings]
+    reachable = any(before) or _answers()
+    if not reachable:
+        for setting in settings:
+            setting.HF_HUB_OFFLINE = True
+    try:
+        yield reachable
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.HF_HUB_OFFLINE = value
+
+
+def _answers() -> bool:
+    import huggingface_hub
+
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=PATIENCE)
+    except Exception:  # of whichever HTTP client this version uses; an answer of any status is none
+        return False
+    return True

@@ -1,0 +1,80 @@
+"""Without a network, models come from the local cache at once, or are refused in one sentence."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from approaches.shared.language_model import LanguageModel
+from approaches.shared.sources import WEIGHTS
+from approaches.shared.vae import LatentCodec
+from bench import reach
+from bench.errors import UserError
+from metrics.alignment import Clip
+
+
+class NoRoute:
+    """A session of a machine without a network."""
+
+    asked = 0
+
+    def head(self, url: str, timeout: float) -> None:
+        """Fails, and counts."""
+        NoRoute.asked += 1
+        raise OSError("unreachable")
+
+
+@pytest.fixture(autouse=True)
+def unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(NoRoute, "asked", 0)
+    monkeypatch.setattr(huggingface_hub, "get_session", NoRoute)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+
+
+def test_the_settings_are_put_back_whatever_happens(monkeypatch: pytest.MonkeyPatch):
+    constants = huggingface_hub.constants
+    with pytest.raises(KeyError), reach.hub_or_cache() as reachable:
+        assert not reachable and constants.HF_HUB_OFFLINE
+        raise KeyError
+    assert not constants.HF_HUB_OFFLINE
+    monkeypatch.setattr(reach, "_answers", lambda: True)
+    with reach.hub_or_cache() as reachable:
+        assert reachable and not constants.HF_HUB_OFFLINE
+
+
+def test_nobody_is_asked_for_what_is_local_or_where_the_environment_says_offline(monkeypatch: pytest.MonkeyPatch):
+    with reach.hub_or_cache(needed=False) as reachable:
+        assert reachable
+    LanguageModel.load("shipped:lm-tiny")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with reach.hub_or_cache() as reachable:
+        assert reachable and huggingface_hub.constants.HF_HUB_OFFLINE
+    assert NoRoute.asked == 0
+
+
+@pytest.mark.parametrize(("load", "kind"), [(LanguageModel.load, "lm-tiny"), (LatentCodec.load, "vae-tiny")])
+def test_what_the_cache_holds_is_loaded_without_a_network(load: Callable[[str], object], kind: str, tmp_path: Path):
+    revision = "0" * 40
+    repository = tmp_path / "models--someone--something"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(revision)
+    shutil.copytree(WEIGHTS / kind, repository / "snapshots" / revision)
+    loaded = load("someone/something")
+    assert type(loaded) is type(load(f"shipped:{kind}"))
+    assert NoRoute.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("load", "name"),
+    [(LanguageModel.load, "someone/nothing"), (LatentCodec.load, "someone/nothing"), (Clip, "ViT-B-32/openai")],
+)
+def test_what_it_does_not_hold_is_refused_after_one_question(load: Callable[[str], object], name: str):
+    with pytest.raises(UserError) as caught:
+        load(name)
+    assert str(caught.value).endswith(f"'{name}' can't be loaded: {reach.NO_ANSWER}")
+    assert NoRoute.asked == 1 and not huggingface_hub.constants.HF_HUB_OFFLINE
