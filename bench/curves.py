@@ -47,7 +47,7 @@ def main(arguments: CurveArguments, config: Config, console: Console) -> int:
     found = (
         _trained(arguments, folder, request, record, missed, console)
         if arguments.of == "images"
-        else _sampled(arguments, folder, request, missed, console)
+        else _sampled(arguments, folder, request, from_values(Config, record.config), missed, console)
     )
     for each in found:
         made.append(each)
@@ -69,14 +69,19 @@ def _keep(folder: Path, name: str, made: Sequence[Row]) -> None:
 
 
 def _sampled(
-    arguments: CurveArguments, folder: Path, request: store.Request, missed: list[str], console: Console
+    arguments: CurveArguments,
+    folder: Path,
+    request: store.Request,
+    config: Config,
+    missed: list[str],
+    console: Console,
 ) -> Iterator[Row]:
-    """Rows against evaluations or guidance."""
+    """Rows against evaluations or guidance. config: the record's."""
     check_data(request)
     approach = open_trained(folder, request)
     if "generate" not in approach.capabilities:
         raise UserError(f"run {folder.name} can't draw: approach '{request.approach}' does not")
-    config, shared = request.config, approach.shared
+    shared = approach.shared
     device = next(approach.parameters()).device
     test = collect(open_dataset(config.data, "test"), arguments.pictures, shared.codecs["image"], console)
     judges = Judges(config, shared, console, device)
@@ -132,7 +137,9 @@ def _trained(
     settings = from_values(APPROACHES[request.approach].load_settings(), request.settings)
     found = unchanged(request, console.info)
     for value in values:
-        config = replace(request.config, train=shortened(request.config.train, value / whole))
+        # The record's, which an `evaluate` may have changed since: all rows are measured alike.
+        config = from_values(Config, record.config)
+        config = replace(config, train=shortened(config.train, value / whole))
         shorter = store.request(config, request.approach, settings, found, request.command)
         if shorter.parts["sources"] != request.parts["sources"]:
             console.warn(

@@ -186,6 +186,9 @@ def test_curves_have_a_row_for_each_value_with_intervals(copy: Path) -> None:
 
 @pytest.mark.slow
 def test_a_curve_against_training_pictures_trains_anew_and_ends_with_the_run_itself(copy: Path) -> None:
+    before = schema.load(copy)  # as `evaluate --documents 3` would leave it: all points are measured alike
+    measured_anew = {**before.config, "evaluate": {**before.config["evaluate"], "documents": 3}}
+    schema.save(replace(before, config=measured_anew), copy)
     images = CurveArguments(run=str(copy), of="images", values=(36,))
     assert curves.main(images, Config(), QUIET) == 0
     record = schema.load(copy)
@@ -194,6 +197,7 @@ def test_a_curve_against_training_pictures_trains_anew_and_ends_with_the_run_its
     assert rows[-1]["validation_loss"] == record.metrics["validation_loss"].value != rows[0]["validation_loss"]
     (shorter,) = (copy.parent / curves.FOLDER).iterdir()
     request = store.Request.read(shorter)
+    assert request.config.evaluate.documents == 3 != store.Request.read(copy).config.evaluate.documents
     assert request.config.train.warmup == min(1, schema.load(copy).config["train"]["warmup"])  # shrunk, but there
     assert schema.load(shorter).budgets.images == 36 and "seconds_per_image" not in rows[0]
     with pytest.raises(UserError, match="--values has 72, expected fewer than the run's own 72"):
