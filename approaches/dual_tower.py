@@ -133,8 +133,6 @@ class DualTower(Approach):
         super().__init__(shared, settings)
         if settings.alignment and shared.encoder is None:
             raise UserError("settings.alignment needs a frozen encoder: name one by model.encoder")
-        if settings.fuse and settings.variant != "dual_tower":
-            raise UserError(f"settings.fuse mixes the outputs of variant dual_tower, not of {settings.variant}")
         self.language_model.requires_grad_(False)
         text = self.language_model.transformer
         config, kernels = text.config, text.kernels

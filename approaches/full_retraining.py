@@ -53,11 +53,6 @@ class FullRetraining(Approach):
 
     def __init__(self, shared: Shared, settings: FullRetrainingSettings) -> None:
         super().__init__(shared, settings)
-        if settings.variant == "lora" and settings.start == "scratch":
-            raise UserError(
-                "settings.variant lora trains updates of a language model, which start scratch has not: expected start "
-                "language_model, or variant transfusion"
-            )
         self.language_model = copy.deepcopy(shared.language_model).requires_grad_(True)  # the base stays as it was
         transformer = self.language_model.transformer
         config, kernels = transformer.config, transformer.kernels

@@ -44,7 +44,7 @@ from approaches.base import Approach, Batch, Generation, Generators, Loss, Noise
 from approaches.settings import ModularSettings
 from approaches.shared import captioner, checker
 from approaches.shared.captioner import Captioner
-from approaches.shared.checker import FALSE, Checker, corrupted, drawn_ways
+from approaches.shared.checker import WAYS_TO_BE_FALSE, Checker, corrupted, drawn_ways
 from approaches.shared.denoiser import Denoiser, Prepared
 from approaches.shared.devices import sent
 from approaches.shared.diffusion import Sampled
@@ -101,8 +101,6 @@ class Modular(Approach):
     def __init__(self, shared: Shared, settings: ModularSettings) -> None:
         super().__init__(shared, settings)
         for name, width, heads in (
-            ("width", settings.width, 4),
-            ("width", settings.width, settings.heads),
             ("captioner_width", settings.captioner_width, 2 * captioner.HEADS),
             ("checker_width", settings.checker_width, 2 * checker.HEADS),
         ):
@@ -146,10 +144,10 @@ class Modular(Approach):
 
     def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
         """Diffusion on drawn rows under their true layouts; next token on described rows; the checker on both."""
-        layouts, said, dropped = self._learned_from(batch, generators("whole/layout"))
-        layouts = layouts.said(batch.draw.captions, said < self.settings.layout_whole)
+        layouts, luck_whole, luck_dropped = self._learned_from(batch, generators("whole/layout"))
+        layouts = layouts.said(batch.draw.captions, luck_whole < self.settings.layout_whole)
         empty = batch.whole.empty  # on the CPU, where the batch's own would have to be waited for
-        layouts = layouts.without((dropped < self.settings.layout_dropout) | empty[batch.rows(len(empty))])
+        layouts = layouts.without((luck_dropped < self.settings.layout_dropout) | empty[batch.rows(len(empty))])
         error = self.diffusion_errors(batch, self._prepare(*batch.drawn_prompt(), layouts))
         tokens, mask = batch.describe.prompt
         nats = self.captioner.loss(batch.describe.latents, tokens, mask, batch.describe.targets)
@@ -170,11 +168,11 @@ class Modular(Approach):
         numbers from 0 to 1 a row, by which a layout stays whole, and by which it is dropped. Drawn for the whole
         batch."""
         true = Layouts.of([scene_plan(scene) for scene in batch.whole.draw.scenes])
-        said, dropped, false = torch.rand(len(true), 3, generator=draw).unbind(1)
-        ways = torch.randint(len(FALSE), (len(true),), generator=draw)
-        layouts = corrupted(true, torch.where(false < self.settings.layout_false, ways, -1), draw)
+        luck_whole, luck_dropped, luck_false = torch.rand(len(true), 3, generator=draw).unbind(1)
+        ways = torch.randint(len(WAYS_TO_BE_FALSE), (len(true),), generator=draw)
+        layouts = corrupted(true, torch.where(luck_false < self.settings.layout_false, ways, -1), draw)
         mine = torch.arange(len(true))[batch.rows(len(true))]
-        return layouts.select(mine), said[mine], dropped[mine]
+        return layouts.select(mine), luck_whole[mine], luck_dropped[mine]
 
     def _misread(self, batch: Batch, draw: torch.Generator) -> Tensor:
         """The checker's cross entropy on lightly noised pictures beside true and false plans, summed over all rows; one
@@ -190,8 +188,8 @@ class Modular(Approach):
         device, rows = latents.device, torch.arange(len(true))
         drawn, described = rows[: len(whole.draw)], rows[len(whole.draw) :]
         mine = torch.cat([each[batch.rows(len(each))] for each in (drawn, described)])
-        own = sent(level[mine], device)
-        noised = (1 - own) * latents.float() + own * sent(noise[mine], device).float()
+        level = sent(level[mine], device)
+        noised = (1 - level) * latents.float() + level * sent(noise[mine], device).float()
         planned, true = (layouts.select(mine).to(device) for layouts in (planned, true))
         return self.checker.loss(noised, planned, true)
 

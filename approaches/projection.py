@@ -41,7 +41,6 @@ from approaches.shared.prefix import Prefix
 from approaches.shared.prompts import check_room, embedding_scale, last_logits, read_parts
 from approaches.shared.reading import next_logits, read
 from approaches.shared.transformer import RMSNorm, Transformer
-from bench.errors import UserError
 
 
 class SoftPrompts(nn.Module):
@@ -118,10 +117,9 @@ class Projection(Approach):
         """Sum of -log p of the described rows' captions and end tokens."""
         tokens, mask = batch.describe.prompt
         soft = self.soft_prompts(batch.describe.latents)
-        counts = torch.cat([mask.new_ones(soft.shape[:2]), mask], 1)
         # Soft prompts have no padding, so one causal pass serves both.
-        words = torch.cat([soft, self.transformer.embed(tokens)], 1)
-        hidden, _ = read(self.transformer, words, mask=counts)
+        inputs = torch.cat([soft, self.transformer.embed(tokens)], 1)
+        hidden, _ = read(self.transformer, inputs, mask=torch.cat([mask.new_ones(soft.shape[:2]), mask], 1))
         return self.transformer.nats(hidden[:, soft.shape[1] :], batch.describe.targets)[0]
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -203,11 +201,7 @@ def connector_shape(settings: ProjectionSettings) -> ConnectorShape:
 
 
 def _check(shared: Shared, settings: ProjectionSettings) -> None:
-    """UserError where widths don't divide, or where prompt and queries don't fit into the language model's context."""
-    if settings.width % settings.heads or settings.width % 4:
-        raise UserError(
-            f"settings.width is {settings.width}, expected a multiple of 4 and of settings.heads, {settings.heads}"
-        )
+    """UserError where prompt and queries don't fit into the language model's context."""
     queries = 0 if settings.readout == "last_hidden" else settings.queries
     soft = settings.queries if settings.connector == "qformer" else shared.patchify.tokens  # of a picture
     beside = max(queries, soft)

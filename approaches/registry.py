@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from bench.errors import UserError, nearest
 from bench.registry import Entry, Registry, at
 
 GROUP = "bench.approaches"
+ALL = "all"
+"""What a command line says for every approach: the name of none."""
+_NAME = re.compile(r"\w[\w-]*")  # it begins the names of folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,7 @@ def _loaded(name: str, path: str, of: str) -> Any:
     """The class at "module:attribute", a subclass of that at `of`; UserError where it isn't."""
     try:
         found = at(path)
-    except Exception as error:  # whatever a stranger's module may raise
+    except (Exception, SystemExit) as error:  # whatever a stranger's module may raise
         raise UserError(f"approach '{name}' can't be loaded from {path}: {type(error).__name__}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, at(of))):
         raise UserError(f"approach '{name}': {path} is no subclass of {of.replace(':', '.')}")
@@ -126,12 +130,16 @@ def _foreign(point: importlib.metadata.EntryPoint, *others: importlib.metadata.E
         packages = ", ".join(sorted(map(_package, (point, *others))))
         raise UserError(f"approach '{point.name}' is brought by several packages: {packages}; uninstall all but one")
     whose = f"approach '{point.name}' of the package {_package(point)}"
+    if point.name == ALL or not _NAME.fullmatch(point.name):
+        raise UserError(f"{whose} has a name that can't be one: expected letters, digits, _ and -, and not '{ALL}'")
     try:
         entry = point.load()
-    except Exception as error:  # whatever a stranger's module may raise
+    except (Exception, SystemExit) as error:  # whatever a stranger's module may raise
         raise UserError(f"{whose} can't be loaded from {point.value}: {type(error).__name__}: {error}") from error
     if not isinstance(entry, ApproachEntry):
         raise UserError(f"{whose} is a {type(entry).__name__}, expected an approaches.registry.ApproachEntry")
+    if entry.name != point.name:
+        raise UserError(f"{whose} is called '{entry.name}' in {point.value}: both names are to be the same")
     return entry
 
 

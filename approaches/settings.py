@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+from bench.errors import UserError
 from bench.ranges import Count, Depth, Range, Rate, Share, Weight, Width
 
 Rank = Annotated[int, Range(1, 65_536)]
@@ -59,6 +60,13 @@ class FullRetrainingSettings(Settings):
     """Weight of the next-token loss on the captions that pictures are drawn from."""
     lora_rank: Rank = 16
 
+    def __post_init__(self) -> None:
+        if self.variant == "lora" and self.start == "scratch":
+            raise UserError(
+                "settings.variant lora trains updates of a language model, which start scratch has not: expected start "
+                "language_model, or variant transfusion"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class DualTowerSettings(Settings):
@@ -84,6 +92,10 @@ class DualTowerSettings(Settings):
     """X-Fuse: image tokens add a learned share of what the text tower makes of them."""
     alignment: Weight = 0.0
     """Weight of the alignment of the middle layer's image tokens to a frozen encoder's features; 0 for none."""
+
+    def __post_init__(self) -> None:
+        if self.fuse and self.variant != "dual_tower":
+            raise UserError(f"settings.fuse mixes the outputs of variant dual_tower, not of {self.variant}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +132,9 @@ class ProjectionSettings(Settings):
     """Of the denoiser; connectors and encoder share its width and heads."""
     encoder_layers: Depth = 2
     """Of the encoder of clean latents, before the soft prompts."""
+
+    def __post_init__(self) -> None:
+        _check_width(self.width, self.heads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,3 +179,11 @@ class ModularSettings(Settings):
     """Share of drawn rows trained with a layout that is false of their picture: about as often as a plan is wrong."""
     layout_dropout: Share = 0.15
     """Share of drawn rows trained without their layout, so that the fallback to plain text works."""
+
+    def __post_init__(self) -> None:
+        _check_width(self.width, self.heads)
+
+
+def _check_width(width: int, heads: int) -> None:
+    if width % heads or width % 4:
+        raise UserError(f"settings.width is {width}, expected a multiple of 4 and of settings.heads, {heads}")

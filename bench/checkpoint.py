@@ -110,11 +110,18 @@ def _slots(
             index, slot = name.removeprefix(prefix).split("/")
             if int(index) >= len(parameters) or (value.ndim and value.shape != parameters[int(index)].shape):
                 raise UserError(f"{path} is of another optimizer: {name} fits no parameter; remove it")
-            slots.setdefault(int(index), {})[slot] = like(value, parameters[int(index)]) if value.ndim else value
+            slots.setdefault(int(index), {})[slot] = _beside(parameters[int(index)], value) if value.ndim else value
     for name, value in scalars[number].items():
         index, slot = name.split("/")
         slots.setdefault(int(index), {})[slot] = value
     return slots
+
+
+def _beside(parameter: Tensor, value: Tensor) -> Tensor:
+    """A moment in its parameter's order of strides (channels_last, say): a file holds none, and torch's fused AdamW
+    walks both through memory side by side."""
+    stored = like(value, parameter)
+    return torch.empty_like(parameter.detach(), dtype=stored.dtype, device=stored.device).copy_(stored)
 
 
 def step(path: Path) -> int:

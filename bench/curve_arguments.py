@@ -20,13 +20,16 @@ VALUES: dict[str, tuple[float, ...]] = {
     "guidance": (1.0, 1.5, 2.0, 3.0, 5.0, 8.0),
     "images": (),
 }
+MOST = {"nfe": 10_000, "guidance": 1000, "images": 10**12}
+"""As in the config."""
 """What is tried where --values says nothing; for images a quarter and a half of the run's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurveArguments:
     """A done run's quality against the network evaluations of a picture, the guidance scale, or the pictures trained
-    on; the rows go into its record. For images, the approach is trained anew with each smaller budget."""
+    on; the rows go into its record, in place of those of the same curve before. For images, the approach is trained
+    anew with each smaller budget."""
 
     run: Positional[Annotated[str, arg(metavar="RUN")]] = field(default="", metadata=PLACE)
     """A done run: its folder, the beginning of its name or key, or an approach's name for its latest."""
@@ -36,7 +39,8 @@ class CurveArguments:
     """Values to try; by default 1 to 32 evaluations, guidance 1 to 8, a quarter and a half of the images. Guidance 1 is
     always among them."""
     pictures: Annotated[int, Range(2, 10_000_000)] = 128
-    """Pictures drawn for each value; a Frechet distance of few is biased, equally for all values."""
+    """Pictures drawn for each value; a Frechet distance of few is biased, equally for all values. For images, the runs'
+    own number is taken."""
     out: Path = Path("runs")
     """Folder of the runs."""
     json: bool = False
@@ -47,12 +51,12 @@ def check(arguments: CurveArguments, config: Config) -> None:
     """UserError where there is no such done run, or a value that can't be."""
     if not arguments.run:
         raise UserError(f"'curve' needs RUN, {RUN}")
-    store.find(arguments.run, arguments.out)
-    if arguments.of == "guidance":
-        return
     for value in arguments.values:
-        if value != int(value) or value < 1:
+        if value > MOST[arguments.of]:
+            raise UserError(f"--values has {value:g}, expected at most {MOST[arguments.of]:,} for --of {arguments.of}")
+        if arguments.of != "guidance" and (value != int(value) or value < 1):
             raise UserError(f"--values has {value:g}, expected whole numbers from 1 for --of {arguments.of}")
+    store.find(arguments.run, arguments.out)
 
 
 def values_of(arguments: CurveArguments) -> tuple[float, ...]:

@@ -43,6 +43,7 @@ def main(arguments: CurveArguments, config: Config, console: Console) -> int:
     record = schema.load(folder)
     request = store.Request.read(folder)
     made: list[Row] = []
+    before = record.curves.get(arguments.of, ())
     missed: list[str] = []
     found = (
         _trained(arguments, folder, request, record, missed, console)
@@ -51,6 +52,9 @@ def main(arguments: CurveArguments, config: Config, console: Console) -> int:
     )
     for each in found:
         made.append(each)
+        known = {row[arguments.of] for row in made}  # until the last is made, those of before stand beside them
+        _keep(folder, arguments.of, [*made, *(row for row in before if row[arguments.of] not in known)])
+    if made:
         _keep(folder, arguments.of, made)
     for reason in missed:
         console.warn(reason)

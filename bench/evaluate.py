@@ -233,8 +233,32 @@ def _captions(approach: Approach, held: HeldOut, config: Config, found: Measured
 # --------------------------------------------------------------------------------------------------- text to text
 
 
+PROBE = ("Text is read twice here, as a whole", " and word for word, and both ways give the same.")
+SAME = 1e-2  # nats that log-probabilities may differ by: float32 over caches and batches strays by some 1e-4
+
+
+def _check_text(approach: Approach, base: LanguageModel) -> None:
+    """UserError where what an approach writes by, `text_start` and `text_step`, is not what it is judged by,
+    `text_logits`: retention would then be of another model than the one that writes."""
+    device = next(approach.parameters()).device
+    first, more = ([*base.encode(words)] for words in PROBE)
+    ids = torch.tensor([[base.start_id, *first, *more]], device=device)
+    with torch.no_grad():
+        start, state = approach.text_start([Prompt.text(PROBE[0])])
+        steps, _ = approach.text_step(ids[:, -len(more) :], state)
+        judged = approach.text_logits(ids)[:, -len(more) - 1 :]
+    written = torch.cat([start[:, None], steps], 1)
+    strayed = float((written.float().log_softmax(-1) - judged.float().log_softmax(-1)).abs().amax())
+    if not strayed <= SAME:
+        raise UserError(
+            f"{type(approach).__name__}.text_logits differs from what text_start and text_step say of the same words, "
+            f"by {strayed:.3g} nats: text would be judged by another model than the one that writes"
+        )
+
+
 def _language(approach: Approach, texts: Texts, base: LanguageModel, config: Config) -> dict[str, Estimate]:
     """Against the language model that the approach started from, on the same ids in the same windows and batches."""
+    _check_text(approach, base)
     model = base.transformer
     batch = max(1, min(config.evaluate.batch, LOGITS // (texts.window * model.config.vocabulary)))
     compared = compare(

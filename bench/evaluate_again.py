@@ -7,7 +7,8 @@ import importlib.util
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,9 @@ def again(folder: Path, arguments: EvaluateArguments, console: Console) -> Chang
                 note for note, told in ((OTHER_TEXT, text), (OTHER_TEXTS, unread), (OTHER_CLIP, other_clip)) if told
             ]
             after = replace(after, notes=(*after.notes, *notes))
-            _put(place, folder)
-            write_json(folder / stages.MEASURED, measured)
-            schema.save(after, folder)
+            with _put(place, folder):
+                write_json(folder / stages.MEASURED, measured)
+                schema.save(after, folder)
         finally:
             shutil.rmtree(place, ignore_errors=True)
     return _compared(before, after)
@@ -160,14 +161,25 @@ def _check_lost(before: Record, after: Record) -> None:
         raise UserError(f"it would lose {', '.join(lost)}: {after.metrics[lost[0]].reason}")
 
 
-def _put(place: Path, folder: Path) -> None:
-    """The new pictures where the old ones are."""
-    old = folder / f"{store.SAMPLES}-before"
+@contextmanager
+def _put(place: Path, folder: Path) -> Iterator[None]:
+    """The new pictures where the old ones are, and the old ones again where what is done inside fails."""
+    here, old = folder / store.SAMPLES, folder / f"{store.SAMPLES}-before"
+    measured = (folder / stages.MEASURED).read_bytes()
     shutil.rmtree(old, ignore_errors=True)
-    if (folder / store.SAMPLES).exists():
-        (folder / store.SAMPLES).rename(old)
-    if (place / store.SAMPLES).exists():
-        (place / store.SAMPLES).rename(folder / store.SAMPLES)
+    if here.exists():
+        here.rename(old)
+    try:
+        if (place / store.SAMPLES).exists():
+            (place / store.SAMPLES).rename(here)
+        yield
+    except BaseException:
+        shutil.rmtree(here, ignore_errors=True)
+        if old.exists():
+            old.rename(here)
+        with suppress(OSError):
+            (folder / stages.MEASURED).write_bytes(measured)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

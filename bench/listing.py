@@ -18,6 +18,7 @@ from bench.config import Config, KernelConfig
 from bench.console import Console
 from bench.errors import UserError
 from bench.files import read_json
+from bench.own_settings import check_settings
 from bench.registry import Registry, at
 
 REGISTRIES = (
@@ -83,7 +84,7 @@ def _item(registry: Registry, name: str) -> Item:
     try:
         entry = registry[name]
         if isinstance(entry, ApproachEntry):
-            entry.load_settings()
+            check_settings(name, entry.load_settings())
             entry.check_target()
     except UserError as error:
         return Item(name=name, summary="", obstacle=str(error))

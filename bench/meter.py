@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from approaches.base import Approach, Batch, Generators, Prompt
 from approaches.shared.kernels import reference_attention
+from bench.owed import check_losses
 from bench.quantiles import median_interval, quantile
 from metrics.statistics import Estimate
 
@@ -206,6 +207,7 @@ def flops_per_step(approach: Approach, batch: Batch, generators: Generators) -> 
 
     def step() -> None:
         losses = approach.losses(batch, generators)
+        check_losses(approach, losses)
         whole = torch.stack([loss.weight * loss.sum.float() for loss in losses.values()]).sum()
         torch.autograd.grad(whole, trained, allow_unused=True)
 

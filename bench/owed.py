@@ -3,7 +3,9 @@ one sentence at once, and not a traceback or a wrong number after hours. Knows n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Set
+from numbers import Real
 from typing import Any, get_args
 
 import torch
@@ -26,6 +28,11 @@ def check_class(name: str, made: type[Approach]) -> None:
     """UserError where an approach's class declares a capability that there is none of, or that it has no methods
     for."""
     known = get_args(Capability)
+    if left := sorted(made.__abstractmethods__):
+        raise UserError(f"approach '{name}': its class has no {left[0]}, which every approach gives")
+    if not isinstance(made.capabilities, Set):
+        told = type(made.capabilities).__name__
+        raise UserError(f"approach '{name}' has a {told} as capabilities, expected a frozenset of {', '.join(known)}")
     for capability in sorted(made.capabilities):
         if capability not in known:
             raise UserError(f"approach '{name}' declares the capability '{capability}': {nearest(capability, known)}")
@@ -38,9 +45,26 @@ def check_class(name: str, made: type[Approach]) -> None:
                 raise UserError(f"approach '{name}' declares 'generate': its class has neither {method} nor generate")
 
 
+def check_groups(approach: Approach) -> None:
+    """UserError where the parameter groups don't hold every trained parameter once, and nothing else."""
+    grouped = Counter(id(parameter) for group in approach.parameter_groups() for parameter in group.parameters)
+    trained = {id(value): name for name, value in approach.named_parameters() if value.requires_grad}
+    wrong = {
+        "in none": [name for place, name in trained.items() if not grouped[place]],
+        "in several": [name for place, name in trained.items() if grouped[place] > 1],
+    }
+    told = [f"{where} is {_few(names)}" for where, names in wrong.items() if names]
+    if strangers := len(grouped.keys() - trained.keys()):
+        told.append(f"{strangers} in them are not trained, or not the approach's")
+    if told:
+        raise UserError(
+            f"{type(approach).__name__}.parameter_groups don't hold every trained parameter once: {'; '.join(told)}"
+        )
+
+
 def check_losses(approach: Approach, losses: Any, before: Collection[str] = ()) -> None:
-    """UserError where a step's losses are no terms, lack the one that all are compared by, or are other terms than
-    those of the part of a batch `before`."""
+    """UserError where a step's losses are no terms, lack the one that all are compared by, can't be learned from, or
+    are other terms than those of the part of a batch `before`. Looks at no value on a device."""
     whose = type(approach).__name__
     if isinstance(losses, Mapping):
         wrong = next((f"{type(e).__name__} for '{term}'" for term, e in losses.items() if not isinstance(e, Loss)), "")
@@ -50,12 +74,25 @@ def check_losses(approach: Approach, losses: Any, before: Collection[str] = ()) 
         raise UserError(f"{whose}.losses gives {wrong}, expected an approaches.base.Loss for each term's name")
     if "denoise" in approach.capabilities and "diffusion" not in losses:
         raise UserError(f"{whose}.losses has no term 'diffusion', which an approach that declares 'denoise' learns by")
+    for term, loss in losses.items():
+        for what, value in (("sum", loss.sum), ("count", loss.count)):
+            if not isinstance(value, Tensor if what == "sum" else Tensor | Real):
+                told = type(value).__name__
+                raise UserError(f"{whose}.losses gives a {told} as {what} of '{term}', expected a tensor")
+            if isinstance(value, Tensor) and value.ndim:
+                raise UserError(
+                    f"{whose}.losses gives a {what} of shape {tuple(value.shape)} for '{term}', expected one number"
+                )
+        if not loss.weight >= 0:
+            raise UserError(f"{whose}.losses gives '{term}' the weight {loss.weight}, expected one from 0")
     if before and tuple(before) != tuple(losses):
         raise UserError(
             f"{whose}.losses had the terms {', '.join(before)}, and has {', '.join(losses)} now: every part of a batch "
             "has the same ones; one that has no rows of a term (train.accumulation, several ranks) gives it a sum and "
             "a count of 0"
         )
+    if torch.is_grad_enabled() and not any(loss.sum.requires_grad for loss in losses.values()):
+        raise UserError(f"{whose}.losses gives no term with a gradient: was a sum detached, or made without one?")
 
 
 def check_counts(approach: Approach, told: Mapping[str, Any], found: Mapping[str, float]) -> None:
@@ -66,6 +103,35 @@ def check_counts(approach: Approach, told: Mapping[str, Any], found: Mapping[str
             f"{type(approach).__name__}.counts gives {told}, and its losses count {dict(found)}: both are to give the "
             "same terms and numbers"
         )
+
+
+def check_condition(approach: Approach, condition: Any, rows: int) -> None:
+    """UserError where what `condition` gave is no Condition of as many rows as prompts."""
+    whose = f"{type(approach).__name__}.condition"
+    if lacking := [name for name in ("select", "cat", "__len__") if not hasattr(type(condition), name)]:
+        told = f"a {type(condition).__name__}, which has no {lacking[0]}"
+        raise UserError(f"{whose} gives {told}: expected an approaches.base.Condition")
+    if len(condition) != rows:
+        raise UserError(f"{whose} gives {len(condition)} rows for {rows} prompts")
+
+
+def strays(approach: Approach, losses: Mapping[str, Loss]) -> list[tuple[int, ...]]:
+    """The shapes of what a step's losses would train and the approach has not among its parameters, as a layer in a
+    plain list is: no optimizer, checkpoint or device would get it."""
+    known = {id(parameter) for parameter in approach.parameters()}
+    waiting = [loss.sum.grad_fn for loss in losses.values()]
+    seen, found = set(waiting), []
+    while waiting:
+        node = waiting.pop()
+        if node is None:
+            continue
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in known:
+            found.append(tuple(leaf.shape))
+        fresh = {following for following, _ in node.next_functions} - seen
+        seen |= fresh
+        waiting.extend(fresh)
+    return found
 
 
 def unreached(names: Collection[str]) -> str:

@@ -71,8 +71,10 @@ def _write_bytes(path: Path, data: bytes) -> None:
 
 
 def after_run(folders: Sequence[Path], out: Path, console: Console) -> None:
-    """The report of the runs that a command has just done, beside them. A report that can't be made is said, and
-    changes nothing of the runs."""
+    """The report of the runs that a command has just done, beside them; none where nothing was done, which would take
+    the place of one of other runs. A report that can't be made is said, and changes nothing of the runs."""
+    if not any((state := store.read_state(folder)) is not None and state.state == "done" for folder in folders):
+        return
     try:
         _, written = write(folders, out)
     except UserError as error:

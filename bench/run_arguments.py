@@ -15,15 +15,14 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from approaches.registry import APPROACHES
+from approaches.registry import ALL, APPROACHES
 from bench import launch
-from bench.config import Config
+from bench.config import Config, EvaluateConfig
 from bench.errors import UserError, nearest
+from bench.own_settings import check_settings
 from bench.parsing import last_values
 from bench.presets import is_foreign
 from bench.ranges import Range
-
-ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +71,8 @@ def in_common(names: Sequence[str], flags: Sequence[str]) -> InCommon:
     """Settings that several approaches have alike, none of them given. UserError where one of the flags is of no such
     setting."""
     kinds = [APPROACHES[name].load_settings() for name in names]
+    for name, kind in zip(names, kinds, strict=True):
+        check_settings(name, kind)
     hints = [typing.get_type_hints(kind, include_extras=True) for kind in kinds]
     alike = [
         item.name
@@ -115,7 +116,9 @@ def chosen(approaches: Sequence[str]) -> tuple[str, ...]:
 
 def settings_of(approach: str, config: Config) -> Any:
     """The settings that a config's preset means for an approach beside the config's language model."""
-    return APPROACHES[approach].load_settings().of_preset(config.preset, other_lm=is_foreign(config.model.lm))
+    kind = APPROACHES[approach].load_settings()
+    check_settings(approach, kind)
+    return kind.of_preset(config.preset, other_lm=is_foreign(config.model.lm))
 
 
 def check(arguments: RunArguments, config: Config) -> None:
@@ -134,7 +137,20 @@ def check(arguments: RunArguments, config: Config) -> None:
             raise UserError(f"approach '{name}' can't run here: {obstacle}")
     check_data(config.data)
     check_text(config.text)
+    _check_judges(config)
     _check_shape(config)
+
+
+def _check_judges(config: Config) -> None:
+    """Of an extractor that is not the preset's own, and of a file that is named: without one of its own choice a run
+    goes without its distances, and says so."""
+    from metrics.registry import EXTRACTORS
+
+    extractor, path = config.evaluate.extractor, config.evaluate.inception
+    if (obstacle := EXTRACTORS[extractor].obstacle()) and extractor != EvaluateConfig().extractor:
+        raise UserError(f"evaluate.extractor is '{extractor}', which can't run here: {obstacle}")
+    if path and not Path(path).expanduser().is_file():
+        raise UserError(f"evaluate.inception is '{path}': no such file, expected Inception-v3's weights")
 
 
 def _check_shape(config: Config) -> None:

@@ -14,6 +14,8 @@ from approaches.base import Approach, Generation, NoiseFor, Prompt
 from approaches.shared.diffusion import Diffusion, Sampled, guided
 from approaches.shared.randomness import generator
 from bench.console import Progress
+from bench.errors import UserError
+from bench.owed import check_condition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +32,7 @@ class Sampling:
 
     def __call__(self, approach: Approach, condition: Any, noise: Tensor) -> Sampled:
         """Latents from noise (B C H W) under a condition of B rows."""
-        if len(condition) != len(noise):
-            raise ValueError(f"a condition of {len(condition)} rows for {len(noise)} rows of noise")
+        check_condition(approach, condition, len(noise))
         if self.guidance != 1.0:
             empty = approach.condition([Prompt.text("")])
             rows = torch.zeros(len(noise), dtype=torch.long, device=noise.device)
@@ -85,12 +86,25 @@ def draw(
         chunk = prompts[start : start + batch]
         begun = time.perf_counter()
         generations.append(approach.generate(chunk, noise_source(shape, seed, start, device), sampling))
+        _check(approach, generations[-1], (len(chunk), *shape))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append((time.perf_counter() - begun, len(chunk)))
         if progress is not None:
             progress.advance(len(chunk))
     return _joined(generations, seconds)
+
+
+def _check(approach: Approach, made: Any, shape: tuple[int, ...]) -> None:
+    """UserError where what was drawn is not a picture a prompt: the rest would be judged by others' captions."""
+    whose = f"{type(approach).__name__}.generate"
+    if not isinstance(made, Generation):
+        raise UserError(f"{whose} gives a {type(made).__name__}, expected an approaches.base.Generation")
+    for latents in (made.latents, made.first):
+        if latents is not None and tuple(latents.shape) != shape:
+            raise UserError(f"{whose} gives latents of shape {tuple(latents.shape)}, expected {shape}")
+    if len(made.nfe) != shape[0] or len(made.trace) not in (0, shape[0]):
+        raise UserError(f"{whose} gives {len(made.nfe)} nfe and {len(made.trace)} traces for {shape[0]} prompts")
 
 
 def _joined(generations: Sequence[Generation], seconds: list[tuple[float, int]]) -> Drawn:

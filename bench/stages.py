@@ -45,6 +45,7 @@ from bench.meter import (
     peak_flops,
 )
 from bench.owed import unreached
+from bench.rehearsal import rehearse
 from bench.sampler import noise_source
 from bench.samples import keep, neighbours, sheets, strips
 from bench.training import Trained, compiles, precision, train
@@ -250,11 +251,12 @@ def _batches(run: Run, shared: Shared) -> Batches:
 
 
 def _step_flops(approach: Approach, batches: Batches) -> int:
-    """Of a whole batch. Where it is worked through in parts, or on a GPU, which may not hold it as it is counted: on
-    tensors without values. An approach or a kernel that can't do without takes as many times its first part, whose rows
-    may be a few less than the others'."""
+    """Of a whole batch, after a rehearsal with its first part. Where it is worked through in parts, or on a GPU, which
+    may not hold it as it is counted: on tensors without values. An approach or a kernel that can't do without takes as
+    many times its first part, whose rows may be a few less than the others'."""
     whole, draws, device = batches(0), batches.generators(0), device_here()
     parts = launch.ranks() * batches.config.train.accumulation
+    rehearse(approach, moved(part(whole, 0, parts), device), batches.generators(0))
     if parts > 1 or device.type != "cpu":
         there = moved(whole, device)
         with suppress(Exception), imagining():  # whatever a foreign approach may do with values

@@ -209,7 +209,8 @@ class Run:
         if (ticks := self.budget.ticks(step, self.meta["spent"], RECORDED)) > self.meta["recorded"]:
             count, *sums = self.meta["window"]
             means = {name: value / count for name, value in zip(self.trainee.names, sums, strict=True)}
-            self.meta["losses"].append({"step": step, **means})
+            # A term that nothing counted for is absent.
+            self.meta["losses"].append({"step": step, **{k: v for k, v in means.items() if not math.isnan(v)}})
             self.meta |= {"window": [], "recorded": ticks}
             self.trainee.log(self.meta["losses"][-1])
 

@@ -26,7 +26,7 @@ from bench.console import Console
 from bench.errors import UserError, nearest
 from bench.meter import Meter
 from bench.muon import muon_and_adamw
-from bench.owed import Frozen, check_counts, frozen_changed
+from bench.owed import Frozen, check_counts, check_groups, frozen_changed
 from bench.shards import Step, full, gathered, shard, whole
 from bench.trainee import Budget, Trainee
 from bench.trainer import Fitted, Run
@@ -165,12 +165,9 @@ def precision(config: Config, device: torch.device) -> Literal["no", "bf16"]:
 
 def optimizers_of(approach: Approach, config: Config) -> list[torch.optim.Optimizer]:
     """AdamW for an approach's parameter groups, and Muon for the matrices of its blocks where the config says so.
-    ValueError where the groups don't hold every trained parameter once."""
+    UserError where the groups don't hold every trained parameter once."""
+    check_groups(approach)
     groups = approach.parameter_groups()
-    named = [parameter for group in groups for parameter in group.parameters]
-    trained = {id(parameter) for parameter in approach.parameters() if parameter.requires_grad}
-    if len(named) != len(trained) or {id(parameter) for parameter in named} != trained:
-        raise ValueError(f"{type(approach).__name__}'s parameter groups don't hold every trained parameter once")
     peak = approach.settings.learning_rate
     rated = [(group.parameters, group.ratio * peak) for group in groups]
     hidden = approach.hidden_matrices() if config.train.optimizer == "muon" else []
@@ -230,7 +227,7 @@ class ApproachTrainee(Trainee):
             told = [[float(each[name]) for name in self.module.names] for each in ahead]
             total = sent(torch.tensor(told).sum(0), own.device)
         total = self._added(total)
-        # a term that nothing counts for is absent, not 0/0
+        # a term that nothing counts for has no part in the whole, and no value
         shares = torch.where(total > 0, weights / total.clamp(min=1e-30), 0.0)
         (shares * sums).sum().backward()
         found = sums.detach()
@@ -243,7 +240,7 @@ class ApproachTrainee(Trainee):
             named = dict(self.approach.named_parameters())
             self.unreached = [name for name in self.unreached if named[name].grad is None]
         found = self._added(found)
-        means = torch.where(total > 0, found / total.clamp(min=1e-30), 0.0)
+        means = torch.where(total > 0, found / total.clamp(min=1e-30), torch.nan)
         return torch.cat([(shares * found).sum()[None], means])
 
     def check_frozen(self, when: str) -> None:

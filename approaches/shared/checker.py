@@ -26,7 +26,7 @@ WINDOW = 7  # cells a side that are looked at around a planned place: a large ob
 REACH = 0.15  # of the picture's width: how far around its place an object is laid over the patches
 
 TRUE_SHARE = 0.4  # of rows whose plan is left true
-FALSE = ("size", "colour", "shape", "place", "background", "removed", "added", "other")
+WAYS_TO_BE_FALSE = ("size", "colour", "shape", "place", "background", "removed", "added", "other")
 JITTER = 0.3  # share of places that are moved to a neighbouring column or row, which leaves them true
 
 
@@ -131,8 +131,8 @@ def agreement(planned: Layouts, true: Layouts) -> Tensor:
 
 
 def drawn_ways(rows: int, generator: torch.Generator) -> Tensor:
-    """How each row's plan is to be false, B long: a place in FALSE, evenly, or -1 for TRUE_SHARE of rows."""
-    ways = torch.randint(len(FALSE), (rows,), generator=generator)
+    """How each row's plan is to be false, B long: a place in WAYS_TO_BE_FALSE, evenly, or -1 for TRUE_SHARE of rows."""
+    ways = torch.randint(len(WAYS_TO_BE_FALSE), (rows,), generator=generator)
     return torch.where(torch.rand(rows, generator=generator) < TRUE_SHARE, -1, ways)
 
 
@@ -153,22 +153,22 @@ def corrupted(true: Layouts, way: Tensor, generator: torch.Generator) -> Layouts
     chosen = torch.arange(width) == at[:, None]
 
     def where(name: str) -> Tensor:
-        return (way == FALSE.index(name))[:, None] & chosen & wide.mask
+        return (way == WAYS_TO_BE_FALSE.index(name))[:, None] & chosen & wide.mask
 
     for place, (name, names) in enumerate(zip(("size", "colour", "shape"), KINDS, strict=True)):
         other = (kinds[:, :, place] + 1 + draw(len(names) - 1, width)) % len(names)
         kinds[:, :, place] = torch.where(where(name), other, kinds[:, :, place])
     cells = torch.where(where("place")[..., None], draw(GRID, width, 2), cells)
-    background = torch.where(way == FALSE.index("background"), len(BACKGROUNDS) - 1 - background, background)
+    background = torch.where(way == WAYS_TO_BE_FALSE.index("background"), len(BACKGROUNDS) - 1 - background, background)
     mask &= ~where("removed")
     # an object that is not there: half of them the likes of one that is, as when a count is wrong
     new = torch.stack([draw(len(names)) for names in KINDS], -1)
     new = torch.where((draw(2) == 0)[:, None], kinds[row, at], new)
-    slot = (torch.arange(width) == wide.mask.sum(1)[:, None]) & (way == FALSE.index("added"))[:, None]
+    slot = (torch.arange(width) == wide.mask.sum(1)[:, None]) & (way == WAYS_TO_BE_FALSE.index("added"))[:, None]
     kinds = torch.where(slot[..., None], new[:, None], kinds)
     cells = torch.where(slot[..., None], draw(GRID, 1, 2), cells)
     mask |= slot & wide.known[:, None]
-    swapped = (way == FALSE.index("other")) & wide.known.roll(1)
+    swapped = (way == WAYS_TO_BE_FALSE.index("other")) & wide.known.roll(1)
     return Layouts(
         kinds=torch.where(swapped[:, None, None], kinds.roll(1, 0), kinds),
         cells=torch.where(swapped[:, None, None], cells.roll(1, 0), cells),

@@ -7,8 +7,9 @@ A segment sees all that was read before it and, of itself, what its modality all
 again: its keys and values stay in a `Prefix`. So text before an image is computed once a prompt, a training step costs
 each token once, and training, sampling, captioning and completion are one code path.
 
-Who makes the keys and values differs between approaches. A tower that reads on is a *reader*; `layer` gives a segment's
-output and, for each reader asked for, the keys and values that this reader will see.
+Who makes the keys and values differs between approaches. A *reader* is whoever will see them in a way of its own: a
+modality ("text", "image"), or all alike ("all"). `layer` gives a segment's output and the keys and values that it made
+on the way, by reader; `pair` makes those of the readers that are left.
 """
 
 from __future__ import annotations

@@ -132,9 +132,10 @@ GAIN = 4.0  # of the last layer, which starts at zero and so reaches the latents
 class PatchEmbedding(nn.Module):
     """Latents to image tokens, and a transformer's states at them to a prediction: one for all approaches.
 
-    channels: F. Above 0, U-Net down and up blocks with a connection past the transformer, which Transfusion found
-    better than a linear layer (arXiv 2408.11039); 0 is that linear layer. What was kept on the way in
-    must be handed back on the way out. At initialisation the prediction is exactly 0.
+    channels: F. Above 0, a residual block on either side with a connection past the transformer, at the latent's own
+    size: Transfusion's U-Net blocks, which it found better than a linear layer (arXiv 2408.11039), without halving; 0
+    is that linear layer. What was kept on the way in must be handed back on the way out. At initialisation the
+    prediction is exactly 0.
     """
 
     def __init__(self, patchify: Patchify, width: int, channels: int) -> None:

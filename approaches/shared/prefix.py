@@ -20,7 +20,7 @@ Layers = tuple[Pair, ...]
 
 @dataclass(frozen=True)
 class Prefix:
-    """readers: for each tower that may read on, the keys (rotated) and values of each layer, B G S K.
+    """readers: by reader (see approaches.shared.interleaved), the keys (rotated) and values of each layer, B G S K.
 
     mask: B S bool, True for the tokens that count.
     """

@@ -53,16 +53,19 @@ class LatentCodec(nn.Module):
         config: Any = model.config
         self.channels = int(config.latent_channels)
         self.factor = _factor(config)
-        self.scale = float(config.scaling_factor or 1.0)
-        self.shift = float(getattr(config, "shift_factor", None) or 0.0)
-        self.weights_hash = weights_hash
+        self.scale, self.shift = _normalisation(config)
+        self.weights_hash = self.cached_as = weights_hash
 
     @classmethod
     def load(cls, text: str) -> LatentCodec:
         """The codec from `shipped:NAME`, a diffusers folder, or a hub id. UserError where it can't be had."""
         source = resolve(text, field="model.vae")
         weights_hash = check_folder(source)
-        return cls(_load(source), weights_hash=weights_hash)
+        codec = cls(_load(source), weights_hash=weights_hash)
+        if source.path is None:  # a hub's name says nothing of its weights, which a push may change
+            state = sorted(codec.model.state_dict().items())
+            codec.cached_as = hash_bytes(*(part for k, v in state for part in (k, v.contiguous().numpy().tobytes())))
+        return codec
 
     @property
     def device(self) -> torch.device:
@@ -75,15 +78,25 @@ class LatentCodec(nn.Module):
         """B 3 H W in [-1, 1] -> B C h w: the posterior's mean, shifted and scaled."""
         if pictures.shape[-1] % self.factor or pictures.shape[-2] % self.factor:
             raise UserError(f"pictures of {tuple(pictures.shape[-2:])} pixels don't divide by the VAE's {self.factor}")
+        scale, shift = self._normal(pictures)
         encoded = self.model.encode(pictures)
         raw: Tensor = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        return (raw - self.shift) * self.scale
+        latents: Tensor = (raw - shift) * scale
+        return latents
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """B C h w -> B 3 H W, about [-1, 1], not clipped."""
-        decoded: Tensor = self.model.decode(latents / self.scale + self.shift).sample
+        scale, shift = self._normal(latents)
+        decoded: Tensor = self.model.decode(latents / scale + shift).sample
         return decoded
+
+    def _normal(self, like: Tensor) -> tuple[Any, Any]:
+        """Scale and shift, to be multiplied with and taken from latents B C h w."""
+        if isinstance(self.scale, float):
+            return self.scale, self.shift
+        scale, shift = (torch.tensor(each, device=like.device)[:, None, None] for each in (self.scale, self.shift))
+        return scale, shift
 
     def encode_images(
         self,
@@ -98,7 +111,7 @@ class LatentCodec(nn.Module):
         scaling."""
         path = None
         if key is not None:
-            parts = [key, self.weights_hash, str(images.shape), str(self.scale), str(self.shift), str(CACHE_REVISION)]
+            parts = [key, self.cached_as, str(images.shape), str(self.scale), str(self.shift), str(CACHE_REVISION)]
             if self.device.type != "cpu":  # convolutions round otherwise there
                 parts.append(self.device.type)
             path = cache_directory() / "latents" / f"{hash_bytes(*parts)}.safetensors"
@@ -120,6 +133,17 @@ class LatentCodec(nn.Module):
     def decode_images(self, latents: Tensor, *, batch: int = AT_A_TIME) -> NDArray[np.uint8]:
         """N C h w -> uint8 N H W 3."""
         return np.concatenate([to_uint8(self.decode(chunk.to(self.device))) for chunk in latents.split(batch)])
+
+
+def _normalisation(config: Any) -> tuple[Any, Any]:
+    """A VAE's scale and shift, by which its latents come to about unit size: a number each, or, where its config has
+    the means and standard deviations of its channels, as Playground v2.5's does, a tuple with one for each, as
+    diffusers' pipelines undo it: latents * std / scaling_factor + mean."""
+    scale, shift = float(config.scaling_factor or 1.0), float(getattr(config, "shift_factor", None) or 0.0)
+    means, deviations = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if not means or not deviations:
+        return scale, shift
+    return tuple(scale / float(each) for each in deviations), tuple(float(each) for each in means)
 
 
 def _read_cache(path: Path) -> Tensor | None:

@@ -10,7 +10,7 @@ from bench.exits import DONE, MISTAKE, REGRESSION
 
 Status = Literal["pass", "regression", "missing", "refused", "not judged"]
 """missing: a name that the gate must see and has not seen. refused: there is nothing to compare with that would be
-fair. not judged: nothing was asked, and nothing is claimed."""
+fair, or the timings were too noisy to tell. not judged: nothing was asked, and nothing is claimed."""
 FAILS: tuple[Status, ...] = ("regression", "missing")
 
 

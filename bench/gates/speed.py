@@ -119,5 +119,7 @@ def finding(
         return Finding(kind="speed", name=name, status="missing", said=f"can't be run again: {again}")
     worse = again.slower(limits.limit)
     said = f"{len(again.ratios)} fresh pairs, limit {limits.limit:g}; the first ones said {first.median:.3f}"
-    status: Status = "regression" if worse else "pass"
+    unclear = not worse and again.median > limits.limit and again.undecided(limits.limit)
+    status: Status = "regression" if worse else "refused" if unclear else "pass"
+    said += ": above it, and too noisy to be told from 1" if unclear else ""
     return Finding(kind="speed", name=name, status=status, said=said, ratio=again.told, seconds=again.seconds)

@@ -45,6 +45,14 @@ def write(kind: str, config: Config, facts: dict[str, Any], folder: Path) -> Non
     write_text(folder / "README.md", page(folder.name, card))
 
 
+def begin(folder: Path, weights: str) -> None:
+    """Make room for a model that is whole elsewhere: the weights that were here and their card go before the first of
+    the new files comes, so that a tokenizer never stands beside another's weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("card.json", weights):
+        (folder / name).unlink(missing_ok=True)
+
+
 def finished(kind: str, config: Config, folder: Path) -> bool:
     """Whether a folder holds a config's model, made by its recipe of its data, with the files that its card tells of.
     What a corpus holds is not looked at: without the folder the model is made anew."""

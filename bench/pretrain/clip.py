@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,8 +29,9 @@ from bench.data.catalogue import open_dataset
 from bench.data.dataset import Sample
 from bench.data.negatives import HARD, false_caption
 from bench.data.shapes import Shapes
+from bench.environment import source_hash
 from bench.files import atomic_path, hash_bytes, write_json
-from bench.pretrain.card import evaluations
+from bench.pretrain.card import begin, evaluations
 from bench.pretrain.clip_batches import CAPTION, DESCRIPTION, SIDES, Batch, binding_batch, fits, matching_batch
 from bench.seeds import derive
 from bench.trainer import Fitted, adamw, fit, told
@@ -53,11 +55,12 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
         emoji_data = open_dataset(replace(config.data, name="emoji", path=None), "train")
         emoji, hashes["emoji"] = emoji_data.first(config.data.train_items), emoji_data.content_hash()
     tokenizer = _tokenizer(recipe, [world[i] for i in range(3000)], emoji)
-    tokenizer.save_pretrained(out)
-    write_json(out / "open_clip_config.json", open_clip_config(config))
-    encode = open_clip.get_tokenizer(f"local-dir:{out}")
+    made = work / "clip"  # its tokenizer and config: beside the weights when these are there
+    tokenizer.save_pretrained(made)
+    write_json(made / "open_clip_config.json", open_clip_config(config))
+    encode = open_clip.get_tokenizer(f"local-dir:{made}")
     torch.manual_seed(config.seed)  # open_clip draws its initial weights from the global generator
-    model = open_clip.create_model(f"local-dir:{out}", load_weights=False)
+    model = open_clip.create_model(f"local-dir:{made}", load_weights=False)
     data_hash = hash_bytes(*hashes.values())
     places = nn.Linear(recipe.embedding, SIDES, bias=False)  # of the training alone: it is not written
     evaluate = _evaluation(config, model, encode)
@@ -89,6 +92,9 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
         recipe.binding,
     )
     tensors = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    begin(out, "open_clip_model.safetensors")
+    for file in made.iterdir():
+        shutil.copyfile(file, out / file.name)
     with atomic_path(out / "open_clip_model.safetensors") as part:
         save_file(tensors, part, {"format": "pt"})
     return {
@@ -126,7 +132,7 @@ def stage_key(stage: str, recipe: ClipPretrainConfig, seed: int, data_hash: str)
     values = asdict(recipe)
     if stage == "matching":
         del values["binding"]
-    return hash_bytes(stage, json.dumps(values, sort_keys=True), str(seed), data_hash)
+    return hash_bytes(stage, json.dumps(values, sort_keys=True), str(seed), data_hash, source_hash())
 
 
 def contrastive_loss(model: Any, encode: Any, batch: Batch, places: nn.Linear | None = None) -> Tensor:

@@ -25,10 +25,11 @@ from bench.data.scene import PLAN_PROMPT, parse_plan, satisfied
 from bench.data.shapes import Shapes
 from bench.data.text import TextCorpus, open_text
 from bench.data.world_text import world_documents
+from bench.environment import source_hash
 from bench.files import hash_bytes
 from bench.muon import muon_and_adamw
 from bench.ngram import TrigramModel
-from bench.pretrain.card import evaluations
+from bench.pretrain.card import begin, evaluations
 from bench.seeds import derive
 from bench.trainer import fit, told
 
@@ -46,7 +47,6 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
     world = list(islice(world_documents(config.data.seed, "train"), WORLD_DOCUMENTS))
     train = [document.text for document in corpus.documents("train")]
     tokenizer = train_tokenizer(train, world, vocabulary=recipe.vocabulary)
-    tokenizer.save_pretrained(out)
     streams = {"text": _stream(tokenizer, train), "world": _stream(tokenizer, world)}
     words = ", ".join(f"{len(ids):,} tokens of {name}" for name, ids in streams.items())
     console.info(f"lm: {words}")
@@ -67,12 +67,14 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
         evaluate=lambda: {f"perplexity_{name}": math.exp(_nll(model, ids)) for name, ids in held_out.items()},
         evaluations=evaluations(recipe.optimizer.steps, 20),
         path=work / "lm.safetensors",
-        key=hash_bytes(fingerprint(recipe), str(config.seed), data_hash),
+        key=hash_bytes(fingerprint(recipe), str(config.seed), data_hash, source_hash()),
         console=console,
         description="lm",
     )
     model.load_state_dict(fitted.average)
     model.eval()
+    begin(out, "model.safetensors")
+    tokenizer.save_pretrained(out)
     end = int(tokenizer.eos_token_id)
     save_pretrained(model, out, dtype=torch.float16, start_id=end, end_id=end)
     return {

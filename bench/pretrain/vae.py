@@ -19,6 +19,7 @@ from approaches.shared.vae import LatentCodec, new_autoencoder, to_uint8, to_uni
 from bench.config import Config, VaePretrainConfig, fingerprint
 from bench.console import Console
 from bench.data.catalogue import open_dataset
+from bench.environment import source_hash
 from bench.files import atomic_path, hash_bytes, write_json
 from bench.pretrain.card import evaluations
 from bench.trainer import Fitted, adamw, fit, told
@@ -49,7 +50,7 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
         evaluate=lambda: {f"psnr_{name}": psnr(model, pictures)[0] for name, pictures in held_out.items()},
         evaluations=evaluations(recipe.optimizer.steps, 12),
         path=work / "vae.safetensors",
-        key=hash_bytes(fingerprint(recipe), fingerprint(config.data), str(config.seed), data_hash),
+        key=hash_bytes(fingerprint(recipe), fingerprint(config.data), str(config.seed), data_hash, source_hash()),
         console=console,
         description="vae",
     )

@@ -7,9 +7,9 @@ import torch
 
 from approaches.shared import checker as checker_module
 from approaches.shared.checker import (
-    FALSE,
     NEAR,
     TRUE_SHARE,
+    WAYS_TO_BE_FALSE,
     WINDOW,
     Checker,
     agreement,
@@ -74,11 +74,11 @@ def test_a_plan_left_true_stays_true_though_places_are_unsteady() -> None:
     assert not torch.equal(planned.cells, true.cells) and planned.cells.max() < GRID and planned.cells.min() >= 0
 
 
-@pytest.mark.parametrize("way", FALSE)
+@pytest.mark.parametrize("way", WAYS_TO_BE_FALSE)
 def test_each_way_of_being_false(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checker_module, "JITTER", 0.0)
     true = true_layouts(60)
-    planned = corrupted(true, torch.full((60,), FALSE.index(way)), generator(0, "test"))
+    planned = corrupted(true, torch.full((60,), WAYS_TO_BE_FALSE.index(way)), generator(0, "test"))
     true = true.widened(planned.mask.shape[1])
     labels = agreement(planned, true)
     right = (labels[:, :-2] | ~planned.mask).all(1) & labels[:, -2] & labels[:, -1]
@@ -97,8 +97,11 @@ def test_each_way_of_being_false(way: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_share_of_plans_is_left_true_and_the_ways_are_even() -> None:
     ways = drawn_ways(8000, generator(0, "test"))
-    counts = torch.bincount(ways + 1, minlength=len(FALSE) + 1) / 8000
-    assert abs(counts[0] - TRUE_SHARE) < 0.02 and (counts[1:] - (1 - TRUE_SHARE) / len(FALSE)).abs().max() < 0.015
+    counts = torch.bincount(ways + 1, minlength=len(WAYS_TO_BE_FALSE) + 1) / 8000
+    assert (
+        abs(counts[0] - TRUE_SHARE) < 0.02
+        and (counts[1:] - (1 - TRUE_SHARE) / len(WAYS_TO_BE_FALSE)).abs().max() < 0.015
+    )
 
 
 def test_rows_without_a_scene_stay_unknown_and_give_no_loss() -> None:
@@ -190,7 +193,7 @@ def test_it_learns_to_tell_true_plans_from_false_ones() -> None:
 
 def test_half_of_the_added_objects_are_the_likes_of_one_that_is_there() -> None:
     true = true_layouts(400)
-    planned = corrupted(true, torch.full((400,), FALSE.index("added")), generator(0, "test"))
+    planned = corrupted(true, torch.full((400,), WAYS_TO_BE_FALSE.index("added")), generator(0, "test"))
     added = planned.kinds[torch.arange(400), true.mask.sum(1)]
     alike = ((added[:, None] == true.kinds).all(-1) & true.mask).any(1).float().mean()
     assert 0.4 < alike < 0.65
@@ -199,7 +202,7 @@ def test_half_of_the_added_objects_are_the_likes_of_one_that_is_there() -> None:
 def test_a_plan_is_not_swapped_with_a_neighbours_that_is_unknown() -> None:
     plans = [scene_plan(sample.scene) for sample in samples(0, 4)]
     true = Layouts.of([plans[0], None, plans[2], plans[3]])
-    planned = corrupted(true, torch.full((4,), FALSE.index("other")), generator(0, "test"))
+    planned = corrupted(true, torch.full((4,), WAYS_TO_BE_FALSE.index("other")), generator(0, "test"))
     true = true.widened(planned.mask.shape[1])
     for row, taken in ((0, 3), (2, 2), (3, 2)):
         assert torch.equal(planned.mask[row], true.mask[taken]) and torch.equal(planned.kinds[row], true.kinds[taken])

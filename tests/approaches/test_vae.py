@@ -92,6 +92,21 @@ def test_scale_and_shift_are_applied_once_each_way(codec: LatentCodec) -> None:
     torch.testing.assert_close(rebuilt, codec.model.decode(mode).sample, atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_means_and_deviations_of_channels_are_applied_as_diffusers_pipelines_undo_them() -> None:
+    means, deviations = [0.1, -0.2, 0.3, -0.4], [0.5, 2.0, 1.5, 0.25]
+    model = kl()
+    model.register_to_config(scaling_factor=0.5, shift_factor=None, latents_mean=means, latents_std=deviations)
+    codec = LatentCodec(model, weights_hash="w")
+    x = to_unit(pictures())
+    latents = codec.encode(x)
+    mean, deviation = (torch.tensor(each).view(1, 4, 1, 1) for each in (means, deviations))
+    raw = latents * deviation / 0.5 + mean  # what StableDiffusionXLPipeline decodes
+    torch.testing.assert_close(raw, model.encode(x).latent_dist.mode(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(codec.decode(latents), model.decode(raw).sample, atol=1e-5, rtol=1e-5)
+    assert codec.encode_images(pictures()).shape == (5, 4, 4, 4)
+
+
 def test_a_codec_is_frozen_and_its_answers_hold_no_graph(codec: LatentCodec) -> None:
     assert not any(parameter.requires_grad for parameter in codec.parameters())
     assert not codec.encode(to_unit(pictures())).requires_grad
@@ -209,7 +224,7 @@ def test_everything_that_decides_latents_is_in_the_key(codec: LatentCodec, cache
     codec.encode_images(pictures(), key="other data")
     codec.encode_images(pictures(size=20), key="k")
     codec.encode_images(pictures(4), key="k")
-    for name, value in (("weights_hash", "v"), ("scale", 2.0), ("shift", 0.5)):
+    for name, value in (("cached_as", "v"), ("scale", 2.0), ("shift", 0.5)):
         setattr(codec, name, value)
         codec.encode_images(pictures(), key="k")
     assert len(calls) == len(list(cache.iterdir())) == 7

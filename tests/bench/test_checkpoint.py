@@ -56,6 +56,33 @@ def test_a_state_comes_back_bit_by_bit(tmp_path: Path, kind: Any) -> None:
             assert torch.equal(torch.as_tensor(rebuilt[slot]), torch.as_tensor(value)), slot
 
 
+def test_training_goes_on_bit_by_bit_where_weights_lie_otherwise_in_memory(tmp_path: Path) -> None:
+    """torch's fused AdamW walks weights and moments through memory side by side, whatever their strides."""
+
+    def begun() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model: Any = nn.Conv2d(3, 4, 3)
+        model.to(memory_format=torch.channels_last)
+        return model, torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
+        pictures = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(number))
+        optimizer.zero_grad()
+        model(pictures).square().mean().backward()
+        optimizer.step()
+
+    path, (model, optimizer) = tmp_path / "c.safetensors", begun()
+    for number in range(2):
+        step(model, optimizer, number)
+    checkpoint.save(path, weights=live(model), average={}, optimizers=[optimizer], meta=META)
+    other, again = begun()
+    checkpoint.load(path, weights=live(other), average={}, optimizers=[again], key="k", frozen_hash="f")
+    for number in range(2, 4):
+        step(model, optimizer, number)
+        step(other, again, number)
+    assert all(torch.equal(value, live(other)[name]) for name, value in live(model).items())
+
+
 def test_what_an_optimizer_keeps_as_plain_numbers_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     (model, first), (other, second) = state(), state(seed=1)

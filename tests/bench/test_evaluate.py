@@ -375,17 +375,44 @@ def test_one_metric_that_fails_takes_no_other_down(held: Held, monkeypatch: pyte
         evaluate=replace(config.evaluate, extractor="nothing", pairs=0, documents=90),
     )
     approach = made("dual_tower")
-    monkeypatch.setattr(approach, "text_start", lambda *_: (_ for _ in ()).throw(NotImplementedError("writes no text")))
+    start = approach.text_start
+
+    def blind(prompts: Any) -> Any:
+        if any(modality == "image" for prompt in prompts for modality, _ in prompt.segments):
+            raise NotImplementedError("sees nothing")
+        return start(prompts)
+
+    monkeypatch.setattr(approach, "text_start", blind)
     found = measure(approach, fixed, asked, approach.shared.language_model, QUIET)
     reasons = {name: each.reason for name, each in found.metrics.items() if each.value is None}
     assert (
         "no architecture that open_clip has" in reasons["clip_score"]
         and "unknown feature extractor" in reasons["fd_nothing"]
     )
-    assert reasons["caption_loss"] == "writes no text" and "evaluate.pairs is 0" in reasons["scene_accuracy_pairs"]
+    assert reasons["caption_loss"] == "sees nothing" and "evaluate.pairs is 0" in reasons["scene_accuracy_pairs"]
     for name in ("validation_loss", "scene_accuracy", "seconds_per_image", "perplexity_retention"):
         assert found.metrics[name].value is not None
     assert any("documents for test, fewer than evaluate.documents, 90" in note for note in found.notes)
+
+
+def test_text_that_is_judged_by_another_model_than_writes_it_has_no_retention(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, fixed, config = held
+    approach = made("full_retraining")
+    with torch.no_grad():
+        for parameter in approach.parameters():
+            parameter.mul_(1.05)
+    right = measure(approach, fixed, config, approach.shared.language_model, QUIET).metrics["perplexity_retention"]
+    assert right.value is not None and right.value != 1
+    base = approach.shared.language_model.transformer
+    monkeypatch.setattr(approach, "text_logits", lambda ids: base.logits(base(ids)))  # as it was before training
+    found = measure(approach, fixed, config, approach.shared.language_model, QUIET).metrics
+    for name in (*LANGUAGE, "perplexity_retention_readmes"):
+        assert name not in found or found[name].value is None
+    assert found["perplexity_retention"].reason.startswith(
+        "FullRetraining.text_logits differs from what text_start and"
+    )
 
 
 def test_our_own_mistake_is_no_missing_metric() -> None:

@@ -18,6 +18,7 @@ from bench.errors import UserError
 from bench.evaluate_arguments import EvaluateArguments
 from metrics.statistics import Estimate
 from reports import schema
+from reports.schema import Record
 from tests.bench.conftest import MicroRun
 from tests.reports.records import record_of
 
@@ -32,6 +33,8 @@ MISTAKES = [
     ("curve", "'curve' needs RUN"),
     ("curve x --of gidance", "--of is 'gidance': did you mean 'guidance'?"),
     ("curve x --values many", "--values is 'many', expected a list of float"),
+    ("curve x --values 99999999999", "--values has 1e+11, expected at most 10,000 for --of nfe"),
+    ("curve x --of guidance --values 5000", "--values has 5000, expected at most 1,000 for --of guidance"),
     ("curve dual_tower --out no/such", "no run in no/such"),
 ]
 
@@ -122,6 +125,23 @@ def test_what_cant_be_measured_leaves_the_record_as_it_was(
         evaluate_again.again(copy, EvaluateArguments(), QUIET)
 
 
+@pytest.mark.slow
+def test_pictures_and_numbers_are_as_they_were_where_the_record_can_t_be_written(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def files() -> dict[str, bytes]:
+        return {str(file.relative_to(copy)): file.read_bytes() for file in copy.rglob("*") if file.is_file()}
+
+    def full(*_: object) -> None:
+        raise UserError("can't write: No space left on device")
+
+    before = files()
+    monkeypatch.setattr(schema, "save", full)
+    with pytest.raises(UserError, match="No space left"):
+        evaluate_again.again(copy, EvaluateArguments(pictures=3, captions=2, documents=2, extractor_input=64), QUIET)
+    assert files() == before
+
+
 def test_a_missing_package_is_told_before_anything_is_measured(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much is to be measured: with fewer captions CIDEr would be left out without a word."""
     find = importlib.util.find_spec
@@ -174,6 +194,18 @@ def test_curves_have_a_row_for_each_value_with_intervals(copy: Path) -> None:
     made = schema.load(copy).curves
     assert [row["nfe"] for row in made["nfe"]] == [1, 3] and [row["nfe_spent"] for row in made["nfe"]] == [1, 3]
     assert [row["guidance"] for row in made["guidance"]] == [1.0, 2.0]
+    assert made["guidance"][0]["clip_score"] != made["guidance"][1]["clip_score"]  # each by its own scale
+    kept: list[list[float]] = []
+    save = schema.save
+
+    def noted(record: Record, folder: Path) -> None:
+        kept.append([row["nfe"] for row in record.curves["nfe"]])
+        save(record, folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "save", noted)
+        assert curves.main(replace(nfe, values=(2, 3)), Config(), QUIET) == 0
+    assert kept == [[2, 1, 3], [2, 3, 1], [2, 3]]  # until the last new row, the old ones stand beside them
     for row in (*made["nfe"], *made["guidance"]):
         assert row["pictures"] == 12
         for name in ("fd_efficientnet_lite0", "clip_score", "right_objects"):

@@ -126,6 +126,10 @@ def test_a_suspicion_is_judged_by_fresh_pairs() -> None:
     assert speed.finding("s/a", well, None, LIMITS).status == "pass"
     assert speed.finding("s/a", slow, well, LIMITS).status == "pass"
     assert speed.finding("s/a", slow, slow, LIMITS).status == "regression"
+    noisy = compared(1.2, 1.5)
+    assert speed.finding("s/a", slow, noisy, LIMITS).status == "refused"
+    assert "too noisy to be told from 1" in speed.finding("s/a", slow, noisy, LIMITS).said
+    assert speed.finding("s/a", slow, compared(1.05, 0.5), LIMITS).status == "pass"  # noisy, and not above the limit
     assert speed.finding("s/a", slow, WorkerError("gone"), LIMITS).status == "missing"
     assert speed.finding("s/a", WorkerError("gone"), None, LIMITS).status == "missing"
     assert speed.finding("s/a", BaseError("no such thing"), None, LIMITS).status == "not judged"

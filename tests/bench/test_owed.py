@@ -4,9 +4,11 @@ the shapes that it answers, by gradients that never came; and another package th
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from approaches.base import Approach, Batch, Generators, Loss
-from approaches.registry import APPROACHES, package_of
+from approaches.registry import APPROACHES, _points_on, package_of
 from approaches.settings import Settings
 from approaches.shared.decoding import decode, score
 from approaches.shared.diffusion import Diffusion
@@ -27,6 +29,7 @@ from bench.evaluate_arguments import EvaluateArguments
 from bench.hands_on_arguments import CompleteArguments
 from bench.listing import collect
 from bench.owed import check_class, check_losses, unreached
+from bench.own_settings import check_settings
 from bench.trainer import NonFiniteLossError
 from bench.training import ApproachTrainee, accelerator_for
 from reports import schema
@@ -61,6 +64,15 @@ def test_a_class_that_lacks_what_it_declares_is_refused(
     with pytest.raises(UserError) as raised:
         check_class("mine", kind(capabilities, *methods))
     assert str(raised.value).startswith(f"approach 'mine' {sentence}")
+
+
+def test_a_class_without_blocks_or_with_a_word_for_capabilities_is_refused() -> None:
+    bare = type("Bare", (Approach,), {"losses": lambda *_: None})
+    with pytest.raises(UserError, match="approach 'mine': its class has no blocks, which every approach gives"):
+        check_class("mine", bare)
+    words = type("Words", (kind(set()),), {"capabilities": "denoise"})
+    with pytest.raises(UserError, match="has a str as capabilities, expected a frozenset of denoise, generate"):
+        check_class("mine", words)
 
 
 def test_a_class_that_draws_by_its_own_way_or_can_do_little_is_fine() -> None:
@@ -263,6 +275,75 @@ def test_a_class_or_settings_that_are_none_get_a_sentence(strangers: Path) -> No
     with pytest.raises(UserError, match="approach 'good' can't be loaded from strangers.way:Gone: AttributeError"):
         gone.load()
     assert package_of("good") == {"strangers": "1.0"} and package_of("dual_tower") == {}
+
+
+def renamed(strangers: Path, name: str) -> Any:
+    """The entry of `good`, under another name in its entry point, judged as `list` judges it."""
+    points = strangers.parent / "strangers-1.0.dist-info" / "entry_points.txt"
+    points.write_text(points.read_text().replace("good = ", f"{name} = "))
+    _points_on.cache_clear()
+    return {item.name: item for item in dict(collect())["approaches"]}[name].obstacle
+
+
+@pytest.mark.parametrize("name", ["a/b", "all", "two words", "-x"])
+def test_a_name_that_no_folder_or_option_can_have_is_refused(strangers: Path, name: str) -> None:
+    assert "has a name that can't be one: expected letters, digits, _ and -, and not 'all'" in renamed(strangers, name)
+
+
+def test_two_names_of_one_approach_are_refused(strangers: Path) -> None:
+    assert "is called 'good' in strangers.entry:GOOD: both names are to be the same" in renamed(strangers, "better")
+
+
+def test_a_module_that_leaves_takes_nothing_down(strangers: Path) -> None:
+    (strangers / "entry.py").write_text("import sys\nsys.exit(7)\n")
+    items = {item.name: item for item in dict(collect())["approaches"]}
+    assert "can't be loaded from strangers.entry:GOOD: SystemExit: 7" in items["good"].obstacle
+    assert items["modular"].obstacle == ""
+
+
+def settings(body: str, dressed: str = "@dataclass(frozen=True, kw_only=True)") -> Any:
+    """A settings class with this body, in a module of its own."""
+    module = ModuleType("strange_settings")
+    sys.modules[module.__name__] = module
+    lines = "\n".join(f"    {line}" for line in body.splitlines())
+    code = f"from __future__ import annotations\n{IMPORTS}\n{dressed}\nclass Own(Settings):\n{lines}\n"
+    exec(code, vars(module))
+    return vars(module)["Own"]
+
+
+IMPORTS = (
+    "from dataclasses import dataclass\nfrom typing import Any, Callable, ClassVar, Literal\n"
+    "from approaches.settings import Settings\nfrom bench.ranges import Rate"
+)
+SETTINGS = [
+    ("rank: int = 4", "", "lack @dataclass(frozen=True, kw_only=True): rank would be no options"),
+    ("rank: int", None, "can't have their defaults: .*missing 1 required keyword-only argument: 'rank'"),
+    ("rank: Rnak = 4", None, "have an annotation that does not resolve: name 'Rnak' is not defined"),
+    ("width: int = '96'", None, "can't have their defaults: width is '96', expected int"),
+    ("way: Literal['a', 'b'] = 'c'", None, "can't have their defaults: way is 'c'"),
+    ("work: Any = print", None, "can't have their defaults: .*not JSON serializable"),
+    ("learning_rate: Rate = 50.0", None, "can't have their defaults: learning_rate is 50.0, expected a value above 0"),
+    ("rank: int = 4\nOF_PRESETS = {'smoke': {'rnak': 4}}", None, "can't have their OF_PRESETS['smoke']: .*'rnak'"),
+    ("OF_OTHER_LMS = {'caption_weight': -1.0}", None, "can't have their OF_OTHER_LMS: caption_weight is -1.0"),
+    ("def __post_init__(self): raise ValueError('odd')", None, "can't have their defaults: odd"),
+]
+
+
+@pytest.mark.parametrize(("body", "dressed", "sentence"), SETTINGS)
+def test_settings_that_no_option_or_record_can_hold_are_refused(body: str, dressed: str | None, sentence: str) -> None:
+    own = settings(body) if dressed is None else settings(body, dressed)
+    with pytest.raises(UserError) as raised:
+        check_settings("mine", own)
+    told = str(raised.value)
+    assert told.startswith("approach 'mine': its settings, ") and "\n" not in told
+    assert re.search(re.escape(sentence).replace(r"\.\*", ".*"), told), told
+
+
+def test_settings_of_ours_and_of_a_subclass_that_adds_nothing_are_fine() -> None:
+    for name in APPROACHES:
+        check_settings(name, APPROACHES[name].load_settings())
+    check_settings("mine", settings("pass", ""))
+    check_settings("mine", settings("rank: int = 4\nOF_PRESETS: ClassVar = {'smoke': {'rank': 2}}"))
 
 
 def test_one_name_of_two_packages_is_nobodys(strangers: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench import cli
+from bench import cli, store
 from bench.console import Console
 from bench.report import after_run
 from metrics.statistics import Estimate
@@ -101,6 +101,7 @@ def test_results_for_machines_are_the_records_numbers(tmp_path: Path):
 
 def test_a_report_that_can_t_be_written_changes_nothing_of_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = write_run(tmp_path / "a", record_of("modular"), pictures=False)
+    store.write_state(folder, "done")
     (tmp_path / "blocked").write_text("")
     after_run([folder], tmp_path / "blocked" / "in", Console())
     assert "warning: no report: can't write" in capsys.readouterr().err
@@ -109,6 +110,10 @@ def test_a_report_that_can_t_be_written_changes_nothing_of_the_runs(tmp_path: Pa
 def test_a_run_s_own_report_says_how_to_have_the_other_runs_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "runs"
     folders = [write_run(out / name, record_of(name), pictures=False) for name in ("modular", "projection")]
+    after_run(folders, out, Console())  # none is done: a report of other runs that is there stays
+    assert not (out / "report.html").exists()
+    for folder in folders:
+        store.write_state(folder, "done")
     after_run(folders[:1], out, Console())
     assert "others" not in capsys.readouterr().out  # a folder that is no run
     for folder in folders:

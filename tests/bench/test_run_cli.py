@@ -54,6 +54,12 @@ MISTAKES = [
     ("run --out README.md", "--out README.md is a file, expected a folder"),
     ("run --train.patch 3", "data.size is 32, expected a multiple of 12: 'shipped:vae-tiny' shrinks pictures by 4"),
     ("run --model.lm nowhere", "model.lm is 'nowhere'"),
+    ("run --evaluate.extractor efficientnet", "did you mean 'efficientnet_lite0'?"),
+    ("run --evaluate.inception no/file", "evaluate.inception is 'no/file': no such file, expected Inception-v3's"),
+    ("run --approach full_retraining --settings.variant lora --settings.start scratch", "settings.variant lora trains"),
+    ("run --approach dual_tower --settings.fuse --settings.variant gated", "settings.fuse mixes the outputs"),
+    ("run --approach modular --settings.width 5", "settings.width is 5, expected a multiple of 4 and of"),
+    ("run --approach projection --settings.heads 5", "settings.width is 192, expected a multiple of 4 and of"),
     ("run --model.encoder efficientnet", "extractor 'efficientnet': did you mean 'efficientnet_lite0'?"),
     ("run --data.name folder --data.path no/such", "no/such"),
     ("run --train.budget imges", "--train.budget is 'imges': did you mean 'images'?"),
@@ -94,8 +100,8 @@ def words(*argv: str, kind: Any = RunArguments) -> Any:
 
 
 def test_settings_start_from_the_presets_and_the_words_change_them():
-    parsed = words("--settings.variant", "gated", "--preset", "smoke", "--approach=dual_tower", "--settings.fuse")
-    assert parsed.arguments.settings_for("dual_tower", parsed.config) == DualTowerSettings(variant="gated", fuse=True)
+    parsed = words("--settings.words", "frozen", "--preset", "smoke", "--approach=dual_tower", "--settings.fuse")
+    assert parsed.arguments.settings_for("dual_tower", parsed.config) == DualTowerSettings(words="frozen", fuse=True)
     assert parsed.config == preset("smoke")
     every = words()
     for name in APPROACHES:

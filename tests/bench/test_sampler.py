@@ -11,6 +11,7 @@ from torch import Tensor
 from approaches.base import Approach, Generation, Prompt
 from approaches.settings import Settings
 from approaches.shared.diffusion import Diffusion
+from bench.errors import UserError
 from bench.sampler import Sampling, draw, noise_source
 from tests.approaches.small import small_shared
 
@@ -72,7 +73,7 @@ def test_guidance_leads_away_from_the_empty_prompt(guidance: float, factors: tup
     sampling = Sampling(diffusion=Diffusion(), nfe=1, guidance=guidance)
     sampled = sampling(approach, approach.condition([Prompt.text("abc"), Prompt.text("abcde")]), noise)
     torch.testing.assert_close(sampled.x_0, noise - torch.tensor(factors)[:, None, None, None])
-    with pytest.raises(ValueError, match="a condition of 1 rows for 2 rows of noise"):
+    with pytest.raises(UserError, match="condition gives 1 rows for 2 prompts"):
         sampling(approach, approach.condition([Prompt.text("abc")]), noise)
 
 

@@ -499,9 +499,14 @@ def test_a_budget_of_seconds_ends_with_them_and_decays_by_them(tmp_path: Path) -
 def test_groups_must_hold_every_trained_parameter_once() -> None:
     approach = Fake(models(), Settings())
     groups = approach.parameter_groups()
-    for wrong in ([groups[0]], [*groups, groups[1]]):
+    stranger = replace(groups[0], parameters=(nn.Parameter(torch.zeros(1)),))
+    for wrong, told in (
+        ([groups[0]], "in none is "),
+        ([*groups, groups[0]], "in several is "),
+        ([*groups, stranger], "1 in them are not trained, or not the approach's"),
+    ):
         approach.parameter_groups = lambda wrong=wrong: wrong  # type: ignore[method-assign,misc]
-        with pytest.raises(ValueError, match="every trained parameter once"):
+        with pytest.raises(UserError, match=f"every trained parameter once: {told}"):
             optimizers_of(approach, CONFIG)
 
 

@@ -1,0 +1,146 @@
+"""A rehearsal says in one sentence which method answers what the interface does not; of an approach that keeps it, it
+leaves no trace."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from approaches.base import Approach, Generation, Loss
+from approaches.registry import APPROACHES
+from bench.errors import UserError
+from bench.rehearsal import rehearse
+from tests.approaches.small import small_batch, small_generators, small_shared
+
+ROWS = 6
+
+
+def made(name: str = "dual_tower") -> Approach:
+    entry = APPROACHES[name]
+    approach: Approach = entry.load().build(small_shared(), entry.load_settings()())
+    return approach
+
+
+def rehearsed(approach: Approach) -> None:
+    rehearse(approach, small_batch(approach.shared, ROWS, 0, levels=2), small_generators())
+
+
+@pytest.mark.parametrize("name", list(APPROACHES))
+def test_a_rehearsal_leaves_no_trace(name: str) -> None:
+    approach = made(name).eval()
+    before = {key: value.clone() for key, value in approach.state_dict().items()}
+    drawn = torch.random.get_rng_state()
+    rehearsed(approach)
+    assert not approach.training and all(parameter.grad is None for parameter in approach.parameters())
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+    assert all(torch.equal(value, before[key]) for key, value in approach.state_dict().items())
+
+
+class Bare:
+    """A condition that can't be joined."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def select(self, index: Any) -> Bare:
+        """See Condition."""
+        return self
+
+
+def counted_as_a_mean(right: Callable[..., dict[str, Loss]]) -> Callable[..., dict[str, Loss]]:
+    def losses(*given: Any) -> dict[str, Loss]:
+        found = right(*given)
+        return {**found, "diffusion": dataclasses.replace(found["diffusion"], count=1.0)}
+
+    return losses
+
+
+def with_a_sum(change: Callable[[Any], Any]) -> Callable[..., Callable[..., dict[str, Any]]]:
+    """Losses whose diffusion term has another sum."""
+
+    def changed(right: Callable[..., dict[str, Loss]]) -> Callable[..., dict[str, Any]]:
+        def losses(*given: Any) -> dict[str, Any]:
+            return {name: dataclasses.replace(loss, sum=change(loss.sum)) for name, loss in right(*given).items()}
+
+        return losses
+
+    return changed
+
+
+def with_a_term(**values: Any) -> Callable[..., Callable[..., dict[str, Any]]]:
+    """Losses whose diffusion term has another count or weight."""
+
+    def changed(right: Callable[..., dict[str, Loss]]) -> Callable[..., dict[str, Any]]:
+        def losses(*given: Any) -> dict[str, Any]:
+            found = right(*given)
+            return {**found, "diffusion": dataclasses.replace(found["diffusion"], **values)}
+
+        return losses
+
+    return changed
+
+
+def answering(change: Callable[[Any], Any]) -> Callable[..., Callable[..., Any]]:
+    return lambda right: lambda *given: change(right(*given))
+
+
+def one_short(generation: Generation) -> Generation:
+    return dataclasses.replace(generation, latents=generation.latents[:-1])
+
+
+FAULTS: list[tuple[str, Callable[..., Callable[..., Any]], str]] = [
+    ("losses", answering(lambda _: torch.zeros(())), "losses gives Tensor, expected an approaches.base.Loss"),
+    (
+        "losses",
+        with_a_sum(lambda x: float(x.detach())),
+        "losses gives a float as sum of 'diffusion'",
+    ),
+    ("losses", with_a_sum(lambda x: x.expand(3)), r"losses gives a sum of shape \(3,\) for 'diffusion', expected one"),
+    ("losses", with_a_sum(lambda x: x.detach()), "losses gives no term with a gradient"),
+    ("losses", with_a_term(count="12"), "losses gives a str as count of 'diffusion'"),
+    ("losses", with_a_term(weight=-1.0), "losses gives 'diffusion' the weight -1.0, expected one from 0"),
+    ("losses", counted_as_a_mean, "losses counts 1 for 'diffusion', expected 12, the rows that are drawn"),
+    ("condition", answering(lambda _: {"rows": 2}), "condition gives a dict, which has no select"),
+    ("condition", answering(lambda _: Bare()), "condition gives a Bare, which has no cat"),
+    ("condition", answering(lambda c: c.select(torch.tensor([0]))), "condition gives 1 rows for 2 prompts"),
+    ("denoise", answering(lambda _: None), "denoise gives a NoneType, expected a tensor of shape"),
+    ("denoise", answering(lambda x: x[:, :1]), r"denoise gives a tensor of shape \(2, 1, 8, 8\), expected \(2, 4, 8"),
+    ("generate", answering(lambda g: g.latents), "generate gives a Tensor, expected an approaches.base.Generation"),
+    ("generate", answering(one_short), r"generate gives latents of shape \(0, 4, 8, 8\), expected \(1, 4, 8, 8\)"),
+    ("text_start", answering(lambda x: x[0]), r"text_start gives a Tensor, expected \(logits, state\)"),
+    ("text_start", answering(lambda x: (x[0][:, None], x[1])), r"text_start gives a tensor of shape \(2, 1, "),
+    ("text_step", answering(lambda x: (x[0][:, 0], x[1])), r"text_step gives a tensor of shape \(2, \d+\), expected"),
+    ("text_logits", answering(lambda x: x[:, -1]), r"text_logits gives a tensor of shape \(1, \d+\), expected \(1, "),
+]
+
+
+@pytest.mark.parametrize(("method", "fault", "sentence"), FAULTS)
+def test_the_method_at_fault_is_named(method: str, fault: Callable[..., Any], sentence: str) -> None:
+    approach = made()
+    setattr(approach, method, fault(getattr(approach, method)))
+    with pytest.raises(UserError, match=rf"^DualTower\.{sentence}"):
+        rehearsed(approach)
+
+
+def test_a_layer_that_is_in_a_list_is_no_layer_of_the_approach() -> None:
+    approach = made()
+    hidden = [nn.Linear(4, 4, bias=False)]
+    right = approach.losses
+
+    def losses(*given: Any) -> dict[str, Loss]:
+        found = right(*given)
+        return {
+            **found,
+            "diffusion": dataclasses.replace(found["diffusion"], sum=found["diffusion"].sum + hidden[0].weight.sum()),
+        }
+
+    setattr(approach, "losses", losses)  # noqa: B010  (a method for an instance)
+    with pytest.raises(UserError, match=r"would train a tensor of shape \(4, 4\) that is none of its parameters"):
+        rehearsed(approach)
+    hidden[0].requires_grad_(False)
+    rehearsed(approach)
