@@ -30,7 +30,7 @@ SEEN: Names = {
 
 
 def memorisation(
-    extractor: Extractor,
+    extractor: Extractor | None,
     training: Collection,
     pictures: NDArray[np.uint8],
     true: NDArray[np.uint8],
@@ -46,10 +46,11 @@ def memorisation(
     share that is nearer to one than all but CLOSE of real held-out ones are; and `prompt_overlap`, the share of prompts
     that are among the training's captions, word for word.
 
-    true, true_latents: the real ones, decoded from their latents as the drawn ones are. In features what the decoder
-    loses is more than what tells a copy from another picture, so nothing is called a copy by them. Those of the first
-    SEARCHED training pictures are extracted once a machine. Details: `nearest`, the training picture's key of each,
-    `per_item`, its distance, `real`, the mean distance of the real ones, and `chance`, CLOSE.
+    extractor: None leaves out what is in features. true, true_latents: the real ones, decoded from their latents as the
+    drawn ones are. In features what the decoder loses is more than what tells a copy from another picture, so nothing
+    is called a copy by them. Those of the first SEARCHED training pictures are extracted once a machine. Details:
+    `nearest`, the training picture's key of each, `per_item`, its distance, `real`, the mean distance of the real
+    ones, and `chance`, CLOSE.
     """
     captions = {words_of(text) for texts in training.captions for text in texts}
     shared = sum(words_of(text) in captions for text in prompts)
@@ -60,11 +61,10 @@ def memorisation(
     }
     if not len(pictures):
         return {name: Estimate.missing("no pictures", unit=u, better=b) for name, (u, b) in SEEN.items()} | found
-    known = extract(extractor, np.asarray(training.pictures[:SEARCHED]), cached=True)
-    spaces = {
-        "": (extract(extractor, pictures), extract(extractor, true, cached=True), known),
-        "_latent": tuple(_as_features(part) for part in (latents, true_latents, training.latents[:SEARCHED])),
-    }
+    spaces = {"_latent": tuple(_as_features(part) for part in (latents, true_latents, training.latents[:SEARCHED]))}
+    if extractor is not None:
+        known = extract(extractor, np.asarray(training.pictures[:SEARCHED]), cached=True)
+        spaces[""] = (extract(extractor, pictures), extract(extractor, true, cached=True), known)
     for suffix, (drawn, real, trained) in spaces.items():
         places, far = nearest(drawn, trained)
         told = {

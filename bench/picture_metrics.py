@@ -281,8 +281,13 @@ def _seen(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:
     training = held_out.training(config, judges.shared, judges.console)
     kept = np.flatnonzero(drawn.finite)[: config.evaluate.memorised]
     real = judges.shared.codecs["image"].encode_images(drawn.true[: REAL_TO_ONE * config.evaluate.memorised]).cpu()
+    why = ""
+    try:
+        extractor = judges.opened(config.evaluate.memorised_input)
+    except UserError as error:  # what latents and captions say needs none
+        extractor, why = None, str(error)
     found = memorisation(
-        judges.opened(config.evaluate.memorised_input),
+        extractor,
         training,
         drawn.images[kept],
         decoded(judges.shared, real),
@@ -292,6 +297,8 @@ def _seen(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:
         prompts=drawn.captions,
         seed=config.seed,
     )
+    if extractor is None:
+        found["nearest_training_distance"] = Estimate.missing(why)
     return found if bool(drawn.finite.all()) else _looked_at(found, kept)
 
 

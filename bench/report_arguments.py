@@ -34,8 +34,8 @@ class ReportArguments:
 @dataclass(frozen=True, kw_only=True)
 class CompareArguments:
     """Compare B with A, number by number: two runs, or two sets of runs (a folder, or several with commas between).
-    Exit code 0 where B is told to be worse in nothing that counts, has all of it that A has, and none of A's runs
-    failed or is unfinished in B; else 1; 2 for a mistake."""
+    Exit code 0 where B is told to be worse in nothing that counts, has every number of it that A has of the same
+    contender, none of A's runs failed or is unfinished in B, and B's records can be read; else 1; 2 for a mistake."""
 
     first: Positional[Annotated[str, arg(metavar="A")]] = field(default="", metadata=PLACE)
     """What to compare with: a run, a folder of runs, or several with commas between."""
@@ -45,8 +45,8 @@ class CompareArguments:
     """Numbers to compare and to judge by, names or patterns such as fd_*; all but those of clocks and machines judge by
     default."""
     holm: bool = False
-    """Exit with 1 only for what is worse with Holm's correction for all numbers that are judged; each is judged on its
-    own otherwise."""
+    """Of what is worse, exit with 1 only for what is so with Holm's correction for all numbers that are judged; each is
+    judged on its own otherwise. What is lost, or did not end, counts all the same."""
     out: Path = Path("runs")
     """Folder of the runs."""
     json: bool = False

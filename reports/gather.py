@@ -17,6 +17,9 @@ LARGEST = 192  # pixels of a picture's longer side in a report; a larger one is 
 ENLARGED = 64  # up to this side a picture is shown with its pixels as squares
 
 
+NO_RECORD = "the run has no record yet"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """A record and the folder that its paths are relative to."""
@@ -62,7 +65,7 @@ def gather(places: Sequence[Path]) -> Gathered:
                 run = Run(record=schema.load(file), folder=file.parent)
             except UserError as error:
                 begun = not _exists(file) and _exists(file.parent / REQUEST)
-                reason = "the run has no record yet" if begun else str(error).replace(str(file), name)
+                reason = NO_RECORD if begun else str(error).replace(str(file), name)
                 refused[str(file)] = Refused(place=name, reason=reason)
                 continue
             kept = runs.get(run.record.key)

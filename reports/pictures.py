@@ -77,6 +77,7 @@ class Pictures:
     strips: tuple[Strip, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
     neighbour_rule: str = ""
+    same_noise: bool = True
 
 
 def pictures(contenders: Sequence[Contender], album: Album) -> Pictures:
@@ -105,6 +106,7 @@ def pictures(contenders: Sequence[Contender], album: Album) -> Pictures:
         if means[order[0]] == means[order[-1]]:
             rule += f" (here all have the same, {means[order[0]]:.2g})"
     return Pictures(
+        same_noise=len({contender.record.identical.noise for contender in contenders}) == 1,
         first=first,
         ranked=ranked,
         rule=rule,

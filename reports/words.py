@@ -28,6 +28,7 @@ LISTENING = ("heard_colours", "caption_gap")
 ONCE = "_0_redraws"
 PERCENT = Scale(factor=0.01, unit="%")
 DESCRIBING = ("caption_attribute_f1", "caption_cider", "caption_exact_match")
+CLIP, SHIPPED_CLIP = "clip_score", "clip-tiny"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +213,7 @@ def marks_of_honesty(contenders: Sequence[Contender], gathered: Gathered, judge:
     told += _seeds(contenders)
     for pattern, sentence in known()["embedded"].items():
         if sentence and any(fnmatchcase(name, pattern) for name in names):
-            told.append(sentence)
+            told.append((pattern == CLIP and _other_clip(contenders)) or sentence)
     main = main_names(contenders)
     told += _counts(contenders, main)
     if (seen := looks(contenders, judge, main)).pairs:
@@ -222,6 +223,13 @@ def marks_of_honesty(contenders: Sequence[Contender], gathered: Gathered, judge:
         lost += [counted(len(gathered.refused), "record") + " refused"] if gathered.refused else []
         told.append(f"{listed(lost)}: see below.")
     return told
+
+
+def _other_clip(contenders: Sequence[Contender]) -> str:
+    """Whose scores they are, where not all are the shipped CLIP's; "" otherwise."""
+    having = [c.record.metrics[CLIP] for c in contenders if has(c.record.metrics, CLIP)]
+    models = sorted({str(each.details.get("model", SHIPPED_CLIP)) for each in having})
+    return "" if models == [SHIPPED_CLIP] else f"CLIP scores are by {listed(models)}: compare them with the same alone."
 
 
 def _seeds(contenders: Sequence[Contender]) -> list[str]:

@@ -33,7 +33,7 @@ class GateArguments:
     junit: Path | None = None
     """Write JUnit XML."""
     benchmarks: Path | None = None
-    """Judge only whether a file of pytest --benchmark-json holds every benchmark, measured on this kind of machine."""
+    """Judge only whether a file of pytest --benchmark-json holds every benchmark, measured with these threads."""
     update_baseline: bool = False
     """Show how what is counted and measured differs from the stored baseline, and store it; needs --reason."""
     reason: str = ""

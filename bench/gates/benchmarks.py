@@ -1,4 +1,4 @@
-"""A file of pytest-benchmark's, judged for what it must hold: every timed case, on this kind of machine. pytest itself
+"""A file of pytest-benchmark's, judged for what it must hold: every timed case, with these threads. pytest itself
 ends with 0 where benchmarks were renamed, skipped, disabled, or swallowed by xdist. No torch."""
 
 from __future__ import annotations

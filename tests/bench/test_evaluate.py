@@ -390,8 +390,12 @@ def test_one_metric_that_fails_takes_no_other_down(held: Held, monkeypatch: pyte
         and "unknown feature extractor" in reasons["fd_nothing"]
     )
     assert reasons["caption_loss"] == "sees nothing" and "evaluate.pairs is 0" in reasons["scene_accuracy_pairs"]
-    for name in ("validation_loss", "scene_accuracy", "seconds_per_image", "perplexity_retention"):
-        assert found.metrics[name].value is not None
+    assert "unknown feature extractor" in reasons["nearest_training_distance"]
+    for name in (
+        "validation_loss", "scene_accuracy", "seconds_per_image", "perplexity_retention", "prompt_overlap",
+        "training_copies_latent", "nearest_training_distance_latent",
+    ):  # fmt: skip
+        assert found.metrics[name].value is not None, name
     assert any("documents for test, fewer than evaluate.documents, 90" in note for note in found.notes)
 
 

@@ -13,9 +13,11 @@ from torch import nn
 
 from approaches.base import Approach, Generation, Loss
 from approaches.registry import APPROACHES
+from bench import stages
 from bench.errors import UserError
 from bench.rehearsal import rehearse
 from tests.approaches.small import small_batch, small_generators, small_shared
+from tests.bench.test_training import CONFIG, batches_of, changed, models
 
 ROWS = 6
 
@@ -125,6 +127,15 @@ def test_the_method_at_fault_is_named(method: str, fault: Callable[..., Any], se
     setattr(approach, method, fault(getattr(approach, method)))
     with pytest.raises(UserError, match=rf"^DualTower\.{sentence}"):
         rehearsed(approach)
+
+
+def test_a_step_s_operations_are_the_whole_batch_s_however_many_parts_it_has() -> None:
+    entry = APPROACHES["dual_tower"]
+    approach = entry.load().build(models(), entry.load_settings()())
+    whole = stages._step_flops(approach, batches_of(CONFIG))
+    assert whole > 0
+    for parts in (2, 4):
+        assert stages._step_flops(approach, batches_of(changed(accumulation=parts))) == whole
 
 
 def test_a_layer_that_is_in_a_list_is_no_layer_of_the_approach() -> None:

@@ -155,6 +155,17 @@ def test_the_exit_code_says_whether_b_is_worse(tmp_path: Path, gaps: dict[str, A
     assert cli.main(["compare", *pair(tmp_path, **gaps), *more]) == code
 
 
+def test_a_run_that_has_only_begun_is_no_mistake_of_b_where_a_has_none_of_it(tmp_path: Path):
+    both = [tmp_path / side for side in "ab"]
+    for side in both:
+        write_run(side / "modular", record_of("modular"), pictures=False)
+    (both[1] / "projection").mkdir()
+    (both[1] / "projection" / "request.json").write_text("{}")
+    assert cli.main(["compare", *map(str, both)]) == 0
+    (both[1] / "projection" / "record.json").write_text("torn")
+    assert cli.main(["compare", *map(str, both)]) == 1
+
+
 def test_what_is_just_told_apart_does_not_stand_among_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     others: dict[str, Any] = {f"y{i}": 0.0 for i in range(20)}
     two = pair(tmp_path, x=-0.055, **others)

@@ -51,6 +51,14 @@ def test_the_first_come_as_they_are_and_the_others_from_best_to_worst(tmp_path: 
     assert "right objects" in shown.rule
 
 
+def test_whether_all_draw_from_the_same_noise_is_told_of_what_is_shown(tmp_path: Path):
+    both = made(tmp_path, {"a": [0.5] * N, "b": [0.5] * N})
+    assert pictures(both, Album()).same_noise
+    record = dataclasses.replace(both[1].record, identical=dataclasses.replace(both[1].record.identical, noise="other"))
+    both[1] = dataclasses.replace(both[1], runs=(dataclasses.replace(both[1].runs[0], record=record),))
+    assert not pictures(both, Album()).same_noise
+
+
 def test_a_score_belongs_to_its_picture_where_others_are_left_out(tmp_path: Path):
     """CLIP leaves pictures out that are not finite, and says which it looked at; its scores are no shares."""
     (one,) = made(tmp_path, {"a": [0.0] * N})

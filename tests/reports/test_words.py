@@ -35,6 +35,22 @@ def test_each_question_is_answered_from_its_number():
     assert told["Costs"].brief == "Training takes from 1 TFLOP (dual_tower) to 3 TFLOP (projection)."
 
 
+def test_scores_of_another_clip_are_not_said_to_be_the_shipped_one_s():
+    def told(*models: str) -> str:
+        ways = [
+            contender(
+                f"way {model} {place}", clip_score=Estimate(value=20, low=19, high=21, n=9, details={"model": model})
+            )
+            for place, model in enumerate(models)
+        ]
+        return " ".join(marks_of_honesty(ways, Gathered(runs=(), refused=()), Judge()))
+
+    small = "CLIP scores are by a small CLIP trained on this world's captions"
+    assert small in told("clip-tiny", "clip-tiny")
+    assert "CLIP scores are by ViT-L-14/openai: " in told("ViT-L-14/openai") and small not in told("ViT-L-14/openai")
+    assert "by ViT-L-14/openai and clip-tiny: " in told("clip-tiny", "ViT-L-14/openai")
+
+
 def test_who_is_level_with_the_leader_comes_by_value_and_who_is_behind_is_told():
     def of(label: str, value: float, reach: float) -> Contender:
         estimate = Estimate(value=value, low=value - reach, high=value + reach, n=64, better="lower")
