@@ -32,7 +32,7 @@ class CleanArguments:
     dry_run: bool = False
     """Delete nothing, whatever else is said."""
     json: bool = False
-    """Print JSON: kind -> bytes, files and whether they are deleted."""
+    """Print JSON: kind -> bytes, paths and whether they are deleted."""
 
 
 def check(arguments: CleanArguments, config: Config) -> None:

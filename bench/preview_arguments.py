@@ -18,7 +18,7 @@ class PreviewArguments:
     datasets: tuple[str, ...] | None = None
     """Which datasets to show: of a --data.path the one that reads it, else shapes and emoji."""
     out: Path = Path("preview")
-    """Folder that receives one sheet a dataset."""
+    """Folder that receives one sheet a dataset, and with --vae three."""
     count: Annotated[int, Range(1, 1024)] = 36
     """Pictures a sheet."""
     vae: bool = False

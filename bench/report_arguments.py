@@ -91,7 +91,7 @@ def place(text: str, out: Path) -> Path:
     """A path that exists, or the one run whose name begins so, in its folder or in `out`. UserError that suggests the
     nearest."""
     path = Path(text).expanduser()
-    if path.exists():
+    if os.path.exists(path):  # unlike Path's, of a name of any length
         return path
     if path.parent != Path("."):
         out, text = path.parent, path.name

@@ -65,7 +65,7 @@ def main(arguments: SweepArguments, config: Config, console: Console) -> int:
     if arguments.json:
         console.emit({"file": str(path), **sweep.to_json()})
     else:
-        tell(sweep, path, console)
+        tell(sweep, path, config.preset, console)
     code = runner.exit_code(work.ended)
     return MISTAKE if code == DONE and any(tuned.chosen is None for tuned in sweep.approaches) else code
 
@@ -230,7 +230,7 @@ def _notes(tuned: Sequence[Tuned], base: Config) -> Iterator[str]:
 # --------------------------------------------------------------------------------------------------------- telling
 
 
-def tell(sweep: Sweep, path: Path, console: Console) -> None:
+def tell(sweep: Sweep, path: Path, preset: str, console: Console) -> None:
     """A table an approach, the effort, what to do with it, and where the record is."""
     for tuned in sweep.approaches:
         console.info()
@@ -243,7 +243,7 @@ def tell(sweep: Sweep, path: Path, console: Console) -> None:
             console.info(f"{tuned.approach}: no best value: {tuned.reason}")
             continue
         where = f" (the {tuned.edge} of the grid: a better one may lie beyond)" if tuned.edge else ""
-        flag = f"--approach {tuned.approach} --{sweep.field} {_plain(tuned.chosen)}"
+        flag = f"--preset {preset} --approach {tuned.approach} --{sweep.field} {_plain(tuned.chosen)}"
         console.info(f"{tuned.approach}: {_plain(tuned.chosen)}{where}: python -m bench run {flag}")
     if sweep.widened:
         values = " ".join(map(_plain, sweep.widened))
