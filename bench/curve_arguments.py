@@ -20,9 +20,9 @@ VALUES: dict[str, tuple[float, ...]] = {
     "guidance": (1.0, 1.5, 2.0, 3.0, 5.0, 8.0),
     "images": (),
 }
-MOST = {"nfe": 10_000, "guidance": 1000, "images": 10**12}
-"""As in the config."""
 """What is tried where --values says nothing; for images a quarter and a half of the run's own."""
+MOST = {"nfe": 10_000, "guidance": 1000, "images": 10**12}
+"""The largest value of each: of the first two as in the config."""
 
 
 @dataclass(frozen=True, kw_only=True)

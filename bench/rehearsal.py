@@ -19,14 +19,15 @@ NFE = 2  # the fewest that every solver can do
 
 def rehearse(approach: Approach, batch: Batch, generators: Generators) -> None:
     """UserError that names the method whose answer is not what the interface says. batch: what training's first forward
-    pass sees, on the approach's device."""
+    pass sees, on the approach's device; on a GPU its losses are judged when they are counted and trained by."""
     was = approach.training
     captions, scenes = batch.draw.captions * ROWS, batch.draw.scenes * ROWS
     prompts = [Prompt.text(caption, scene) for caption, scene in zip(captions[:ROWS], scenes[:ROWS], strict=True)]
     latents = batch.draw.latents[:1].expand(ROWS, -1, -1, -1)
     try:
         with torch.random.fork_rng(devices=[]):
-            _losses(approach, batch, generators)
+            if latents.device.type == "cpu":  # a GPU may not hold it uncompiled and in float32
+                _losses(approach, batch, generators)
             approach.eval()
             with torch.no_grad():
                 if "denoise" in approach.capabilities:

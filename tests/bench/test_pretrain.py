@@ -120,7 +120,47 @@ def test_what_is_finished_is_not_made_again_but_another_recipe_is(
     assert not finished("lm", made.config, copy)
 
 
+@pytest.mark.parametrize("kind", ["lm", "clip"])
+def test_a_pretraining_that_is_cut_off_leaves_the_model_before_it_whole(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    """A new tokenizer beside old weights would read other words than the card was measured on."""
+    out = tmp_path / "weights"
+    shutil.copytree(made.out, out)
+    (out / f"{kind}-smoke" / "tokenizer.json").write_text("an older one")
+
+    def cut_off(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"bench.pretrain.{kind}.fit", cut_off)
+    monkeypatch.setattr(lm, "WORLD_DOCUMENTS", 500)
+    before = {path: path.read_bytes() for path in (out / f"{kind}-smoke").iterdir()}
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.main(PretrainArguments(out=out, only=(kind,)), made.config, Console(interval=1e9))
+    assert {path: path.read_bytes() for path in (out / f"{kind}-smoke").iterdir()} == before
+
+
 # What is written
+
+
+def test_cards_quote_what_the_written_weights_do_on_held_out_data(made: Made) -> None:
+    """Counted again from the files: not on what was trained on, and not by weights before their average."""
+    told = read_json(made.folder("vae") / "card.json")["quality"]["psnr_shapes"]
+    codec = LatentCodec.load(str(made.folder("vae")))
+
+    def by(split: str) -> float:
+        samples = Shapes.build(made.config.data, split).first(told["n"])
+        return psnr(codec.model, np.stack([sample.image for sample in samples]))[0]
+
+    assert told["value"] == pytest.approx(by("test"), abs=1e-3) != pytest.approx(by("train"), abs=1e-3)
+    told = read_json(made.folder("lm") / "card.json")["quality"]
+    corpus = open_text(made.config.text, print)
+    model = LanguageModel.load(str(made.folder("lm")))
+    sizes = {
+        split: sum(len(model.encode(document.text)) for document in corpus.documents(split))
+        for split in ("train", "test")
+    }
+    assert told["test_tokens"] == sizes["test"] != sizes["train"]
 
 
 def test_one_folder_a_model_and_nothing_else(made: Made) -> None:
