@@ -25,7 +25,7 @@ def hub_or_cache(*, needed: bool = True) -> Iterator[bool]:
     if "datasets" in sys.modules:  # it keeps its own copy of the setting
         settings.append(sys.modules["datasets"].config)
     before = [setting.HF_HUB_OFFLINE for setting in settings]
-    reachable = any(before) or _answers()
+    reachable = before[0] or _answers()  # datasets may have a setting of its own, which it heeds by itself
     if not reachable:
         for setting in settings:
             setting.HF_HUB_OFFLINE = True

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import huggingface_hub
 import numpy as np
 import pytest
@@ -39,12 +40,14 @@ def unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
 
 
-def test_the_settings_are_put_back_whatever_happens(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("datasets_offline", [False, True])
+def test_the_settings_are_put_back_whatever_happens(monkeypatch: pytest.MonkeyPatch, datasets_offline: bool):
     constants = huggingface_hub.constants
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", datasets_offline)
     with pytest.raises(KeyError), reach.hub_or_cache() as reachable:
-        assert not reachable and constants.HF_HUB_OFFLINE
+        assert not reachable and constants.HF_HUB_OFFLINE and datasets.config.HF_HUB_OFFLINE
         raise KeyError
-    assert not constants.HF_HUB_OFFLINE
+    assert not constants.HF_HUB_OFFLINE and datasets.config.HF_HUB_OFFLINE is datasets_offline
     monkeypatch.setattr(reach, "_answers", lambda: True)
     with reach.hub_or_cache() as reachable:
         assert reachable and not constants.HF_HUB_OFFLINE
