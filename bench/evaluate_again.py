@@ -21,7 +21,7 @@ from bench.environment import provenance
 from bench.errors import UserError
 from bench.evaluate_arguments import EvaluateArguments
 from bench.exits import DONE, MISTAKE
-from bench.files import read_json, write_json
+from bench.files import atomic_path, read_json, write_json
 from bench.meter import now
 from bench.picture_metrics import clip_of, inception_of
 from bench.validation import check_names, validate
@@ -177,8 +177,8 @@ def _put(place: Path, folder: Path) -> Iterator[None]:
         shutil.rmtree(here, ignore_errors=True)
         if old.exists():
             old.rename(here)
-        with suppress(OSError):
-            (folder / stages.MEASURED).write_bytes(measured)
+        with suppress(OSError, UserError), atomic_path(folder / stages.MEASURED) as part:
+            part.write_bytes(measured)
         raise
     shutil.rmtree(old, ignore_errors=True)
 

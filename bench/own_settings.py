@@ -23,7 +23,8 @@ def check_settings(name: str, kind: type[Any]) -> None:
         hints = typing.get_type_hints(kind)
     except Exception as error:  # whatever a stranger's annotations may raise
         raise UserError(f"{whose} have an annotation that does not resolve: {error}") from error
-    own = [field for field in vars(kind).get("__annotations__", {}) if typing.get_origin(hints[field]) is not _CLASS]
+    annotated = vars(kind).get("__annotations__", {})
+    own = [field for field in annotated if typing.get_origin(hints[field]) is not typing.ClassVar]
     if own and "__dataclass_fields__" not in vars(kind):
         raise UserError(f"{whose} lack @dataclass(frozen=True, kw_only=True): {', '.join(own)} would be no options")
     for told, values in _presets(kind):
@@ -35,9 +36,6 @@ def check_settings(name: str, kind: type[Any]) -> None:
             raise UserError(f"{whose} can't have their {told}: {error}") from error
         if again != settings:
             raise UserError(f"{whose} are not the same after they were written as JSON, by their {told}")
-
-
-_CLASS = typing.ClassVar
 
 
 def _presets(kind: Any) -> Iterator[tuple[str, dict[str, Any]]]:

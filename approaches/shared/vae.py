@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import bench.torchvision_guard  # noqa: F401  (before diffusers, which imports torchvision)
+from approaches.shared.language_model import named_hash
 from approaches.shared.sources import Source, check_folder, check_safetensors, resolve
 from bench.errors import UserError
 from bench.files import atomic_path, cache_directory, hash_bytes, require_space
@@ -63,8 +64,7 @@ class LatentCodec(nn.Module):
         weights_hash = check_folder(source)
         codec = cls(_load(source), weights_hash=weights_hash)
         if source.path is None:  # a hub's name says nothing of its weights, which a push may change
-            state = sorted(codec.model.state_dict().items())
-            codec.cached_as = hash_bytes(*(part for k, v in state for part in (k, v.contiguous().numpy().tobytes())))
+            codec.cached_as = named_hash(codec.model.state_dict())
         return codec
 
     @property
