@@ -22,7 +22,7 @@ from approaches.shared.vae import LatentCodec
 from bench import launch, store
 from bench.batches import diffusion_of
 from bench.config import Config, from_values
-from bench.contents import check_models, check_weights
+from bench.contents import as_made, check_models, check_weights
 from bench.errors import UserError
 from bench.owed import check_class
 
@@ -45,7 +45,7 @@ def share(config: Config, device: torch.device, *, training: bool = True) -> Sha
 def share_for(request: store.Request, device: torch.device, *, training: bool = True) -> Shared:
     """What a run reuses: the models that it was asked for with. UserError where they are others by now, too."""
     check_models(request)
-    shared = share(request.config, device, training=training)
+    shared = share(as_made(request), device, training=training)
     loaded = {"lm": shared.language_model.weights_hash, "vae": shared.codecs["image"].weights_hash}
     check_weights(request, loaded)
     return shared
@@ -118,6 +118,12 @@ def build(request: store.Request, shared: Shared) -> Approach:
             "counted by: change a copy.deepcopy of it, and make that self.language_model"
         )
     return approach
+
+
+def untrained(request: store.Request, shared: Shared) -> LanguageModel:
+    """A run's language model as it was before training, beside the models that the run's approach reuses."""
+    model = LanguageModel.load(as_made(request).model.lm, kernels=shared.kernels)
+    return model.to(shared.codecs["image"].device).eval().requires_grad_(False)
 
 
 def open_trained(folder: Path, request: store.Request, *, shared: Shared | None = None) -> Approach:

@@ -51,8 +51,8 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The models that every approach starts from: `shipped:NAME`, a local folder, or a hub id (owner/name, or
-    owner/name:folder). --lm, --vae and --clip are short for these flags."""
+    """The models that every approach starts from: `shipped:NAME`, a local folder, or a hub id (owner/name,
+    owner/name@revision, and :folder behind either). --lm, --vae and --clip are short for these flags."""
 
     lm: str = "shipped:lm-tiny"
     """Language model (Llama family): shipped:NAME, package:smollm2, a folder, a GGUF file, or a hub id."""

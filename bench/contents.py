@@ -4,6 +4,7 @@ still finds what it was made of. Imports no torch."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from bench.config import Config
@@ -53,10 +54,20 @@ def _other_texts(config: Config, progress: Callable[[str], None]) -> str:
 
 def _model(config: Config, name: str) -> dict[str, str]:
     """Of its weights, and of what lies beside them."""
+    from approaches.shared.hub import pinned
     from approaches.shared.sources import beside, check_folder, resolve
 
     source = resolve(getattr(config.model, name), field=f"model.{name}")
+    if name in FROZEN:  # CLIP's names are open_clip's, not the hub's
+        source = pinned(source, field=f"model.{name}")
     return {f"model.{name}": check_folder(source), f"model.{name} files": beside(source)}
+
+
+def as_made(request: Request) -> Config:
+    """A run's config with the models of the hub at the commits that it was made with, whatever was pushed since."""
+    parts = {name: request.parts.get(f"model.{name}", "") for name in FROZEN}
+    hub = {name: part.removeprefix("hub:") for name, part in parts.items() if part.startswith("hub:")}
+    return replace(request.config, model=replace(request.config.model, **hub))
 
 
 def check_models(request: Request) -> None:
@@ -90,7 +101,7 @@ def unchanged(request: Request, progress: Callable[[str], None]) -> dict[str, st
     named |= {f"model.{name}": getattr(config.model, name) for name in FROZEN}
     for field, path in named.items():
         check_place(request, field, path)
-    found = contents(config, progress)
+    found = contents(as_made(request), progress)
     for part, value in found.items():
         if not part.startswith(JUDGES):
             _check(request, part, value, part.removesuffix(" files"))
@@ -121,7 +132,10 @@ def changed_other_texts(request: Request, progress: Callable[[str], None]) -> bo
 
 
 def _check(request: Request, part: str, value: str, what: str) -> None:
-    if request.parts.get(part, value) != value:  # an older run knows fewer parts
+    known = request.parts.get(part, value)  # an older run knows fewer parts
+    if known.startswith("hub:") and "@" not in known:  # nor which commit of a model of the hub it was made with
+        return
+    if known != value:
         raise UserError(
             f"{what} is no longer what run {request.name} was made with: put that back, or make the run anew by "
             "`python -m bench run`"

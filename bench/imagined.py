@@ -178,7 +178,9 @@ def _place(source: Source) -> tuple[str, dict[str, Any]]:
         if (kept := folder_of(hash_file(source.gguf))).is_dir():  # read in seconds, the file itself in many
             return str(kept), {"local_files_only": True}
         return str(source.gguf.parent), {"gguf_file": source.gguf.name, "local_files_only": True}
-    return source.location, {"subfolder": source.subfolder, "local_files_only": source.path is not None}
+    if source.path is not None:
+        return source.location, {"local_files_only": True}
+    return source.location, {"subfolder": source.subfolder, "revision": source.revision}
 
 
 def _ends(config: Any) -> tuple[int, int]:
@@ -195,7 +197,9 @@ def _autoencoder(source: Source) -> Any:
             if source.path is not None:
                 values = read_json(source.path / "config.json")
             else:
-                values = AutoencoderKL.load_config(source.location, subfolder=source.subfolder or None)
+                values = AutoencoderKL.load_config(
+                    source.location, subfolder=source.subfolder or None, revision=source.revision
+                )
         kind: Any = AutoencoderTiny if values.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
         return kind.from_config(values)
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:

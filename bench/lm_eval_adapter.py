@@ -26,10 +26,10 @@ from torch import Tensor
 
 from approaches.base import Prompt
 from approaches.shared.decoding import decode
-from approaches.shared.language_model import LanguageModel
 from approaches.shared.prefix import Prefix
 from approaches.shared.randomness import generator
 from approaches.shared.reading import next_logits
+from bench.assembly import untrained
 from bench.errors import UserError
 from bench.exits import MISTAKE
 from bench.hands_on import Trained, load
@@ -64,8 +64,7 @@ class DrawBenchLM(TemplateLM):  # type: ignore[misc]
         self.language_model = trained.approach.shared.language_model
         self._device = next(trained.approach.parameters()).device
         if base:
-            kernels = trained.approach.shared.kernels
-            self.base = LanguageModel.load(trained.config.model.lm, kernels=kernels).to(self._device).eval()
+            self.base = untrained(trained.request, trained.approach.shared)
         context = self.language_model.transformer.config.context
         self.max_length = min(int(max_length) or 4096, context)
         self.batch_size = int(batch_size) if str(batch_size).isdigit() else 8

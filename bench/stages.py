@@ -17,9 +17,8 @@ from safetensors.torch import save_file
 
 from approaches.base import Approach, Shared
 from approaches.registry import APPROACHES, package_of
-from approaches.shared.language_model import LanguageModel
 from bench import launch, shard_checkpoint, store
-from bench.assembly import build, device_here, open_trained, share_for
+from bench.assembly import build, device_here, open_trained, share_for, untrained
 from bench.batches import Batches, moved, part
 from bench.budget import bytes_, disk
 from bench.config import Config, to_json
@@ -300,7 +299,7 @@ def measure_again(run: Run, trained: dict[str, Any], place: Path) -> dict[str, A
     shared = approach.shared
     held = hold_out(config, shared, run.corpus, console)
     held = replace(held, others=hold_out_others(config, shared, run.corpus, console))
-    base = LanguageModel.load(config.model.lm, kernels=shared.kernels).to(run.device).eval().requires_grad_(False)
+    base = untrained(run.request, shared)
     found = measure(approach, held, config, base, console)
     if "denoise" in approach.capabilities:
         work = flops_per_evaluation(approach, held.validation.latents.to(run.device))

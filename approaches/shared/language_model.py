@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import bench.torchvision_guard  # noqa: F401  (before transformers, which imports torchvision)
 from approaches.shared.decoding import decode
+from approaches.shared.hub import pinned
 from approaches.shared.kernels import Kernels, choose
 from approaches.shared.randomness import generator
 from approaches.shared.reading import next_logits, read
@@ -56,7 +57,7 @@ class LanguageModel(nn.Module):
     def load(cls, text: str, *, kernels: Kernels | None = None) -> LanguageModel:
         """From `shipped:NAME`, `package:smollm2`, a folder, a GGUF file, or a hub id, in float32. UserError where it
         can't be had or is of no family that we run."""
-        source = resolve(text, field="model.lm")
+        source = pinned(resolve(text, field="model.lm"), field="model.lm")
         if source.gguf is not None:
             weights_hash = hash_file(source.gguf)
             model, tokenizer = unpacked(source, weights_hash, _from_transformers)
@@ -251,9 +252,9 @@ def _from_transformers(source: Source) -> tuple[Any, Any]:
     location, options = source.location, {}
     if gguf is not None:
         location, options = str(gguf.parent), {"gguf_file": gguf.name}
-    local: dict[str, Any] = {
-        "local_files_only": source.path is not None, "subfolder": source.subfolder, **options
-    }  # fmt: skip
+    local: dict[str, Any] = {"local_files_only": True, **options}
+    if source.path is None:
+        local = {"subfolder": source.subfolder, "revision": source.revision}
     if gguf is None:
         local["use_safetensors"] = True
     try:

@@ -31,16 +31,18 @@ FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "smollm3")
 CLIPS = "one such as ViT-B-32/openai, shipped:clip-tiny, or a folder as open_clip saves it"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """Files of which one holds a tokenizer's words."""
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?(:[\w./-]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A judged source. path: a local folder or file; None for a hub id, which is then `text`: owner/name, or
-    owner/name:folder for a folder inside the repository."""
+    """A judged source. path: a local folder or file; None for a hub id, which is then `text`: owner/name, with
+    @revision (a branch, tag or commit) behind it or not, then :folder for a folder inside the repository or not.
+    commit: the one that a hub id stands for, once the hub was asked (approaches.shared.hub)."""
 
     text: str
     path: Path | None
+    commit: str = ""
 
     @property
     def gguf(self) -> Path | None:
@@ -50,12 +52,17 @@ class Source:
     @property
     def location(self) -> str:
         """What `from_pretrained` takes."""
-        return self.text.partition(":")[0] if self.path is None else str(self.path)
+        return re.split("[@:]", self.text)[0] if self.path is None else str(self.path)
 
     @property
     def subfolder(self) -> str:
         """The folder inside a hub repository; "" for its root, and for what is local."""
         return self.text.partition(":")[2] if self.path is None else ""
+
+    @property
+    def revision(self) -> str:
+        """Which state of a hub repository: the commit where it is known, else the revision asked for."""
+        return self.commit or self.text.partition(":")[0].partition("@")[2] or "main"
 
 
 def shipped() -> dict[str, Path]:
@@ -179,9 +186,10 @@ def check_clip(text: str, field: str = "model.clip") -> None:
 
 
 def check_folder(source: Source) -> str:
-    """Check every safetensors file of a local source; a hash of all weight files in it (or of the hub id)."""
+    """Check every safetensors file of a local source; a hash of all weight files in it, or "hub:" and the hub id at its
+    revision, which names the source again."""
     if source.path is None:
-        return "hub:" + source.text
+        return f"hub:{source.location}@{source.revision}" + (f":{source.subfolder}" if source.subfolder else "")
     files = [source.path] if source.path.is_file() else sorted(source.path.glob("*.safetensors"))
     for file in files:
         if file.suffix == ".safetensors":

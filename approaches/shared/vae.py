@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import bench.torchvision_guard  # noqa: F401  (before diffusers, which imports torchvision)
-from approaches.shared.language_model import named_hash
+from approaches.shared.hub import pinned
 from approaches.shared.sources import Source, check_folder, check_safetensors, resolve
 from bench.errors import UserError
 from bench.files import atomic_path, cache_directory, hash_bytes, require_space
@@ -55,17 +55,14 @@ class LatentCodec(nn.Module):
         self.channels = int(config.latent_channels)
         self.factor = _factor(config)
         self.scale, self.shift = _normalisation(config)
-        self.weights_hash = self.cached_as = weights_hash
+        self.weights_hash = weights_hash
 
     @classmethod
     def load(cls, text: str) -> LatentCodec:
         """The codec from `shipped:NAME`, a diffusers folder, or a hub id. UserError where it can't be had."""
-        source = resolve(text, field="model.vae")
+        source = pinned(resolve(text, field="model.vae"), field="model.vae")
         weights_hash = check_folder(source)
-        codec = cls(_load(source), weights_hash=weights_hash)
-        if source.path is None:  # a hub's name says nothing of its weights, which a push may change
-            codec.cached_as = named_hash(codec.model.state_dict())
-        return codec
+        return cls(_load(source), weights_hash=weights_hash)
 
     @property
     def device(self) -> torch.device:
@@ -111,7 +108,7 @@ class LatentCodec(nn.Module):
         scaling."""
         path = None
         if key is not None:
-            parts = [key, self.cached_as, str(images.shape), str(self.scale), str(self.shift), str(CACHE_REVISION)]
+            parts = [key, self.weights_hash, str(images.shape), str(self.scale), str(self.shift), str(CACHE_REVISION)]
             if self.device.type != "cpu":  # convolutions round otherwise there
                 parts.append(self.device.type)
             path = cache_directory() / "latents" / f"{hash_bytes(*parts)}.safetensors"
@@ -166,26 +163,21 @@ def _factor(config: Any) -> int:
 def _load(source: Source) -> nn.Module:
     from diffusers import AutoencoderKL, AutoencoderTiny
 
-    kind = AutoencoderKL
-    if source.path is not None:
-        try:
-            declared = json.loads((source.path / "config.json").read_text(encoding="utf-8")).get("_class_name")
-        except (OSError, ValueError, AttributeError) as error:  # the last where it is no object
-            raise UserError(f"{source.path} holds no diffusers autoencoder: config.json does not read") from error
-        if declared not in ("AutoencoderKL", "AutoencoderTiny"):
-            raise UserError(f"{source.path} holds a {declared}, expected AutoencoderKL or AutoencoderTiny")
-        kind = AutoencoderKL if declared == "AutoencoderKL" else AutoencoderTiny
-    elif "taesd" in source.text.lower():
-        kind = AutoencoderTiny
+    kinds = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+    place: dict[str, Any] = {"local_files_only": True}
+    if source.path is None:
+        place = {"subfolder": source.subfolder or None, "revision": source.revision}
     try:
         with hub_or_cache(needed=source.path is None) as reachable:
-            model, info = kind.from_pretrained(
+            declared = _class_name(source, place)
+            if declared not in kinds:
+                raise UserError(f"{source.text} holds a {declared}, expected {' or '.join(kinds)}")
+            model, info = kinds[declared].from_pretrained(
                 source.location,
-                subfolder=source.subfolder or None,
                 use_safetensors=True,
                 torch_dtype=torch.float32,
-                local_files_only=source.path is not None,
                 output_loading_info=True,
+                **place,
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if reachable else NO_ANSWER
@@ -194,6 +186,18 @@ def _load(source: Source) -> nn.Module:
         raise UserError(f"the VAE '{source.text}' lacks {len(missing)} tensors, among them {missing[0]}")
     loaded: nn.Module = model
     return loaded
+
+
+def _class_name(source: Source, place: dict[str, Any]) -> Any:
+    """The class that an autoencoder's config names."""
+    from diffusers import AutoencoderKL
+
+    if source.path is None:
+        return AutoencoderKL.load_config(source.location, **place).get("_class_name")
+    try:
+        return json.loads((source.path / "config.json").read_text(encoding="utf-8")).get("_class_name")
+    except (OSError, ValueError, AttributeError) as error:  # the last where it is no object
+        raise UserError(f"{source.path} holds no diffusers autoencoder: config.json does not read") from error
 
 
 def new_autoencoder(*, channels: tuple[int, ...], latent_channels: int, size: int) -> Any:

@@ -93,10 +93,14 @@ def test_paths_and_hub_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert resolve("owner/name").path == Path("owner/name")  # what exists is meant
     assert resolve("~/owner").path == tmp_path / "owner"
     hub = resolve("owner/other-name.v1")
-    assert (hub.path, hub.location) == (None, "owner/other-name.v1")
+    assert (hub.path, hub.location, hub.revision, hub.subfolder) == (None, "owner/other-name.v1", "main", "")
+    hub = resolve("owner/other@refs/pr/1:deep/vae")
+    assert (hub.path, hub.location, hub.revision, hub.subfolder) == (None, "owner/other", "refs/pr/1", "deep/vae")
 
 
-@pytest.mark.parametrize("text", ["", "/no/such/path", "./gone", "~/gone", "word", "a/b/c", "a b/c", "gs://a/b", "x:y"])
+@pytest.mark.parametrize(
+    "text", ["", "/no/such/path", "./gone", "~/gone", "word", "a/b/c", "a b/c", "gs://a/b", "x:y", "a/b@", "a@b/c"]
+)
 def test_what_is_neither_path_nor_hub_id_is_refused(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -182,7 +186,10 @@ def test_a_folder_is_known_by_all_of_its_weights(tmp_path: Path, whole: Path) ->
     second.write_bytes(second.read_bytes()[:-1])
     with pytest.raises(UserError, match="model-2.safetensors was cut short"):
         check_folder(source)
-    assert check_folder(Source(text="owner/name", path=None)) == "hub:owner/name"
+    assert check_folder(Source(text="owner/name", path=None)) == "hub:owner/name@main"
+    pinned = Source(text="owner/name@v1:vae", path=None, commit="0a1b")
+    assert check_folder(pinned) == "hub:owner/name@0a1b:vae"
+    assert resolve("owner/name@0a1b:vae").location == pinned.location
 
 
 def test_a_folder_of_pickles_is_refused(tmp_path: Path) -> None:

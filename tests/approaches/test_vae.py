@@ -224,7 +224,7 @@ def test_everything_that_decides_latents_is_in_the_key(codec: LatentCodec, cache
     codec.encode_images(pictures(), key="other data")
     codec.encode_images(pictures(size=20), key="k")
     codec.encode_images(pictures(4), key="k")
-    for name, value in (("cached_as", "v"), ("scale", 2.0), ("shift", 0.5)):
+    for name, value in (("weights_hash", "v"), ("scale", 2.0), ("shift", 0.5)):
         setattr(codec, name, value)
         codec.encode_images(pictures(), key="k")
     assert len(calls) == len(list(cache.iterdir())) == 7
