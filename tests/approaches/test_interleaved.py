@@ -222,6 +222,18 @@ def test_weights_and_rates_are_those_of_the_settings(shared):
     assert {g.name: g.ratio for g in two.parameter_groups()} == {"words": 3.0, "new": 1.0}
 
 
+def test_a_token_is_its_patch_its_place_and_the_time(shared):
+    tokens = build(shared, FullRetrainingSettings()).tower.image
+    x_t = small_batch(shared).noise[:2]
+    made, _ = tokens(x_t, torch.tensor([0.1, 0.9]))
+    time = tokens.time(torch.tensor([0.1, 0.9]))
+    patches, _ = tokens.patches.encode(x_t, time)
+    assert (time[0] - time[1]).abs().max() > 0.01
+    torch.testing.assert_close(made[:, 1:-1], patches + tokens.place + time[:, None])
+    for place, edge in ((0, tokens.begin), (-1, tokens.end)):
+        torch.testing.assert_close(made[:, place], edge + time)
+
+
 def test_a_picture_that_leaves_no_room_for_its_caption_is_refused(shared):
     large = dataclasses.replace(shared, latent_size=32)
     with pytest.raises(UserError, match="a picture of 256 tokens, the 1 tokens of .* context of 256 tokens: raise"):

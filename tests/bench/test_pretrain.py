@@ -21,7 +21,7 @@ from approaches.shared.kernels import choose
 from approaches.shared.language_model import LanguageModel
 from approaches.shared.sources import Source, check_folder
 from approaches.shared.transformer import Transformer, TransformerConfig
-from approaches.shared.vae import LatentCodec
+from approaches.shared.vae import LatentCodec, new_autoencoder, to_unit
 from bench import pretrain
 from bench.config import Config, OptimizerConfig, TextConfig
 from bench.console import Console
@@ -35,7 +35,8 @@ from bench.pretrain.arguments import MODELS, PretrainArguments, check
 from bench.pretrain.card import evaluations, finished
 from bench.pretrain.clip import contrastive_loss, sides_loss, twin_loss
 from bench.pretrain.clip_batches import SIDES, Batch
-from bench.pretrain.vae import _mixed, psnr, reconstruction_loss
+from bench.pretrain.vae import _mixed, _write, psnr, reconstruction_loss
+from bench.trainer import Fitted
 from metrics.alignment import Clip
 from tests.approaches.checkpoints import drawn
 
@@ -186,6 +187,20 @@ def test_a_card_says_what_was_made_and_from_what(made: Made, kind: str) -> None:
     assert card["curve"][-1]["step"] == steps
     page = (folder / "README.md").read_text()
     assert all(digest in page for digest in card["data"].values())
+
+
+def test_the_average_is_what_is_written_and_whitening_leaves_what_it_decodes(tmp_path: Path) -> None:
+    config = preset("smoke")
+    model, average = (new_autoencoder(channels=(16, 16), latent_channels=4, size=8) for _ in range(2))
+    images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), np.uint8)
+    recipe = replace(config.pretrain.vae, emoji_share=0.0)
+    fitted = Fitted(curve=[], seconds=0.0, average=dict(average.state_dict()))
+    _write(model, fitted, {"shapes": images}, recipe, tmp_path)
+    written = LatentCodec.load(str(tmp_path))
+    with torch.no_grad():
+        pictures = to_unit(images[:4])
+        expected = average.decode(average.encode(pictures).latent_dist.mode()).sample
+        torch.testing.assert_close(written.decode(written.encode(pictures)), expected, atol=5e-3, rtol=5e-3)
 
 
 def test_the_written_codec_centres_its_latents(made: Made) -> None:

@@ -15,14 +15,15 @@ from typing import Any
 
 import pytest
 
-from bench import exits, runner, store, worker
+from bench import cli, exits, meter, runner, stages, store, worker
 from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError
 from bench.run_arguments import RunArguments
 from metrics.statistics import Estimate
 from reports import schema
-from tests.bench import ways
+from tests.bench import stand_ins, ways
+from tests.bench.test_base import narrow
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,6 +52,26 @@ def status(tmp_path: Path, approach: str) -> store.State:
     state = store.read_state(only(tmp_path, approach))
     assert state is not None
     return state
+
+
+def test_a_machine_s_peak_is_the_better_of_two_looks_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stand_ins.work_here(monkeypatch)
+    looks = iter((1e12, 3e12))  # before training, perhaps beside other work, and after
+    monkeypatch.setattr(stages, "peak_flops", lambda *_, **__: next(looks))
+    heard: list[float] = []
+
+    def mfu(steps_per_second: Estimate, flops: float, peak: float) -> Estimate:
+        heard.append(peak)
+        return meter.mfu(steps_per_second, flops, peak)
+
+    monkeypatch.setattr(stages, "mfu", mfu)
+    models = {
+        "model.lm": stand_ins.language_model(tmp_path / "lm"),
+        "model.vae": stand_ins.autoencoder(tmp_path / "vae"),
+    }
+    sizes = {**stand_ins.SIZES, **models, "text.path": stand_ins.texts(tmp_path / "texts"), "out": tmp_path / "runs"}
+    assert cli.main(["run", "--approach", "projection", *stand_ins.flags(sizes), *narrow("projection")]) == 0
+    assert heard == [3e12]
 
 
 FATES = [
