@@ -44,3 +44,5 @@ def check(arguments: CleanArguments, config: Config) -> None:
         raise UserError(f"--delete needs --what, one or more of: {', '.join(KINDS)}")
     if arguments.out.exists() and not arguments.out.is_dir():
         raise UserError(f"--out {arguments.out} is a file, expected a folder")
+    if arguments.out != CleanArguments().out and not arguments.out.exists():
+        raise UserError(f"--out {arguments.out} is not there, expected the folder of some runs")

@@ -99,12 +99,13 @@ def machine() -> Iterator[Finding]:
     cache = cache_directory()
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(existing).free / 2**30
-    enough = free >= 2
+    obstacle = f", and {existing} is no folder" if not existing.is_dir() else ""
+    fine = free >= 2 and not obstacle
     yield Finding(
         name="cache",
-        state="ok" if enough else "missing",
-        found=f"{cache}, {free:.1f} GiB free",
-        advice="" if enough else "free 2 GiB there, or export BENCH_CACHE=FOLDER",
+        state="ok" if fine else "missing",
+        found=f"{cache}, {free:.1f} GiB free{obstacle}",
+        advice="" if fine else f"{'' if obstacle else 'free 2 GiB there, or '}export BENCH_CACHE=FOLDER",
     )
     import torch
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from bench.errors import UserError
 
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""What the system says where a disk is full, or one may not write (or read) there."""
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+"""What the system says where a disk is full, one may not write (or read) there, or no file can have that name."""
 FULL = tuple(word for number in REFUSALS[:2] for word in (os.strerror(number), f"os error {number}"))
 """How libraries that raise no OSError say that a disk is full, or that one's share of it is."""
 

@@ -19,12 +19,15 @@ from bench.config import Config, to_json
 from bench.console import Console, clock
 from bench.contents import contents
 from bench.environment import provenance
+from bench.errors import UserError
 from bench.exits import DONE, MISTAKE
 from bench.files import hash_bytes
+from bench.run_arguments import chosen
 from bench.sweep_arguments import (
     Point,
     SweepArguments,
     bounds_of,
+    check_each,
     ordered,
     placed,
     points,
@@ -146,20 +149,30 @@ class Work:
 
     def _widened(self, tuned: Sequence[Tuned]) -> tuple[Any, ...]:
         """The grid with a value more at each edge that an approach chose, as far from its neighbour in ratio as that
-        one is from the next; none where the field's bounds don't allow it."""
+        one is from the next; none that one of the approaches could not be tried with."""
         edges = {each.edge for each in tuned} - {""}
         first = self.points[0]
         values = values_of(self.arguments, first.approach, first.settings)
-        bounds = bounds_of(self.arguments.field, first.config, first.settings)
         if not edges or min(values) <= 0:
             return ()
         added = {"smallest": values[0] ** 2 / values[1], "largest": values[-1] ** 2 / values[-2]}
         new = [float(f"{added[edge]:.6g}") for edge in edges]
         if isinstance(values[0], int):
             new = [max(1, round(value)) for value in new]
-        inside = [value for value in new if bounds is None or bounds.holds(value)]
-        allowed = set(inside) - set(values)
-        return tuple(sorted({*values, *allowed})) if allowed else ()
+        fresh = {value for value in new if value not in values and self._can_be_tried(value)}
+        return tuple(sorted({*values, *fresh})) if fresh else ()
+
+    def _can_be_tried(self, value: Any) -> bool:
+        """Whether a value is one for every approach of the sweep."""
+        arguments = self.arguments
+        try:
+            for approach in chosen(arguments.approach):
+                settings = arguments.settings_for(approach, self.config)
+                config, _ = placed(arguments.field, value, self.base, settings, approach)
+                check_each(arguments, self.config, [config])
+        except UserError:
+            return False
+        return True
 
 
 def score(value: Any, trials: Sequence[Trial], arguments: SweepArguments) -> Score:

@@ -152,6 +152,8 @@ def test_what_is_told_is_what_it_takes(out: Path, capsys: pytest.CaptureFixture[
         (["--what", "cache"], "--what is 'cache': did you mean 'caches'?"),
         (["--delete"], "--delete needs --what, one or more of: caches, checkpoints"),
         (["--force"], "'clean' has no option --force"),
+        (["--out", "nowhere"], "--out nowhere is not there, expected the folder of some runs"),
+        (["--out", "n" * 300], ": File name too long"),
     ],
 )
 def test_a_mistake_gets_one_sentence(out: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]):

@@ -148,6 +148,15 @@ def test_an_unreachable_hub_is_a_finding():
     assert found.advice
 
 
+def test_a_cache_that_is_a_file_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "inside"):
+        monkeypatch.setenv("BENCH_CACHE", str(place))
+        found = named(machine(), "cache")
+        assert found.state == "missing" and found.found.endswith(f"and {tmp_path / 'file'} is no folder")
+        assert found.advice == "export BENCH_CACHE=FOLDER"
+
+
 def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1_000_000}))
     found = named(machine(), "cache")

@@ -336,6 +336,16 @@ def test_beyond_a_fields_bound_there_is_no_edge():
     assert (found.approaches[0].edge, found.widened) == ("largest", ())
 
 
+def test_a_value_that_settings_or_pictures_refuse_is_not_advised():
+    for field, low, high, widened in (
+        ("settings.heads", 3, 6, (3, 6, 12)),
+        ("settings.heads", 4, 12, ()),  # a width of 192 doesn't divide into 36
+        ("train.patch", 2, 8, ()),  # a latent of 8 doesn't divide into 32
+    ):
+        found = judged({("modular", low): [0.2], ("modular", high): [0.1]}, field=field)
+        assert (found.approaches[0].edge, found.widened) == ("largest", widened)
+
+
 def test_an_allowed_bound_is_tried():
     found = judged({("modular", 2): [0.1], ("modular", 4): [0.2]}, field="train.noise_levels")
     assert (found.approaches[0].edge, found.widened) == ("smallest", (1, 2, 4))
