@@ -126,8 +126,9 @@ def test_a_plan_foretells_a_run(micro_run: MicroRun):
     assert 0 < planned.update == spent.optimizer_flops_per_step
     mfu = record.metrics["mfu"]
     assert mfu.value is not None and spent.steps is not None
-    model_alone = spent.flops_per_step - spent.optimizer_flops_per_step
     rate, peak = record.metrics["steps_per_second"].value, mfu.details["peak_flops_per_second"]
+    assert rate is not None and spent.flops_per_step is not None
+    model_alone = spent.flops_per_step - spent.optimizer_flops_per_step
     assert mfu.value == pytest.approx(rate * model_alone / peak, rel=1e-9)
     machine = replace(HERE, peak=mfu.details["peak_flops_per_second"], mfu=mfu.value)
     seconds = statistics.median(record.metrics["steps_per_second"].details["seconds_per_step"]) * spent.steps

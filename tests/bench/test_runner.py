@@ -69,7 +69,12 @@ def test_a_machine_s_peak_is_the_better_of_two_looks_at_it(tmp_path: Path, monke
         "model.lm": stand_ins.language_model(tmp_path / "lm"),
         "model.vae": stand_ins.autoencoder(tmp_path / "vae"),
     }
-    sizes = {**stand_ins.SIZES, **models, "text.path": stand_ins.texts(tmp_path / "texts"), "out": tmp_path / "runs"}
+    sizes: dict[str, object] = {
+        **stand_ins.SIZES,
+        **models,
+        "text.path": stand_ins.texts(tmp_path / "texts"),
+        "out": tmp_path / "runs",
+    }
     assert cli.main(["run", "--approach", "projection", *stand_ins.flags(sizes), *narrow("projection")]) == 0
     assert heard == [3e12]
 
