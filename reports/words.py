@@ -11,7 +11,7 @@ from reports.contenders import Contender, Judge, items_each, unlike
 from reports.gather import Gathered
 from reports.glossary import RETENTION, Scale, counted, first_of, known, listed, meaning, scale_of, written
 from reports.looks import SKILL, looks, said_of
-from reports.schema import has
+from reports.schema import TIMED_UNITS, has
 from reports.tables import (
     distance_name,
     is_distance,
@@ -194,11 +194,19 @@ def _costs(contenders: Sequence[Contender], judge: Judge) -> Answer:
         if level:
             parts.append(f"{word}: {least}" + (" for all" if len(having) > 1 else ""))
         else:
-            parts.append(f"{word}: from {least} ({ranked[0].label}) to {most} ({ranked[-1].label})")
+            ends = (_standing_at(each, ranked, name, scale) for each in (ranked[0], ranked[-1]))
+            low, high = (f"{value} ({listed(who)})" for value, who in zip((least, most), ends, strict=True))
+            parts.append(f"{word}: from {low} to {high}")
             if name == "training_flops":
-                brief = f"Training takes from {least} ({ranked[0].label}) to {most} ({ranked[-1].label})."
+                brief = f"Training takes from {low} to {high}."
     text = "; ".join(parts)
     return Answer(question="Costs", words=_sentence(f"{text[:1].upper()}{text[1:]}"), brief=brief)
+
+
+def _standing_at(end: Contender, ranked: Sequence[Contender], name: str, scale: Scale) -> list[str]:
+    """The contenders whose number is written as that of one end."""
+    shown = written(end.metrics[name], scale)
+    return [c.label for c in ranked if written(c.metrics[name], scale) == shown]
 
 
 # ---------------------------------------------------------------------------------------------------------- honesty
@@ -258,8 +266,11 @@ def _counts(contenders: Sequence[Contender], names: Sequence[str]) -> list[str]:
     told: dict[int, list[str]] = {}
     for name in names:
         having = [c.metrics[name] for c in contenders if has(c.metrics, name)]
-        if having and all(e.reason != COUNTED and e.low is not None for e in having):
+        clock = bool(having) and having[0].unit in TIMED_UNITS
+        if having and not clock and all(e.reason != COUNTED and e.low is not None for e in having):
             least = min(items_each(e) for e in having)
             told.setdefault(least, []).append(meaning(name).title)
     parts = [f"{n:,} {'item' if n == 1 else 'items'} for {listed(titles)}" for n, titles in sorted(told.items())]
-    return [f"The numbers rest on {listed(parts)}."] if parts else []
+    timed = any(has(c.metrics, name) and c.metrics[name].unit in TIMED_UNITS for c in contenders for name in names)
+    more = " Time and memory rest on no held-out items." if timed else ""
+    return [f"The numbers rest on {listed(parts)}.{more}"] if parts else []

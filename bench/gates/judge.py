@@ -6,6 +6,7 @@ import platform
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from approaches.registry import package_of
 from bench.gates.baseline import Baseline
 from bench.gates.findings import Finding, Status, wanted
 from bench.gates.thresholds import Thresholds
@@ -16,7 +17,8 @@ TORCH_DECIDES = ("memory", TRACED)
 
 
 def unseen(kind: str, expected: Iterable[str], seen: Collection[str], groups: Collection[str]) -> list[Finding]:
-    """A finding for every name that the gate must see and has not, and for every one that it does not know."""
+    """A finding for every name that the gate must see and has not, and for every one that it does not know: refused,
+    but for an installed package's approach, which this checkout need not know."""
     found = []
     known = [name for name in expected if wanted(name, groups)]
     for name in known:
@@ -25,8 +27,10 @@ def unseen(kind: str, expected: Iterable[str], seen: Collection[str], groups: Co
             found.append(Finding(kind=kind, name=name, status="missing", said=said))
     for name in seen:
         if name not in known:
-            said = f"new: nothing is stored to compare it with; {RENEW}"
-            found.append(Finding(kind=kind, name=name, status="refused", said=said))
+            package = "".join(package_of(name.rpartition("/")[2]))
+            status: Status = "not judged" if package else "refused"
+            said = f"{f'of the package {package}' if package else 'new'}: nothing is stored to compare it with; {RENEW}"
+            found.append(Finding(kind=kind, name=name, status=status, said=said))
     return found
 
 

@@ -189,6 +189,16 @@ def test_a_renamed_name_is_missing_and_new() -> None:
     assert exit_code(found) == 1
 
 
+def test_an_installed_package_s_approach_need_not_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "package_of", lambda name: {"plain-way": "0.1"} if name == "plain" else {})
+    found = judge.unseen("counted", ["flops/ours"], ["flops/ours", "flops/plain", "flops/new"], ())
+    assert [(finding.name, finding.status) for finding in found] == [
+        ("flops/plain", "not judged"),
+        ("flops/new", "refused"),
+    ]
+    assert found[0].said.startswith("of the package plain-way: nothing is stored")
+
+
 def test_a_name_outside_the_groups_is_not_asked_for() -> None:
     only = {"parameters/a": counts()["parameters/a"]}
     assert statuses(judge.counted(only, baseline(), "2.13.0", ("parameters",))) == {"parameters/a": "pass"}

@@ -31,7 +31,7 @@ def test_each_question_is_answered_from_its_number():
     assert "Real pictures are 1.25 from other real ones" in told["Draws best"].words
     assert "full_retraining (0.900 [0.8" in told["Uses the words at all"].words
     assert told["Describes best"].brief == "By attribute F1, nobody is told apart from the leader."
-    assert "from 4 million (full_retraining) to 8 million (projection)" in told["Costs"].words
+    assert "from 4 million (full_retraining and dual_tower) to 8 million (projection)" in told["Costs"].words
     assert told["Costs"].brief == "Training takes from 1 TFLOP (dual_tower) to 3 TFLOP (projection)."
 
 
