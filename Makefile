@@ -39,14 +39,17 @@ $(TESTED): $(READY)
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[lm-eval]"
 	touch $@
 
+ALONE = $(shell grep -rl 'mark\.alone' tests --include='test_*.py')
+
 run: $(READY)
 	$(BIN)/python -m bench run
 
-# Many at a time, then alone what measures time. Of a choice of tests there may be none of one kind (exit code 5).
+# Many at a time, then alone what measures time, without collecting all the others again. Of a choice of tests there may
+# be none of one kind (exit code 5).
 test: $(TESTED)
 	@many=0; alone=0; \
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone" $(TESTS) || many=$$?; \
-	$(BIN)/python -m pytest -m alone $(TESTS) || alone=$$?; \
+	$(BIN)/python -m pytest -m alone $(or $(TESTS),$(ALONE)) || alone=$$?; \
 	case $$many/$$alone in 0/0|0/5|5/0) ;; *) exit 1 ;; esac
 
 lint: $(READY)

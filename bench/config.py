@@ -55,8 +55,7 @@ class ModelConfig:
     owner/name@revision, and :folder behind either). --lm, --vae and --clip are short for these flags."""
 
     lm: str = "shipped:lm-tiny"
-    """Language model (llama, qwen2, qwen3, mistral, smollm3): shipped:NAME, package:smollm2, a folder, a GGUF file or
-    a hub id."""
+    """Language model (llama, qwen, mistral, smollm): shipped:NAME, package:smollm2, a folder, a GGUF file, a hub id."""
     vae: str = "shipped:vae-tiny"
     """Latent codec (AutoencoderKL or AutoencoderTiny)."""
     clip: str = "shipped:clip-tiny"

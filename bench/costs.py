@@ -27,9 +27,8 @@ COSTS: Names = {
 def drawing_costs(approach: Approach, drawn: Drawn, collection: Collection, config: Config) -> dict[str, Estimate]:
     """`seconds_per_image` in batches, and its named parts; `seconds_to_first_image`, one prompt alone to its pixels;
     `nfe`; `flops_per_image`; and where an approach plans or draws again, `planner_tokens` and `redraws` a picture."""
-    each = sorted(seconds / count for seconds, count in drawn.seconds)
     found = {
-        "seconds_per_image": median_of(each, {"batches": drawn.seconds, "parts": drawn.parts}),
+        "seconds_per_image": median_of(a_row_each(drawn.seconds), {"batches": drawn.seconds, "parts": drawn.parts}),
         "seconds_to_first_image": _first(approach, collection, config),
         "nfe": mean_estimate(drawn.nfe, keys=collection.keys[: len(drawn.nfe)], better="lower", details={}),
         "flops_per_image": _flops(approach, drawn, collection, config),
@@ -66,6 +65,13 @@ def traced(trace: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
     if corrected := [float(entry["corrected"]) for entry in planned if "corrected" in entry]:
         found["plans_corrected"] = mean_estimate(corrected, unit="share", better="lower", details={})
     return found
+
+
+def a_row_each(batches: Sequence[tuple[float, int]]) -> list[float]:
+    """Seconds a row of each full batch, in ascending order: a smaller one at the end takes longer a row. batches:
+    seconds, rows."""
+    full = max((rows for _, rows in batches), default=0)
+    return sorted(seconds / rows for seconds, rows in batches if rows == full)
 
 
 def median_of(ordered: Sequence[float], details: Mapping[str, Any]) -> Estimate:

@@ -84,7 +84,7 @@ class _Rapl(_Counter):
     """One package's counter, in microjoules, which begins anew at its range."""
 
     def __init__(self, folder: Path) -> None:
-        self.name = f"RAPL {(folder / 'name').read_text(encoding='utf-8').strip()} of the whole machine"
+        self.name = f"RAPL {_name(folder)} of the whole machine"
         self.file, self.range = folder / "energy_uj", int((folder / "max_energy_range_uj").read_text())
         self.last = int(self.file.read_text())
 
@@ -121,9 +121,21 @@ class _Gpu(_Counter):
         return grown / 1e3
 
 
+PLATFORM = "psys"
+"""The zone of the whole platform, which counts the packages once more."""
+
+
+def _name(zone: Path) -> str:
+    try:
+        return (zone / "name").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
 def _processors(rapl: Path) -> list[_Counter]:
     """One counter a processor package. OSError, with what to do, where they can't be read."""
-    packages = sorted(folder for folder in rapl.glob("intel-rapl:*") if folder.name.count(":") == 1)
+    zones = sorted(folder for folder in rapl.glob("intel-rapl:*") if folder.name.count(":") == 1)
+    packages = [zone for zone in zones if _name(zone) != PLATFORM]
     if not packages:
         raise OSError(f"this machine shows no energy counter (RAPL) in {rapl}")
     try:

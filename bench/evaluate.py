@@ -19,7 +19,7 @@ from approaches.shared.language_model import LanguageModel
 from approaches.shared.prompts import gap
 from bench.config import Config
 from bench.console import Console
-from bench.costs import median_of
+from bench.costs import a_row_each, median_of
 from bench.errors import UserError
 from bench.heard import HEARD, heard_metrics
 from bench.held_out import LOGITS, HeldOut, Texts, hold_out, hold_out_others, triple_losses
@@ -199,7 +199,7 @@ def _captions(approach: Approach, held: HeldOut, config: Config, found: Measured
     model, device = approach.shared.language_model, next(approach.parameters()).device
     losses: list[Floats] = []
     shuffled: list[Floats] = []
-    seconds: list[float] = []
+    seconds: list[tuple[float, int]] = []
     captions: list[str] = []
     for start in range(0, count, config.evaluate.batch):
         rows = range(start, min(count, start + config.evaluate.batch))
@@ -209,7 +209,7 @@ def _captions(approach: Approach, held: HeldOut, config: Config, found: Measured
         opening = approach.text_start(prompts)
         written = decode(opening, approach.text_step, limit=config.train.caption_tokens, end_id=model.end_id)
         synchronise(device)
-        seconds.append((now() - begun) / len(rows))
+        seconds.append((now() - begun, len(rows)))
         captions += [model.decode(ids).strip() for ids in written]
         for target, order in ((losses, list(rows)), (shuffled, [(i + 1) % count for i in rows])):
             texts = [gap(model, config.train.describe_prompt) + held.test.captions[i][0] for i in order]
@@ -226,7 +226,7 @@ def _captions(approach: Approach, held: HeldOut, config: Config, found: Measured
         if count > 1
         else Estimate.missing(ALONE, unit="nats a token", better="higher"),
         **caption_metrics(captions, held.test.scenes[:count], held.test.captions[:count], seed=config.seed),
-        "seconds_per_caption": median_of(sorted(seconds), {}),
+        "seconds_per_caption": median_of(a_row_each(seconds), {}),
     }
 
 

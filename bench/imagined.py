@@ -43,13 +43,16 @@ CHARACTERS = 4  # a token, of a tokenizer that is not at hand
 
 
 class _Unknown(TorchDispatchMode):
-    """A number that is read out of a tensor without values is one, a truth is false: as of a model before training."""
+    """A number that is read out of a tensor without values is one, a truth is false: as of a model before training.
+    Its memory is pinned already: torch knows no such operation there."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Torch's hook: one operation."""
         if func is torch.ops.aten._local_scalar_dense.default:
             kind = args[0].dtype
             return False if kind == torch.bool else 1.0 if kind.is_floating_point else 1
+        if func is torch.ops.aten._pin_memory.default:
+            return args[0]
         return func(*args, **(kwargs or {}))
 
 

@@ -20,6 +20,7 @@ from metrics.fidelity import Extractor, Features, Floats, extract, nearest
 from metrics.statistics import TAILS, Estimate, mean_estimate
 
 CLOSE = 0.05  # the share of real held-out pictures that counts as close to training
+ANEW = "of the pictures, encoded anew"
 RESAMPLED = 1000  # times, real pictures for that share's edge
 SEARCHED = 100_000  # training pictures at most: their features are kept on the disk, 5 KB each
 SEEN: Names = {
@@ -46,9 +47,11 @@ def memorisation(
     share that is nearer to one than all but CLOSE of real held-out ones are; and `prompt_overlap`, the share of prompts
     that are among the training's captions, word for word.
 
-    extractor: None leaves out what is in features. true, true_latents: the real ones, decoded from their latents as the
-    drawn ones are. In features what the decoder loses is more than what tells a copy from another picture, so nothing
-    is called a copy by them. Those of the first SEARCHED training pictures are extracted once a machine. Details:
+    extractor: None leaves out what is in features. true: the real ones, decoded from their latents as the drawn
+    ones are. latents, true_latents: of both kinds of pictures, encoded anew: a sampler's own hold noise that the
+    decoder drops, and that is longer than what tells a copy from another picture. In features what the decoder loses
+    is more than that, so nothing is called a copy by them. Those of the first SEARCHED training pictures are extracted
+    once a machine. Details:
     `nearest`, the training picture's key of each, `per_item`, its distance, `real`, the mean distance of the real
     ones, and `chance`, CLOSE.
     """
@@ -69,6 +72,7 @@ def memorisation(
         places, far = nearest(drawn, trained)
         told = {
             **trained.provenance,
+            **({"latents": ANEW} if suffix else {}),
             "searched": len(trained),
             "training_pictures": len(training),
             "nearest": [training.keys[place] for place in places],
@@ -87,7 +91,7 @@ def copies_among(far: Floats, real: Floats, *, keys: Sequence[str], seed: int) -
     pictures. The interval counts the edge's own error too: Jeffreys' posteriors of the share, each at the edge of a
     resample of the real ones."""
     edge = float(np.quantile(real, CLOSE))
-    details: dict[str, Any] = {"chance": CLOSE, "edge": edge, "real_pictures": len(real)}
+    details: dict[str, Any] = {"chance": CLOSE, "edge": edge, "real_pictures": len(real), "latents": ANEW}
     nearer_than = (far < edge).astype(float)
     copies = mean_estimate(nearer_than, keys=keys, seed=seed, unit="share", better="lower", details=details)
     if copies.value is None or copies.low is None:

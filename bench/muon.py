@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.shards import full, like
+from bench.shards import full, like, working
 from bench.trainee import decaying
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; singular values end between 0.7 and 1.2
@@ -116,6 +116,7 @@ class Muon(torch.optim.Optimizer):
                 count = at_a_time(shape)
                 for first in range(0, len(pairs), count):
                     some = pairs[first : first + count]
-                    turned = orthogonalised(torch.stack([full(along) for _, along in some]))
+                    place = working(some[0][0])
+                    turned = orthogonalised(torch.stack([full(along).to(place) for _, along in some]))
                     steps = [like(along, parameter) for (parameter, _), along in zip(some, turned, strict=True)]
                     torch._foreach_add_([parameter for parameter, _ in some], steps, alpha=-rate)

@@ -280,7 +280,8 @@ def _seen(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:
     config = judges.config
     training = held_out.training(config, judges.shared, judges.console)
     kept = np.flatnonzero(drawn.finite)[: config.evaluate.memorised]
-    real = judges.shared.codecs["image"].encode_images(drawn.true[: REAL_TO_ONE * config.evaluate.memorised]).cpu()
+    codec = judges.shared.codecs["image"]
+    real = decoded(judges.shared, codec.encode_images(drawn.true[: REAL_TO_ONE * config.evaluate.memorised]))
     why = ""
     try:
         extractor = judges.opened(config.evaluate.memorised_input)
@@ -290,9 +291,9 @@ def _seen(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:
         extractor,
         training,
         drawn.images[kept],
-        decoded(judges.shared, real),
-        drawn.drawn.latents[kept],
         real,
+        codec.encode_images(drawn.images[kept]),
+        codec.encode_images(real),
         keys=[drawn.keys[i] for i in kept],
         prompts=drawn.captions,
         seed=config.seed,

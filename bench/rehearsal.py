@@ -3,6 +3,7 @@ once, and not after hours, when the pictures are drawn. Learns nothing, and leav
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from approaches.base import Approach, Batch, Generators, Prompt
 from bench.errors import UserError
+from bench.imagined import imagining
 from bench.owed import check_condition, check_losses, strays
 from bench.sampler import Sampling, draw
 
@@ -19,15 +21,17 @@ NFE = 2  # the fewest that every solver can do
 
 def rehearse(approach: Approach, batch: Batch, generators: Generators) -> None:
     """UserError that names the method whose answer is not what the interface says. batch: what training's first forward
-    pass sees, on the approach's device; on a GPU its losses are judged when they are counted and trained by."""
+    pass sees, on the approach's device."""
     was = approach.training
     captions, scenes = batch.draw.captions * ROWS, batch.draw.scenes * ROWS
     prompts = [Prompt.text(caption, scene) for caption, scene in zip(captions[:ROWS], scenes[:ROWS], strict=True)]
     latents = batch.draw.latents[:1].expand(ROWS, -1, -1, -1)
     try:
         with torch.random.fork_rng(devices=[]):
-            if latents.device.type == "cpu":  # a GPU may not hold it uncompiled and in float32
+            if latents.device.type == "cpu":
                 _losses(approach, batch, generators)
+            else:
+                losses_without_values(approach, batch, generators)
             approach.eval()
             with torch.no_grad():
                 if "denoise" in approach.capabilities:
@@ -44,6 +48,19 @@ def rehearse(approach: Approach, batch: Batch, generators: Generators) -> None:
                     _shape(approach, "text_logits", logits, (*tokens.shape, _vocabulary(approach)))
     finally:
         approach.train(was)
+
+
+def losses_without_values(approach: Approach, batch: Batch, generators: Generators) -> None:
+    """As `_losses`, of what takes no memory: a GPU may not hold it uncompiled and in float32. A stranger's losses may
+    need values: these are judged when they are trained by."""
+    mistakes: list[UserError] = []
+    with suppress(Exception), imagining():
+        try:
+            _losses(approach, batch, generators)
+        except UserError as error:
+            mistakes.append(error)
+    for mistake in mistakes:
+        raise mistake
 
 
 def _losses(approach: Approach, batch: Batch, generators: Generators) -> None:

@@ -130,6 +130,14 @@ def full(value: Tensor) -> Tensor:
     return value.full_tensor()  # type: ignore[no-any-return]
 
 
+def working(value: Tensor) -> torch.device:
+    """Where a tensor is worked on: of one whose shards are kept on the CPU, the devices that share it."""
+    if not hasattr(value, "device_mesh"):
+        return value.device
+    placed: Any = value
+    return torch.device(placed.device_mesh.device_type)
+
+
 def like(stored: Tensor, live: Tensor) -> Tensor:
     """A whole tensor, sharded as a live one of the same shape is; nothing is exchanged for it."""
     if not hasattr(live, "device_mesh"):

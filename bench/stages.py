@@ -3,6 +3,7 @@ that a run that was cut off goes on with the next one; what is measured is alway
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -295,6 +296,9 @@ def _speed(meter: Meter, batches: Batches, flops: int, peak: float) -> dict[str,
 def measure_again(run: Run, trained: dict[str, Any], place: Path) -> dict[str, Any]:
     """Load what was trained, as anybody will who uses it, measure that, and leave its pictures in a folder."""
     config, console = run.config, run.console
+    gc.collect()  # compiled blocks hold themselves, and the last gradients
+    if run.device.type == "cuda":
+        torch.cuda.empty_cache()
     approach = open_trained(run.folder, run.request)
     shared = approach.shared
     held = hold_out(config, shared, run.corpus, console)

@@ -229,6 +229,7 @@ class Run:
         meta = {**self.meta, **self.trainee.state(), "meter": self.meter.state()}
         self.trainee.save(self.path, self.average, meta)
         self._kept = self.meta["step"]
+        self.trainee.agreed(0.0)  # the other ranks wait for the one that writes: it is nobody's training
         self.meter.start()
 
 

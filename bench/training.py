@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from approaches.base import Approach, Batch, Generators
 from approaches.shared.devices import sent
@@ -119,14 +119,15 @@ def compile_blocks(approach: Approach) -> None:
     same few shapes every time; sampling and decoding bring ever new ones, and are left as they are."""
     for block in approach.blocks():
         for name in ("forward", *getattr(block, "entries", ())):
-            setattr(block, name, _compiled_in_training(getattr(block, name)))
+            setattr(block, name, _compiled_in_training(block, getattr(block, name)))
 
 
-def _compiled_in_training(function: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled_in_training(block: nn.Module, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled while the block is in training mode, with gradients or, as a frozen one may be read, without."""
     compiled = compiled_by_shape(function)
 
     def call(*inputs: Any, **options: Any) -> Any:
-        return (compiled if torch.is_grad_enabled() else function)(*inputs, **options)
+        return (compiled if block.training else function)(*inputs, **options)
 
     return call
 

@@ -15,6 +15,7 @@ from scipy.special import ndtri
 from bench.seeds import derive
 from metrics.statistics import (
     COUNTED,
+    NO_SPREAD,
     TAILS,
     Better,
     Estimate,
@@ -32,7 +33,8 @@ class Difference:
 
     estimate: the difference with its interval, in the metric's own sign. word: what may be said of the first.
     paired: whether the items were the same, and compared one by one. needed: items an approach at which a difference
-    of this size would be found four times in five (power 0.8), were it real; None where that can't be said.
+    of this size would be found four times in five (power 0.8), were it real; None where that can't be said, as of a
+    jackknife's, whose number itself depends on n.
     """
 
     estimate: Estimate
@@ -67,7 +69,8 @@ def difference(a: Estimate, b: Estimate, *, seed: int = 0) -> Difference:
         low, high, reason = _paired(a, b, seed)
     elif paired:
         reach = reach_of_blocks(np.subtract(a.details["pseudo"], b.details["pseudo"]), np.array(a.details["sizes"]))
-        low, high = gap - reach, gap + reach
+        spread = reach > 1e-12 * max(abs(a.value), abs(b.value))
+        low, high, reason = (gap - reach, gap + reach, "") if spread else (None, None, NO_SPREAD)
     elif left is None or right is None or own is None or others is None:
         low, high, reason = None, None, a.reason or b.reason
     else:
@@ -76,7 +79,7 @@ def difference(a: Estimate, b: Estimate, *, seed: int = 0) -> Difference:
     told = replace(a, value=gap, low=low, high=high, n=n, reason=reason, details=freedom(a, b))
     if low is None or high is None:
         return Difference(estimate=told, word="not told apart", paired=paired, needed=None)
-    items = not any("per_seed" in each.details for each in (a, b))
+    items = not any("per_seed" in each.details or "pseudo" in each.details for each in (a, b))
     needed = samples_needed(gap, high - low, n) if items else None
     return Difference(estimate=told, word=word(low, high, a.better), paired=paired, needed=needed)
 
@@ -116,7 +119,7 @@ def samples_needed(gap: float, width: float, n: int) -> int | None:
 def constant(estimate: Estimate) -> bool:
     """Whether a number is the same for each of several items, such as a number of evaluations."""
     items = estimate.details.get("per_item", ())
-    return len(items) > 1 and set(items) == {estimate.value}
+    return len(items) > 1 and len(set(items)) == 1
 
 
 def _bounds(estimate: Estimate) -> tuple[float | None, float | None]:

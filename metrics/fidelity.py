@@ -5,14 +5,15 @@ A number carries its extractor's name; `fid` and `kid` without one are Inception
 
 Intervals are block jackknives over both sets: they cover a number's expectation at this n. A Frechet distance is biased
 upwards by an amount that depends on n and on the pictures; the null distance (real pictures held out against the same
-reference, at the same n) shows how much, and KID has no such bias.
+reference, at the same n) shows how much, and KID of independent sets has no such bias. Pictures of the reference's own
+captions are a little nearer to it than independent ones, by either.
 
 N generated or first pictures, M real or second ones, C feature size, k neighbours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -76,7 +77,9 @@ def extract(extractor: Extractor, pictures: NDArray[np.uint8], *, batch: int = 3
     }
     if not cached:
         return Features(values=extractor.extract(pictures, batch), content=content, provenance=provenance)
-    parts = (content, extractor.name, extractor.weights_hash, extractor.resize, "float32", str(CACHE_REVISION))
+    parts = [content, extractor.name, extractor.weights_hash, extractor.resize, "float32", str(CACHE_REVISION)]
+    if (device := device_of(extractor)) != "cpu":  # convolutions round otherwise there
+        parts.append(device)
     path = cache_directory() / "features" / f"{hash_bytes(*parts)}.safetensors"
     values = None
     if path.exists():
@@ -90,6 +93,12 @@ def extract(extractor: Extractor, pictures: NDArray[np.uint8], *, batch: int = 3
         with atomic_path(path) as part:
             save_file({"features": values}, part)
     return Features(values=values, content=content, provenance=provenance)
+
+
+def device_of(extractor: Extractor) -> str:
+    """The type of the device that it computes on."""
+    weights: Iterable[Any] = getattr(extractor, "parameters", tuple)()
+    return next((str(weight.device.type) for weight in weights), "cpu")
 
 
 def frechet_distance(first: NDArray[Any], second: NDArray[Any]) -> float:

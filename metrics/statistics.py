@@ -25,6 +25,7 @@ BLOCKS = 16  # of a jackknife
 DEAL = 0  # which deal of items into blocks
 COUNTED = "counted, not sampled"
 ONE_ITEM = "one item has no interval"
+NO_SPREAD = "without any block of the items the number is the same"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +223,8 @@ def jackknife(
     if not np.isfinite(pseudo).all():
         return Estimate(value=value, reason="the statistic is not finite without some of the items", **told)
     reach = reach_of_blocks(pseudo, sizes)
+    if reach <= 1e-12 * abs(value):
+        return Estimate(value=value, reason=NO_SPREAD, **told)
     return Estimate(value=value, low=value - reach, high=value + reach, **told)
 
 
@@ -241,6 +244,8 @@ def interval_of_items(estimate: Estimate, *, seed: int = 0) -> Estimate:
         return replace(estimate, low=low, high=high, reason="" if low is not None else reason)
     if "pseudo" in found and estimate.value is not None:
         reach = reach_of_blocks(np.array(found["pseudo"]), np.array(found["sizes"]))
+        if reach <= 1e-12 * abs(estimate.value):
+            return replace(estimate, low=None, high=None, reason=NO_SPREAD)
         return replace(estimate, low=estimate.value - reach, high=estimate.value + reach, reason="")
     return estimate
 

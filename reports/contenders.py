@@ -32,8 +32,10 @@ BUDGETS: tuple[tuple[str, str, str], ...] = (
 LEVEL = 0.01  # exact counts that differ by no more than this share are called level
 BIASED = ("fid", "fd_*")
 """Numbers whose expectation depends on n: with another n they are other numbers."""
-MADE_BY = ("weights", "resize", "window", "windows", "real", "candidates", "k", "products")
+MADE_BY = ("weights", "resize", "window", "windows", "real", "candidates", "k", "products", "latents")
 """Details that say how a number was made: made otherwise it is another number."""
+UNSAID = {"latents": "as they were drawn"}
+"""How they were made of which a record does not say it, for it was so once."""
 BEYOND = ("*gap*", "density")
 """Numbers in shares that may be below 0 or above 1."""
 NO_ITEMS = (
@@ -75,8 +77,16 @@ class Contender:
 
     @cached_property
     def by_seed(self) -> tuple[dict[str, Estimate], ...]:
-        """Every number of every run, budgets among them."""
-        return tuple({**budget_estimates(run.record), **run.record.metrics} for run in self.runs)
+        """Every number of every run, budgets among them; of those whose expectation depends on n only the runs' with
+        the most items, for the others are another number."""
+        found = [{**budget_estimates(run.record), **run.record.metrics} for run in self.runs]
+        for name in {name for metrics in found for name in metrics if _biased(name)}:
+            sizes = [metrics[name].n if has(metrics, name) else 0 for metrics in found]
+            for metrics, size in zip(found, sizes, strict=True):
+                if 0 < size < max(sizes):
+                    why = f"of {size:,} pictures, other seeds' of {max(sizes):,}, and its expectation depends on n"
+                    metrics[name] = Estimate.missing(why, unit=metrics[name].unit, better=metrics[name].better)
+        return tuple(found)
 
     @cached_property
     def metrics(self) -> dict[str, Estimate]:
@@ -92,6 +102,10 @@ class Contender:
         found = [(seed, metrics.get(name, missing)) for seed, metrics in zip(self.seeds, self.by_seed, strict=True)]
         gaps = [(seed, estimate.reason) for seed, estimate in found if estimate.value is None]
         return gaps if len(gaps) < len(found) else []
+
+
+def _biased(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in BIASED)
 
 
 def budget_estimates(record: Record) -> dict[str, Estimate]:
@@ -245,6 +259,7 @@ def compare(a: Contender, b: Contender, name: str, rival: str = "") -> Differenc
         (x.metrics[name], y.metrics[rival])
         for x, y in ((_of_seed(a, seed), _of_seed(b, seed)) for seed in a.seeds if seed in b.seeds)
         if has(x.metrics, name) and has(y.metrics, rival)
+        if not (_biased(name) and items_each(x.metrics[name]) != items_each(y.metrics[rival]))
     ]
     if len(pairs) > 1:
         return difference_over_seeds(pairs, timed=first.unit in TIMED_UNITS)
@@ -254,10 +269,10 @@ def compare(a: Contender, b: Contender, name: str, rival: str = "") -> Differenc
 def unlike(a: Contender, b: Contender, name: str, rival: str = "") -> str:
     """Why two numbers of one name can't be compared, though both are there; "" where they can."""
     first, second = a.metrics[name], b.metrics[rival or name]
-    if items_each(first) != items_each(second) and any(fnmatchcase(name, pattern) for pattern in BIASED):
+    if items_each(first) != items_each(second) and _biased(name):
         return f"of {items_each(first):,} and of {items_each(second):,} pictures, and its expectation depends on n"
     for detail in MADE_BY:
-        one, other = first.details.get(detail), second.details.get(detail)
+        one, other = (each.details.get(detail, UNSAID.get(detail)) for each in (first, second))
         if one is not None and other is not None and one != other:
             return f"made with other {detail}: {one} and {other}"
     return ""

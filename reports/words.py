@@ -168,8 +168,8 @@ def _least(having: Sequence[Contender], name: str) -> str:
     )
     said = f" Real pictures are {sum(null) / len(null):.3g} from other real ones" if null else ""
     if not vae:
-        return said + (": nobody can be expected to do better." if null else "")
-    told = f"{sum(vae) / len(vae):.3g} once they went through the VAE: what a perfect denoiser would get"
+        return said + ", of other captions." * bool(null)
+    told = f"{sum(vae) / len(vae):.3g} once they went through the VAE: about what a perfect denoiser would get"
     return f"{said}, and {told}." if said else f" Real pictures are {told}."
 
 

@@ -77,8 +77,9 @@ def stands(first: Thing, second: Thing, relation: str) -> bool:
 
 
 def satisfied(things: tuple[Thing, ...], demands: tuple[Demand, ...], relation: str | None) -> bool:
-    """Whether objects fulfil a caption, as GenEval judges: the demanded number of each kind (exactly, when a number
-    above one or a single kind is asked for), and the relation for at least one pair of the two kinds."""
+    """Whether objects fulfil a caption: the demanded number of each kind (exactly, when a number above one or a single
+    kind is asked for), and the relation for at least one pair of the two kinds. GenEval's tasks; but any gap in the
+    direction is the relation, where GenEval asks for one larger than the objects', and one object means no second."""
     for demand in demands:
         found = sum(demand.met_by(thing) for thing in things)
         exact = len(demands) == 1 and len(things) != demand.count

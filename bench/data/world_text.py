@@ -63,8 +63,17 @@ class WorldText(TextCorpus):
         if split not in SIZES:
             raise UserError(f"unknown split '{split}': {nearest(split, SPLITS)}")
         if split not in self._made:
-            texts = enumerate(islice(world_documents(self.seed, split), SIZES[split]))
-            named = ((f"{split}/{index:06d}", text.strip()) for index, text in texts)
-            found = [Document(key=key, group=key, text=text) for key, text in named]
+            found = self._first(split, SIZES[split])
             self._made[split] = bounded(found, self.limit, self.exclusions) if self.limit else found
         return self._made[split]
+
+    def some(self, split: str, count: int) -> list[Document]:
+        """See TextCorpus: no others are made, where no limit chooses among them."""
+        if self.limit or split in self._made or split not in SIZES:
+            return super().some(split, count)
+        return self._first(split, min(count, SIZES[split]))
+
+    def _first(self, split: str, count: int) -> list[Document]:
+        texts = enumerate(islice(world_documents(self.seed, split), count))
+        named = ((f"{split}/{index:06d}", text.strip()) for index, text in texts)
+        return [Document(key=key, group=key, text=text) for key, text in named]

@@ -8,6 +8,7 @@ import pydoc_data.topics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from approaches.shared.kernels import choose
 from approaches.shared.language_model import LanguageModel, our_names, save_pretrained, tensors_hash, their_names
 from approaches.shared.sources import shipped, smollm2_path
 from approaches.shared.transformer import RopeScaling, Transformer, TransformerConfig
+from approaches.shared.unpacked import folder_of
 from bench.config import Config
 from bench.data.world_text import world_documents
 from bench.errors import UserError
@@ -43,6 +45,7 @@ def fresh(config: TransformerConfig = CONFIG) -> Transformer:
     return model
 
 
+@lru_cache
 def language_model(seed: int = 0) -> LanguageModel:
     return LanguageModel(drawn(Transformer(CONFIG, choose("cpu")), seed), byte_tokenizer())
 
@@ -286,7 +289,8 @@ def smollm2() -> LanguageModel:
 def test_smollm2_is_the_function_that_transformers_runs(smollm2: LanguageModel) -> None:
     path = smollm2_path()
     assert path is not None
-    theirs = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    unpacked = folder_of(hash_file(path))  # by transformers, when the fixture read the file
+    theirs = AutoModelForCausalLM.from_pretrained(unpacked, dtype=torch.float32).eval()
     tokens = torch.tensor([smollm2.encode(pydoc_data.topics.topics["assert"])[:200]])
     assert tokens.shape[1] == 200
     expected = theirs(tokens).logits

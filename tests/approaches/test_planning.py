@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import lru_cache
 
 import pytest
@@ -114,15 +113,13 @@ def test_masks_are_made_once_and_decoding_keeps_rows_apart() -> None:
 # ----------------------------------------------------------------------------------------------------------- arms
 
 
-@pytest.mark.alone
 def test_every_plan_of_the_shipped_language_model_parses_and_is_written_once() -> None:
     planner = Planner(language_model(), arm="lm", tokens=72)
     words = [sample.caption for sample in world("train", 24) + world("forms", 24)]
     planned = planner.plan(words, [None] * len(words))
     assert all(one.parsed and one.plan is not None and one.source == "lm" and one.tokens > 0 for one in planned)
-    begun = time.perf_counter()
     again = planner.plan(words, [None] * len(words))
-    assert time.perf_counter() - begun < 0.1 and all(a is b for a, b in zip(planned, again, strict=True))
+    assert all(a is b for a, b in zip(planned, again, strict=True))
     anew = planner.plan(words[:3], [None] * 3, anew=True)
     assert anew == planned[:3] and not any(a is b for a, b in zip(planned, anew, strict=False))
     # a plan is the prompt's own, whatever stands beside it

@@ -4,12 +4,10 @@ fates out (tests/bench/ways.py)."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench import array, array_arguments, cli, reproduce, runner, store, sweep
+from bench import array, array_arguments, cli, reproduce, store, sweep
 from bench.array_arguments import ArrayArguments
 from bench.config import Config
 from bench.console import Console
@@ -28,24 +26,14 @@ from bench.reproduce_arguments import ReproduceArguments
 from bench.sweep_arguments import SweepArguments
 from reports import reproductions, schema, sweeps
 from tests.bench import ways
-from tests.bench.test_runner import ROOT, moved
-
-
-@dataclass(frozen=True)
-class ActedJob(array.Job):
-    """A job whose worker acts."""
-
-    def __call__(self) -> int:
-        """See Job."""
-        setattr(runner, "WORKER", (sys.executable, ways.__file__))  # noqa: B010  (another length of tuple)
-        return super().__call__()
+from tests.bench.jobs import ActedJob, CountingJob, SeeingJob
 
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     ways.install(tmp_path / "site")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.syspath_prepend(str(ways.ROOT))
     monkeypatch.setattr(array, "Job", ActedJob)
     monkeypatch.setattr(store, "source_hash", lambda *_: "sources")  # somebody may be editing them
     monkeypatch.setattr(array, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
@@ -117,7 +105,7 @@ def test_a_run_whose_machine_is_gone_is_asked_for_again_as_it_is_asked_for_now(
 ) -> None:
     assert asked(tmp_path, config, "killed") == 3
     (folder,) = (tmp_path / "runs").glob("killed-*")
-    moved(folder)
+    ways.moved(folder)
     monkeypatch.setenv("SPARED", "by whoever killed it")
     present = replace(config, train=replace(config.train, checkpoint_seconds=7.0))
     with store.locked(folder):
@@ -127,21 +115,9 @@ def test_a_run_whose_machine_is_gone_is_asked_for_again_as_it_is_asked_for_now(
         assert asked(tmp_path, present, "killed") == 3
         assert "is being worked on" in capsys.readouterr().out
     assert store.Request.read(folder).config == config
-    moved(folder)
+    ways.moved(folder)
     assert asked(tmp_path, present, "killed") == 0
     assert store.Request.read(folder).config == present
-
-
-@dataclass(frozen=True)
-class SeeingJob(array.Job):
-    """A job that leaves what it sees of GPUs in its folder."""
-
-    def __call__(self) -> int:
-        """See Job."""
-        before = os.environ.get(VISIBLE, "unset")
-        self.take()
-        (Path(self.folder) / "seen").write_text(f"{before}|{os.environ.get(VISIBLE, 'unset')}")
-        return 0
 
 
 @pytest.mark.parametrize(
@@ -159,17 +135,6 @@ def test_jobs_of_this_machine_see_its_gpus_or_their_own(
     told = [path.read_text().split("|") for path in (tmp_path / "runs").glob("*/seen")]
     assert len(told) == 3 and {after for _, after in told} == seen
     assert {before for before, _ in told} == {""}  # what submitit leaves them
-
-
-@dataclass(frozen=True)
-class CountingJob(array.Job):
-    """A job that leaves the threads that its run would have in its folder."""
-
-    def __call__(self) -> int:
-        """See Job."""
-        self.take()
-        (Path(self.folder) / "threads").write_text(os.environ.get(array.THREADS, "unset"))
-        return 0
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,6 @@ def test_costs_are_a_pictures_and_guidance_doubles_its_evaluations(
     assert alike.value == pytest.approx(expected) and alike.reason == COUNTED
     assert found["planner_tokens"].value == 10 and found["planner_tokens"].reason != COUNTED
     assert found["seconds_per_image_plan"].value == 0.5
-    assert found["seconds_per_image"].value == 1.5 and found["nfe"].value == 4
+    assert found["seconds_per_image"].value == 2.0 and found["nfe"].value == 4
     assert found["seconds_to_first_image"].value == 1.0 and found["seconds_to_first_image"].n == 6
     assert found["seconds_to_first_image"].high == 2.0  # the slowest of six

@@ -34,6 +34,15 @@ def test_joules_are_the_counters_growth_over_all_packages_and_none_of_their_part
     assert "whole machine" in told.details["source"]
 
 
+def test_a_platform_s_own_counter_is_no_second_package(tmp_path: Path) -> None:
+    counter(tmp_path, 0)
+    (counter(tmp_path, 0, "intel-rapl:1") / "name").write_text("psys\n")
+    with Energy("cpu", rapl=tmp_path) as energy:
+        counter(tmp_path, 3_000_000)
+        (tmp_path / "intel-rapl:1" / "energy_uj").write_text("5000000")
+    assert energy.estimate().value == pytest.approx(3.0)
+
+
 def test_a_counter_that_began_anew_went_on(tmp_path: Path) -> None:
     counter(tmp_path, 999_000_000)
     with Energy("cpu", rapl=tmp_path) as energy:

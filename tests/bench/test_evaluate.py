@@ -40,7 +40,7 @@ from bench.evaluate import (
     validation_row,
 )
 from bench.heard import HEARD
-from bench.held_out import LONGEST, _texts, triple_losses
+from bench.held_out import LONGEST, _texts, training, triple_losses
 from bench.measured import Measured, row
 from bench.picture_metrics import FAULTY, Pictures, _first_drawings, drawn_names
 from bench.plans import PLANS
@@ -343,6 +343,21 @@ def test_the_true_pictures_are_as_good_as_can_be(held: Held, monkeypatch: pytest
     assert score.value is not None and score.value > score.details["chance"]
     copies = found["training_copies_latent"]
     assert copies.value is not None and copies.value <= 0.5
+
+
+def test_copies_are_looked_for_among_the_pictures_and_not_in_a_sampler_s_noise(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, fixed, config = held
+    true = fixed.test.latents[: config.evaluate.pictures]
+    noisy = true + 0.15 * torch.randn(true.shape, generator=torch.Generator().manual_seed(0))
+    found = measured(held, drawing(noisy, monkeypatch)).metrics["nearest_training_distance_latent"]
+    codec, trained = shared.codecs["image"], training(config, shared, QUIET).latents.flatten(1)
+    noisy = noisy[: config.evaluate.memorised]
+    anew = codec.encode_images(codec.decode_images(noisy))
+    near, raw = (torch.cdist(each.flatten(1), trained).min(1).values.numpy() for each in (anew, noisy))
+    np.testing.assert_allclose(found.details["per_item"], near, rtol=1e-3)
+    assert not np.allclose(near, raw, rtol=1e-2)
 
 
 def test_pictures_that_are_not_finite_are_counted(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,11 @@ from torch import nn
 
 from approaches.base import Approach, Generation, Loss
 from approaches.registry import APPROACHES
-from bench import stages
+from bench import rehearsal, stages
 from bench.errors import UserError
-from bench.rehearsal import rehearse
+from bench.imagined import imagining
+from bench.owed import strays
+from bench.rehearsal import losses_without_values, rehearse
 from tests.approaches.small import small_batch, small_generators, small_shared
 from tests.bench.test_training import CONFIG, batches_of, changed, models
 
@@ -127,6 +129,45 @@ def test_the_method_at_fault_is_named(method: str, fault: Callable[..., Any], se
     setattr(approach, method, fault(getattr(approach, method)))
     with pytest.raises(UserError, match=rf"^DualTower\.{sentence}"):
         rehearsed(approach)
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"), [(fault, sentence) for method, fault, sentence in FAULTS if method == "losses"]
+)
+def test_what_losses_owe_is_asked_without_values_as_well(fault: Callable[..., Any], sentence: str) -> None:
+    """As on a GPU, which may not hold a step that is not compiled."""
+    approach, sentence = made(), sentence.replace("gives Tensor", "gives FakeTensor")
+    approach.losses = fault(approach.losses)  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=rf"^DualTower\.{sentence}"):
+        losses_without_values(approach, small_batch(approach.shared, ROWS, 0, levels=2), small_generators())
+
+
+@pytest.mark.parametrize("name", list(APPROACHES))
+def test_a_layer_out_of_sight_is_found_without_values(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    approach = made(name)
+    batch, right = small_batch(approach.shared, ROWS, 0, levels=2), approach.losses
+    seen: list[Any] = []
+
+    def looked(*given: Any) -> list[tuple[int, ...]]:
+        seen.append(strays(*given))
+        return seen[-1]
+
+    monkeypatch.setattr(rehearsal, "strays", looked)
+    losses_without_values(approach, batch, small_generators())
+    assert seen == [[]]  # it got so far: nothing of ours needs a value
+    hidden = nn.Parameter(torch.ones(3))
+
+    def losses(*given: Any) -> dict[str, Loss]:
+        return {term: dataclasses.replace(loss, sum=loss.sum + hidden.sum()) for term, loss in right(*given).items()}
+
+    monkeypatch.setattr(approach, "losses", losses)
+    with pytest.raises(UserError, match=r"would train a tensor of shape \(3,\) that is none of its parameters"):
+        losses_without_values(approach, batch, small_generators())
+
+
+def test_what_has_no_values_has_pinned_memory() -> None:
+    with imagining():
+        assert torch.zeros(3).pin_memory().shape == (3,)  # as on the way to a GPU
 
 
 def test_a_step_s_operations_are_the_whole_batch_s_however_many_parts_it_has() -> None:

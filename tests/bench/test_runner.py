@@ -15,15 +15,14 @@ from typing import Any
 
 import pytest
 
-from bench import cli, exits, meter, runner, stages, store, worker
+from bench import exits, runner, store, worker
 from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError
 from bench.run_arguments import RunArguments
 from metrics.statistics import Estimate
 from reports import schema
-from tests.bench import stand_ins, ways
-from tests.bench.test_base import narrow
+from tests.bench import ways
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,31 +51,6 @@ def status(tmp_path: Path, approach: str) -> store.State:
     state = store.read_state(only(tmp_path, approach))
     assert state is not None
     return state
-
-
-def test_a_machine_s_peak_is_the_better_of_two_looks_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    stand_ins.work_here(monkeypatch)
-    looks = iter((1e12, 3e12))  # before training, perhaps beside other work, and after
-    monkeypatch.setattr(stages, "peak_flops", lambda *_, **__: next(looks))
-    heard: list[float] = []
-
-    def mfu(steps_per_second: Estimate, flops: float, peak: float) -> Estimate:
-        heard.append(peak)
-        return meter.mfu(steps_per_second, flops, peak)
-
-    monkeypatch.setattr(stages, "mfu", mfu)
-    models = {
-        "model.lm": stand_ins.language_model(tmp_path / "lm"),
-        "model.vae": stand_ins.autoencoder(tmp_path / "vae"),
-    }
-    sizes: dict[str, object] = {
-        **stand_ins.SIZES,
-        **models,
-        "text.path": stand_ins.texts(tmp_path / "texts"),
-        "out": tmp_path / "runs",
-    }
-    assert cli.main(["run", "--approach", "projection", *stand_ins.flags(sizes), *narrow("projection")]) == 0
-    assert heard == [3e12]
 
 
 FATES = [
@@ -144,18 +118,11 @@ def test_a_done_run_whose_record_is_damaged_is_worked_on_again(tmp_path: Path, c
     assert schema.load(only(tmp_path, "good")).status == "done"
 
 
-def moved(folder: Path) -> None:
-    """What a node leaves that dies at work."""
-    store.write_state(folder, "running")
-    values = json.loads((folder / store.STATUS).read_text())
-    (folder / store.STATUS).write_text(json.dumps({**values, "machine": "another", "process": 7}))
-
-
 def test_a_run_that_another_machine_has_left_goes_on(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     assert run(tmp_path, config, "killed") == 3
-    moved(folder := only(tmp_path, "killed"))
+    ways.moved(folder := only(tmp_path, "killed"))
     monkeypatch.setenv("SPARED", "by whoever killed it")
     with store.locked(folder), pytest.raises(store.BusyError, match="worked on by process 7 of another: wait for it"):
         run(tmp_path, config, "killed")

@@ -371,10 +371,13 @@ def test_unequal_batches_are_noted():
 
 
 @pytest.mark.slow
-def test_two_approaches_for_real(tmp_path: Path, own_cache: Path):
+def test_two_approaches_for_real(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch):
+    from tests.bench import stand_ins
     from tests.bench.conftest import micro
 
+    stand_ins.work_here(monkeypatch)
     config = micro(tmp_path)
+    config = replace(config, evaluate=replace(config.evaluate, other_texts=()))
     code, found = swept(tmp_path, config, "dual_tower", "modular", values=("1e-4", "3e-3"), steps=4)
     assert (code, found.status) == (0, "done")
     assert len({trial.batches for tuned in found.approaches for trial in tuned.trials}) == 1

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from approaches.registry import APPROACHES
-from bench import cli
+from bench import cli, meter, stages
 from bench.data.sources import dataset_of, text_of
 from bench.environment import ROOT
 from bench.parsing import parse, spelled_out
 from bench.run_arguments import RunArguments
+from metrics.statistics import Estimate
 from tests.bench import stand_ins
 from tests.bench.test_base import narrow
 
@@ -93,3 +94,28 @@ def test_what_lies_at_a_path_decides_how_it_is_read(place: Path) -> None:
 def test_a_name_that_is_given_stands(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "--data.name", "shapes", "--data.path", str(place / "my-shards")]) == 2
     assert "dataset 'shapes' is generated and reads no path" in capsys.readouterr().err
+
+
+def test_a_machine_s_peak_is_the_better_of_two_looks_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stand_ins.work_here(monkeypatch)
+    looks = iter((1e12, 3e12))  # before training, perhaps beside other work, and after
+    monkeypatch.setattr(stages, "peak_flops", lambda *_, **__: next(looks))
+    heard: list[float] = []
+
+    def mfu(steps_per_second: Estimate, flops: float, peak: float) -> Estimate:
+        heard.append(peak)
+        return meter.mfu(steps_per_second, flops, peak)
+
+    monkeypatch.setattr(stages, "mfu", mfu)
+    models = {
+        "model.lm": stand_ins.language_model(tmp_path / "lm"),
+        "model.vae": stand_ins.autoencoder(tmp_path / "vae"),
+    }
+    sizes: dict[str, object] = {
+        **stand_ins.SIZES,
+        **models,
+        "text.path": stand_ins.texts(tmp_path / "texts"),
+        "out": tmp_path / "runs",
+    }
+    assert cli.main(["run", "--approach", "projection", *stand_ins.flags(sizes), *narrow("projection")]) == 0
+    assert heard == [3e12]

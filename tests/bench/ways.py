@@ -4,6 +4,7 @@ without torch. As a script, `python ways.py FOLDER` is that worker."""
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from metrics.statistics import Estimate
 from reports import schema
 from reports.schema import Budgets, Record
 
+ROOT = Path(__file__).parents[2]
 FATES = ("good", "mistaken", "broken", "greedy", "killed", "eaten", "mute", "slow")
 
 ENTRY = """
@@ -66,6 +68,13 @@ def micro(folder: Path) -> Config:
         data=DataConfig(train_items=48, eval_items=16),
         text=TextConfig(name="file", path=str(words)),
     )
+
+
+def moved(folder: Path) -> None:
+    """What a node leaves that dies at work."""
+    store.write_state(folder, "running")
+    values = json.loads((folder / store.STATUS).read_text())
+    (folder / store.STATUS).write_text(json.dumps({**values, "machine": "another", "process": 7}))
 
 
 def act(folder: Path, console: Console) -> None:

@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import t as student
 
 from metrics.differences import difference
-from metrics.statistics import Estimate
-from reports.contenders import Judge, compare, contenders
+from metrics.statistics import Estimate, mean_estimate
+from reports.contenders import Judge, compare, contenders, unlike
 from reports.gather import Run
 from reports.schema import Record
 from tests.reports.records import APPROACHES, contender, mean_at, record_of
@@ -85,6 +85,31 @@ def seeded(label: str, *values: float, first: int = 0) -> Any:
     return contender(label, *records)
 
 
+def test_a_distance_of_other_numbers_of_pictures_is_in_no_mean_and_no_pair():
+    def distances(*of: tuple[float, int]):
+        made = [Estimate(value=v, low=v - 1, high=v + 1, n=n, better="lower") for v, n in of]
+        return contender("way", *(record_of("modular", seed=s, metrics={"fd_x": e}) for s, e in enumerate(made)))
+
+    a, b = distances((8.0, 256), (9.0, 256), (10.0, 256)), distances((8.0, 256), (14.0, 110), (9.0, 256))
+    assert (a.metrics["fd_x"].value, b.metrics["fd_x"].value) == (9.0, 8.5)
+    assert b.lacking("fd_x") == [(1, "of 110 pictures, other seeds' of 256, and its expectation depends on n")]
+    told = compare(a, b, "fd_x")
+    assert told is not None and told.estimate.details["per_seed"] == [0.0, 1.0]
+    few = distances((8.0, 110), (9.0, 256), (10.0, 256))
+    told = compare(a, few, "fd_x")
+    assert told is not None and told.estimate.details["per_seed"] == [0.0, 0.0]
+
+
+def test_a_number_that_is_made_otherwise_by_now_is_not_compared_with_the_older():
+    old, new = (
+        Estimate(value=0.1, low=0.0, high=0.2, n=9, unit="share", better="lower", details=told)
+        for told in ({}, {"latents": "of the pictures, encoded anew"})
+    )
+    one, other = (contender("way", record_of("modular", metrics={"copies": each})) for each in (old, new))
+    assert compare(one, other, "copies") is None and compare(one, one, "copies") is not None
+    assert "as they were drawn and of the pictures" in unlike(one, other, "copies")
+
+
 def test_over_seeds_in_common_the_differences_are_judged():
     # Each seed moves both alike, and so does each item: the means overlap, the differences do not.
     a, b = seeded("a", 1.0, 3.0, 5.0), seeded("b", 0.5, 2.49, 4.51)
@@ -123,6 +148,12 @@ def test_there_is_nothing_to_say_without_two_numbers_and_a_direction():
 def test_counts_are_exact_and_readings_are_not(unit: str, first: float, second: float, word: str):
     a, b = (contender(n, x=Estimate.counted(v, unit=unit, better="lower")) for n, v in (("a", first), ("b", second)))
     assert Judge().word(a, b, "x") == word
+
+
+def test_items_that_no_mean_gives_back_exactly_are_the_same_all_the_same():
+    first, second = (mean_estimate([each] * 3, better="lower", details={}) for each in (0.1, 0.2))
+    assert first.value != 0.1  # a mean is rounded
+    assert difference(first, second).word == "better"
 
 
 def test_what_is_the_same_for_every_item_has_no_spread():

@@ -57,8 +57,14 @@ class _Chunked(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         scale = upstream[0]
-        to_hidden, to_weight = (None if g is None else g * scale.to(g.dtype) for g in ctx.saved_tensors)
+        to_hidden, to_weight = (None if g is None else _scaled(g, scale) for g in ctx.saved_tensors)
         return to_hidden, to_weight, None, None, None, None
+
+
+def _scaled(gradient: Tensor, scale: Tensor) -> Tensor:
+    """In half precision a rounded scale would be the same error in every row."""
+    exact = torch.promote_types(gradient.dtype, torch.float32)
+    return (gradient.to(exact) * scale.to(exact)).to(gradient.dtype)
 
 
 def _chunked(hidden: Tensor, weight: Tensor, targets: Tensor, ignore: int, chunk: int) -> Tensor:
