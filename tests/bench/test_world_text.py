@@ -7,10 +7,12 @@ from itertools import islice
 
 import pytest
 
+from bench.data import world_text
 from bench.data.captions import HELD_OUT_FORMS, PLURALS
 from bench.data.scene import COLOURS, PLAN_PROMPT, SHAPES, SIZES, parse_plan
 from bench.data.shapes import HELD_OUT_PAIRS
-from bench.data.world_text import world_document, world_documents
+from bench.data.world_text import WorldText, world_document, world_documents
+from bench.errors import UserError
 
 DOCUMENTS = list(islice(world_documents(0, "train"), 1500))
 THING = re.compile(rf"({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})")
@@ -63,3 +65,21 @@ def test_no_held_out_form_is_ever_read(form: str) -> None:
     fixed = [part.strip() for part in re.split(r"\{\w+\}", form) if part.strip(" :")]
     assert fixed
     assert not any(all(part in line for part in fixed) for line in lines("picture:"))
+
+
+def test_some_are_the_first_ones_and_no_others_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(seed: int, split: str, index: int) -> str:
+        made.append(index)
+        return f"{split} {index}\n"
+
+    monkeypatch.setattr(world_text, "world_document", counted)
+    corpus = WorldText(seed=0)
+    assert [item.text for item in corpus.some("test", 3)] == ["test 0", "test 1", "test 2"] and made == [0, 1, 2]
+    assert corpus.some("train", 0) == [] and made == [0, 1, 2]
+    assert corpus.some("test", 3) == corpus.documents("test")[:3] and len(corpus.some("test", 5000)) == 1000
+    bounded = WorldText(seed=0, limit=7)
+    assert bounded.some("validation", 3) == bounded.documents("validation")[:3]
+    with pytest.raises(UserError, match="unknown split 'tst'"):
+        corpus.some("tst", 1)
