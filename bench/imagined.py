@@ -147,7 +147,7 @@ def _shape_of(source: Source) -> tuple[TransformerConfig, tuple[int, int]]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        if (known := LANGUAGE_MODELS.get(source.text)) is not None:
+        if (known := LANGUAGE_MODELS.get(source.name)) is not None:
             values = {name: value for name, value in known.items() if name != "model_type"}
             config: Any = AutoConfig.for_model(known["model_type"], **values)
         else:
@@ -196,7 +196,7 @@ def _autoencoder(source: Source) -> Any:
     from diffusers import AutoencoderKL, AutoencoderTiny
 
     try:
-        if (values := AUTOENCODERS.get(source.text)) is None:
+        if (values := AUTOENCODERS.get(source.name)) is None:
             if source.path is not None:
                 values = read_json(source.path / "config.json")
             else:

@@ -83,7 +83,7 @@ def check_losses(approach: Approach, losses: Any, before: Collection[str] = ()) 
                 raise UserError(
                     f"{whose}.losses gives a {what} of shape {tuple(value.shape)} for '{term}', expected one number"
                 )
-        if not loss.weight >= 0:
+        if not isinstance(loss.weight, Tensor) and not loss.weight >= 0:
             raise UserError(f"{whose}.losses gives '{term}' the weight {loss.weight}, expected one from 0")
     if before and tuple(before) != tuple(losses):
         raise UserError(

@@ -292,7 +292,7 @@ def _seen(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:
         training,
         drawn.images[kept],
         real,
-        codec.encode_images(drawn.images[kept]),
+        codec.encode_images(drawn.images[kept]) if len(kept) else drawn.drawn.latents[kept],
         codec.encode_images(real),
         keys=[drawn.keys[i] for i in kept],
         prompts=drawn.captions,

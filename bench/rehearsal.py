@@ -54,9 +54,11 @@ def losses_without_values(approach: Approach, batch: Batch, generators: Generato
     """As `_losses`, of what takes no memory: a GPU may not hold it uncompiled and in float32. A stranger's losses may
     need values: these are judged when they are trained by."""
     mistakes: list[UserError] = []
-    with suppress(Exception), imagining():
+    with suppress(Exception), imagining(), torch.enable_grad():
+        approach.train()
+        losses = approach.losses(batch, generators)
         try:
-            _losses(approach, batch, generators)
+            _judge(approach, losses, batch)
         except UserError as error:
             mistakes.append(error)
     for mistake in mistakes:
@@ -67,19 +69,29 @@ def _losses(approach: Approach, batch: Batch, generators: Generators) -> None:
     with torch.enable_grad():
         approach.train()
         losses = approach.losses(batch, generators)
-        check_losses(approach, losses)
-        found = strays(approach, losses)
-    whose = type(approach).__name__
-    if found:
+        _judge(approach, losses, batch)
+    if "denoise" in approach.capabilities:
+        _counted(approach, float(losses["diffusion"].count), batch)
+
+
+def _judge(approach: Approach, losses: Any, batch: Batch) -> None:
+    """UserError where losses are not what all owe; looks at no tensor's value."""
+    check_losses(approach, losses)
+    if found := strays(approach, losses):
         raise UserError(
-            f"{whose}.losses would train a tensor of shape {found[0]} that is none of its parameters: a layer belongs "
-            "in an attribute of its own or a torch.nn.ModuleList, not in a list, and what is not to be trained has no "
-            "requires_grad"
+            f"{type(approach).__name__}.losses would train a tensor of shape {found[0]} that is none of its "
+            "parameters: a layer belongs in an attribute of its own or a torch.nn.ModuleList, not in a list, and what "
+            "is not to be trained has no requires_grad"
         )
-    if "denoise" in approach.capabilities and (count := float(losses["diffusion"].count)) != len(batch.times):
+    if "denoise" in approach.capabilities and not isinstance(count := losses["diffusion"].count, Tensor):
+        _counted(approach, float(count), batch)
+
+
+def _counted(approach: Approach, count: float, batch: Batch) -> None:
+    if count != len(batch.times):
         raise UserError(
-            f"{whose}.losses counts {count:g} for 'diffusion', expected {len(batch.times)}, the rows that are drawn: "
-            "its sum is over them, not their mean"
+            f"{type(approach).__name__}.losses counts {count:g} for 'diffusion', expected {len(batch.times)}, the rows "
+            "that are drawn: its sum is over them, not their mean"
         )
 
 

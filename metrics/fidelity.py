@@ -98,7 +98,8 @@ def extract(extractor: Extractor, pictures: NDArray[np.uint8], *, batch: int = 3
 def device_of(extractor: Extractor) -> str:
     """The type of the device that it computes on."""
     weights: Iterable[Any] = getattr(extractor, "parameters", tuple)()
-    return next((str(weight.device.type) for weight in weights), "cpu")
+    place = getattr(extractor, "device", None) or next((weight.device for weight in weights), "cpu")
+    return str(place).partition(":")[0]
 
 
 def frechet_distance(first: NDArray[Any], second: NDArray[Any]) -> float:

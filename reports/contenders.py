@@ -30,7 +30,7 @@ BUDGETS: tuple[tuple[str, str, str], ...] = (
 )
 """Numbers that a record holds as budgets: name here, field there, unit."""
 LEVEL = 0.01  # exact counts that differ by no more than this share are called level
-BIASED = ("fid", "fd_*")
+BIASED = ("fid", "fd_*", "null_fid", "null_fd_*", "vae_fid", "vae_fd_*")
 """Numbers whose expectation depends on n: with another n they are other numbers."""
 MADE_BY = ("weights", "resize", "window", "windows", "real", "candidates", "k", "products", "latents")
 """Details that say how a number was made: made otherwise it is another number."""
@@ -255,11 +255,11 @@ def compare(a: Contender, b: Contender, name: str, rival: str = "") -> Differenc
         return None
     if first.reason == second.reason == COUNTED and first.unit not in TIMED_UNITS:
         return difference(first, second)
+    others = dict(zip(b.seeds, b.by_seed, strict=True))
     pairs = [
-        (x.metrics[name], y.metrics[rival])
-        for x, y in ((_of_seed(a, seed), _of_seed(b, seed)) for seed in a.seeds if seed in b.seeds)
-        if has(x.metrics, name) and has(y.metrics, rival)
-        if not (_biased(name) and items_each(x.metrics[name]) != items_each(y.metrics[rival]))
+        (own[name], others[seed][rival])
+        for seed, own in zip(a.seeds, a.by_seed, strict=True)
+        if seed in others and has(own, name) and has(others[seed], rival)
     ]
     if len(pairs) > 1:
         return difference_over_seeds(pairs, timed=first.unit in TIMED_UNITS)

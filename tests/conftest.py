@@ -73,6 +73,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SkipLedger(allowed_skips(SKIPS)), "skip-ledger")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is to run alone is marked in its own file by `mark.alone`: `make test` finds it by this spelling."""
+    for item in items:
+        if item.get_closest_marker("alone") and "mark.alone" not in item.path.read_text(encoding="utf-8"):
+            raise pytest.UsageError(f"{item.nodeid} is to run alone, and {item.path.name} has no mark.alone in it")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Derived files of the tests go to a folder of their own, not to the user's cache."""

@@ -3,6 +3,7 @@ for a run and loading its models. Imports no torch."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from bench.reach import NO_ANSWER, hub_or_cache
 
 CONFIG = "config.json"
 """A file that each of our models has."""
+COMMIT = re.compile("[0-9a-f]{40}")
 LONGEST = 300  # characters of a library's own words
 
 
@@ -20,6 +22,8 @@ def pinned(source: Source, *, field: str) -> Source:
     cache's. A local source stays as it is. UserError (naming `field`) where neither has the model."""
     if source.path is not None:
         return source
+    if COMMIT.fullmatch(source.revision):
+        return replace(source, commit=source.revision)
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError
 

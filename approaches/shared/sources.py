@@ -60,6 +60,11 @@ class Source:
         return self.text.partition(":")[2] if self.path is None else ""
 
     @property
+    def name(self) -> str:
+        """The text, of a hub id without its revision."""
+        return self.location + (f":{self.subfolder}" if self.subfolder else "") if self.path is None else self.text
+
+    @property
     def revision(self) -> str:
         """Which state of a hub repository: the commit where it is known, else the revision asked for."""
         return self.commit or self.text.partition(":")[0].partition("@")[2] or "main"

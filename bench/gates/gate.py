@@ -156,7 +156,8 @@ def update(reason: str, limits: Thresholds, console: Console) -> int:
         raise UserError(f"the baseline can't be renewed: {faults[0]}")
     with Worker(ROOT, limits.threads) as worker:
         worker.hello()
-        timed = worker.call("names")["names"]
+        timed = judge.of_this_checkout(worker.call("names")["names"])
+    counted, quality = ({name: found[name] for name in judge.of_this_checkout(found)} for found in (counted, quality))
     new = Baseline(
         threads=limits.threads,
         torch=about["torch"],

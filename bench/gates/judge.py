@@ -27,11 +27,23 @@ def unseen(kind: str, expected: Iterable[str], seen: Collection[str], groups: Co
             found.append(Finding(kind=kind, name=name, status="missing", said=said))
     for name in seen:
         if name not in known:
-            package = "".join(package_of(name.rpartition("/")[2]))
-            status: Status = "not judged" if package else "refused"
-            said = f"{f'of the package {package}' if package else 'new'}: nothing is stored to compare it with; {RENEW}"
-            found.append(Finding(kind=kind, name=name, status=status, said=said))
+            if package := _package(name):
+                said = f"of the package {package}: this checkout stores nothing to compare it with"
+                found.append(Finding(kind=kind, name=name, status="not judged", said=said))
+                continue
+            said = f"new: nothing is stored to compare it with; {RENEW}"
+            found.append(Finding(kind=kind, name=name, status="refused", said=said))
     return found
+
+
+def _package(name: str) -> str:
+    """The installed package whose approach a name is about; "" for ours."""
+    return "".join(package_of(name.rpartition("/")[2]))
+
+
+def of_this_checkout(names: Iterable[str]) -> list[str]:
+    """Without what an installed package's approach brings, which others may not have."""
+    return [name for name in names if not _package(name)]
 
 
 def counted(

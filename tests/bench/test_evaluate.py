@@ -360,6 +360,16 @@ def test_copies_are_looked_for_among_the_pictures_and_not_in_a_sampler_s_noise(
     assert not np.allclose(near, raw, rtol=1e-2)
 
 
+def test_where_no_picture_is_finite_the_prompts_still_are_what_they_were(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, fixed, config = held
+    nothing = torch.full_like(fixed.test.latents[: config.evaluate.pictures], torch.nan)
+    found = measured(held, drawing(nothing, monkeypatch)).metrics
+    assert found["prompt_overlap"].value is not None
+    assert found["training_copies_latent"].reason == "no pictures"
+
+
 def test_pictures_that_are_not_finite_are_counted(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
     _, fixed, config = held
     broken = fixed.test.latents[: config.evaluate.pictures].clone()

@@ -191,12 +191,14 @@ def test_a_renamed_name_is_missing_and_new() -> None:
 
 def test_an_installed_package_s_approach_need_not_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judge, "package_of", lambda name: {"plain-way": "0.1"} if name == "plain" else {})
-    found = judge.unseen("counted", ["flops/ours"], ["flops/ours", "flops/plain", "flops/new"], ())
+    names = ["flops/ours", "flops/plain", "flops/new"]
+    assert judge.of_this_checkout(names) == ["flops/ours", "flops/new"]
+    found = judge.unseen("counted", ["flops/ours"], names, ())
     assert [(finding.name, finding.status) for finding in found] == [
         ("flops/plain", "not judged"),
         ("flops/new", "refused"),
     ]
-    assert found[0].said.startswith("of the package plain-way: nothing is stored")
+    assert found[0].said == "of the package plain-way: this checkout stores nothing to compare it with"
 
 
 def test_a_name_outside_the_groups_is_not_asked_for() -> None:

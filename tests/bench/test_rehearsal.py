@@ -165,6 +165,26 @@ def test_a_layer_out_of_sight_is_found_without_values(name: str, monkeypatch: py
         losses_without_values(approach, batch, small_generators())
 
 
+def test_what_only_values_tell_is_left_to_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    approach = made()
+    batch, right = small_batch(approach.shared, ROWS, 0, levels=2), approach.losses
+
+    def counting(*given: Any) -> dict[str, Loss]:
+        found = right(*given)
+        counted = torch.ones(len(batch.times)).sum()
+        return {**found, "diffusion": dataclasses.replace(found["diffusion"], count=counted)}
+
+    def looking(*given: Any) -> dict[str, Loss]:
+        if not (batch.draw.mask.sum() > 1).any():
+            raise UserError("no caption has a word")
+        return right(*given)
+
+    for losses in (counting, looking):
+        monkeypatch.setattr(approach, "losses", losses)
+        rehearsed(approach)
+        losses_without_values(approach, batch, small_generators())
+
+
 def test_what_has_no_values_has_pinned_memory() -> None:
     with imagining():
         assert torch.zeros(3).pin_memory().shape == (3,)  # as on the way to a GPU

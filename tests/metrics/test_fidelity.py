@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -287,7 +288,13 @@ def test_a_reference_is_extracted_once_and_again_when_damaged(
     assert len(calls) == 3
     monkeypatch.setattr(fidelity, "device_of", lambda extractor: "cuda")  # which rounds otherwise
     extract(extractor, images, cached=True)
-    assert len(calls) == 4 and fidelity.device_of(extractor) == "cuda"
+    assert len(calls) == 4
+
+
+def test_the_device_of_an_extractor_is_its_own_or_its_weights(extractor: FeatureExtractor) -> None:
+    assert fidelity.device_of(extractor) == "cpu"
+    inception: Any = SimpleNamespace(device=torch.device("cuda:1"))
+    assert fidelity.device_of(inception) == "cuda"
 
 
 @dataclass

@@ -95,6 +95,9 @@ def test_a_distance_of_other_numbers_of_pictures_is_in_no_mean_and_no_pair():
     assert b.lacking("fd_x") == [(1, "of 110 pictures, other seeds' of 256, and its expectation depends on n")]
     told = compare(a, b, "fd_x")
     assert told is not None and told.estimate.details["per_seed"] == [0.0, 1.0]
+    one, other = (distances((8.0, 256), (20.0 * side, 110), (10.0, 256)) for side in (1, 2))
+    told = compare(one, other, "fd_x")  # what no mean holds is in no difference either
+    assert told is not None and told.estimate.details["per_seed"] == [0.0, 0.0]
     few = distances((8.0, 110), (9.0, 256), (10.0, 256))
     told = compare(a, few, "fd_x")
     assert told is not None and told.estimate.details["per_seed"] == [0.0, 0.0]
