@@ -538,6 +538,7 @@ def test_compiled_blocks_train_the_same(whole: tuple[Training, Trained, Path], t
     trained = compiled.run(tmp_path / "c.safetensors")
     graphs = counters["stats"]["unique_graphs"]
     assert graphs > 0
+    compiled.approach.eval()
     with torch.no_grad():
         compiled.approach.draw(torch.zeros(5, 256))
     assert counters["stats"]["unique_graphs"] == graphs  # sampling, of ever new shapes, is left as it is
