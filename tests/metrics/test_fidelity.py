@@ -457,4 +457,4 @@ def test_the_jackknife_of_each_number_covers_its_expectation() -> None:
         known = [(low, high) for low, high in bounds if low is not None and high is not None]
         assert len(known) > 0.9 * trials, name  # a share may be one that no block changes
         hits = sum(low <= expected <= high for low, high in known)
-        assert 0.93 <= hits / len(known) and hits / trials <= 0.995, name
+        assert hits / len(known) >= 0.93 and hits / trials <= 0.995, name
