@@ -62,9 +62,10 @@ def check_groups(approach: Approach) -> None:
         )
 
 
-def check_losses(approach: Approach, losses: Any, before: Collection[str] = ()) -> None:
+def check_losses(approach: Approach, losses: Any, before: Collection[str] = (), *, values: bool = True) -> None:
     """UserError where a step's losses are no terms, lack the one that all are compared by, can't be learned from, or
-    are other terms than those of the part of a batch `before`. Looks at no value on a device."""
+    are other terms than those of the part of a batch `before`. Looks at no value on a device. values: whether tensors
+    have any."""
     whose = type(approach).__name__
     if isinstance(losses, Mapping):
         wrong = next((f"{type(e).__name__} for '{term}'" for term, e in losses.items() if not isinstance(e, Loss)), "")
@@ -83,7 +84,7 @@ def check_losses(approach: Approach, losses: Any, before: Collection[str] = ()) 
                 raise UserError(
                     f"{whose}.losses gives a {what} of shape {tuple(value.shape)} for '{term}', expected one number"
                 )
-        if not isinstance(loss.weight, Tensor) and not loss.weight >= 0:
+        if (values or not isinstance(loss.weight, Tensor)) and not loss.weight >= 0:
             raise UserError(f"{whose}.losses gives '{term}' the weight {loss.weight}, expected one from 0")
     if before and tuple(before) != tuple(losses):
         raise UserError(

@@ -58,7 +58,7 @@ def losses_without_values(approach: Approach, batch: Batch, generators: Generato
         approach.train()
         losses = approach.losses(batch, generators)
         try:
-            _judge(approach, losses, batch)
+            _judge(approach, losses, batch, values=False)
         except UserError as error:
             mistakes.append(error)
     for mistake in mistakes:
@@ -74,9 +74,9 @@ def _losses(approach: Approach, batch: Batch, generators: Generators) -> None:
         _counted(approach, float(losses["diffusion"].count), batch)
 
 
-def _judge(approach: Approach, losses: Any, batch: Batch) -> None:
-    """UserError where losses are not what all owe; looks at no tensor's value."""
-    check_losses(approach, losses)
+def _judge(approach: Approach, losses: Any, batch: Batch, *, values: bool = True) -> None:
+    """UserError where losses are not what all owe. values: whether tensors have any; see `_counted` for a count."""
+    check_losses(approach, losses, values=values)
     if found := strays(approach, losses):
         raise UserError(
             f"{type(approach).__name__}.losses would train a tensor of shape {found[0]} that is none of its "

@@ -288,7 +288,3 @@ def _sampled(estimate: Estimate) -> Estimate:
 def items_each(estimate: Estimate) -> int:
     """How many items a number of one run rests on, or each of those that a mean is of."""
     return int(estimate.details.get("items_each", estimate.n))
-
-
-def _of_seed(contender: Contender, seed: int) -> Contender:
-    return replace(contender, runs=tuple(run for run in contender.runs if run.record.seed == seed))

@@ -165,6 +165,13 @@ def test_a_layer_out_of_sight_is_found_without_values(name: str, monkeypatch: py
         losses_without_values(approach, batch, small_generators())
 
 
+def test_a_weight_below_zero_is_refused_as_a_tensor_too() -> None:
+    approach = made()
+    approach.losses = with_a_term(weight=torch.tensor(-1.0))(approach.losses)  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="gives 'diffusion' the weight -1.0, expected one from 0"):
+        rehearsed(approach)
+
+
 def test_what_only_values_tell_is_left_to_training(monkeypatch: pytest.MonkeyPatch) -> None:
     approach = made()
     batch, right = small_batch(approach.shared, ROWS, 0, levels=2), approach.losses
