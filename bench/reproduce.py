@@ -84,7 +84,7 @@ class Work:
         self.points = [(row, seed) for seed in self.seeds for row in self.table.rows]
         self.ended: list[runner.Ended] = []
         defaults = {row.approach: settings_of(row.approach, config) for row in self.table.rows}
-        self.settings = {row.name: published.settings_for(row, defaults[row.approach]) for row in self.table.rows}
+        self.settings = published.settings_of_rows(self.table, defaults)
         self.provenance = {**provenance({"seed": config.seed}), "command": ["python", "-m", "bench", *sys.argv[1:]]}
         self._contents = contents(self.config, console.info)
         self.key = hash_bytes(*(self.request(row, seed).key for row, seed in self.points))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.config import Config, DiffusionConfig, LmPretrainConfig, ModelConfig, TrainConfig
@@ -19,18 +19,20 @@ SAMPLERS = {"flow": ("euler", "heun", "dpmpp"), "epsilon": ("ddim", "dpmpp"), "v
 def numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float, Range | None]]:
     """Every number in a dataclass, at any depth: its dotted path, its value and its bounds, None where it has none.
 
-    A tuple of numbers gives each under `path[i]`; a field that is None now gives nothing.
+    A tuple of numbers gives each under `path[i]`; a field that is None now gives nothing. A class that declares a base's
+    field again without bounds keeps those of the base.
     """
-    hints = typing.get_type_hints(type(config), include_extras=True)
+    kinds = [kind for kind in type(config).__mro__ if dataclasses.is_dataclass(kind)]
+    hints = [typing.get_type_hints(kind, include_extras=True) for kind in kinds]
     for field in dataclasses.fields(config):
         path, value = f"{prefix}{field.name}", getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             yield from numbers(value, f"{path}.")
         elif isinstance(value, tuple):
-            bounds = _range(hints[field.name])
+            bounds = _bounds(hints, field.name)
             yield from ((f"{path}[{i}]", item, bounds) for i, item in enumerate(value) if _number(item))
         elif _number(value):
-            yield path, value, _range(hints[field.name])
+            yield path, value, _bounds(hints, field.name)
 
 
 def check_bounds(config: Any, prefix: str = "") -> None:
@@ -139,6 +141,12 @@ def _check_language_model(lm: LmPretrainConfig) -> None:
 
 def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _bounds(hints: Sequence[Mapping[str, Any]], field: str) -> Range | None:
+    """Of a field: the first that its class or, in their order, a base says."""
+    found = (_range(hint[field]) for hint in hints if field in hint)
+    return next((item for item in found if item is not None), None)
 
 
 def _range(hint: Any) -> Range | None:

@@ -4,6 +4,7 @@ stand for each of its rows. A file of yours in the same form is one, too. Import
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -42,7 +43,7 @@ class Row:
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """One published table. config: fields of the config that its comparison is of, nested; they hold whatever else is
-    asked for."""
+    asked for. equal_rates: whether all rows learn at the highest of their rates, in place of each at its own."""
 
     name: str
     source: str
@@ -50,6 +51,7 @@ class Table:
     measures: dict[str, Measure]
     rows: tuple[Row, ...]
     config: dict[str, Any] = field(default_factory=dict)
+    equal_rates: bool = False
 
     def orderings(self) -> list[tuple[str, Row, Row]]:
         """(measure, better row, worse row) of every two rows whose numbers differ."""
@@ -82,7 +84,7 @@ def _of_file(path: Path) -> Table:
     """The table in a file, with what it may leave out. UserError, naming the file."""
     values = read_json(path)
     if isinstance(values, dict):
-        values = {"note": "Orderings are compared, never values.", "config": {}, **values}
+        values = {"note": "Orderings are compared, never values.", "config": {}, "equal_rates": False, **values}
         rows, measures = values.get("rows"), values.get("measures")
         if isinstance(rows, list):
             values["rows"] = [{"settings": {}, **row} if isinstance(row, dict) else row for row in rows]
@@ -125,6 +127,15 @@ def config_for(table: Table, config: Config) -> Config:
     found = changed(config, table.config)
     validate(found)
     return found
+
+
+def settings_of_rows(table: Table, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by row, from each approach's defaults. UserError as `settings_for`."""
+    found = {row.name: settings_for(row, defaults[row.approach]) for row in table.rows}
+    if not table.equal_rates:
+        return found
+    rate = max(settings.learning_rate for settings in found.values())
+    return {name: replace(settings, learning_rate=rate) for name, settings in found.items()}
 
 
 def settings_for(row: Row, defaults: Any) -> Any:

@@ -151,6 +151,18 @@ def test_a_number_outside_its_bounds_is_refused_by_name(path: str, value: float,
         assert str(caught.value) == f"{name}{'[0]' if index else ''} is {number}, expected {describe(bounds)}"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plain(TrainConfig):
+    """A stranger's class that declares a base's field again, without bounds."""
+
+    batch: int = 7
+
+
+def test_a_field_declared_again_keeps_the_bounds_of_its_base():
+    with pytest.raises(UserError, match=r"^batch is 0, expected a value from 3 to 1000000$"):
+        check_bounds(Plain(batch=0))
+
+
 def test_samplers_are_those_that_diffusion_has() -> None:
     from approaches.shared import diffusion  # torch: the config is judged without it
 

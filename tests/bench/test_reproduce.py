@@ -76,12 +76,27 @@ def test_a_table_sets_what_its_comparison_is_of(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(reproduce, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
     own = ways.micro(tmp_path)
     own = dataclasses.replace(own, train=dataclasses.replace(own.train, patch_channels=8))
-    for table, channels in (("transfusion_attention", 0), ("lmfusion", 8)):
+    linear = dataclasses.replace(own, train=dataclasses.replace(own.train, patch_channels=0))
+    unguided = dataclasses.replace(own, diffusion=dataclasses.replace(own.diffusion, guidance=1.0))
+    for table, expected in (("transfusion_attention", linear), ("lmfusion", unguided), ("lmd", own)):
         asked.clear()
         arguments = ReproduceArguments(table=table, out=tmp_path / table, seeds=1)
         assert reproduce.main(arguments, own, Console(interval=1e9)) == FAILED
-        assert {config.train.patch_channels for config in asked} == {channels} and len(asked) == 2
-        assert asked[0] == dataclasses.replace(own, train=dataclasses.replace(own.train, patch_channels=channels))
+        assert asked == [expected, expected]
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small"])
+def test_rows_at_equal_rates_learn_at_the_highest_of_theirs(preset: str) -> None:
+    table = published.table("x_fusion_table_1")
+    defaults = {row.approach: APPROACHES[row.approach].load_settings().of_preset(preset) for row in table.rows}
+    highest = max(settings.learning_rate for settings in defaults.values())
+    found = published.settings_of_rows(table, defaults)
+    assert {settings.learning_rate for settings in found.values()} == {highest}
+    assert found["single_tower"].replay_share == 0 and found["gated_tower"].variant == "gated"
+    apart = published.settings_of_rows(dataclasses.replace(table, equal_rates=False), defaults)
+    assert {name: s.learning_rate for name, s in apart.items()} == {
+        row.name: defaults[row.approach].learning_rate for row in table.rows
+    }
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "published-tables.md"
