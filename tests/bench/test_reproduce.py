@@ -303,10 +303,11 @@ def test_an_array_does_the_same_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     config, out, console = ways.micro(tmp_path), tmp_path / "out", Console(interval=1e9)
     work = reproduce.Work(ReproduceArguments(table=TABLE, out=out), config, console)
     of_table = {work.request(row, seed).name for row, seed in work.points}
-    rows = published.table(TABLE).rows
-    single = ArrayArguments(approach=(rows[0].approach,), seeds=3, out=out / reproduce.RUNS)
+    rows, config = published.table(TABLE).rows, published.config_for(published.table(TABLE), config)
+    asking: Any = with_settings(ArrayArguments, FullRetrainingSettings(replay_share=0.0, learning_rate=2e-3))
+    single = asking(approach=(rows[0].approach,), seeds=3, out=out / reproduce.RUNS)
     variants = tuple(row.settings["variant"] for row in rows[1:])
-    asking: Any = with_settings(ArrayArguments, DualTowerSettings(words="frozen"))
+    asking = with_settings(ArrayArguments, DualTowerSettings(words="frozen"))
     towers = asking(approach=("dual_tower",), seeds=3, out=single.out, field="settings.variant", values=variants)
     asked = [request.name for arguments in (single, towers) for request in array.plan(arguments, config, console)]
     assert sorted(asked) == sorted(of_table) and len(of_table) == 12
