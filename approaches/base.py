@@ -193,12 +193,21 @@ class ParameterGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """A frozen network that approaches may align to. features: uint8 pictures B H W 3 -> B E; width: E."""
+
+    features: Callable[[NDArray[np.uint8]], Tensor]
+    width: int
+    parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Shared:
     """What all approaches reuse, built once a run.
 
     codecs: by modality. latent_size: side of a latent. patch_channels: of the U-Net blocks that make image tokens; 0 is
-    a linear layer. encoder: uint8 pictures B H W 3 -> features B E of a frozen network, for alignment, where the config
-    names one. describe_prompt: words between a picture and its caption; "" is the start token.
+    a linear layer. encoder: for alignment, where the config names one. describe_prompt: words between a picture and its
+    caption; "" is the start token.
     """
 
     language_model: LanguageModel
@@ -210,8 +219,7 @@ class Shared:
     patch_channels: int
     caption_tokens: int
     seed: int
-    encoder: Callable[[NDArray[np.uint8]], Tensor] | None = None
-    encoder_width: int = 0
+    encoder: Encoder | None = None
     describe_prompt: str = ""
 
     @property
@@ -337,7 +345,7 @@ class Approach(nn.Module, ABC):
 
     def text_start(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
         """Read prompts, all with the same modalities: logits of the next text token, B V, and the state to go on from.
-        After an image segment the text begins with `lead`'s tokens (approaches.shared.prompts)."""
+        Where the last segment is an image the text begins with `lead`'s tokens (approaches.shared.prompts)."""
         raise NotImplementedError(f"{type(self).__name__} writes no text")
 
     def text_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:

@@ -5,17 +5,18 @@
     image tokens -> [ vision tower, trained ] -> flow, noise or v
 
 Frozen: the whole language model. Trained: the vision tower (to begin with a copy of the text tower), image tokens in
-and out, the vision tower's embeddings of text (which the paper has not: `words`). Each token keeps its own tower's
-output. Block variants, after the paper's table 1:
+and out, the vision tower's embeddings of text (which the paper has not: `words`). But for `gated` and `fuse`, each
+token keeps its own tower's output. Block variants, after the paper's table 1:
 
     dual_tower       each tower makes its own keys and values for all tokens, of both modalities
     dual_projection  a token's keys and values come from its own tower only; attention is joint (LMFusion, 2412.15188)
-    gated            an image token runs through the frozen block too: H_text + gamma * H_gate, gamma from 0
+    gated            an image token runs through the frozen block too: H_text + gamma * H_gate, gamma from 0 (the paper
+                     writes it for all tokens; of a gated text token the logits would not stay)
     crossing         dual_tower, but what text sees of images is the vision tower's too, as in dual_projection: so both
                      ways across are trained (ours: docs/published-tables.md)
 
-Queries, output and MLP of a token are its own tower's alone, and no text weight has a gradient: less than full
-retraining costs. Text that no image precedes never meets the vision tower: it gives the base model's logits, bit for
+Queries, output and MLP of a token are its own tower's, and no text weight has a gradient: less than full retraining
+costs. Text that no image precedes never meets the vision tower: it gives the base model's logits, bit for
 bit.
 
 Shapes: B rows, L text tokens, D width, V vocabulary, C H W a latent, N image tokens, t in [0, 1].
@@ -35,7 +36,7 @@ from torch import Tensor, nn
 
 from approaches.base import Approach, Batch, Generators, Loss, ParameterGroup, Prompt, Shared
 from approaches.settings import DualTowerSettings
-from approaches.shared.interleaved import ImageTokens, Interleaved, Rope
+from approaches.shared.interleaved import ImageTokens, Interleaved, Rope, Tap
 from approaches.shared.kernels import AttentionMask
 from approaches.shared.prefix import Pair, Prefix
 from approaches.shared.prompts import check_room, read_parts
@@ -44,13 +45,17 @@ from approaches.shared.transformer import Block, Transformer
 from bench.errors import UserError
 
 SEEN = {
-    "dual_tower": {"text": ("text", "text"), "image": ("vision", "vision")},
-    "dual_projection": {"all": ("text", "vision")},
-    "gated": {"text": ("text", "text"), "image": ("vision", "vision")},
-    "crossing": {"text": ("text", "vision"), "image": ("vision", "vision")},
+    "dual_tower": {"text": {"text": "text", "image": "text"}, "image": {"text": "vision", "image": "vision"}},
+    "dual_projection": {"all": {"text": "text", "image": "vision"}},
+    "gated": {"text": {"text": "text", "image": "text"}, "image": {"text": "vision", "image": "vision"}},
+    "crossing": {"text": {"text": "text", "image": "vision"}, "image": {"text": "vision", "image": "vision"}},
 }
-"""Variant -> who reads ("text" or "image" tokens, or "all" alike) -> the towers whose keys and values they see of text
-tokens and of image tokens."""
+"""Variant -> who reads ("text" or "image" tokens, or "all" alike) -> tokens of which modality -> the tower that makes
+the keys and values which they see of these.
+
+So in `dual_tower`, where a picture is drawn from a caption: the text tower's layers read the caption, and make the keys
+and values that text would see of it (SEEN["dual_tower"]["text"]["text"]) on the way; those that image tokens will see
+(["image"]["text"]) the vision tower makes of the same states, asked by `pair`."""
 
 
 class TwoTowers(Interleaved):
@@ -88,9 +93,9 @@ class TwoTowers(Interleaved):
         self, index: int, modality: str, x: Tensor, rope: Rope, mask: AttentionMask | None, prefix: Prefix
     ) -> tuple[Tensor, dict[str, Pair]]:
         """See Interleaved."""
-        own = "text" if modality == "text" else "vision"
-        out, pair = self.block(own, index).read(x, rope, mask, prefix.layer(self.reader(modality), index))
-        pairs = dict.fromkeys(self.readers(own, modality), pair)
+        tower = "text" if modality == "text" else "vision"
+        out, pair = self.block(tower, index).read(x, rope, mask, prefix.layer(self.reader(modality), index))
+        pairs = dict.fromkeys(self.readers(tower, modality), pair)
         if modality == "image" and self.image_through_text:
             earlier = prefix.layer(self.reader("text"), index)
             through_text, pair = self.block("text", index).read(x, rope, mask, earlier)
@@ -104,20 +109,15 @@ class TwoTowers(Interleaved):
 
     def pair(self, index: int, reader: str, modality: str, x: Tensor, rope: Rope) -> Pair:
         """See Interleaved."""
-        return self.block(self.maker(reader, modality), index).pair(x, rope)
+        return self.block(self.seen[reader][modality], index).pair(x, rope)
 
     def words(self, reader: str, tokens: Tensor) -> Tensor | None:
         """See Interleaved."""
         return self.own(tokens) if self.own is not None and reader == "image" else None
 
-    def maker(self, reader: str, modality: str) -> str:
-        """The tower that makes the keys and values which a reader sees of tokens of a modality."""
-        of_text, of_image = self.seen[reader]
-        return of_text if modality == "text" else of_image
-
     def readers(self, tower: str, modality: str) -> list[str]:
         """Who sees the keys and values that a tower makes of tokens of a modality."""
-        return [reader for reader in self.seen if self.maker(reader, modality) == tower]
+        return [reader for reader, makers in self.seen.items() if makers[modality] == tower]
 
     def block(self, tower: str, index: int) -> Block:
         """A tower's layer."""
@@ -143,21 +143,21 @@ class DualTower(Approach):
             patches = shared.patch_embedding(config.width)
             image = ImageTokens(patches, config.width, eps=config.norm_eps, norm=kernels.norm)
             self.towers = TwoTowers(text, vision, image, settings)
-            self.align = nn.Linear(config.width, shared.encoder_width) if settings.alignment else None
+            encoder = shared.encoder if settings.alignment else None
+            self.align = None if encoder is None else nn.Linear(config.width, encoder.width)
 
     # ------------------------------------------------------------------------------------------------ training
 
     def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
         """Diffusion on drawn rows; next token on described rows' captions, through the frozen tower to the vision
         tower's picture; and the alignment of the middle layer, where it is weighed."""
-        middle = len(self.towers.vision) // 2
-        taps = {middle: batch.noise.new_empty(0)} if self.settings.alignment else None  # reading fills it in
+        middle = Tap(max(0, len(self.towers.vision) // 2 - 1)) if self.settings.alignment else None
         prefix = self._read_text(*batch.drawn_prompt())
-        error = self.diffusion_errors(batch, prefix, partial(self.towers.denoise, taps=taps))
+        error = self.diffusion_errors(batch, prefix, partial(self.towers.denoise, tap=middle))
         counts = self.counts(batch)
         terms = {"diffusion": Loss(error.sum(), counts["diffusion"])}
-        if taps is not None:
-            distance = self._misaligned(taps[middle], batch)
+        if middle is not None:
+            distance = self._misaligned(middle.hidden, batch)
             terms["alignment"] = Loss(distance.sum(), counts["alignment"], self.settings.alignment)
         tokens, mask = batch.describe.prompt
         image = self.towers.read_image(batch.describe.latents, keep=self.towers.kept_for("text"))
@@ -179,8 +179,15 @@ class DualTower(Approach):
         """1 - cosine of the middle layer's mean image token, projected, and the encoder's features of the clean picture
         (REPA, arXiv 2410.06940, on pooled features), B."""
         assert self.align is not None and self.shared.encoder is not None and batch.draw.pictures is not None
-        features = self.shared.encoder(batch.draw.pictures).to(hidden.device).repeat_interleave(batch.levels, 0)
+        features = (
+            self.shared.encoder.features(batch.draw.pictures).to(hidden.device).repeat_interleave(batch.levels, 0)
+        )
         return 1 - F.cosine_similarity(self.align(hidden[:, 1:-1].mean(1)).float(), features.float())
+
+    def borrowed(self) -> dict[str, int]:
+        """The encoder as well, where the middle layer is aligned to it."""
+        encoder = self.shared.encoder if self.settings.alignment else None
+        return super().borrowed() | ({} if encoder is None else {"encoder": encoder.parameters})
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The vision tower's embeddings of text learn at a rate of their own."""

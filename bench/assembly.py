@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file
-from torch import Tensor
 
-from approaches.base import Approach, Shared
+from approaches.base import Approach, Encoder, Shared
 from approaches.registry import APPROACHES
 from approaches.shared.kernels import Kernels, choose
 from approaches.shared.language_model import LanguageModel
@@ -38,8 +34,8 @@ def share(config: Config, device: torch.device, *, training: bool = True) -> Sha
     kernels = kernels_for(config, device, training=training)
     codec = LatentCodec.load(config.model.vae).to(device)
     check_fit(config, codec)
-    encoder, width = _encoder(config, device)
-    return shared_of(config, codec, LanguageModel.load(config.model.lm, kernels=kernels), kernels, encoder, width)
+    encoder = _encoder(config, device)
+    return shared_of(config, codec, LanguageModel.load(config.model.lm, kernels=kernels), kernels, encoder)
 
 
 def share_for(request: store.Request, device: torch.device, *, training: bool = True) -> Shared:
@@ -66,8 +62,7 @@ def shared_of(
     codec: LatentCodec,
     language_model: LanguageModel,
     kernels: Kernels,
-    encoder: Callable[[NDArray[np.uint8]], Tensor] | None,
-    encoder_width: int,
+    encoder: Encoder | None,
 ) -> Shared:
     """What all approaches reuse, of models at hand. UserError where they don't fit the pictures, or a caption and the
     words before it the language model."""
@@ -84,20 +79,23 @@ def shared_of(
         describe_prompt=config.train.describe_prompt,
         seed=config.seed,
         encoder=encoder,
-        encoder_width=encoder_width,
     )
     check_room(shared)
     return shared
 
 
-def _encoder(config: Config, device: torch.device) -> tuple[Callable[[NDArray[np.uint8]], Tensor] | None, int]:
-    """The frozen network that approaches may align to, and its width."""
+def _encoder(config: Config, device: torch.device) -> Encoder | None:
+    """The frozen network that approaches may align to."""
     if not config.model.encoder:
-        return None, 0
+        return None
     from metrics.features import open_extractor
 
     extractor = open_extractor(config.model.encoder).to(device)
-    return lambda pictures: torch.from_numpy(extractor.extract(pictures)), extractor.feature_size
+    return Encoder(
+        features=lambda pictures: torch.from_numpy(extractor.extract(pictures)),
+        width=extractor.feature_size,
+        parameters=sum(p.numel() for p in extractor.parameters()),
+    )
 
 
 def kernels_for(config: Config, device: torch.device, *, training: bool = True) -> Kernels:

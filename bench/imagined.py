@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import bench.torchvision_guard  # noqa: F401  (before transformers and diffusers, which import torchvision)
-from approaches.base import Approach, Batch, Captioned, Shared
+from approaches.base import Approach, Batch, Captioned, Encoder, Shared
 from approaches.shared.diffusion import signal_power
 from approaches.shared.kernels import causal_mask, choose
 from approaches.shared.language_model import LanguageModel, config_of
@@ -129,11 +129,16 @@ def imagine(config: Config) -> Shared:
     codec = LatentCodec(_autoencoder(resolve(config.model.vae, field="model.vae")))
     model = _language_model(resolve(config.model.lm, field="model.lm"))
     if not config.model.encoder:
-        return shared_of(config, codec, model, choose("cpu"), None, 0)
+        return shared_of(config, codec, model, choose("cpu"), None)
     from metrics.features import open_extractor
 
-    width = open_extractor(config.model.encoder).feature_size
-    return shared_of(config, codec, model, choose("cpu"), lambda pictures: torch.zeros(len(pictures), width), width)
+    known = open_extractor(config.model.encoder)
+    encoder = Encoder(
+        features=lambda pictures: torch.zeros(len(pictures), known.feature_size),
+        width=known.feature_size,
+        parameters=sum(p.numel() for p in known.parameters()),
+    )
+    return shared_of(config, codec, model, choose("cpu"), encoder)
 
 
 def _language_model(source: Source) -> LanguageModel:

@@ -19,8 +19,8 @@ SAMPLERS = {"flow": ("euler", "heun", "dpmpp"), "epsilon": ("ddim", "dpmpp"), "v
 def numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float, Range | None]]:
     """Every number in a dataclass, at any depth: its dotted path, its value and its bounds, None where it has none.
 
-    A tuple of numbers gives each under `path[i]`; a field that is None now gives nothing. A class that declares a base's
-    field again without bounds keeps those of the base.
+    A tuple of numbers gives each under `path[i]`; a field that is None now gives nothing. A class that declares a
+    base's field again without bounds keeps those of the base.
     """
     kinds = [kind for kind in type(config).__mro__ if dataclasses.is_dataclass(kind)]
     hints = [typing.get_type_hints(kind, include_extras=True) for kind in kinds]

@@ -222,6 +222,7 @@ def marks_of_honesty(contenders: Sequence[Contender], gathered: Gathered, judge:
     for pattern, sentence in known()["embedded"].items():
         if sentence and any(fnmatchcase(name, pattern) for name in names):
             told.append((pattern == CLIP and _other_clip(contenders)) or sentence)
+    told += _aligned(contenders)
     main = main_names(contenders)
     told += _counts(contenders, main)
     if (seen := looks(contenders, judge, main)).pairs:
@@ -238,6 +239,20 @@ def _other_clip(contenders: Sequence[Contender]) -> str:
     having = [c.record.metrics[CLIP] for c in contenders if has(c.record.metrics, CLIP)]
     models = sorted({str(each.details.get("model", SHIPPED_CLIP)) for each in having})
     return "" if models == [SHIPPED_CLIP] else f"CLIP scores are by {listed(models)}: compare them with the same alone."
+
+
+def _aligned(contenders: Sequence[Contender]) -> list[str]:
+    """Who was trained towards the features that its pictures are judged by."""
+    told: dict[str, list[str]] = {}
+    for each in contenders:
+        encoder = each.record.config.get("model", {}).get("encoder", "")
+        if "encoder" in each.record.budgets.borrowed and has(each.metrics, f"fd_{encoder}"):
+            told.setdefault(encoder, []).append(each.label)
+    return [
+        f"{listed(labels)} {'was' if len(labels) == 1 else 'were'} trained towards features of {encoder}, on which FD "
+        "and KID are taken, too, which flatters them: trust other numbers of pictures more."
+        for encoder, labels in told.items()
+    ]
 
 
 def _seeds(contenders: Sequence[Contender]) -> list[str]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +30,14 @@ from approaches.shared.prompts import last_logits
 from approaches.shared.transformer import RMSNorm, Transformer
 
 Rope = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Tap:
+    """Asks for what a layer gives, besides the last one's output; reading fills in `hidden`, B T D."""
+
+    layer: int
+    hidden: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 class ImageTokens(nn.Module):
@@ -102,13 +111,13 @@ class Interleaved(nn.Module, ABC):
         keep: Sequence[str] = (),
         words: Mapping[str, Tensor | None] | None = None,
         output: bool = True,
-        taps: dict[int, Tensor] | None = None,
+        tap: Tap | None = None,
     ) -> tuple[Tensor, Prefix]:
         """A segment's tokens, B T D, after `prefix`: their hidden states before any final norm, and the longer prefix
         for the readers in `keep`.
 
         mask: B T, False for padding on the right. words: by reader, see `words`. output: False where only the
-        prefix is wanted; then the last layer computes keys and values only. taps: layer -> filled with what it gave.
+        prefix is wanted; then the last layer computes keys and values only.
         """
         prefix = Prefix.nothing(len(x), x.device) if prefix is None else prefix
         new = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
@@ -131,8 +140,8 @@ class Interleaved(nn.Module, ABC):
                 if own is not None:
                     seen_by = own if index == 0 else unit(entering) + unit(own)
                 layers.append(self.pair(index, reader, modality, seen_by, rope))
-            if taps is not None and index in taps:
-                taps[index] = x
+            if tap is not None and index == tap.layer:
+                tap.hidden = x
         return x, prefix.extended(kept, new) if keep else prefix
 
     def read_text(
@@ -155,10 +164,10 @@ class Interleaved(nn.Module, ABC):
         tokens, _ = self.image(latents, t)
         return self.read(tokens, "image", prefix, keep=keep, output=False)[1]
 
-    def denoise(self, x_t: Tensor, t: Tensor, prefix: Prefix, taps: dict[int, Tensor] | None = None) -> Tensor:
+    def denoise(self, x_t: Tensor, t: Tensor, prefix: Prefix, tap: Tap | None = None) -> Tensor:
         """The scheduler's prediction, B C H W."""
         tokens, kept = self.image(x_t, t)
-        hidden, _ = self.read(tokens, "image", prefix, taps=taps)
+        hidden, _ = self.read(tokens, "image", prefix, tap=tap)
         return self.image.predict(hidden, kept, t)
 
     def text_loss(

@@ -75,10 +75,11 @@ class Planner:
         self._written: dict[str, Planned] = {}
 
     def plan(self, words: Sequence[str], scenes: Sequence[Scene | None], *, anew: bool = False) -> list[Planned]:
-        """A plan for each prompt: its words and, for the oracle alone, its scene. anew: written again, as a
+        """A plan for each prompt: its words and, for the oracle alone, its scene. anew: each is written again, as a
         drawing whose costs are measured must; validation asks for the same prompts many times."""
         if self.arm == "lm":
-            self._write([text for text in words if names_shapes(text) and (anew or text not in self._written)])
+            asked = [text for text in words if names_shapes(text)]
+            self._write(asked if anew else [text for text in dict.fromkeys(asked) if text not in self._written])
         return [self._one(text, scene) for text, scene in zip(words, scenes, strict=True)]
 
     def _one(self, words: str, scene: Scene | None) -> Planned:
@@ -100,9 +101,9 @@ class Planner:
 
     def _write(self, words: Sequence[str]) -> None:
         """Let the language model plan, most alike in length side by side."""
-        fresh = sorted(dict.fromkeys(words), key=lambda text: (len(text), text))
-        for first in range(0, len(fresh), ROWS):
-            rows = fresh[first : first + ROWS]
+        ordered = sorted(words, key=lambda text: (len(text), text))
+        for first in range(0, len(ordered), ROWS):
+            rows = ordered[first : first + ROWS]
             for text, (plan, tokens) in zip(rows, self.write(rows), strict=True):
                 self._written[text] = self._read("lm", plan, tokens=tokens)
 

@@ -1,15 +1,17 @@
 """The sequence approaches against the naive form: every tower over every token of the whole sequence."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import pytest
 import torch
 
-from approaches.base import Prompt
+from approaches.base import Encoder, Prompt
 from approaches.dual_tower import DualTower
 from approaches.full_retraining import FullRetraining
 from approaches.settings import DualTowerSettings, FullRetrainingSettings
+from approaches.shared.interleaved import Tap
 from approaches.shared.kernels.attention import attention
 from approaches.shared.prefix import Prefix
 from bench.errors import UserError
@@ -234,21 +236,24 @@ def test_a_token_is_its_patch_its_place_and_the_time(shared):
         torch.testing.assert_close(made[:, place], edge + time)
 
 
-def test_a_picture_that_leaves_no_room_for_its_caption_is_refused(shared):
+@pytest.mark.parametrize(
+    ("kind", "settings"), [(DualTower, DualTowerSettings), (FullRetraining, FullRetrainingSettings)]
+)
+def test_a_picture_that_leaves_no_room_for_its_caption_is_refused(shared, kind, settings):
     large = dataclasses.replace(shared, latent_size=32)
     with pytest.raises(UserError, match="a picture of 256 tokens, the 1 tokens of .* context of 256 tokens: raise"):
-        DualTower.build(large, DualTowerSettings())
+        kind.build(large, settings())
     for spoken, mend in (("many words " * 30, "raise train.patch"), ("many words " * 90, "shorten it")):
         talkative = dataclasses.replace(shared, describe_prompt=spoken, latent_size=24)
         with pytest.raises(UserError, match=f"and a caption of 40 don't fit .* of 256 tokens: {mend}"):
-            DualTower.build(talkative, DualTowerSettings())
+            kind.build(talkative, settings())
 
 
 def test_each_noised_picture_is_aligned_with_its_own_clean_one(shared):
     def encoder(pictures):
         return torch.from_numpy(pictures).flatten(1)[:, 1500:1508].float()
 
-    seeing = dataclasses.replace(shared, encoder=encoder, encoder_width=8)
+    seeing = dataclasses.replace(shared, encoder=Encoder(features=encoder, width=8, parameters=77))
     approach, batch = build(seeing, DualTowerSettings(alignment=0.4)), small_batch(seeing, rows=3, levels=2)
     hidden = torch.randn(6, shared.patchify.tokens + 2, shared.language_model.transformer.config.width)
     found = approach._misaligned(hidden, batch)
@@ -258,3 +263,18 @@ def test_each_noised_picture_is_aligned_with_its_own_clean_one(shared):
         torch.testing.assert_close(found[row], expected)
     term = approach.losses(batch, lambda purpose: torch.Generator().manual_seed(0))["alignment"]
     assert (term.weight, term.count) == (0.4, 6)
+    seen = []
+
+    def misaligned(hidden, batch):
+        seen.append(hidden)
+        return found
+
+    approach._misaligned = misaligned
+    approach.losses(batch, lambda purpose: torch.Generator().manual_seed(0))
+    third = Tap(2)  # of six layers, the last of the first half, as X-Fusion's eighth of sixteen
+    approach.diffusion_errors(
+        batch, approach._read_text(*batch.drawn_prompt()), functools.partial(approach.towers.denoise, tap=third)
+    )
+    assert len(approach.towers.vision) == 6 and torch.equal(seen[0], third.hidden)
+    debt = approach.borrowed()
+    assert debt.pop("encoder") == 77 and build(seeing, DualTowerSettings()).borrowed() == debt

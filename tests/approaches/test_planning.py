@@ -113,7 +113,7 @@ def test_masks_are_made_once_and_decoding_keeps_rows_apart() -> None:
 # ----------------------------------------------------------------------------------------------------------- arms
 
 
-def test_every_plan_of_the_shipped_language_model_parses_and_is_written_once() -> None:
+def test_every_plan_of_the_shipped_language_model_parses_and_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
     planner = Planner(language_model(), arm="lm", tokens=72)
     words = [sample.caption for sample in world("train", 24) + world("forms", 24)]
     planned = planner.plan(words, [None] * len(words))
@@ -122,6 +122,17 @@ def test_every_plan_of_the_shipped_language_model_parses_and_is_written_once() -
     assert all(a is b for a, b in zip(planned, again, strict=True))
     anew = planner.plan(words[:3], [None] * 3, anew=True)
     assert anew == planned[:3] and not any(a is b for a, b in zip(planned, anew, strict=False))
+    written: list[str] = []
+
+    def write(rows: list[str]) -> list[tuple[str, int]]:
+        written.extend(rows)
+        return [("plan: dark", 3)] * len(rows)
+
+    monkeypatch.setattr(planner, "write", write)
+    planner.plan(words[:2] * 3, [None] * 6)
+    assert not written
+    planner.plan(words[:2] * 3, [None] * 6, anew=True)
+    assert sorted(written) == sorted(words[:2] * 3)  # each pays for its own, as its tokens are counted
     # a plan is the prompt's own, whatever stands beside it
     alone = Planner(language_model(), arm="lm", tokens=72).plan(words[5:6], [None])
     assert alone[0].text == planned[5].text

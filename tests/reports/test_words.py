@@ -11,6 +11,7 @@ from metrics.statistics import Estimate
 from reports.contenders import Contender, Judge, contenders
 from reports.gather import Gathered, Refused, Run
 from reports.looks import Looks, said_of
+from reports.schema import Budgets
 from reports.tables import marks_of
 from reports.words import answers, marks_of_honesty
 from tests.reports.records import APPROACHES, contender, record_of
@@ -49,6 +50,23 @@ def test_scores_of_another_clip_are_not_said_to_be_the_shipped_one_s():
     assert small in told("clip-tiny", "clip-tiny")
     assert "CLIP scores are by ViT-L-14/openai: " in told("ViT-L-14/openai") and small not in told("ViT-L-14/openai")
     assert "by ViT-L-14/openai and clip-tiny: " in told("clip-tiny", "ViT-L-14/openai")
+
+
+def test_who_was_trained_towards_the_features_that_judge_it_is_told():
+    def told(encoder: str, *debts: str) -> list[str]:
+        config = {"preset": "tiny", "seed": 0, "model": {"encoder": encoder}}
+        made = [
+            record_of(name, config=config, budgets=Budgets(borrowed={debt: 10**6}))
+            for name, debt in zip(APPROACHES, debts, strict=False)
+        ]
+        ways = contenders([Run(record=record, folder=Path("x")) for record in made], APPROACHES)
+        return [mark for mark in marks_of_honesty(ways, Gathered(), Judge()) if "trained towards" in mark]
+
+    (mark,) = told("efficientnet_lite0", "vae", "encoder")
+    assert mark.startswith(
+        "dual_tower was trained towards features of efficientnet_lite0, on which FD and KID are taken"
+    )
+    assert not told("dinov2", "vae", "encoder") and not told("efficientnet_lite0", "vae", "vae")
 
 
 def test_who_is_level_with_the_leader_comes_by_value_and_who_is_behind_is_told():
