@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -32,11 +32,10 @@ def main(arguments: CleanArguments, config: Config, console: Console) -> int:
     """Say what each kind takes, and delete the kinds named where that is asked for; 0."""
     deleting = arguments.delete and not arguments.dry_run
     of_runs = set(arguments.what or KINDS) - {"caches"}
-    for folder in store.damaged(arguments.out) if of_runs else ():
-        console.warn(f"{folder} does not read as a run, and is left alone")
+    runs = list(_idle(arguments.out, console)) if of_runs else []
     found = {}
     for kind in arguments.what or KINDS:
-        places = dict(_places(kind, arguments.out, console))
+        places = dict(_places(kind, runs))
         paths, sizes = list(places), [sum(map(size_of, parts)) for parts in places.values()]
         if deleting:
             for path, parts in places.items():
@@ -65,14 +64,25 @@ def size_of(path: Path) -> int:
     return sum(each.lstat().st_size for each in path.rglob("*") if not each.is_dir() or each.is_symlink())
 
 
-def _places(kind: str, out: Path, console: Console) -> Iterator[tuple[Path, list[Path]]]:
+def _idle(out: Path, console: Console) -> Iterator[store.Found]:
+    """The runs that nobody works on; what is no run, and runs at work, are told."""
+    for folder in store.damaged(out):
+        console.warn(f"{folder} does not read as a run, and is left alone")
+    for run in store.runs(out):
+        if run.state is not None and run.state.state == "running":
+            console.warn(f"{run.folder.name} is at work, and left alone")
+        else:
+            yield run
+
+
+def _places(kind: str, runs: Sequence[store.Found]) -> Iterator[tuple[Path, list[Path]]]:
     """What a kind means now, each place with the files and folders there that may go."""
     if kind == "caches":
         folders = (cache_directory() / name for name in CACHES)
         found = ((folder, sorted(folder.iterdir())) for folder in folders if folder.is_dir())
         yield from ((folder, own) for folder, all_ in found if (own := [path for path in all_ if _ours(path)]))
         return
-    yield from ((path, [path]) for path in _paths(kind, out, console))
+    yield from ((path, [path]) for path in _paths(kind, runs) if path.exists())
 
 
 def _ours(path: Path) -> bool:
@@ -84,17 +94,14 @@ def _ours(path: Path) -> bool:
     return time.time() - path.lstat().st_mtime > UNPACKING and not being_written(path)
 
 
-def _paths(kind: str, out: Path, console: Console) -> Iterator[Path]:
-    """What a kind means now, of runs that nobody works on."""
-    for run in store.runs(out):
-        if run.state is not None and run.state.state == "running":
-            console.warn(f"{run.folder.name} is at work, and left alone")
-            continue
+def _paths(kind: str, runs: Sequence[store.Found]) -> Iterator[Path]:
+    """What a kind means, of runs that nobody works on."""
+    for run in runs:
         done = run.state is not None and run.state.state == "done"
         if kind == "checkpoints" and not done:
             yield from sorted(run.folder.glob(CHECKPOINTS))
-        elif kind == "weights" and done and (weights := run.folder / store.WEIGHTS).exists():
-            yield weights
+        elif kind == "weights" and done:
+            yield run.folder / store.WEIGHTS
         elif kind == ("done" if done else "unfinished"):
             yield run.folder
 

@@ -123,7 +123,7 @@ def begun(request: store.Request, out: Path, console: Console) -> tuple[Path, En
             console.warn(f"{error}; the run's last stage is done again")
     if (folder / store.REQUEST).exists():
         request.renew(folder)
-    elif state is None:
+    else:
         make(folder)
         request.write(folder)
     console.info(f"{folder.name}: {'begins' if state is None else f'was {state.state}, goes on'}")

@@ -98,7 +98,7 @@ def work(folder: Path, console: Console) -> None:
     launch.leave()
     if not run.main:
         return
-    measured = run.stage(MEASURED, lambda: measure_again(run, trained, folder))
+    measured = run.stage(MEASURED, lambda: _measured(run, trained, folder))
     schema.save(_done(record, trained, measured), folder)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     shard_checkpoint.remove(folder / CHECKPOINT)
@@ -293,13 +293,18 @@ def _speed(meter: Meter, batches: Batches, flops: int, peak: float) -> dict[str,
     }
 
 
-def measure_again(run: Run, trained: dict[str, Any], place: Path) -> dict[str, Any]:
+def _measured(run: Run, trained: dict[str, Any], place: Path) -> dict[str, Any]:
     """Load what was trained, as anybody will who uses it, measure that, and leave its pictures in a folder."""
     config, console = run.config, run.console
     gc.collect()  # compiled blocks hold themselves, and the last gradients
     if run.device.type == "cuda":
         torch.cuda.empty_cache()
     approach = open_trained(run.folder, run.request)
+    if (frozen := approach.frozen_hash()) != trained["frozen_hash"]:
+        raise UserError(
+            f"approach '{run.request.approach}', built anew, has other frozen weights than the one that was trained "
+            f"({frozen}, not {trained['frozen_hash']}): expected weights that are drawn inside `shared.fresh`"
+        )
     shared = approach.shared
     held = hold_out(config, shared, run.corpus, console)
     held = replace(held, others=hold_out_others(config, shared, run.corpus, console))
@@ -309,8 +314,6 @@ def measure_again(run: Run, trained: dict[str, Any], place: Path) -> dict[str, A
         work = flops_per_evaluation(approach, held.validation.latents.to(run.device))
         counted = Estimate.counted(work["denoise"], unit="FLOP", better="lower", **work)
         found.metrics["flops_per_evaluation"] = counted
-    if (frozen := approach.frozen_hash()) != trained["frozen_hash"]:
-        raise RuntimeError(f"training changed frozen weights: {trained['frozen_hash']} became {frozen}")
     return {
         "metrics": {name: value.to_json() for name, value in found.metrics.items()},
         "optimizer_flops_per_step": float(flops_per_update(approach, config)),

@@ -154,8 +154,10 @@ def foreign_sources(target: str) -> str:
     if spec is None:
         raise UserError(f"the package {top} can't be found, expected it beside its entry point")
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))] or [Path(str(spec.origin))]
-    return hash_bytes(*(part for file in files for part in (file.name, file.read_bytes())))
+    files = [(file, folder) for folder in folders for file in sorted(folder.rglob("*.py"))]
+    files = files or [(Path(str(spec.origin)), Path(str(spec.origin)).parent)]
+    named = ((file.relative_to(folder).as_posix(), file.read_bytes()) for file, folder in files)
+    return hash_bytes(*(part for pair in named for part in pair))
 
 
 # ---------------------------------------------------------------------------------------------- state and lock

@@ -170,7 +170,7 @@ def values_of(arguments: Varying, approach: str, settings: Any) -> tuple[Any, ..
     words = arguments.values or (GRID if _spelt(arguments.field) == LEARNING_RATE else ())
     values = tuple(dict.fromkeys(parsed(word, hint, arguments.field) for word in words))
     if len(values) < 2:
-        raise UserError(f"a sweep compares two or more --values of {arguments.field}, got {len(values)}")
+        raise UserError(f"--values of {arguments.field} are to be compared: expected two or more, got {len(values)}")
     return tuple(sorted(values)) if ordered(values) else values
 
 

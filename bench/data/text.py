@@ -315,7 +315,7 @@ def _read_lines(text: str, key: str, exclusions: Counter[str]) -> Iterator[Docum
             continue
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             exclusions["line is not JSON"] += 1
             continue
         content = value.get("text") if isinstance(value, dict) else None

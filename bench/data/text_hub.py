@@ -13,6 +13,7 @@ from bench.data.sources import saved
 from bench.data.splits import ALIASES
 from bench.data.text import Document, LoadedCorpus, Progress, chunk, silent, split_by_group
 from bench.errors import UserError
+from bench.reach import hub_or_cache
 
 LIMIT = 200_000_000  # characters of one split, since a corpus is held in memory
 _STRINGS = ("string", "large_string")
@@ -51,13 +52,14 @@ def _load(path: str) -> dict[str, Any]:
     local = Path(path).expanduser()
     attempts = [(str(local), None)] if local.exists() else _readings(path)
     failures = []
-    for name, configuration in attempts:
-        try:
-            loaded = datasets.load_from_disk(name) if saved(local) else datasets.load_dataset(name, configuration)
-        except Exception as error:  # the loader's failures (network, hub, parsing, arrow) have no base in common
-            failures.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".rstrip(" .:"))
-            continue
-        return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+    with hub_or_cache(needed=not local.exists()):
+        for name, configuration in attempts:
+            try:
+                loaded = datasets.load_from_disk(name) if saved(local) else datasets.load_dataset(name, configuration)
+            except Exception as error:  # the loader's failures (network, hub, parsing, arrow) have no base in common
+                failures.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".rstrip(" .:"))
+                continue
+            return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     raise UserError(
         f"text.path {path} is neither a local dataset nor one that the hub gives us now ({'; '.join(failures)}); "
         "check the name and the network, or pass a folder that datasets saved with save_to_disk"

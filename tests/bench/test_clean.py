@@ -72,6 +72,11 @@ def test_a_dry_run_deletes_nothing(out: Path, words: list[str], capsys: pytest.C
     assert "nothing was deleted" in told and all(f"{kind}: " in told for kind in KINDS)
 
 
+def test_a_run_at_work_is_told_once(out: Path, capsys: pytest.CaptureFixture[str]):
+    assert clean(out) == 0
+    assert capsys.readouterr().err.count("running is at work, and left alone") == 1
+
+
 def test_each_kind_frees_its_own_and_no_more(out: Path):
     own = out.parent / "cache" / "pictures" / "holiday.npy"
     own.write_bytes(bytes(10))

@@ -118,6 +118,13 @@ def test_a_done_run_whose_record_is_damaged_is_worked_on_again(tmp_path: Path, c
     assert schema.load(only(tmp_path, "good")).status == "done"
 
 
+def test_a_run_whose_request_is_gone_is_asked_for_again(tmp_path: Path, config: Config):
+    assert run(tmp_path, config, "killed") == 3
+    (only(tmp_path, "killed") / store.REQUEST).unlink()
+    assert run(tmp_path, config, "killed") == 3
+    assert status(tmp_path, "killed").state == "killed" and (only(tmp_path, "killed") / store.REQUEST).exists()
+
+
 def test_a_run_that_another_machine_has_left_goes_on(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):

@@ -281,6 +281,18 @@ def test_a_part_that_an_older_run_did_not_keep_is_no_other_source(tmp_path: Path
     assert store.other_sources(replace(request, parts={**parts, "sources": "others"})) == ["sources"]
 
 
+def test_a_strangers_module_that_moved_is_other_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    package = tmp_path / "strangers_own" / "part"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = store.foreign_sources("strangers_own.part:Way")
+    assert before == store.foreign_sources("strangers_own:Way") != ""
+    package.rename(package.with_name("other"))
+    assert store.foreign_sources("strangers_own.other:Way") != before
+
+
 def test_a_name_that_leads_nowhere_says_what_would(tmp_path: Path):
     with pytest.raises(UserError, match="no run in .* makes some"):
         store.find("dual_tower", tmp_path)

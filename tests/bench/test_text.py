@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import reach
 from bench.config import TextConfig
 from bench.data.dataset import SPLITS
 from bench.data.overlap import RUN, SHORTEST, normalise, paragraphs
@@ -306,7 +307,9 @@ def test_folder_counts_what_it_cannot_use(tmp_path: Path) -> None:
     (folder / "picture.png").write_bytes(b"\x89PNG")
     (folder / "repeat.txt").write_text(sentence("thing3", 3).upper())
     lines = [{"text": sentence("line", 1)}, {"text": " "}, {"body": "x"}, {"text": 3}, [1]]
+    nested = "[" * 200_000  # deeper than the reader goes
     text = "\n".join(map(json.dumps, lines)) + '\n{"text": \n\n' + json.dumps({"text": "a\u2028b"}, ensure_ascii=False)
+    text += f"\n{nested}"
     (folder / "lines.jsonl").write_text(text, encoding="utf-8")
     (folder / "gone.txt").symlink_to(folder / "nowhere")
     corpus = open_text(TextConfig(name="folder", path=str(folder)))
@@ -317,7 +320,7 @@ def test_folder_counts_what_it_cannot_use(tmp_path: Path) -> None:
         "not one of .txt .md .rst .jsonl": 1,
         "repeats another document": 1,
         "line has no field text": 3,
-        "line is not JSON": 1,
+        "line is not JSON": 2,
     }
     texts = {item.key: item.text for split in SPLITS for item in corpus.documents(split)}
     assert len(texts) == 32
@@ -411,9 +414,11 @@ def test_hub_users_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(UserError, match=r"needs a column text.*it has: a, b"):
         open_text(TextConfig(name="hub", path=str(tmp_path / "columns")))
     asked: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(reach, "_answers", lambda: False)
 
     def unreachable(name: str, configuration: str | None) -> None:
         asked.append((name, configuration))
+        assert datasets.config.HF_HUB_OFFLINE  # the cache is asked, at once, for a hub that is silent costs 23 s a file
         raise ConnectionError("Couldn't reach the hub\nsecond line")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
