@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from approaches.settings import Settings
 from approaches.shared.diffusion import Diffusion, Sampled
+from approaches.shared.encoder import Encoder
 from approaches.shared.kernels import Kernels
 from approaches.shared.language_model import LanguageModel, named_hash, pad_rows
 from approaches.shared.patches import PatchEmbedding, Patchify
@@ -190,15 +191,6 @@ class ParameterGroup:
     name: str
     parameters: tuple[nn.Parameter, ...]
     ratio: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoder:
-    """A frozen network that approaches may align to. features: uint8 pictures B H W 3 -> B E; width: E."""
-
-    features: Callable[[NDArray[np.uint8]], Tensor]
-    width: int
-    parameters: int
 
 
 @dataclass(frozen=True, kw_only=True)

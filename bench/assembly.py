@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from approaches.base import Approach, Encoder, Shared
+from approaches.base import Approach, Shared
 from approaches.registry import APPROACHES
+from approaches.shared.encoder import Encoder
 from approaches.shared.kernels import Kernels, choose
 from approaches.shared.language_model import LanguageModel
 from approaches.shared.prompts import check_room
@@ -33,7 +34,6 @@ def share(config: Config, device: torch.device, *, training: bool = True) -> Sha
     drawn. UserError where a model can't be had, or does not fit the pictures."""
     kernels = kernels_for(config, device, training=training)
     codec = LatentCodec.load(config.model.vae).to(device)
-    check_fit(config, codec)
     encoder = _encoder(config, device)
     return shared_of(config, codec, LanguageModel.load(config.model.lm, kernels=kernels), kernels, encoder)
 
@@ -124,11 +124,11 @@ def untrained(request: store.Request, shared: Shared) -> LanguageModel:
     return model.to(shared.codecs["image"].device).eval().requires_grad_(False)
 
 
-def open_trained(folder: Path, request: store.Request, *, shared: Shared | None = None) -> Approach:
+def open_trained(folder: Path, request: store.Request) -> Approach:
     """A trained approach in evaluation mode, with the averaged weights of its run. UserError where they are damaged or
     are another's, or where the frozen models are no longer those that it was trained on."""
     device = device_here()
-    approach = build(request, shared or share_for(request, device, training=False)).to(device)
+    approach = build(request, share_for(request, device, training=False)).to(device)
     path = folder / store.WEIGHTS
     check_safetensors(path)
     stored = load_file(path)

@@ -116,7 +116,7 @@ class Batches:
 
     def indices(self, step: int) -> NDArray[np.int64]:
         """The numbers of the pictures of a step, B: every picture once an epoch, in an order of that epoch's own."""
-        return _visited(self.config.seed, "order", len(self.collection), step, self.config.train.batch)
+        return visited(self.config.seed, "order", len(self.collection), step, self.config.train.batch)
 
     def generators(self, step: int, rank: int = 0) -> Generators:
         """The named generators of a step. Within what this returns, a purpose is one stream that goes on where its last
@@ -182,7 +182,7 @@ class Batches:
     def _text(self, step: int) -> Tensor:
         """R W: as many windows as the batch has rows, each of replay_tokens predictions."""
         length = self.config.train.replay_tokens
-        numbers = _visited(self.config.seed, "text order", self.windows, step, self.config.train.batch)
+        numbers = visited(self.config.seed, "text order", self.windows, step, self.config.train.batch)
         return torch.from_numpy(self.text[numbers[:, None] * length + np.arange(length + 1)].astype(np.int64))
 
 
@@ -302,7 +302,7 @@ def _sliced(rows: Captioned, where: slice) -> Captioned:
     )
 
 
-def _visited(seed: int, purpose: str, total: int, step: int, count: int) -> NDArray[np.int64]:
+def visited(seed: int, purpose: str, total: int, step: int, count: int) -> NDArray[np.int64]:
     """The `count` numbers below `total` that a step visits, where each epoch visits all in its own shuffled order."""
     epochs, places = np.divmod(np.arange(step * count, (step + 1) * count), total)
     return np.array([_order(seed, purpose, int(e), total)[p] for e, p in zip(epochs, places, strict=True)])

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,44 +37,25 @@ class Commit:
     reason: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """Everything but the config that a result can depend on, and that a reader needs to repeat it.
-
-    sources: hash of our own code, the same with and without git. threads: of torch, or what the environment asks for.
-    """
-
-    commit: Commit
-    sources: str
-    version: str
-    packages: dict[str, str]
-    python: str
-    system: str
-    cpu: str
-    cores: int
-    devices: tuple[str, ...]
-    threads: dict[str, int]
-    seeds: dict[str, int] = field(default_factory=dict)
-
-
 def provenance(seeds: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """The provenance of a result made here and now with these seeds, as plain JSON values."""
+    """Everything but the config that a result made here and now with these seeds can depend on, and that a reader needs
+    to repeat it, as plain JSON values. sources: hash of our own code, the same with and without git; threads: of torch,
+    or what the environment asks for."""
     from bench import __version__
 
-    found = Provenance(
-        commit=commit(ROOT),
-        sources=source_hash(),
-        version=__version__,
-        packages=versions(PACKAGES),
-        python=platform.python_version(),
-        system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        cpu=cpu_name(),
-        cores=usable_cores(),
-        devices=device_names(),
-        threads=threads(),
-        seeds=dict(seeds or {}),
-    )
-    return {**asdict(found), "devices": list(found.devices)}
+    return {
+        "commit": asdict(commit(ROOT)),
+        "sources": source_hash(),
+        "version": __version__,
+        "packages": versions(PACKAGES),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": cpu_name(),
+        "cores": usable_cores(),
+        "devices": list(device_names()),
+        "threads": threads(),
+        "seeds": dict(seeds or {}),
+    }
 
 
 def commit(folder: Path, witness: str = "bench/environment.py") -> Commit:

@@ -90,7 +90,7 @@ def again(folder: Path, arguments: EvaluateArguments, console: Console) -> Chang
         place.mkdir()
         try:
             begun = now()
-            found = stages.measure_again(run, trained, place)
+            found = stages.measure_run(run, trained, place)
             measured = {"seconds": {"measured": now() - begun}, **found}
             after = _record(before, run, trained, measured)
             if not arguments.counts:

@@ -20,8 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import bench.torchvision_guard  # noqa: F401  (before transformers and diffusers, which import torchvision)
-from approaches.base import Approach, Batch, Captioned, Encoder, Shared
+from approaches.base import Approach, Batch, Captioned, Shared
 from approaches.shared.diffusion import signal_power
+from approaches.shared.encoder import Encoder
 from approaches.shared.kernels import causal_mask, choose
 from approaches.shared.language_model import LanguageModel, config_of
 from approaches.shared.prompts import lead

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import psutil
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from approaches.base import Approach, Batch, Generators, Prompt
 from approaches.shared.kernels import reference_attention
 from bench.owed import check_losses
-from bench.quantiles import median_interval, quantile
+from bench.quantiles import median_interval
 from metrics.statistics import Estimate
 
 WARMUP = 3  # laps of each process that are not counted: caches, allocators and compilers are still filling
@@ -103,8 +104,8 @@ class Meter:
             better="higher",
             reason="" if bounds else f"{len(rates)} laps are too few for an interval of their median",
             details={
-                "p5": quantile(rates, 0.05),
-                "p95": quantile(rates, 0.95),
+                "p5": float(np.quantile(rates, 0.05)),
+                "p95": float(np.quantile(rates, 0.95)),
                 "warmup_laps": self.warmup,
                 "seconds_per_step": [round(seconds / steps, 7) for seconds, steps in self.laps],
             },

@@ -48,16 +48,14 @@ class TrigramModel:
         self.trigram = trigram
 
     @classmethod
-    def fit(cls, tokens: ArrayLike, vocabulary: int, boundaries: ArrayLike | None = None) -> TrigramModel:
-        """Counts `tokens` (N ids, N > 0); `boundaries` are the indices where documents start (default: one document).
-
-        ValueError where ids are outside 0..vocabulary-1. Memory is about 100 bytes a token.
-        """
+    def fit(cls, tokens: ArrayLike, vocabulary: int) -> TrigramModel:
+        """Counts `tokens`, N > 0 ids of one document; memory is about 100 bytes a token. ValueError where ids are
+        outside 0..vocabulary-1."""
         w = _checked(tokens, vocabulary)
         if len(w) == 0:
             raise ValueError("a trigram model needs at least one token")
         base = vocabulary + 1
-        u, v = _contexts(w, boundaries, start=vocabulary)
+        u, v = _contexts(w, start=vocabulary)
         grams, counts = np.unique((u * base + v) * base + w, return_counts=True)
         trigram = _level(grams, counts, base)
         # A lower order counts distinct tokens to the left, not occurrences; at a start there is nothing to the left.
@@ -78,10 +76,10 @@ class TrigramModel:
         lower = self.bigram.apply(v_ids, w_ids, base, self.unigram[w_ids])
         return self.trigram.apply(u_ids * base + v_ids, w_ids, base, lower).reshape(shaped[0].shape)
 
-    def log_probabilities(self, tokens: ArrayLike, boundaries: ArrayLike | None = None) -> Floats:
-        """Natural log p of each of N tokens given the two before it in its document; arguments as for `fit`."""
+    def log_probabilities(self, tokens: ArrayLike) -> Floats:
+        """Natural log p of each of a document's N tokens given the two before it."""
         w = _checked(tokens, self.vocabulary)
-        u, v = _contexts(w, boundaries, start=self.vocabulary)
+        u, v = _contexts(w, start=self.vocabulary)
         return np.log(self.probabilities(u, v, w))
 
 
@@ -96,20 +94,10 @@ def _checked(tokens: ArrayLike, vocabulary: int) -> Ids:
     return ids
 
 
-def _contexts(w: Ids, boundaries: ArrayLike | None, start: int) -> tuple[Ids, Ids]:
-    """The two tokens before each one, `start` where its document has none."""
-    starts = np.zeros(1, np.int64) if boundaries is None else np.asarray(boundaries, dtype=np.int64)
-    if len(starts) and not (starts.min() >= 0 and starts.max() <= len(w)):
-        raise ValueError(f"boundaries span {starts.min()} to {starts.max()}, expected 0 to {len(w)}")
-    first = np.zeros(len(w) + 1, dtype=bool)
-    first[0] = True
-    first[starts] = True
-    first = first[:-1]
-    v = np.concatenate([[start], w[:-1]])[: len(w)]
-    v[first] = start
-    u = np.concatenate([[start], v[:-1]])[: len(w)]
-    u[first] = start
-    return u, v
+def _contexts(w: Ids, start: int) -> tuple[Ids, Ids]:
+    """The two tokens before each one, `start` where there is none."""
+    before = np.concatenate([[start, start], w])
+    return before[: len(w)], before[1 : len(w) + 1]
 
 
 def _discounts(counts: NDArray[np.int64]) -> Floats:

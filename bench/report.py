@@ -13,7 +13,7 @@ from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError
 from bench.exits import DONE, MISTAKE, REGRESSION
-from bench.files import write_json, write_text
+from bench.files import atomic_path, write_json, write_text
 from bench.report_arguments import CompareArguments, ReportArguments, home, report_places, set_of
 
 HTML, MARKDOWN, CSV, JSON = "report.html", "report.md", "results.csv", "results.json"
@@ -56,18 +56,12 @@ def write(places: Sequence[Path], to: Path) -> tuple[Any, list[Path]]:
     pages = {HTML: html(found), MARKDOWN: text, CSV: results.as_csv(found.contenders)}
     values = results.as_json(found)
     for name, data in pictures.items():
-        _write_bytes(to / name, data)
+        with atomic_path(to / name) as part:
+            part.write_bytes(data)
     for name, page in pages.items():
         write_text(to / name, page)
     write_json(to / JSON, values)
     return found, [to / name for name in (HTML, MARKDOWN, CSV, JSON)]
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    from bench.files import atomic_path
-
-    with atomic_path(path) as part:
-        part.write_bytes(data)
 
 
 def after_run(folders: Sequence[Path], out: Path, console: Console) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from approaches.shared.diffusion import Diffusion, Sampled, guided
 from approaches.shared.randomness import generator
 from bench.console import Progress
 from bench.errors import UserError
+from bench.meter import now, synchronise
 from bench.owed import check_condition
 
 
@@ -84,12 +84,11 @@ def draw(
     seconds = []
     for start in range(0, len(prompts), batch):
         chunk = prompts[start : start + batch]
-        begun = time.perf_counter()
+        begun = now()
         generations.append(approach.generate(chunk, noise_source(shape, seed, start, device), sampling))
         _check(approach, generations[-1], (len(chunk), *shape))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append((time.perf_counter() - begun, len(chunk)))
+        synchronise(device)
+        seconds.append((now() - begun, len(chunk)))
         if progress is not None:
             progress.advance(len(chunk))
     return _joined(generations, seconds)

@@ -98,7 +98,7 @@ def work(folder: Path, console: Console) -> None:
     launch.leave()
     if not run.main:
         return
-    measured = run.stage(MEASURED, lambda: _measured(run, trained, folder))
+    measured = run.stage(MEASURED, lambda: measure_run(run, trained, folder))
     schema.save(_done(record, trained, measured), folder)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     shard_checkpoint.remove(folder / CHECKPOINT)
@@ -293,7 +293,7 @@ def _speed(meter: Meter, batches: Batches, flops: int, peak: float) -> dict[str,
     }
 
 
-def _measured(run: Run, trained: dict[str, Any], place: Path) -> dict[str, Any]:
+def measure_run(run: Run, trained: dict[str, Any], place: Path) -> dict[str, Any]:
     """Load what was trained, as anybody will who uses it, measure that, and leave its pictures in a folder."""
     config, console = run.config, run.console
     gc.collect()  # compiled blocks hold themselves, and the last gradients

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.config import DataConfig
-from bench.data.captions import HELD_OUT_FORMS, caption, description
+from bench.data.captions import caption, description
 from bench.data.dataset import Dataset, Sample
 from bench.data.scene import (
     BACKGROUNDS,
@@ -235,6 +235,3 @@ def _inside(shape: str, u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArr
         return (v <= 0.75) & (v >= -1) & (np.abs(u) <= (v + 1) / 1.75)
     arm = 0.3
     return ((np.abs(u) <= arm) & (np.abs(v) <= 0.95)) | ((np.abs(v) <= arm) & (np.abs(u) <= 0.95))
-
-
-__all__ = ["HELD_OUT_FORMS", "HELD_OUT_PAIRS", "PALETTE", "Shapes", "draw_scene", "render"]

@@ -78,7 +78,7 @@ def retention(world: World, approach: Approach) -> Values:
     texts = (document.text for document in world.corpus.documents("test"))
     rows = [[model.start_id, *model.encode(text)][: window + 1] for text in texts]
     ids = torch.tensor([row for row in rows if len(row) > window][:8])
-    base = world.base.transformer
+    base = world.common.language_model.transformer
     original, adapted = base.logits(base(ids[:, :-1])), approach.text_logits(ids[:, :-1])
     kept = math.exp(_nats(original, ids) - _nats(adapted, ids))
     return {"perplexity_retention": kept, "largest_difference": float((original - adapted).abs().max())}
@@ -91,7 +91,7 @@ def _nats(logits: Tensor, ids: Tensor) -> float:
 def smoke(world: World, approach: Approach, thresholds: Thresholds) -> Values:
     """The metrics that the thresholds name, as every run is measured; None where one is missing."""
     held = hold_out(world.config, world.common, world.corpus, quiet())
-    told = measure(approach, held, world.config, world.base, quiet()).metrics
+    told = measure(approach, held, world.config, world.common.language_model, quiet()).metrics
     return {name: told[name].value if name in told else None for name in thresholds.smoke}
 
 

@@ -39,7 +39,6 @@ class Thresholds:
     golden_steps: int
     smoke_steps: int
     smoke: Mapping[str, float]
-    reasons: Mapping[str, str]
 
 
 def load(path: Path = FILE) -> Thresholds:
@@ -74,7 +73,6 @@ def load(path: Path = FILE) -> Thresholds:
         golden_steps=int(read["golden.steps"]),
         smoke_steps=int(read["smoke.steps"]),
         smoke=smoke,
-        reasons={name: entry["reason"] for name, entry in entries.items()},
     )
 
 

@@ -46,7 +46,6 @@ class Server:
             "tree": str(Path(bench.__file__).resolve().parents[1]),
             "machine": machine(),
             "torch": torch.__version__.partition("+")[0],
-            "threads": torch.get_num_threads(),
         }
 
     def names(self) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import torch
 
 from approaches.base import Approach, Prompt, Shared
 from approaches.registry import APPROACHES
-from approaches.shared.language_model import LanguageModel
 from bench.assembly import share
 from bench.batches import Batches
 from bench.collection import Collection, collect
@@ -70,11 +69,6 @@ class World:
         """Held-out pictures, captions, scenes and latents."""
         dataset = open_dataset(self.config.data, "test")
         return collect(dataset, self.config.data.eval_items, self.common.codecs["image"], quiet())
-
-    @cached_property
-    def base(self) -> LanguageModel:
-        """The language model that every approach starts from."""
-        return self.common.language_model
 
     @cached_property
     def common(self) -> Shared:

@@ -9,7 +9,6 @@ them, and a wrong guess costs most): the first steps only have them read from ea
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -31,8 +30,6 @@ SIDES = 2 * (len(SHAPES) + len(COLOURS))  # what a caption can say of sides: rig
 SIDES_FIRST = 0.25  # share of stage two's steps in which sides are only read, not yet told apart
 READING_FIRST, READING_LATER = 20.0, 2.0  # weights of reading the sides, in those steps and after
 FILLED = 0.25  # share of the twins whose captions begin with words that mean nothing
-
-Draw = Callable[[int], "Batch"]
 
 
 def _no_twins() -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ from approaches.shared.kernels import choose
 from approaches.shared.language_model import LanguageModel, save_pretrained
 from approaches.shared.randomness import generator
 from approaches.shared.transformer import Transformer, TransformerConfig
+from bench.batches import visited
 from bench.config import Config, LmPretrainConfig, OptimizerConfig, fingerprint
 from bench.console import Console
 from bench.data.scene import PLAN_PROMPT, parse_plan, satisfied
@@ -30,7 +31,6 @@ from bench.files import hash_bytes
 from bench.muon import muon_and_adamw
 from bench.ngram import TrigramModel
 from bench.pretrain.card import begin, evaluations
-from bench.seeds import derive
 from bench.trainer import fit, told
 
 PAD, END = "<|pad|>", "<|endoftext|>"
@@ -213,22 +213,9 @@ def _batch(streams: dict[str, Ids], recipe: LmPretrainConfig, seed: int, step: i
     rows = []
     for name, count in (("text", batch - world), ("world", world)):
         ids = streams[name]
-        windows = (len(ids) - 1) // recipe.context
-        for number in range(step * count, (step + 1) * count):
-            epoch, place = divmod(number, windows)
-            window = _order(seed, name, epoch, windows)[place]
-            rows.append(ids[window * recipe.context : (window + 1) * recipe.context + 1])
+        windows = visited(seed, f"lm/order/{name}", (len(ids) - 1) // recipe.context, step, count)
+        rows += [ids[window * recipe.context : (window + 1) * recipe.context + 1] for window in windows]
     return torch.as_tensor(np.stack(rows))
-
-
-_orders: dict[tuple[int, str, int, int], Ids] = {}
-
-
-def _order(seed: int, name: str, epoch: int, windows: int) -> Ids:
-    key = (seed, name, epoch, windows)
-    if key not in _orders:
-        _orders[key] = np.random.default_rng(derive(seed, f"lm/order/{name}", epoch)).permutation(windows)
-    return _orders[key]
 
 
 def _mean(summed: tuple[Tensor, Tensor]) -> Tensor:

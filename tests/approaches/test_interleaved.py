@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from approaches.base import Encoder, Prompt
+from approaches.base import Prompt
 from approaches.dual_tower import DualTower
 from approaches.full_retraining import FullRetraining
 from approaches.settings import DualTowerSettings, FullRetrainingSettings
+from approaches.shared.encoder import Encoder
 from approaches.shared.interleaved import Tap
 from approaches.shared.kernels.attention import attention
 from approaches.shared.prefix import Prefix

@@ -26,12 +26,10 @@ def slow_discounts(counts: Counter[Gram]) -> tuple[float, float, float]:
 class SlowTrigrams:
     """The same model from the formula, with dictionaries and a loop for each sum."""
 
-    def __init__(self, documents: list[list[int]], vocabulary: int) -> None:
+    def __init__(self, document: list[int], vocabulary: int) -> None:
         self.vocabulary, start = vocabulary, vocabulary
-        raw: Counter[Gram] = Counter()
-        for document in documents:
-            padded = [start, start, *document]
-            raw.update(zip(padded, padded[1:], padded[2:], strict=False))
+        padded = [start, start, *document]
+        raw: Counter[Gram] = Counter(zip(padded, padded[1:], padded[2:], strict=False))
         lefts: dict[Gram, set[int]] = defaultdict(set)
         started: Counter[Gram] = Counter()
         for (u, v, w), count in raw.items():
@@ -58,11 +56,6 @@ class SlowTrigrams:
         return (count - taken) / sum(following) + spare / sum(following) * lower
 
 
-def joined(documents: list[list[int]]) -> tuple[list[int], list[int]]:
-    lengths = [len(document) for document in documents]
-    return sum(documents, []), [0, *itertools.accumulate(lengths[:-1])]
-
-
 def test_two_tokens_worked_by_hand() -> None:
     # Corpus [0, 0] over {0, 1}; too small for estimated discounts, so they are 0.5, 1, 1.5.
     # Order 1: token 0 follows two distinct tokens (start, 0): (2 - 1) / 2 + 1/2 * 1/2 = 0.75.
@@ -80,12 +73,9 @@ def test_two_tokens_worked_by_hand() -> None:
 def test_equals_the_definition(seed: int) -> None:
     generator = np.random.default_rng(seed)
     vocabulary = 7
-    documents = [
-        (generator.zipf(1.5, size=length) % vocabulary).tolist() for length in generator.integers(1, 60, size=12)
-    ]
-    tokens, boundaries = joined(documents)
-    model = TrigramModel.fit(tokens, vocabulary, boundaries)
-    slow = SlowTrigrams(documents, vocabulary)
+    tokens = (generator.zipf(1.5, size=300) % vocabulary).tolist()
+    model = TrigramModel.fit(tokens, vocabulary)
+    slow = SlowTrigrams(tokens, vocabulary)
     contexts = [*itertools.product(range(vocabulary), repeat=2)]
     contexts += [(vocabulary, token) for token in range(vocabulary)] + [(vocabulary, vocabulary)]
     for u, v in contexts:
@@ -112,7 +102,7 @@ def test_discounts_are_estimated_where_counts_allow() -> None:
     counts: Counter[Gram] = Counter(zip(tokens.tolist(), tokens[1:].tolist(), tokens[2:].tolist(), strict=False))
     assert slow_discounts(counts) != FALLBACK
     model = TrigramModel.fit(tokens, 50)
-    np.testing.assert_allclose(model.probabilities(3, 4, 5), SlowTrigrams([tokens.tolist()], 50).probability(3, 4, 5))
+    np.testing.assert_allclose(model.probabilities(3, 4, 5), SlowTrigrams(tokens.tolist(), 50).probability(3, 4, 5))
 
 
 def test_nears_the_entropy_of_a_markov_source_and_beats_the_unigram() -> None:
@@ -132,25 +122,10 @@ def test_nears_the_entropy_of_a_markov_source_and_beats_the_unigram() -> None:
     assert cross_entropy < unigram - 0.5
 
 
-def test_documents_do_not_see_each_other() -> None:
-    generator = np.random.default_rng(4)
-    documents = [generator.integers(0, 20, size=size).tolist() for size in (1, 2, 30, 3)]
-    tokens, boundaries = joined(documents)
-    model = TrigramModel.fit(tokens, 20, boundaries)
-    alone = [model.log_probabilities(document) for document in documents]
-    np.testing.assert_array_equal(model.log_probabilities(tokens, boundaries), np.concatenate(alone))
-    backward, backward_boundaries = joined(documents[::-1])
-    reversed_model = TrigramModel.fit(backward, 20, backward_boundaries)
-    np.testing.assert_allclose(reversed_model.log_probabilities(tokens, boundaries), np.concatenate(alone))
-
-
-@pytest.mark.parametrize(
-    ("tokens", "boundaries", "message"),
-    [([], None, "at least one token"), ([0, 5], None, "0 to 4"), ([-1], None, "0 to 4"), ([0, 1], [3], "boundaries")],
-)
-def test_refuses_ids_out_of_range(tokens: list[int], boundaries: list[int] | None, message: str) -> None:
+@pytest.mark.parametrize(("tokens", "message"), [([], "at least one token"), ([0, 5], "0 to 4"), ([-1], "0 to 4")])
+def test_refuses_ids_out_of_range(tokens: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        TrigramModel.fit(tokens, 5, boundaries)
+        TrigramModel.fit(tokens, 5)
 
 
 def test_no_tokens_have_no_log_probabilities() -> None:

@@ -12,9 +12,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from bench.data.captions import FORMS, NUMBERS, PLURALS
+from bench.data.captions import FORMS, HELD_OUT_FORMS, NUMBERS, PLURALS
 from bench.data.scene import BACKGROUNDS, COLOURS, RADII, SHAPES, SIZES, TASKS, Demand, Thing, satisfied
-from bench.data.shapes import GAP, HELD_OUT_FORMS, HELD_OUT_PAIRS, PALETTE, Shapes, render
+from bench.data.shapes import GAP, HELD_OUT_PAIRS, PALETTE, Shapes, render
 from bench.files import hash_bytes
 
 COMMON = ("train", "validation", "test", "forms")

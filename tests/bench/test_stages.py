@@ -23,4 +23,4 @@ def test_an_approach_that_is_built_otherwise_each_time_is_told_before_it_is_meas
     )
     monkeypatch.setattr(stages, "open_trained", lambda *_: SimpleNamespace(frozen_hash=lambda: "0123"))
     with pytest.raises(UserError, match="approach 'mine', built anew, has other frozen weights .*0123, not 4567"):
-        stages._measured(run, {"frozen_hash": "4567"}, Path("x"))
+        stages.measure_run(run, {"frozen_hash": "4567"}, Path("x"))
