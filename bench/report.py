@@ -14,7 +14,7 @@ from bench.console import Console
 from bench.errors import UserError
 from bench.exits import DONE, MISTAKE, REGRESSION
 from bench.files import atomic_path, write_json, write_text
-from bench.report_arguments import CompareArguments, ReportArguments, home, report_places, set_of
+from bench.report_arguments import CompareArguments, ReportArguments, home, one_contender, report_places
 
 HTML, MARKDOWN, CSV, JSON = "report.html", "report.md", "results.csv", "results.json"
 
@@ -90,7 +90,7 @@ def compare(arguments: CompareArguments, config: Config, console: Console) -> in
     from reports.compare import comparison
     from reports.gather import NO_RECORD
 
-    first, second = (set_of(text, arguments.out) for text in (arguments.first, arguments.second))
+    first, second = (one_contender(text, arguments.out) for text in (arguments.first, arguments.second))
     found = comparison(first, second, arguments.metrics)
     for side in found.gathered:
         for refused in side.refused:

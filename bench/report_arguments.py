@@ -22,7 +22,8 @@ class ReportArguments:
     """Write report.html, report.md, results.csv and results.json about runs: from their records alone."""
 
     runs: Positional[Annotated[tuple[str, ...], arg(metavar="RUN...")]] = field(default=(), metadata=PLACE)
-    """Runs: folders, folders of runs, record files, or beginnings of names in --out. All of --out by default."""
+    """Runs: folders, folders of runs, record files, or beginnings of names in --out, such as an approach's, which mean
+    all that begin so. All of --out by default."""
     out: Path = Path("runs")
     """Folder of the runs."""
     to: Path | None = None
@@ -33,8 +34,8 @@ class ReportArguments:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareArguments:
-    """Compare B with A, number by number: two runs, or two sets of runs (a folder, or several with commas between).
-    Exit code 0 where B is told to be worse in nothing that counts, has every number of it that A has of the same
+    """Compare B with A, number by number: two runs, or two sets of runs: a folder, several with commas between, or the
+    beginning of the names of one contender's seeds, such as an approach's. Exit code 0 where B is told to be worse in nothing that counts, has every number of it that A has of the same
     contender, none of A's runs failed or is unfinished in B, and B's records can be read; else 1; 2 for a mistake."""
 
     first: Positional[Annotated[str, arg(metavar="A")]] = field(default="", metadata=PLACE)
@@ -65,7 +66,7 @@ def check_compare(arguments: CompareArguments, config: Config) -> None:
     if not arguments.first.strip() or not arguments.second.strip():
         raise UserError("'compare' needs two, A and B: runs, folders of runs, or several with commas between")
     for text in (arguments.first, arguments.second):
-        set_of(text, arguments.out)
+        set_of(text, arguments.out)  # to which contender their records belong is looked at when they are read
 
 
 def report_places(arguments: ReportArguments) -> list[Path]:
@@ -78,29 +79,40 @@ def report_places(arguments: ReportArguments) -> list[Path]:
 
 
 def set_of(text: str, out: Path) -> list[Path]:
-    """The places that one word means: paths with commas between, or beginnings of runs' names in `out`."""
+    """The places that one word means: paths with commas between, or beginnings of runs' names in `out`, each of which
+    means all that begin so."""
     if text and os.path.exists(Path(text).expanduser()):  # a folder may have a comma in its name; a long list is none
         return [Path(text).expanduser()]
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
         raise UserError(f"'{text}' names no run, expected a run, a folder of runs, or several with commas between")
-    return [place(part, out) for part in parts]
+    return [each for part in parts for each in places(part, out)]
 
 
-def place(text: str, out: Path) -> Path:
-    """A path that exists, or the one run whose name begins so, in its folder or in `out`. UserError that suggests the
+def one_contender(text: str, out: Path) -> list[Path]:
+    """The same where every beginning means runs of one contender: its seeds. UserError that names the contenders."""
+    from reports.contenders import contenders
+    from reports.gather import gather
+
+    for part in () if os.path.exists(Path(text).expanduser()) else text.split(","):
+        found = places(part.strip(), out) if part.strip() else []
+        if len(found) > 1 and len(ways := contenders(gather(found).runs)) > 1:
+            named = "; ".join(f"{way.label}, such as {way.runs[0].folder.name}" for way in ways)
+            raise UserError(f"'{part.strip()}' begins runs of {len(ways)} contenders, expected one's: {named}")
+    return set_of(text, out)
+
+
+def places(text: str, out: Path) -> list[Path]:
+    """A path that exists, or the runs whose names begin so, in its folder or in `out`. UserError that suggests the
     nearest."""
     path = Path(text).expanduser()
     if os.path.exists(path):  # unlike Path's, of a name of any length
-        return path
+        return [path]
     if path.parent != Path("."):
         out, text = path.parent, path.name
     known = sorted(child.name for child in out.iterdir() if (child / schema.FILE).exists()) if out.is_dir() else []
-    fitting = [name for name in known if name.startswith(text)]
-    if len(fitting) == 1:
-        return out / fitting[0]
-    if fitting:
-        raise UserError(f"'{text}' begins {len(fitting)} runs, expected one of: {', '.join(fitting)}")
+    if fitting := [out / name for name in known if name.startswith(text)]:
+        return [out / text] if text in known else fitting
     hint = nearest(text, known) if known else f"and {out} holds no runs"
     raise UserError(f"no run '{text}': {hint}")
 

@@ -347,3 +347,24 @@ def test_neither_imports_torch(tmp_path: Path):
     for line in lines:
         done = subprocess.run([sys.executable, "-c", FREE, *line], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_beginning_means_all_seeds_of_one_contender(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = four(tmp_path / "runs", seeds=2)
+    words = ["--metrics", "caption_gap", "--json", "--out", str(out)]
+    assert cli.main(["compare", "full_retraining", "dual_tower", *words]) == 1
+    told = json.loads(capsys.readouterr().out)
+    both = ",".join(str(out / f"dual_tower-{seed}") for seed in (0, 1))
+    assert cli.main(["compare", "full_retraining-0, full_retraining-1", both, *words]) == 1
+    assert json.loads(capsys.readouterr().out) == told and len(told["lines"]) == 1
+    one = json.loads((out / "dual_tower-0" / "record.json").read_text())
+    changed = record_of("dual_tower", seed=5, settings=one["settings"] | {"variant": "gated"})
+    write_run(out / "dual_tower-5", changed, pictures=False)
+    assert cli.main(["compare", "full_retraining", "dual_tower", *words]) == 2
+    error = capsys.readouterr().err
+    assert "'dual_tower' begins runs of 2 contenders, expected one's: " in error and "variant gated" in error
+    assert cli.main(["compare", "full_retraining", "dual_tower-5", *words]) in (0, 1)
+    capsys.readouterr()
+    assert cli.main(["report", "dual_tower", "--out", str(out), "--to", str(tmp_path / "to")]) == 0
+    rows = list(csv.DictReader((tmp_path / "to" / "results.csv").read_text(encoding="utf-8").splitlines()))
+    assert {row["approach"] for row in rows} == {"dual_tower"} and {row["seed"] for row in rows} >= {"0", "1", "5"}
