@@ -140,6 +140,8 @@ def test_a_run_that_is_not_there_is_a_persons_mistake(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="no run in"):
         DrawBenchLM(run="x", out=str(tmp_path))
+    with pytest.raises(UserError, match=r"unknown 'bse': did you mean 'base'\?"):
+        DrawBenchLM(run="x", out=str(tmp_path), device="cpu", bse=True)
 
 
 TASKS: dict[str, dict[str, Any]] = {
@@ -171,6 +173,7 @@ def test_tasks_of_each_kind_run_through_the_harness_own_command_line(micro_run: 
     line = [sys.executable, "-m", "bench.lm_eval_adapter", *words]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert all(title in done.stdout for title in ("Tasks", "Metric", "Value", "Stderr")), done.stdout
     (file,) = (tmp_path / "found").rglob("results*.json")
     results = json.loads(file.read_text())["results"]
     assert 0 <= results["micro_choice"]["acc,none"] <= 1
