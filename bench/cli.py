@@ -222,6 +222,8 @@ def _dispatch(words: list[str]) -> int:
         print(usage(), file=sys.stderr)
         return 2
     name, rest = words[0], words[1:]
+    if name == "help" and rest:
+        name, rest = rest[0], ["--help", *rest[1:]]
     if name in ("--help", "-h", "help"):
         print(usage())
         return 0

@@ -9,14 +9,17 @@ import importlib.util
 import json
 import shutil
 import typing
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
 
 from approaches.registry import ApproachEntry
 from bench.config import Config, KernelConfig
 from bench.console import Console
-from bench.errors import UserError
+from bench.errors import UserError, nearest
 from bench.files import read_json
 from bench.own_settings import check_settings
 from bench.registry import Registry, at
@@ -29,12 +32,17 @@ REGISTRIES = (
     ("feature extractors", "metrics.registry:EXTRACTORS"),
 )
 """A heading and the registry under it."""
+METRICS = "metrics"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListArguments:
     """What there is to choose from, and whether it can run here."""
 
+    what: Positional[Annotated[tuple[str, ...], arg(metavar="WHAT...")]] = field(
+        default=(), metadata={"positional": True}
+    )
+    """Headings to list, or their beginnings, such as approaches or metrics. All but the metrics by default."""
     json: bool = False
     """Print JSON: heading -> list of {name, summary, runs, obstacle}."""
 
@@ -50,7 +58,7 @@ class Item:
 
 def main(arguments: ListArguments, config: Config, console: Console) -> int:
     """Print the list; 0."""
-    sections = dict(collect())
+    sections = _asked(arguments.what)
     if arguments.json:
         value = {
             heading: [{**dataclasses.asdict(item), "runs": not item.obstacle} for item in items]
@@ -63,6 +71,25 @@ def main(arguments: ListArguments, config: Config, console: Console) -> int:
         console.table(heading, rows)
         console.info()
     return 0
+
+
+def _asked(what: Sequence[str]) -> dict[str, list[Item]]:
+    """The sections that words mean. UserError that suggests the nearest."""
+    sections = {**dict(collect()), METRICS: list(_metrics())}
+    if not what:
+        del sections[METRICS]
+        return sections
+    for word in what:
+        if not any(heading.startswith(word) for heading in sections):
+            raise UserError(f"nothing to list under '{word}': {nearest(word, sections)}")
+    return {name: items for name, items in sections.items() if name.startswith(tuple(what))}
+
+
+def _metrics() -> Iterator[Item]:
+    """What is measured: names, * for whatever a name goes on with."""
+    told = read_json(Path(__file__).parents[1] / "reports" / "metrics.json")
+    for metric in told["metrics"]:
+        yield Item(name=metric["pattern"], summary=f"{told['groups'][metric['group']]} {metric['says']}")
 
 
 def collect() -> Iterator[tuple[str, list[Item]]]:

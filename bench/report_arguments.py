@@ -35,8 +35,9 @@ class ReportArguments:
 @dataclass(frozen=True, kw_only=True)
 class CompareArguments:
     """Compare B with A, number by number: two runs, or two sets of runs: a folder, several with commas between, or the
-    beginning of the names of one contender's seeds, such as an approach's. Exit code 0 where B is told to be worse in nothing that counts, has every number of it that A has of the same
-    contender, none of A's runs failed or is unfinished in B, and B's records can be read; else 1; 2 for a mistake."""
+    beginning of the names of one contender's seeds, such as an approach's. Exit code 0 where B is told to be worse in
+    nothing that counts, has every number of it that A has of the same contender, none of A's runs failed or is
+    unfinished in B, and B's records can be read; else 1; 2 for a mistake."""
 
     first: Positional[Annotated[str, arg(metavar="A")]] = field(default="", metadata=PLACE)
     """What to compare with: a run, a folder of runs, or several with commas between."""

@@ -314,6 +314,8 @@ def find(text: str, out: Path) -> Path:
     if os.path.isfile(folder / REQUEST):
         return _done(folder, read_state(folder))
     known = runs(out)
+    if not known and (alone := sorted(out.glob(f"*/{schema.FILE}"))):
+        raise UserError(f"{out} holds records alone, such as {alone[0].parent.name}, without what their runs trained")
     if not known:
         raise UserError(f"no run in {out}: python -m bench run --out {out} makes some")
     if of_approach := [run for run in known if run.approach == text]:

@@ -225,13 +225,14 @@ def _line(a: Contender, b: Contender, name: str, named: bool) -> Line | None:
             counts=lost and judged, reason=strange or absent.reason, values=(None, None, None), lost=lost,
         )  # fmt: skip
     gap = found.estimate
+    exact = gap.reason == COUNTED and a.approach == b.approach  # of its own counts every change is told
     before, after = (dict(zip(each.seeds, each.by_seed, strict=True)) for each in (a, b))
     gone = [seed for seed in before if seed in after and has(before[seed], name) and not has(after[seed], name)]
     reasons = [f"missing in seed {seed} of the second" for seed in gone]
     return Line(
         **told,
         difference=written(gap, scale, decimals=decimals),
-        word=Judge(clocks=True).word(other, one, name) if gap.reason != COUNTED else found.word,
+        word=found.word if exact else Judge(clocks=True).word(other, one, name),
         paired=found.paired,
         needed=found.needed,
         counts=named or first.unit not in TIMED_UNITS,

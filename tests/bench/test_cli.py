@@ -157,6 +157,24 @@ def test_the_lists_json_has_one_schema_and_nothing_beside_it(capsys: pytest.Capt
             assert item["summary"]
 
 
+def test_a_list_of_what_is_asked_for(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["list", "metrics", "preset", "--json"]) == 0
+    sections = json.loads(capsys.readouterr().out)
+    assert set(sections) == {"metrics", "presets"}
+    assert "heard_*" in {item["name"] for item in sections["metrics"]} and all(
+        i["summary"] for i in sections["metrics"]
+    )
+    assert cli.main(["list", "metrix"]) == 2
+    assert "nothing to list under 'metrix': did you mean 'metrics'?" in capsys.readouterr().err
+
+
+def test_help_of_a_verb_is_its_own(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["help", "clean"]) == 0
+    told = capsys.readouterr().out
+    assert cli.main(["clean", "--help"]) == 0
+    assert told == capsys.readouterr().out and "--delete" in told
+
+
 def test_the_list_shows_every_name_in_plain_columns(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["list"]) == 0
     out = capsys.readouterr().out

@@ -296,6 +296,11 @@ def test_a_strangers_module_that_moved_is_other_sources(tmp_path: Path, monkeypa
 def test_a_name_that_leads_nowhere_says_what_would(tmp_path: Path):
     with pytest.raises(UserError, match="no run in .* makes some"):
         store.find("dual_tower", tmp_path)
+    (tmp_path / "of-somebody").mkdir()
+    (tmp_path / "of-somebody" / "record.json").write_text("{}")
+    with pytest.raises(UserError, match="holds records alone, such as of-somebody, without what their runs trained"):
+        store.find("of-somebody", tmp_path)
+    (tmp_path / "of-somebody" / "record.json").unlink()
     first, _ = asked(tmp_path), asked(tmp_path, seed=1)
     for text, sentence in (
         ("dual_towr", "did you mean 'dual_tower'"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reports.compare import Line, _corrected, _fallen
+from reports.compare import Line, _corrected, _fallen, comparison
 from reports.gather import Gathered, Run
-from tests.reports.records import record_of
+from reports.schema import Budgets
+from tests.reports.records import record_of, write_run
 
 
 def gathered(*statuses: str) -> Gathered:
@@ -31,3 +32,19 @@ def test_the_correction_is_for_the_numbers_that_count_and_no_others() -> None:
     assert [each.stands for each in _corrected([line(0.04, "better", counts=True), clock])] == [True, False]
     other = line(0.9, "not told apart", counts=True)
     assert [each.stands for each in _corrected([line(0.04, "better", counts=True), other])] == [False, False]
+
+
+def test_a_count_is_exact_beside_its_own_and_level_within_a_percent_beside_another(tmp_path: Path) -> None:
+    def word(first: str, second: str, flops: float) -> str:
+        places = []
+        for approach, spent in ((first, 1e12), (second, flops)):
+            budgets = Budgets(total=10**7, trainable=10**6, flops=spent)
+            places.append(
+                write_run(tmp_path / f"{len(list(tmp_path.iterdir()))}", record_of(approach, budgets=budgets))
+            )
+        (found,) = comparison(places[:1], places[1:], ("training_flops",)).lines
+        return found.word
+
+    assert word("modular", "modular", 1.001e12) == "worse"
+    assert word("modular", "projection", 1.001e12) == "not told apart"
+    assert word("modular", "projection", 1.02e12) == "worse"
