@@ -68,7 +68,7 @@ VERBS = {
         check="bench.curve_arguments:check",
     ),
     "report": Verb(
-        summary="write report.html, report.md, results.csv and results.json about runs",
+        summary="write report.html, report.md, results.csv, results.json and samples.csv about runs",
         target="bench.report:main",
         arguments="bench.report_arguments:ReportArguments",
         check="bench.report_arguments:check_report",

@@ -17,6 +17,7 @@ from bench.files import atomic_path, write_json, write_text
 from bench.report_arguments import CompareArguments, ReportArguments, home, one_contender, report_places
 
 HTML, MARKDOWN, CSV, JSON = "report.html", "report.md", "results.csv", "results.json"
+SAMPLES = "samples.csv"
 
 
 def main(arguments: ReportArguments, config: Config, console: Console) -> int:
@@ -48,12 +49,15 @@ def write(places: Sequence[Path], to: Path) -> tuple[Any, list[Path]]:
     from reports.document import document
     from reports.html import html
     from reports.markdown import markdown
+    from reports.sample_rows import samples_csv
 
     found = document(places)
     if not found.gathered.runs:
         return found, []
     text, pictures = markdown(found)
     pages = {HTML: html(found), MARKDOWN: text, CSV: results.as_csv(found.contenders)}
+    if rows := samples_csv(found.contenders):
+        pages[SAMPLES] = rows
     values = results.as_json(found)
     for name, data in pictures.items():
         with atomic_path(to / name) as part:
@@ -61,7 +65,7 @@ def write(places: Sequence[Path], to: Path) -> tuple[Any, list[Path]]:
     for name, page in pages.items():
         write_text(to / name, page)
     write_json(to / JSON, values)
-    return found, [to / name for name in (HTML, MARKDOWN, CSV, JSON)]
+    return found, [to / name for name in (*pages, JSON)]
 
 
 def after_run(folders: Sequence[Path], out: Path, console: Console) -> None:

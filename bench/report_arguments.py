@@ -19,7 +19,7 @@ from reports import schema
 
 @dataclass(frozen=True, kw_only=True)
 class ReportArguments:
-    """Write report.html, report.md, results.csv and results.json about runs: from their records alone."""
+    """Write report.html, report.md, results.csv, results.json and samples.csv about runs: from their records alone."""
 
     runs: Positional[Annotated[tuple[str, ...], arg(metavar="RUN...")]] = field(default=(), metadata=PLACE)
     """Runs: folders, folders of runs, record files, or beginnings of names in --out, such as an approach's, which mean

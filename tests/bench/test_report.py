@@ -15,7 +15,7 @@ import pytest
 from bench import cli, store
 from bench.console import Console
 from bench.report import after_run
-from metrics.statistics import Estimate
+from metrics.statistics import Estimate, mean_estimate
 from reports.markdown import plain
 from reports.schema import Budgets, Record
 from tests.reports.records import APPROACHES, distance_at, four, mean_at, record_of, whole, write_run
@@ -43,11 +43,11 @@ def test_a_mistake_gets_one_sentence(capsys: pytest.CaptureFixture[str], line: s
     assert captured.out == "" and captured.err.count("\n") == 1 and sentence in captured.err, captured.err
 
 
-def test_a_report_is_four_files_and_what_was_refused_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_report_is_five_files_and_what_was_refused_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = whole(tmp_path / "runs")
     assert cli.main(["report", str(out)]) == 0
     captured = capsys.readouterr()
-    for name in ("report.html", "report.md", "results.csv", "results.json"):
+    for name in ("report.html", "report.md", "results.csv", "samples.csv", "results.json"):
         assert f"wrote {out / name}" in captured.out and (out / name).stat().st_size > 500
     assert captured.err.count("warning: refused") == 4
     noted = json.loads((out / "results.json").read_text())["notes"]
@@ -64,7 +64,7 @@ def test_it_goes_beside_the_runs_that_it_is_of(tmp_path: Path, capsys: pytest.Ca
     folder = write_run(tmp_path / "runs" / "modular-tiny-01", record_of("modular"))
     assert cli.main(["report", "modular-tiny", "--out", str(folder.parent), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["refused"] == [] and [Path(path).parent for path in told["files"]] == [folder.parent] * 4
+    assert told["refused"] == [] and [Path(path).parent for path in told["files"]] == [folder.parent] * 5
     assert "modular-tiny" in (folder.parent / "report.html").read_text()
 
 
@@ -368,3 +368,23 @@ def test_a_beginning_means_all_seeds_of_one_contender(tmp_path: Path, capsys: py
     assert cli.main(["report", "dual_tower", "--out", str(out), "--to", str(tmp_path / "to")]) == 0
     rows = list(csv.DictReader((tmp_path / "to" / "results.csv").read_text(encoding="utf-8").splitlines()))
     assert {row["approach"] for row in rows} == {"dual_tower"} and {row["seed"] for row in rows} >= {"0", "1", "5"}
+
+
+def test_samples_stand_beside_their_scores(tmp_path: Path):
+    out = four(tmp_path / "runs", seeds=2)
+    kept = record_of("modular", seed=1)
+    some = [place for place, sample in enumerate(kept.samples) if sample.caption is not None]
+    f1 = mean_estimate([place / 100 for place in range(len(some))], unit="share", better="higher")
+    other = mean_estimate([0.5 + 0.01 * place for place in range(len(kept.samples))], better="lower")
+    metrics = {**kept.metrics, "caption_attribute_f1": f1, "validation_loss": other}
+    write_run(out / "modular-1", record_of("modular", seed=1, metrics=metrics))
+    assert cli.main(["report", str(out)]) == 0
+    rows = list(csv.DictReader((out / "samples.csv").read_text(encoding="utf-8").splitlines()))
+    assert len(rows) == 8 * len(kept.samples) and "validation_loss" not in rows[0]
+    own = [row for row in rows if row["contender"] == "modular" and row["seed"] == "1"]
+    for place, (row, sample) in enumerate(zip(own, kept.samples, strict=True)):
+        assert (row["key"], row["drawn"], row["caption"]) == (sample.key, sample.drawn or "", sample.caption or "")
+        assert float(row["scene_accuracy"]) == kept.metrics["scene_accuracy"].details["per_item"][place]
+        assert float(row["scene_accuracy_0_redraws"]) == 0
+        assert row["caption_attribute_f1"] == (str(some.index(place) / 100) if place in some else "")
+    assert all(not row["scene_accuracy_0_redraws"] for row in rows if row["contender"] != "modular")
