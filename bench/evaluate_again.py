@@ -37,6 +37,7 @@ OTHER_TEXT = (
 OTHER_TEXTS = "of the texts that are not replayed, some are others than when the run was made"
 OTHER_CLIP = "CLIP's files are others than when the run was made"
 PLACE = "again"  # a run's folder for what is not whole yet
+BEFORE = "record-before.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,8 @@ def again(folder: Path, arguments: EvaluateArguments, console: Console) -> Chang
                 note for note, told in ((OTHER_TEXT, text), (OTHER_TEXTS, unread), (OTHER_CLIP, other_clip)) if told
             ]
             after = replace(after, notes=(*after.notes, *notes))
-            with _put(place, folder):
+            with _put(place, folder), atomic_path(folder / BEFORE) as kept:
+                shutil.copyfile(folder / schema.FILE, kept)
                 write_json(folder / stages.MEASURED, measured)
                 schema.save(after, folder)
         finally:

@@ -18,6 +18,7 @@ from bench.errors import UserError
 from bench.evaluate_arguments import EvaluateArguments
 from metrics.statistics import Estimate
 from reports import schema
+from reports.gather import gather
 from reports.schema import Record
 from tests.bench.conftest import MicroRun
 from tests.reports.records import record_of
@@ -96,6 +97,8 @@ def test_a_run_measured_again_says_the_same_and_with_fewer_pictures_something_el
     assert fewer.metrics["validation_loss"] == before.metrics["validation_loss"]
     assert fewer.config["evaluate"]["pictures"] == 3 and store.Request.read(copy).config.evaluate.pictures == 6
     assert "evaluate.pictures 6 -> 3" in fewer.notes[-1]
+    (kept,) = gather([copy / evaluate_again.BEFORE]).runs
+    assert kept.record == after
     evaluate_again.again(copy, EvaluateArguments(captions=3), QUIET)
     again = schema.load(copy)  # an option that is not given stays as the record has it
     assert again.metrics["nfe"].n == 3 and again.notes[-1] == "measured again: evaluate.captions 2 -> 3"
