@@ -23,7 +23,8 @@ COUNTS = ("pictures", "captions", "documents", "triples", "pairs", "memorised")
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments:
     """Measure done runs again, without training, with today's code; what changed is told, and the record is written
-    anew, beside the last one as record-before.json, which `compare` reads. An option that is not given stays as the run has it."""
+    anew, beside the last one as record-before.json, which `compare` reads. An option that is not given stays as the
+    run has it."""
 
     runs: Positional[Annotated[tuple[str, ...], arg(metavar="RUN...")]] = field(default=(), metadata=PLACE)
     """Done runs: folders, the beginnings of their names or keys, or approaches' names for their latest."""
