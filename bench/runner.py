@@ -23,6 +23,7 @@ from bench.console import Console, clock
 from bench.contents import contents
 from bench.errors import UserError
 from bench.exits import BUSY, DONE, FAILED, INTERRUPTED, MISTAKE, NO_MEMORY
+from bench.files import read_json
 from bench.obstacles import check_here
 from bench.report import after_run
 from bench.run_arguments import RunArguments, chosen
@@ -124,10 +125,29 @@ def begun(request: store.Request, out: Path, console: Console) -> tuple[Path, En
     if (folder / store.REQUEST).exists():
         request.renew(folder)
     else:
+        if near := _nearly(request, out):
+            console.info(
+                f"{near[0].folder.name} is done and differs in {', '.join(near[1])} alone; this is another run"
+            )
         make(folder)
         request.write(folder)
     console.info(f"{folder.name}: {'begins' if state is None else f'was {state.state}, goes on'}")
     return folder, None
+
+
+def _nearly(request: store.Request, out: Path) -> tuple[store.Found, list[str]] | None:
+    """The done run under `out` that was asked for with the same config and settings, and in which of the parts of its
+    key (sources, data, texts, weights) it is another; of several the latest. None where there is none."""
+    found = []
+    for run in store.runs(out):
+        done = run.state is not None and run.state.state == "done"
+        parts = read_json(run.folder / store.REQUEST).get("parts") if done else None
+        if run.approach != request.approach or not isinstance(parts, dict):
+            continue
+        differing = sorted(name for name in {*parts, *request.parts} if parts.get(name) != request.parts.get(name))
+        if differing and not {"config", "settings"} & set(differing):
+            found.append((run, differing))
+    return max(found, key=lambda each: each[0].state.ended if each[0].state else 0.0, default=None)
 
 
 def make(folder: Path) -> None:

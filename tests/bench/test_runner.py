@@ -118,6 +118,23 @@ def test_a_done_run_whose_record_is_damaged_is_worked_on_again(tmp_path: Path, c
     assert schema.load(only(tmp_path, "good")).status == "done"
 
 
+def test_a_done_run_that_only_the_sources_or_the_text_keep_apart_is_named(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    assert run(tmp_path, config, "good") == 0
+    first = only(tmp_path, "good").name
+    (tmp_path / "words.jsonl").write_text((tmp_path / "words.jsonl").read_text() + '{"text": "one more document"}\n')
+    capfd.readouterr()
+    assert run(tmp_path, config, "good") == 0
+    assert f"{first} is done and differs in text alone; this is another run" in capfd.readouterr().out
+    assert run(tmp_path, replace(config, seed=9), "good") == 0
+    assert "differs in" not in capfd.readouterr().out
+    now = store.sources_now
+    monkeypatch.setattr(store, "sources_now", lambda name: {**now(name), "sources": "of another commit"})
+    assert run(tmp_path, config, "good") == 0
+    assert "differs in sources alone" in capfd.readouterr().out
+
+
 def test_a_run_whose_request_is_gone_is_asked_for_again(tmp_path: Path, config: Config):
     assert run(tmp_path, config, "killed") == 3
     (only(tmp_path, "killed") / store.REQUEST).unlink()
