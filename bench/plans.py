@@ -45,7 +45,8 @@ Opened = Callable[[Tensor], tuple[Tensor, Any]]
 def plan_metrics(approach: Approach, base: LanguageModel, config: Config, *, seed: int = 0) -> dict[str, Estimate]:
     """PLANS: the shares of held-out captions of `shapes` that are answered by a line that reads as a plan, and by one
     that has the objects, the relation and the background that its caption names. Details: `base`, that share of the
-    language model that the approach started from.
+    language model that the approach started from; `answers`, of the first TRIED captions: caption, the base's line and
+    the approach's.
 
     UserError where that one writes no plan, and so there is none to lose.
     """
@@ -55,13 +56,16 @@ def plan_metrics(approach: Approach, base: LanguageModel, config: Config, *, see
     tried = _answers(base, partial(_base_opened, base), step, samples[:TRIED], rows)
     if not any(map(parse_plan, tried)):
         raise UserError(f"the language model writes no plans: none of {len(tried)} captions was answered with one")
-    known, met = _judged(samples, [*tried, *_answers(base, partial(_base_opened, base), step, samples[TRIED:], rows)])
+    own = [*tried, *_answers(base, partial(_base_opened, base), step, samples[TRIED:], rows)]
+    known, met = _judged(samples, own)
     written = _answers(base, partial(_opened, approach), approach.text_step, samples, rows)
     readable, right = _judged(samples, written)
-    told = {"keys": [sample.key for sample in samples], "seed": seed, "unit": "share"}
+    told: dict[str, Any] = {"keys": [sample.key for sample in samples], "seed": seed, "unit": "share"}
+    asked = [sample.captions[0] for sample in samples[:TRIED]]
+    answers = [list(answer) for answer in zip(asked, own, written, strict=False)]
     return {
-        name: mean_estimate(items, better="higher", details={"base": sum(own) / len(own)}, **told)  # type: ignore[arg-type]
-        for name, items, own in (("plans_readable", readable, known), ("plans_right", right, met))
+        name: mean_estimate(items, better="higher", details={"base": sum(of) / len(of), "answers": answers}, **told)
+        for name, items, of in (("plans_readable", readable, known), ("plans_right", right, met))
     }
 
 

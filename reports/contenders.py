@@ -50,6 +50,7 @@ NO_ITEMS = (
     "tasks",
     "batches",
     "documents",
+    "answers",
 )
 
 

@@ -114,6 +114,8 @@ def test_a_line_is_judged_by_its_own_caption_and_ends_with_the_line() -> None:
     assert found["plans_right"].value == 1 - named / len(claims) < 1.0  # wrong for those that name it
     found = measured(Writes(lambda sample: "\n" + plan_text(sample.scene)))
     assert found["plans_readable"].value == found["plans_right"].value == 0.0 and found["plans_right"].high
+    caption, own, written = found["plans_right"].details["answers"][0]
+    assert caption == SAMPLES[0].captions[0] and own.startswith("plan: ") and written == ""
 
 
 def test_a_language_model_without_the_skill_has_none_to_lose() -> None:
