@@ -5,7 +5,7 @@ N pictures to judge, M of the reference, C feature size."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bench.assembly import device_here
-from bench.config import Config
+from bench.config import Config, from_values
 from bench.console import Console
 from bench.data.folder import rows_of
 from bench.data.loose import Files, Loose, look, named
@@ -58,7 +58,8 @@ class Given:
 
 def main(arguments: JudgeArguments, config: Config, console: Console) -> int:
     """Print every number of the pictures, what is missing and why; 0. UserError where there is no number at all."""
-    config = arguments.applied(config)
+    base = from_values(Config, schema.load(arguments.place).config) if is_run(arguments.place) else config
+    config = arguments.applied(base)
     drawn = _given(arguments.place, "drawn")
     reference = _reference(arguments)
     if reference is None and not drawn.captions:
@@ -71,11 +72,14 @@ def main(arguments: JudgeArguments, config: Config, console: Console) -> int:
     found = measured(own, drawn.captions, real, config, arguments.batch, console)
     values = {name: estimate.to_json() for name, estimate in found.items()}
     if all(estimate.value is None for estimate in found.values()):
-        raise UserError(f"nothing could be measured: {next(iter(_missing(found)))}")
+        reasons = dict.fromkeys(estimate.reason for estimate in found.values())
+        told = [reason for reason in reasons if reason not in (NO_REFERENCE, NO_CAPTIONS)]
+        raise UserError(f"nothing could be measured: {'; '.join(told or reasons)}")
     if arguments.to is not None:
         write_json(arguments.to, values)
-    notes = [*drawn.notes, *(reference.notes if reference else ()), *_notes(own, drawn.captions, real)]
-    tell(arguments, found, notes, console)
+    against = "" if reference is None or reference.where == drawn.where else f" against {reference.where}"
+    notes = [*drawn.notes, *_notes(own, drawn.captions, real)]
+    tell(f"{drawn.where}{against}, with 95% intervals", found, notes, config.model.clip, console)
     if console.as_json:
         console.emit(values)
     return DONE
@@ -106,13 +110,11 @@ def _kept(folder: Path, part: Literal["drawn", "true"]) -> Given:
     samples = [(path, each) for each in schema.load(folder).samples if (path := getattr(each, part)) is not None]
     if not samples:
         raise UserError(f"the run {folder.name} kept no {part} pictures, expected a done run that draws")
-    whole = sum(each.drawn is not None or bool(each.prompt) for each in schema.load(folder).samples)
-    notes = (f"{folder.name}: the {len(samples)} {part} pictures that it kept, of {whole}",)
     return Given(
         where=str(folder),
         files={path: folder / path for path, _ in samples},
         captions={path: each.prompt for path, each in samples if each.prompt},
-        notes=notes if len(samples) < whole else (),
+        notes=(f"{folder.name} kept {len(samples)} {part} pictures one by one; its record's numbers are of all",),
     )
 
 
@@ -231,13 +233,12 @@ def _told(found: Mapping[str, Estimate], own: Loose, real: Loose | None = None) 
 # ------------------------------------------------------------------------------------------------ what a person reads
 
 
-def tell(arguments: JudgeArguments, found: Mapping[str, Estimate], notes: list[str], console: Console) -> None:
-    """A table of the numbers, and under it what they are of, and what is missing."""
+def tell(title: str, found: Mapping[str, Estimate], notes: Sequence[str], clip: str, console: Console) -> None:
+    """A table of the numbers, and under it what they are of, and what is missing. clip: as it was asked for."""
     known = {name: estimate for name, estimate in found.items() if estimate.value is not None}
     rows = [(name, written(each, unit=True), f"n {each.n:,}") for name, each in known.items()]
-    against = f" against {arguments.reference}" if arguments.reference is not None else ""
-    console.table(f"{arguments.drawn}{against}, with 95% intervals", rows)
-    for note in (*notes, *_of_numbers(known, arguments), *_missing(found)):
+    console.table(title, rows)
+    for note in (*notes, *_of_numbers(known, clip), *_missing(found)):
         console.info(note)
 
 
@@ -264,7 +265,7 @@ def _span(looked: Loose) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _of_numbers(known: Mapping[str, Estimate], arguments: JudgeArguments) -> Iterator[str]:
+def _of_numbers(known: Mapping[str, Estimate], clip: str) -> Iterator[str]:
     """What the numbers are made by and how far they can be trusted."""
     for name, each in known.items():
         if name.endswith(MATCHED):
@@ -283,7 +284,7 @@ def _of_numbers(known: Mapping[str, Estimate], arguments: JudgeArguments) -> Ite
         yield f"CLIP: {by['model']} (weights {by['weights']}); with the next picture's caption {by['chance']:.3g}"
         if by["cut"]:
             yield f"CLIP reads {by['context']} tokens, and {by['cut']} captions are longer"
-        if arguments.clip is None:
+        if clip.startswith("shipped:"):
             yield OWN_CLIP
     for reason, names in _by_reason({n: each for n, each in known.items() if each.low is None}).items():
         yield f"no interval of {', '.join(names)}: {reason}"

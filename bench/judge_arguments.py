@@ -31,14 +31,15 @@ class JudgeArguments:
     reference: Path | None = None
     """Folder of real pictures to compare with; of a run's folder the true pictures that it kept."""
     extractor: str | None = None
-    """Feature extractor: see `python -m bench list`; by default that of a run's evaluate.extractor."""
+    """Feature extractor: see `python -m bench list`; by default evaluate.extractor, of a run's folder the run's."""
     extractor_input: Annotated[int, Range(32, 1024)] | None = None
-    """Side in pixels that efficientnet_lite0 resizes pictures to; by default a run's evaluate.extractor_input."""
+    """Side in pixels that efficientnet_lite0 resizes pictures to; by default evaluate.extractor_input, of a run's
+    folder the run's."""
     inception: Path | None = None
     """File of Inception-v3's TensorFlow weights, for fid; by default where evaluate.inception looks."""
     clip: str | None = None
-    """CLIP model: shipped:NAME, a folder with open_clip_config.json and weights, or MODEL/WEIGHTS; by default a run's
-    model.clip, which knows coloured shapes and emoji only."""
+    """CLIP model: shipped:NAME, a folder with open_clip_config.json and weights, or MODEL/WEIGHTS; by default
+    shipped:clip-tiny, which knows coloured shapes and emoji only, of a run's folder the run's."""
     batch: Annotated[int, Range(1, 100_000)] = 32
     """Pictures at a time."""
     json: bool = False

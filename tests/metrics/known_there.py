@@ -57,7 +57,7 @@ def save(folder: Path, images: NDArray[np.uint8]) -> str:
     return str(folder)
 
 
-def torch_fidelity_numbers(first: str, second: str, n: int, **settings: Any) -> dict[str, float]:
+def torch_fidelity_numbers(first: str, second: str, n: int, *, batch: int = 16, **settings: Any) -> dict[str, float]:
     """torch-fidelity's metrics of two folders of n pictures each; KID of all pairs."""
     import torch_fidelity
 
@@ -68,7 +68,7 @@ def torch_fidelity_numbers(first: str, second: str, n: int, **settings: Any) -> 
         verbose=False,
         cache=False,
         save_cpu_ram=True,
-        batch_size=16,
+        batch_size=batch,
         kid_subsets=1,
         kid_subset_size=n,
         **settings,

@@ -194,6 +194,33 @@ def test_sets_that_cant_be_measured_have_reasons() -> None:
         frechet_distance(normal(1, 4, 0), normal(5, 4, 0))
 
 
+def test_a_set_with_too_many_pairs_has_its_frechet_distance_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = [features(normal(n, 4, seed)) for seed, n in enumerate((30, 40, 30, 30))]
+    whole = fidelity_metrics(*sets)
+    monkeypatch.setattr(fidelity, "LARGEST", 39)
+    found = fidelity_metrics(*sets)
+    for name, estimate in whole.items():
+        if name.endswith("fd_test"):
+            assert found[name] == estimate, name
+        else:
+            assert (found[name].value, found[name].better) == (None, estimate.better), name
+            assert found[name].reason == "40 pictures have too many pairs, expected at most 39", name
+
+
+def test_features_of_pictures_as_they_come_are_those_of_the_stack(extractor: FeatureExtractor) -> None:
+    stack, told = pictures("test", 10), list[int]()
+    large = np.repeat(np.repeat(stack, 2, axis=1), 2, axis=2)
+    whole = extract(extractor, stack, batch=4)
+    each = extraction.extract_each(extractor, list(stack), batch=4, advance=told.append)
+    np.testing.assert_array_equal(each.values, whole.values)
+    assert each.provenance == whole.provenance and told == [4, 4, 2]
+    mixed = extraction.extract_each(extractor, [p for pair in zip(stack, large, strict=True) for p in pair], batch=4)
+    np.testing.assert_allclose(mixed.values[::2], whole.values, atol=1e-5)
+    np.testing.assert_allclose(mixed.values[1::2], extract(extractor, large).values, atol=1e-5)
+    assert len({mixed.content, each.content, mixed.of(np.arange(20)).content}) == 3
+    np.testing.assert_array_equal(mixed.of(np.array([3, 0])).values, mixed.values[[3, 0]])
+
+
 @pytest.mark.parametrize("n", [7, 8, 10, 11, 12, 20])
 def test_few_pictures_have_every_number_if_not_every_interval(n: int) -> None:
     found = fidelity_metrics(features(normal(n, 5, 0)), features(normal(n, 5, 1)))
@@ -304,7 +331,7 @@ def test_parity_with_torch_fidelity_on_folders(inception_file: Path, small_incep
     assert not inception.official and inception.name == "inception_v3_other_64"  # never `fid` on other weights
     a, b = pictures("train", 96), pictures("test", 96) // 8 * 7
     found = fidelity_metrics(extract(inception, a), extract(inception, b))
-    layers = {f"feature_layer_{metric}": "64" for metric in ("fid", "kid", "prc")}
+    layers: dict[str, Any] = {f"feature_layer_{metric}": "64" for metric in ("fid", "kid", "prc")}
     theirs = torch_fidelity_numbers(
         save(tmp_path / "a", a),
         save(tmp_path / "b", b),
