@@ -61,6 +61,12 @@ VERBS = {
         arguments="bench.evaluate_arguments:EvaluateArguments",
         check="bench.evaluate_arguments:check",
     ),
+    "judge": Verb(
+        summary="measure pictures that anybody made against real ones and their captions, without a run",
+        target="bench.judge:main",
+        arguments="bench.judge_arguments:JudgeArguments",
+        check="bench.judge_arguments:check",
+    ),
     "curve": Verb(
         summary="a done run's quality against network evaluations, guidance or training pictures",
         target="bench.curves:main",

@@ -161,6 +161,18 @@ def inception_of(config: Config, device: torch.device) -> Inception:
     return Inception(Path(path).expanduser() if path else None, device=device)
 
 
+def as_fid(
+    found: Mapping[str, Estimate], inception: Inception, names: Names, field: str = "evaluate.inception"
+) -> dict[str, Estimate]:
+    """What is kept of numbers on Inception-v3: not the neighbour shares, which name no extractor; and on other weights
+    than the official ones, which `field` named, `names` are missing."""
+    kept = {name: each for name, each in found.items() if name not in NEIGHBOURS}
+    if inception.official:
+        return kept
+    reason = f"{field} names other weights than TensorFlow's: see fd_inception_v3_other"
+    return kept | {name: Estimate.missing(reason, unit=u, better=b) for name, (u, b) in names.items()}
+
+
 class Judges:
     """What pictures are judged by, each opened when it is first asked for. UserError where it can't be had."""
 
@@ -212,12 +224,7 @@ class Judges:
 
     def fid(self, pictures: Pictures) -> dict[str, Estimate]:
         """On Inception-v3. Other weights than the official ones give no `fid`, but a distance under their own name."""
-        found = self.fidelity(pictures, self.inception)
-        kept = {name: each for name, each in found.items() if name not in NEIGHBOURS}
-        if self.inception.official:
-            return kept
-        reason = "evaluate.inception names other weights than TensorFlow's: see fd_inception_v3_other"
-        return kept | {name: Estimate.missing(reason, unit=u, better=b) for name, (u, b) in FID.items()}
+        return as_fid(self.fidelity(pictures, self.inception), self.inception, FID)
 
     def alignment(self, pictures: Pictures) -> dict[str, Estimate]:
         """By CLIP. Where pictures are left out, details `looked_at` has the places of those that are not."""

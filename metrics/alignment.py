@@ -30,6 +30,8 @@ DEAF = 32_768  # pictures against another's caption, for the chance of a picture
 SCALE = 100  # a score is this many times the cosine
 SCORES = ("clip_score", "clip_score_gap", "clip_retrieval_precision")
 
+Pictures = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
+
 
 class Clip:
     """An open_clip model with its own preprocessing and tokenizer.
@@ -78,13 +80,17 @@ class Clip:
         return hash_bytes(*(part for k, v in state for part in (k, v.cpu().contiguous().numpy().tobytes())))
 
     @torch.no_grad()
-    def embed_images(self, images: NDArray[np.uint8], *, batch: int = 128) -> Tensor:
-        """uint8 N H W 3 -> N E, unit length. Floats are refused: CLIP's preprocessing rescales them silently."""
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-            raise UserError(f"CLIP takes uint8 pictures, N H W 3; these are {images.dtype} of shape {images.shape}")
+    def embed_images(self, images: Pictures, *, batch: int = 128) -> Tensor:
+        """uint8 N H W 3, or N pictures H W 3 of any sizes, `batch` of them asked for at a time -> N E, unit length.
+        Floats are refused: CLIP's preprocessing rescales them silently."""
+        if isinstance(images, np.ndarray):
+            _check(images, 4)
         parts = []
         for start in range(0, len(images), batch):
-            pictures = [self.preprocess(Image.fromarray(image)) for image in images[start : start + batch]]
+            some = images[start : start + batch]
+            for image in some:
+                _check(image, 3)
+            pictures = [self.preprocess(Image.fromarray(image)) for image in some]
             found = self.model.encode_image(torch.stack(pictures).to(self.device))
             parts.append(nn.functional.normalize(found.float(), dim=-1).cpu())
         return torch.cat(parts)
@@ -110,11 +116,17 @@ class Clip:
         return int(((longer != padding).sum(1) > (usual != padding).sum(1)).sum())
 
 
+def _check(images: NDArray[np.uint8], dimensions: int) -> None:
+    """UserError where an array is no stack of pictures (4 dimensions), or no picture (3)."""
+    if images.dtype != np.uint8 or images.ndim != dimensions or images.shape[-1] != 3:
+        raise UserError(f"CLIP takes uint8 pictures, N H W 3; these are {images.dtype} of shape {images.shape}")
+
+
 def clip_metrics(
     clip: Clip,
-    pictures: NDArray[np.uint8],
+    pictures: Pictures,
     captions: Sequence[str],
-    true_pictures: NDArray[np.uint8] | None = None,
+    true_pictures: Pictures | None = None,
     *,
     keys: Sequence[str] | None = None,
     seed: int = 0,
@@ -125,10 +137,10 @@ def clip_metrics(
     picture's mean score by CANDIDATES - 1 other captions, all with other words, and `clip_retrieval_precision`, how
     often it is nearer to its own than to any of these (R-precision, arXiv 1711.10485).
 
-    pictures: uint8 N H W 3. true_pictures: what the captions were written of, whose own numbers are in details
-    `reference`. keys: the items' names. Details: `chance` (of the score: the same pictures with the next caption; of
-    the others: each picture as if drawn for another's caption), the model, its weights, and `cut`, how many captions
-    are longer than it reads.
+    pictures: uint8 N H W 3, or N of any sizes. true_pictures: what the captions were written of, whose own numbers are
+    in details `reference`. keys: the items' names. Details: `chance` (of the score: the same pictures with the next
+    caption; of the others: each picture as if drawn for another's caption), the model, its weights, and `cut`, how many
+    captions are longer than it reads.
     """
     if not len(pictures):
         return {name: Estimate.missing("no pictures", better="higher") for name in SCORES}

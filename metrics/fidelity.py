@@ -13,93 +13,29 @@ N generated or first pictures, M real or second ones, C feature size, k neighbou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from bench.errors import UserError
-from bench.files import atomic_path, cache_directory, hash_bytes, require_space
-from metrics.features import check_images
+from metrics.extraction import Extractor, Features, extract
 from metrics.statistics import BLOCKS, Better, Estimate, jackknife
+
+__all__ = [
+    "Extractor", "Features", "Floats", "Neighbours", "distance_metrics", "extract", "fidelity_metrics",
+    "frechet_distance", "kernel_distance", "nearest",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
 K = 3  # for precision and recall (Kynkaanniemi et al., arXiv 1904.06991), as in torch-fidelity
 K_COVERAGE = 5  # for density and coverage (Naeem et al., arXiv 2002.09797)
-CACHE_REVISION = 1
-
-
-class Extractor(Protocol):
-    """What `metrics.features.FeatureExtractor` and `metrics.inception.Inception` are."""
-
-    name: str
-    weights_hash: str
-    resize: str
-    feature_size: int
-
-    def extract(self, images: NDArray[np.uint8], batch: int = 32) -> NDArray[np.float32]:
-        """Features N C of pictures N H W 3."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """Features of a set of pictures, N C float32, and where they come from.
-
-    content: a hash of the pictures. provenance: extractor, weights, resize and batch size.
-    """
-
-    values: NDArray[np.float32]
-    content: str
-    provenance: Mapping[str, Any]
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-
-def extract(extractor: Extractor, pictures: NDArray[np.uint8], *, batch: int = 32, cached: bool = False) -> Features:
-    """The features of uint8 pictures, N H W 3. cached: kept on disk under the pictures' content, the extractor's
-    weights, resize and dtype, for a reference that many runs share. UserError for other arrays, and for a full disk."""
-    check_images(pictures)
-    content = hash_bytes(str(pictures.shape), np.ascontiguousarray(pictures).reshape(-1).data)
-    provenance = {
-        "extractor": extractor.name,
-        "weights": extractor.weights_hash,
-        "resize": extractor.resize,
-        "feature_size": extractor.feature_size,
-        "batch": batch,
-    }
-    if not cached:
-        return Features(values=extractor.extract(pictures, batch), content=content, provenance=provenance)
-    parts = [content, extractor.name, extractor.weights_hash, extractor.resize, "float32", str(CACHE_REVISION)]
-    if (device := device_of(extractor)) != "cpu":  # convolutions round otherwise there
-        parts.append(device)
-    path = cache_directory() / "features" / f"{hash_bytes(*parts)}.safetensors"
-    values = None
-    if path.exists():
-        try:
-            values = load_file(path)["features"]
-        except (SafetensorError, KeyError, OSError):
-            path.unlink(missing_ok=True)  # damaged: made again
-    if values is None or values.shape != (len(pictures), extractor.feature_size):
-        values = extractor.extract(pictures, batch)
-        require_space(path.parent, values.nbytes + 4096, "the cache of features")
-        with atomic_path(path) as part:
-            save_file({"features": values}, part)
-    return Features(values=values, content=content, provenance=provenance)
-
-
-def device_of(extractor: Extractor) -> str:
-    """The type of the device that it computes on."""
-    weights: Iterable[Any] = getattr(extractor, "parameters", tuple)()
-    place = getattr(extractor, "device", None) or next((weight.device for weight in weights), "cpu")
-    return str(place).partition(":")[0]
+LARGEST = 16_384  # pictures of a set of which every pair is held in memory: three arrays of 2 GB
 
 
 def frechet_distance(first: NDArray[Any], second: NDArray[Any]) -> float:
@@ -234,35 +170,12 @@ def fidelity_metrics(
     blocks: int = BLOCKS,
     keys: Sequence[str] | None = None,
 ) -> dict[str, Estimate]:
-    """`fd_<extractor>` and `kid_<extractor>` (`fid` and `kid` on official Inception-v3 pool3), each with its null
-    distance as `null_...` and its VAE's as `vae_...`, and `precision`, `recall`, `density`, `coverage`, of generated
-    against real pictures.
-
-    held_out: other real pictures, of which as many as were generated make the null distances; through_vae: the same,
-    encoded and decoded by the VAE that drawn pictures come from, which make the VAE's distances. Without enough of them
-    these are missing. keys: the generated pictures' names (their prompts), for comparisons of approaches.
-    Details: the extractor's provenance, `real` (a hash), `n_real`, `rank_deficient` (n <= C), `null`, `vae`, `k`.
-    UserError where the sets' extractors differ. Missing, with the reason, where a set is too small or a feature is not
-    finite.
-    """
-    if {**generated.provenance, "batch": 0} != {**real.provenance, "batch": 0}:
-        raise UserError(f"the features differ: {dict(generated.provenance)} and {dict(real.provenance)}")
-    short = "" if generated.provenance["extractor"] == "inception_v3" else f"_{generated.provenance['extractor']}"
-    names = {"frechet": f"fd{short}" if short else "fid", "kernel": f"kid{short}"}
-    details = {**generated.provenance, "real": real.content, "n_real": len(real)}
-    maker = _Maker(details=details, blocks=blocks, keys=keys)
-    found: dict[str, Estimate] = {}
-    for kind, prepare in (("frechet", _frechet_of_subsets), ("kernel", _kernel_of_subsets)):
-        null, vae = (_null(maker, prepare, len(generated), real, other) for other in (held_out, through_vae))
-        own = maker.distance(prepare, generated, real)
-        smallest = min(len(generated), len(real))
-        extra: dict[str, Any] = {"null": null.value, "vae": vae.value}
-        if kind == "frechet":
-            extra["rank_deficient"] = smallest <= generated.values.shape[1]
-        found[names[kind]] = replace(own, details={**own.details, **extra})
-        found[f"null_{names[kind]}"], found[f"vae_{names[kind]}"] = null, vae
+    """`distance_metrics`, and `precision`, `recall`, `density`, `coverage`, of generated against real pictures; `k` in
+    their details."""
+    found = distance_metrics(generated, real, held_out, through_vae, blocks=blocks, keys=keys)
+    maker = _Maker(details=_details(generated, real), blocks=blocks, keys=keys)
     shares = {"precision": k, "recall": k, "density": k_coverage, "coverage": k_coverage}
-    reason = _unfit(generated, real, least=max(shares.values()) + 2)
+    reason = _unfit(generated, real, least=max(shares.values()) + 2) or _pairless(generated, real)
     if reason:
         return found | {name: Estimate.missing(reason, unit="share", better="higher") for name in shares}
     neighbours = Neighbours.of(generated.values, real.values)
@@ -271,6 +184,56 @@ def fidelity_metrics(
         if name != "density":
             found[name] = _clipped(found[name])
     return found
+
+
+def distance_metrics(
+    generated: Features,
+    real: Features,
+    held_out: Features | None = None,
+    through_vae: Features | None = None,
+    *,
+    blocks: int = BLOCKS,
+    keys: Sequence[str] | None = None,
+) -> dict[str, Estimate]:
+    """`fd_<extractor>` and `kid_<extractor>` (`fid` and `kid` on official Inception-v3 pool3), each with its null
+    distance as `null_...` and its VAE's as `vae_...`, of generated against real pictures.
+
+    held_out: other real pictures, of which as many as were generated make the null distances; through_vae: the same,
+    encoded and decoded by the VAE that drawn pictures come from, which make the VAE's distances. Without enough of them
+    these are missing. keys: the generated pictures' names (their prompts), for comparisons of approaches.
+    Details: the extractor's provenance, `real` (a hash), `n_real`, `rank_deficient` (n <= C), `null`, `vae`.
+    UserError where the sets' extractors differ. Missing, with the reason, where a set is too small or a feature is not
+    finite, and what is of all pairs (KID, the shares) where a set has more than LARGEST pictures.
+    """
+    if {**generated.provenance, "batch": 0} != {**real.provenance, "batch": 0}:
+        raise UserError(f"the features differ: {dict(generated.provenance)} and {dict(real.provenance)}")
+    short = "" if generated.provenance["extractor"] == "inception_v3" else f"_{generated.provenance['extractor']}"
+    names = {"frechet": f"fd{short}" if short else "fid", "kernel": f"kid{short}"}
+    maker = _Maker(details=_details(generated, real), blocks=blocks, keys=keys)
+    found: dict[str, Estimate] = {}
+    for kind, prepare in (("frechet", _frechet_of_subsets), ("kernel", _kernel_of_subsets)):
+        if kind == "kernel" and (reason := _pairless(generated, real)):
+            lacking = (f"{of}{names[kind]}" for of in ("", "null_", "vae_"))
+            return found | dict.fromkeys(lacking, Estimate.missing(reason, better="lower"))
+        null, vae = (_null(maker, prepare, len(generated), real, other) for other in (held_out, through_vae))
+        own = maker.distance(prepare, generated, real)
+        smallest = min(len(generated), len(real))
+        extra: dict[str, Any] = {"null": null.value, "vae": vae.value}
+        if kind == "frechet":
+            extra["rank_deficient"] = smallest <= generated.values.shape[1]
+        found[names[kind]] = replace(own, details={**own.details, **extra})
+        found[f"null_{names[kind]}"], found[f"vae_{names[kind]}"] = null, vae
+    return found
+
+
+def _details(generated: Features, real: Features) -> dict[str, Any]:
+    return {**generated.provenance, "real": real.content, "n_real": len(real)}
+
+
+def _pairless(*sets: Features) -> str:
+    """Why not every pair of these sets can be looked at; "" where it can."""
+    largest = max(map(len, sets))
+    return f"{largest} pictures have too many pairs, expected at most {LARGEST}" if largest > LARGEST else ""
 
 
 def _unfit(*sets: Features, least: int = 2) -> str:

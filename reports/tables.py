@@ -26,6 +26,9 @@ from reports.schema import TIMED_UNITS, has
 
 Mark = Literal["best", "tied", ""]
 DISTANCES = ("fid", "fd_dinov2", "fd_*", "kid_*")
+RANK_DEFICIENT = (
+    "n is no larger than the number of features: the distance is far above its limit, by an amount that n sets"
+)
 BESIDE_DISTANCES = ("null_", "vae_")  # distances that stand beside another
 
 
@@ -219,10 +222,7 @@ def _beside_distance(contender: Contender, name: str, scale: Scale, digits: int)
     told = f"n {count:,}, null {number(null / scale.factor, digits)}" if null is not None else f"n {count:,}"
     told += f", VAE {number(vae / scale.factor, digits)}" if vae is not None else ""
     if estimate.details.get("rank_deficient"):
-        return (
-            told,
-            "n is no larger than the number of features: the distance is far above its limit, by an amount that n sets",
-        )
+        return told, RANK_DEFICIENT
     return told, "" if null is not None else "the null distance was not measured"
 
 

@@ -87,3 +87,33 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("BENCH_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="module")
+def small_inception() -> Iterator[None]:
+    """Inception-v3 that resizes to 75 pixels instead of 299, in every library: the same code in a sixteenth of time."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FeatureExtractorInceptionV3, "INPUT_IMAGE_SIZE", 75)
+        yield
+
+
+@pytest.fixture(scope="module")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Inception-v3 with weights drawn at random: the official ones come with no package."""
+    import torch
+    from torch_fidelity import feature_extractor_inceptionv3 as module
+
+    with pytest.MonkeyPatch.context() as patch:
+        generator = torch.Generator().manual_seed(0)
+        patch.setattr(module, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        network = module.FeatureExtractorInceptionV3("inception-v3-compat", ["64"])
+    state = {
+        name: torch.randn(value.shape, generator=generator) * 0.1 if value.ndim > 1 else value
+        for name, value in network.state_dict().items()
+    }
+    path = tmp_path_factory.mktemp("weights") / "inception.pth"
+    torch.save(state, path)
+    return path

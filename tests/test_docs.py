@@ -23,7 +23,7 @@ ELSEWHERE = ("your-models.md", "your-approach.md")  # tests of their own run wha
 FENCED = re.compile(r"^```\w*\n(.*?)^```|((?:^    .*\n)+)", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`]+)`")
 TYPED = re.compile(r"(?:python|accelerate|torchrun)\b[^#]* ?-m bench (.*)")
-OF_RUNS = ("caption", "compare", "complete", "curve", "evaluate", "generate", "report")  # of runs that aren't here
+OF_RUNS = ("caption", "compare", "complete", "curve", "evaluate", "generate", "judge", "report")  # what isn't here
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 

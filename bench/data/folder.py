@@ -68,7 +68,7 @@ class Folder(Listed):
     def build(cls, config: DataConfig, split: str) -> Folder:
         """The split that a config asks for. UserError where there is no metadata, or no usable picture."""
         exclusions: Counter[str] = Counter()
-        rows = _rows(config.path, exclusions)
+        rows = rows_of(config.path, exclusions)
         present = frozenset(row.told for row in rows if row.told is not None)
         part = Part(split=split, present=present, seed=config.seed)
         chosen = [row for row in rows if part.may_have(row.told)]
@@ -83,7 +83,7 @@ class Folder(Listed):
         )
 
 
-def _rows(path: str | None, exclusions: Counter[str]) -> list[Row]:
+def rows_of(path: str | None, exclusions: Counter[str]) -> list[Row]:
     """Every row that names a file within the folder; rows that name the same file are one row with more captions."""
     rows: dict[str, Row] = {}
     for metadata, told in metadata_files(path):

@@ -37,6 +37,11 @@ def decode(source: bytes | Path, size: int) -> tuple[NDArray[np.uint8], tuple[st
     return fit(image, size), notes
 
 
+def whole(source: bytes | Path) -> tuple[Image.Image, tuple[str, ...]]:
+    """A picture file as an upright RGB image of its own size, and what was mended; as `decode`, which fits it."""
+    return _open(source)
+
+
 def inspect(data: bytes) -> tuple[str, ...]:
     """The notes that `decode` would give, without the picture. Raises PictureError wherever `decode` would."""
     return _open(data, preview=True)[1]
@@ -55,10 +60,14 @@ def read(path: Path) -> bytes:
 def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """An RGB image as uint8 size x size x 3: the shorter side brought to `size` with an antialiased Lanczos filter,
     the longer side's middle kept. The square is cut out first, so that what is cut off does not bleed in."""
+    return np.asarray(middle(image).resize((size, size), Image.Resampling.LANCZOS), dtype=np.uint8)
+
+
+def middle(image: Image.Image) -> Image.Image:
+    """The square of an image's shorter side, from its middle."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS), dtype=np.uint8)
+    return image.crop((left, top, left + side, top + side))
 
 
 def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -86,8 +95,11 @@ def _open(source: bytes | Path, *, preview: bool = False) -> tuple[Image.Image, 
                     raise PictureError("image too large")
                 if preview:
                     image.draft(None, (1, 1))
+                deep = any(";16" in str(tile[3]) for tile in image.tile)
                 image.load()
-                return _to_rgb(image)
+                found, notes = _to_rgb(image)
+                cut = deep and image.mode in ("RGB", "RGBA", "LA")  # Pillow does it while it reads, without a word
+                return found, (*notes, "16-bit colour cut to 8 bits") if cut else notes
         except PictureError:
             raise
         except Image.DecompressionBombError as error:

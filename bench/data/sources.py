@@ -57,6 +57,12 @@ def metadata_files(path: str | None) -> list[tuple[Path, str | None]]:
     return pairs
 
 
+def has_metadata(folder: Path) -> bool:
+    """Whether an image folder has metadata, at its root or in a sub-folder named like a split."""
+    children = (child for child in folder.iterdir() if child.name.lower() in ALIASES)
+    return bool(_metadata(folder)) or any(_metadata(child) for child in children)
+
+
 def shards(path: str | None) -> list[Shard]:
     """The tar shards that a folder, a pattern with {000..003} or {a,b}, or a glob names, in the order of their names.
     UserError where it names none, or one that can't be read by position."""
@@ -122,7 +128,7 @@ def dataset_of(name: str, path: str | None) -> str:
         return ""
     root = Path(path).expanduser()
     if root.is_dir():
-        if _metadata(root) or any(_metadata(child) for child in root.iterdir() if child.name.lower() in ALIASES):
+        if has_metadata(root):
             return "folder"
         if saved(root) or any(root.rglob("*.parquet")):
             return "hub"

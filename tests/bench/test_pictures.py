@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench.data.pictures import PictureError, decode, fit, inspect, square
+from tests.bench.png import chunk, deep_colour
 
 SIZE = 8
 WHITE, RED = (255, 255, 255), (255, 0, 0)
@@ -56,6 +57,10 @@ UNIFORM = {
     ),
     "grey with a colour key": (
         encode(Image.new("L", (9, 9), 7), transparency=7), WHITE, ("transparency put on white",)
+    ),
+    "16-bit colour": (deep_colour(), (128, 128, 128), ("16-bit colour cut to 8 bits",)),
+    "16-bit transparent": (
+        deep_colour(alpha=True), (191, 191, 191), ("transparency put on white", "16-bit colour cut to 8 bits")
     ),
     "16-bit grey": (encode(deep_grey(0x8000)), (128, 128, 128), ("16-bit grey scaled to 8 bits",)),
     "16-bit white": (encode(deep_grey(0xFFFF)), WHITE, ("16-bit grey scaled to 8 bits",)),
@@ -135,10 +140,6 @@ def test_paths_and_bytes_agree(tmp_path):
 def test_unreadable_paths(tmp_path, name, reason):
     with pytest.raises(PictureError, match=reason):
         decode(tmp_path / name, SIZE)
-
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 BAD = {

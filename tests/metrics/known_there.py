@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from metrics.features import FeatureExtractor
@@ -43,3 +47,30 @@ def torch_fidelity_extractor(extractor: FeatureExtractor) -> str:
     if name not in FEATURE_EXTRACTORS_REGISTRY:
         register_feature_extractor(name, Registered)
     return name
+
+
+def save(folder: Path, images: NDArray[np.uint8]) -> str:
+    """Pictures as files of a new folder, in their order; its path."""
+    folder.mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:04d}.png")
+    return str(folder)
+
+
+def torch_fidelity_numbers(first: str, second: str, n: int, *, batch: int = 16, **settings: Any) -> dict[str, float]:
+    """torch-fidelity's metrics of two folders of n pictures each; KID of all pairs."""
+    import torch_fidelity
+
+    found: dict[str, float] = torch_fidelity.calculate_metrics(
+        input1=first,
+        input2=second,
+        cuda=False,
+        verbose=False,
+        cache=False,
+        save_cpu_ram=True,
+        batch_size=batch,
+        kid_subsets=1,
+        kid_subset_size=n,
+        **settings,
+    )
+    return found

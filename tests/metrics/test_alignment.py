@@ -64,6 +64,15 @@ def test_embeddings_are_unit_vectors(clip: Clip) -> None:
         torch.testing.assert_close(found.norm(dim=-1), torch.ones(len(SAMPLES)), atol=1e-5, rtol=0)
 
 
+def test_pictures_of_several_sizes_are_embedded_one_by_one(clip: Clip) -> None:
+    large = [image.repeat(2, axis=0).repeat(2, axis=1) for image in IMAGES[:3]]
+    found = clip.embed_images([*IMAGES[:3], *large], batch=4)
+    torch.testing.assert_close(found[:3], clip.embed_images(IMAGES[:3]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[3:], clip.embed_images(np.stack(large)), atol=1e-5, rtol=0)
+    with pytest.raises(UserError, match=r"these are float64 of shape \(32, 32, 3\)"):
+        clip.embed_images([IMAGES[0], IMAGES[0] / 255])
+
+
 @pytest.mark.parametrize("batch", [1, 4, 9])
 def test_an_embedding_does_not_depend_on_its_batch(clip: Clip, batch: int) -> None:
     whole = clip.embed_images(IMAGES)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import linalg
 
 from bench.data.shapes import Shapes
 from bench.errors import UserError
-from metrics import fidelity
+from metrics import extraction, fidelity
 from metrics.differences import difference
 from metrics.features import FeatureExtractor, efficientnet_lite0
 from metrics.fidelity import (
@@ -30,7 +28,7 @@ from metrics.fidelity import (
 )
 from metrics.inception import Inception, find_weights
 from metrics.statistics import NO_SPREAD, Estimate, jackknife
-from tests.metrics.known_there import torch_fidelity_extractor
+from tests.metrics.known_there import save, torch_fidelity_extractor, torch_fidelity_numbers
 
 
 def normal(n: int, c: int, seed: int, shift: float = 0.0, scale: float = 1.0) -> NDArray[np.float64]:
@@ -54,35 +52,6 @@ def pictures(split: str, n: int = 24, seed: int = 0) -> NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def extractor() -> FeatureExtractor:
     return efficientnet_lite0(input_size=32)
-
-
-@pytest.fixture(scope="module")
-def small_inception() -> Iterator[None]:
-    """Inception-v3 that resizes to 75 pixels instead of 299, in every library: the same code in a sixteenth of time."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FeatureExtractorInceptionV3, "INPUT_IMAGE_SIZE", 75)
-        yield
-
-
-@pytest.fixture(scope="module")
-def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Inception-v3 with weights drawn at random: the official ones come with no package."""
-    from torch_fidelity import feature_extractor_inceptionv3 as module
-
-    with pytest.MonkeyPatch.context() as patch:
-        generator = torch.Generator().manual_seed(0)
-        patch.setattr(module, "load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
-        network = module.FeatureExtractorInceptionV3("inception-v3-compat", ["64"])
-    state = {
-        name: torch.randn(value.shape, generator=generator) * 0.1 if value.ndim > 1 else value
-        for name, value in network.state_dict().items()
-    }
-    path = tmp_path_factory.mktemp("weights") / "inception.pth"
-    torch.save(state, path)
-    return path
 
 
 def gaussian(m1: NDArray, s1: NDArray, m2: NDArray, s2: NDArray) -> float:
@@ -225,6 +194,33 @@ def test_sets_that_cant_be_measured_have_reasons() -> None:
         frechet_distance(normal(1, 4, 0), normal(5, 4, 0))
 
 
+def test_a_set_with_too_many_pairs_has_its_frechet_distance_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = [features(normal(n, 4, seed)) for seed, n in enumerate((30, 40, 30, 30))]
+    whole = fidelity_metrics(*sets)
+    monkeypatch.setattr(fidelity, "LARGEST", 39)
+    found = fidelity_metrics(*sets)
+    for name, estimate in whole.items():
+        if name.endswith("fd_test"):
+            assert found[name] == estimate, name
+        else:
+            assert (found[name].value, found[name].better) == (None, estimate.better), name
+            assert found[name].reason == "40 pictures have too many pairs, expected at most 39", name
+
+
+def test_features_of_pictures_as_they_come_are_those_of_the_stack(extractor: FeatureExtractor) -> None:
+    stack, told = pictures("test", 10), list[int]()
+    large = np.repeat(np.repeat(stack, 2, axis=1), 2, axis=2)
+    whole = extract(extractor, stack, batch=4)
+    each = extraction.extract_each(extractor, list(stack), batch=4, advance=told.append)
+    np.testing.assert_array_equal(each.values, whole.values)
+    assert each.provenance == whole.provenance and told == [4, 4, 2]
+    mixed = extraction.extract_each(extractor, [p for pair in zip(stack, large, strict=True) for p in pair], batch=4)
+    np.testing.assert_allclose(mixed.values[::2], whole.values, atol=1e-5)
+    np.testing.assert_allclose(mixed.values[1::2], extract(extractor, large).values, atol=1e-5)
+    assert len({mixed.content, each.content, mixed.of(np.arange(20)).content}) == 3
+    np.testing.assert_array_equal(mixed.of(np.array([3, 0])).values, mixed.values[[3, 0]])
+
+
 @pytest.mark.parametrize("n", [7, 8, 10, 11, 12, 20])
 def test_few_pictures_have_every_number_if_not_every_interval(n: int) -> None:
     found = fidelity_metrics(features(normal(n, 5, 0)), features(normal(n, 5, 1)))
@@ -286,15 +282,15 @@ def test_a_reference_is_extracted_once_and_again_when_damaged(
         path.write_bytes(path.read_bytes()[:100])
     np.testing.assert_array_equal(extract(extractor, images, cached=True).values, first.values)
     assert len(calls) == 3
-    monkeypatch.setattr(fidelity, "device_of", lambda extractor: "cuda")  # which rounds otherwise
+    monkeypatch.setattr(extraction, "device_of", lambda extractor: "cuda")  # which rounds otherwise
     extract(extractor, images, cached=True)
     assert len(calls) == 4
 
 
 def test_the_device_of_an_extractor_is_its_own_or_its_weights(extractor: FeatureExtractor) -> None:
-    assert fidelity.device_of(extractor) == "cpu"
+    assert extraction.device_of(extractor) == "cpu"
     inception: Any = SimpleNamespace(device=torch.device("cuda:1"))
-    assert fidelity.device_of(inception) == "cuda"
+    assert extraction.device_of(inception) == "cuda"
 
 
 @dataclass
@@ -330,37 +326,12 @@ def test_the_nearest_training_picture_is_found() -> None:
     np.testing.assert_allclose(distance, by_hand.min(1), atol=1e-5)
 
 
-def save(folder: Path, images: NDArray[np.uint8]) -> str:
-    folder.mkdir()
-    for number, image in enumerate(images):
-        Image.fromarray(image).save(folder / f"{number:04d}.png")
-    return str(folder)
-
-
-def torch_fidelity_numbers(first: str, second: str, n: int, **settings: Any) -> dict[str, float]:
-    import torch_fidelity
-
-    found: dict[str, float] = torch_fidelity.calculate_metrics(
-        input1=first,
-        input2=second,
-        cuda=False,
-        verbose=False,
-        cache=False,
-        save_cpu_ram=True,
-        batch_size=16,
-        kid_subsets=1,
-        kid_subset_size=n,
-        **settings,
-    )
-    return found
-
-
 def test_parity_with_torch_fidelity_on_folders(inception_file: Path, small_inception: None, tmp_path: Path) -> None:
     inception = Inception(inception_file, layer="64")
     assert not inception.official and inception.name == "inception_v3_other_64"  # never `fid` on other weights
     a, b = pictures("train", 96), pictures("test", 96) // 8 * 7
     found = fidelity_metrics(extract(inception, a), extract(inception, b))
-    layers = {f"feature_layer_{metric}": "64" for metric in ("fid", "kid", "prc")}
+    layers: dict[str, Any] = {f"feature_layer_{metric}": "64" for metric in ("fid", "kid", "prc")}
     theirs = torch_fidelity_numbers(
         save(tmp_path / "a", a),
         save(tmp_path / "b", b),

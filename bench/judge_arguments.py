@@ -1,0 +1,107 @@
+"""What the command line of `judge` takes. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from bench.config import Config
+from bench.errors import UserError
+from bench.hands_on_arguments import PLACE
+from bench.ranges import Range
+from bench.store import SAMPLES
+from reports import schema
+
+DRAWN = "a folder of pictures, or a run's folder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeArguments:
+    """Measure pictures that anybody made, without training: how near they are to real ones (--reference), and to the
+    captions that metadata.jsonl or metadata.csv in their folder gives them, as --data.name folder reads it. Every
+    picture under the folder counts, in the order of names. It stays at its own size, and the extractor resizes it, as
+    torch-fidelity does; of one that is not square the middle square is taken, where torch-fidelity squeezes it. Of a
+    run's folder the drawn pictures that it kept are judged, with their captions, against the true ones that it kept."""
+
+    drawn: Positional[Annotated[str, arg(metavar="DRAWN")]] = field(default="", metadata=PLACE)
+    """The pictures to judge: a folder of them, in sub-folders too, or a run's folder."""
+    reference: Path | None = None
+    """Folder of real pictures to compare with; of a run's folder the true pictures that it kept."""
+    extractor: str | None = None
+    """Feature extractor: see `python -m bench list`; by default evaluate.extractor, of a run's folder the run's."""
+    extractor_input: Annotated[int, Range(32, 1024)] | None = None
+    """Side in pixels that efficientnet_lite0 resizes pictures to; by default evaluate.extractor_input, of a run's
+    folder the run's."""
+    inception: Path | None = None
+    """File of Inception-v3's TensorFlow weights, for fid; by default where evaluate.inception looks."""
+    clip: str | None = None
+    """CLIP model: shipped:NAME, a folder with open_clip_config.json and weights, or MODEL/WEIGHTS; by default
+    shipped:clip-tiny, which knows coloured shapes and emoji only, of a run's folder the run's."""
+    batch: Annotated[int, Range(1, 100_000)] = 32
+    """Pictures at a time."""
+    json: bool = False
+    """Print JSON: each number's name, and its estimate as in a run's record."""
+    to: Path | None = None
+    """File that receives the same JSON."""
+
+    @property
+    def place(self) -> Path:
+        """Where the pictures to judge lie."""
+        return Path(self.drawn).expanduser()
+
+    def applied(self, config: Config) -> Config:
+        """A config with the options that were given."""
+        own = config.evaluate
+        evaluate = replace(
+            own,
+            extractor=own.extractor if self.extractor is None else self.extractor,
+            extractor_input=own.extractor_input if self.extractor_input is None else self.extractor_input,
+            inception=own.inception if self.inception is None else str(self.inception),
+        )
+        model = config.model if self.clip is None else replace(config.model, clip=self.clip)
+        return replace(config, evaluate=evaluate, model=model)
+
+
+def check(arguments: JudgeArguments, config: Config) -> None:
+    """UserError where there are no such folders, or something to measure with is not there."""
+    from approaches.shared.sources import check_clip
+    from metrics.registry import EXTRACTORS
+
+    if not arguments.drawn:
+        raise UserError(f"'judge' needs DRAWN, {DRAWN}")
+    _check_folder(arguments.place, "DRAWN", DRAWN)
+    if (reference := arguments.reference) is not None:
+        _check_folder(reference, "--reference", "a folder of real pictures")
+        inner, outer = reference.resolve(), arguments.place.resolve()
+        if inner != outer and (inner.is_relative_to(outer) or outer.is_relative_to(inner)):
+            raise UserError(
+                f"--reference {reference} and {arguments.drawn} lie one inside the other, and pictures in sub-folders "
+                "count: expected folders apart"
+            )
+    if (extractor := arguments.extractor) is not None and (obstacle := EXTRACTORS[extractor].obstacle()):
+        raise UserError(f"--extractor is '{extractor}', which can't run here: {obstacle}")
+    if arguments.inception is not None and not arguments.inception.is_file():
+        raise UserError(f"--inception {arguments.inception}: no such file, expected Inception-v3's weights")
+    if arguments.clip is not None:
+        check_clip(arguments.clip, "--clip")
+    if arguments.to is not None and arguments.to.is_dir():
+        raise UserError(f"--to {arguments.to} is a folder, expected a file")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's, whose record says which of its pictures are which."""
+    return (folder / schema.FILE).is_file()
+
+
+def _check_folder(folder: Path, what: str, expected: str) -> None:
+    if not folder.is_dir():
+        reason = "not a folder" if folder.exists() else "no such folder"
+        raise UserError(f"{what} {folder}: {reason}, expected {expected}")
+    if folder.resolve().name == SAMPLES and is_run(folder.resolve().parent):
+        raise UserError(
+            f"{what} {folder} holds a run's drawn, true and nearest pictures beside each other: expected the run's own "
+            f"folder, {folder.resolve().parent}"
+        )
