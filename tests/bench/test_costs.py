@@ -13,6 +13,7 @@ import torch
 from bench import costs
 from bench.config import Config, DiffusionConfig, EvaluateConfig
 from bench.costs import drawing_costs, traced
+from bench.meter import machine
 from bench.sampler import Drawn
 from metrics.differences import difference
 from metrics.statistics import COUNTED, Estimate
@@ -71,6 +72,9 @@ def test_costs_are_a_pictures_and_guidance_doubles_its_evaluations(
     assert alike.value == pytest.approx(expected) and alike.reason == COUNTED
     assert found["planner_tokens"].value == 10 and found["planner_tokens"].reason != COUNTED
     assert found["seconds_per_image_plan"].value == 0.5
+    for name, rows in (("seconds_per_image", 2), ("seconds_per_image_plan", 2), ("seconds_to_first_image", 1)):
+        how = found[name].details  # of a clock: how it was read
+        assert (how["rows"], how["machine"]) == (rows, machine("cpu")), name
     assert found["seconds_per_image"].value == 2.0 and found["nfe"].value == 4
     assert found["seconds_to_first_image"].value == 1.0 and found["seconds_to_first_image"].n == 6
     assert found["seconds_to_first_image"].high == 2.0  # the slowest of six

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reports.compare import Line, _corrected, _fallen
+from metrics.statistics import Estimate
+from reports.compare import Line, _corrected, _fallen, comparison
 from reports.gather import Gathered, Run
-from tests.reports.records import record_of
+from tests.reports.records import record_of, write_run
 
 
 def gathered(*statuses: str) -> Gathered:
@@ -31,3 +32,19 @@ def test_the_correction_is_for_the_numbers_that_count_and_no_others() -> None:
     assert [each.stands for each in _corrected([line(0.04, "better", counts=True), clock])] == [True, False]
     other = line(0.9, "not told apart", counts=True)
     assert [each.stands for each in _corrected([line(0.04, "better", counts=True), other])] == [False, False]
+
+
+def test_times_with_another_batch_are_not_compared_and_lost_where_they_were_named(tmp_path: Path) -> None:
+    sides = []
+    for rows, value in ((36, 0.01), (4, 0.03)):
+        told = {"rows": rows, "machine": "A, 1 thread"}
+        spent = Estimate(value=value, low=value, high=value, n=9, unit="s", better="lower", details=told)
+        record = record_of("modular", metrics={"seconds_per_image": spent})
+        sides.append(write_run(tmp_path / f"{rows}", record, pictures=False))
+    (named,) = comparison(sides[:1], sides[1:], ["seconds_*"]).lines
+    assert (named.word, named.reason) == ("not comparable", "taken with 36 and with 4 rows a batch")
+    assert named.counts and named.lost
+    unnamed = next(x for x in comparison(sides[:1], sides[1:]).lines if x.metric == "seconds_per_image")
+    assert unnamed.word == "not comparable" and not unnamed.counts
+    (same,) = comparison(sides[:1], sides[:1], ["seconds_*"]).lines
+    assert same.word == "not told apart"
