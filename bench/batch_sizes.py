@@ -19,7 +19,7 @@ from bench.quantiles import median_interval
 LEAST = 7  # batches that count: a median's interval asks for six
 SECONDS = 20.0  # after which no more batches are begun than LEAST
 SLOW = 100  # batches of which a 99th percentile can be told from the slowest
-CAPTIONS = "the first held-out captions in order, another batch of them each time; after the last the first again"
+CAPTIONS = "the first held-out captions in order, other ones in each batch"
 
 
 def cost(
@@ -33,7 +33,8 @@ def cost(
     """A row of the curve, and of what it lacks why. rows: pictures a batch. pictures: how many captions may be drawn.
 
     One batch to warm up, which does not count. Then batches while there are captions for a whole one, and until SECONDS
-    have gone by; LEAST of them in any case. advance: is called with each batch's pictures.
+    have gone by; LEAST of them in any case. After the last caption the first comes again. advance: is called with each
+    batch's pictures.
 
     `seconds_per_batch` is the median, with the interval of a median; beside it stand the 90th percentile and, of SLOW
     batches or more, the 99th, else the slowest. `pictures_per_second` are those of the median batch. Memory is that of

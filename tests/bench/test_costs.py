@@ -78,3 +78,26 @@ def test_costs_are_a_pictures_and_guidance_doubles_its_evaluations(
     assert found["seconds_per_image"].value == 2.0 and found["nfe"].value == 4
     assert found["seconds_to_first_image"].value == 1.0 and found["seconds_to_first_image"].n == 6
     assert found["seconds_to_first_image"].high == 2.0  # the slowest of six
+
+
+def test_a_timed_batch_is_of_the_captions_at_its_places_and_ends_with_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, asked = [0.0], list[Any]()
+
+    def draw(_: Any, prompts: Any, __: Any, **more: Any) -> Any:
+        clock[0] += 2.0
+        asked.append(([prompt.words for prompt in prompts], more["batch"], more["first"]))
+        return SimpleNamespace(latents=None, nfe=[1] * len(prompts))
+
+    def decode(_: Any) -> None:
+        clock[0] += 0.5
+
+    monkeypatch.setattr(costs, "now", lambda: clock[0])
+    monkeypatch.setattr(costs, "draw", draw)
+    approach: Any = torch.nn.Linear(1, 1)
+    approach.shared = SimpleNamespace(diffusion=None, codecs={"image": SimpleNamespace(decode_images=decode)})
+    three = type("Three", (SimpleNamespace,), {"__len__": lambda self: 3})(
+        latents=torch.zeros(3, 4, 8, 8), captions=[("a", "another"), ("b",), ("c",)], scenes=[None] * 3
+    )
+    spent, drawn = costs.to_pixels(approach, three, range(2, 5), Config(), first=2)
+    assert spent == 2.5 and drawn.nfe == [1, 1, 1]
+    assert asked == [(["c", "a", "b"], 3, 2)]  # after the last the first again
