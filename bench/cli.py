@@ -68,7 +68,7 @@ VERBS = {
         check="bench.judge_arguments:check",
     ),
     "curve": Verb(
-        summary="a done run's quality against network evaluations, guidance or training pictures",
+        summary="a done run's quality against network evaluations, guidance or training pictures; its speed by batch",
         target="bench.curves:main",
         arguments="bench.curve_arguments:CurveArguments",
         check="bench.curve_arguments:check",

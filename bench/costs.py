@@ -12,7 +12,7 @@ from approaches.base import Approach, Prompt
 from bench.collection import Collection
 from bench.config import Config
 from bench.measured import Names
-from bench.meter import flops_of_prompt, flops_per_evaluation, now, synchronise
+from bench.meter import flops_of_prompt, flops_per_evaluation, machine, now, synchronise
 from bench.quantiles import median_interval
 from bench.sampler import Drawn, Sampling, draw
 from metrics.statistics import Estimate, mean_estimate
@@ -27,8 +27,10 @@ COSTS: Names = {
 def drawing_costs(approach: Approach, drawn: Drawn, collection: Collection, config: Config) -> dict[str, Estimate]:
     """`seconds_per_image` in batches, and its named parts; `seconds_to_first_image`, one prompt alone to its pixels;
     `nfe`; `flops_per_image`; and where an approach plans or draws again, `planner_tokens` and `redraws` a picture."""
+    how = taken_with(approach, rows_of(drawn.seconds))
+    batches = {"batches": drawn.seconds, "parts": drawn.parts, **how}
     found = {
-        "seconds_per_image": median_of(a_row_each(drawn.seconds), {"batches": drawn.seconds, "parts": drawn.parts}),
+        "seconds_per_image": median_of(a_row_each(drawn.seconds), batches),
         "seconds_to_first_image": _first(approach, collection, config),
         "nfe": mean_estimate(drawn.nfe, keys=collection.keys[: len(drawn.nfe)], better="lower", details={}),
         "flops_per_image": _flops(approach, drawn, collection, config),
@@ -40,6 +42,7 @@ def drawing_costs(approach: Approach, drawn: Drawn, collection: Collection, conf
             unit="s",
             better="lower",
             reason="the sum over all batches",
+            details=how,
         )
     if drawn.tokens:
         found["planner_tokens"] = Estimate(
@@ -67,10 +70,20 @@ def traced(trace: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
     return found
 
 
+def taken_with(approach: Approach, rows: int) -> dict[str, Any]:
+    """What the numbers of a clock say of how they were taken: rows a batch, and on what."""
+    return {"rows": rows, "machine": machine(next(approach.parameters()).device)}
+
+
+def rows_of(batches: Sequence[tuple[float, int]]) -> int:
+    """Rows of a full batch. batches: seconds, rows."""
+    return max((rows for _, rows in batches), default=0)
+
+
 def a_row_each(batches: Sequence[tuple[float, int]]) -> list[float]:
     """Seconds a row of each full batch, in ascending order: a smaller one at the end takes longer a row. batches:
     seconds, rows."""
-    full = max((rows for _, rows in batches), default=0)
+    full = rows_of(batches)
     return sorted(seconds / rows for seconds, rows in batches if rows == full)
 
 
@@ -92,19 +105,28 @@ def median_of(ordered: Sequence[float], details: Mapping[str, Any]) -> Estimate:
 def _first(approach: Approach, collection: Collection, config: Config) -> Estimate:
     """From one prompt to its picture's pixels, alone: reading, planning, drawing, decoding. Of several prompts: some
     are drawn again."""
+    seconds, nfe = [], []
+    for turn in range(TRIES):
+        spent, drawn = to_pixels(approach, collection, range(turn, turn + 1), config, first=0)
+        seconds.append(spent)
+        nfe += drawn.nfe
+    return median_of(sorted(seconds[1:]), {"tries": seconds, "nfe": nfe, **taken_with(approach, 1)})
+
+
+def to_pixels(
+    approach: Approach, collection: Collection, places: Sequence[int], config: Config, *, first: int
+) -> tuple[float, Drawn]:
+    """The first captions at these places of a collection, which begins anew after its last, drawn as one batch: seconds
+    from words to pixels. first: whose noise the first gets."""
     shared, device = approach.shared, next(approach.parameters()).device
     sampling = Sampling(diffusion=shared.diffusion, nfe=config.diffusion.nfe, guidance=config.diffusion.guidance)
-    shape, seconds, nfe = tuple(collection.latents.shape[1:]), [], []
-    for turn in range(TRIES):
-        place = turn % len(collection)
-        prompt = Prompt.text(collection.captions[place][0], collection.scenes[place])
-        synchronise(device)
-        begun = now()
-        drawn = draw(approach, [prompt], sampling, shape=shape, seed=config.seed, batch=1)
-        shared.codecs["image"].decode_images(drawn.latents)
-        seconds.append(now() - begun)
-        nfe += drawn.nfe
-    return median_of(sorted(seconds[1:]), {"tries": seconds, "nfe": nfe})
+    shape, chosen = tuple(collection.latents.shape[1:]), [place % len(collection) for place in places]
+    prompts = [Prompt.text(collection.captions[place][0], collection.scenes[place]) for place in chosen]
+    synchronise(device)
+    begun = now()
+    drawn = draw(approach, prompts, sampling, shape=shape, seed=config.seed, batch=len(prompts), first=first)
+    shared.codecs["image"].decode_images(drawn.latents)
+    return now() - begun, drawn
 
 
 def _flops(approach: Approach, drawn: Drawn, collection: Collection, config: Config) -> Estimate:

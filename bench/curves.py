@@ -2,22 +2,26 @@
 
 `record.curves[OF]` gets a row for each value: OF itself, `pictures`, and of every metric that was had `name`,
 `name_low` and `name_high`. `nfe` and `guidance` draw the same captions from the same noise, with the config's other
-sampling settings. `images` trains the approach anew on each smaller budget, with a schedule of its own, in the folder
-`curves` beside the run, and takes those runs' own metrics; its last row is the run itself.
+sampling settings. `batch` draws the first captions in batches of several sizes; its rows are costs, all of one machine,
+and `record.provenance["curves"]` says of which. `images` trains the approach anew on each smaller budget, with a
+schedule of its own, in the folder `curves` beside the run, and takes those runs' own metrics; its last row is the run
+itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from approaches.base import Approach
 from approaches.registry import APPROACHES
-from bench import runner, store
-from bench.assembly import open_trained
+from bench import batch_sizes, runner, store
+from bench.assembly import device_here, open_trained
 from bench.collection import Collection, collect
 from bench.config import Config, from_values
 from bench.console import Console
@@ -27,6 +31,7 @@ from bench.data.catalogue import open_dataset
 from bench.errors import UserError
 from bench.exits import DONE, FAILED
 from bench.measured import Measured, row
+from bench.meter import machine
 from bench.picture_metrics import CLIP, FID, SCENES, Judges, distances, draw_pictures
 from bench.presets import shortened
 from reports import schema
@@ -43,33 +48,53 @@ def main(arguments: CurveArguments, config: Config, console: Console) -> int:
     record = schema.load(folder)
     request = store.Request.read(folder)
     made: list[Row] = []
-    before = record.curves.get(arguments.of, ())
     missed: list[str] = []
-    found = (
-        _trained(arguments, folder, request, record, missed, console)
-        if arguments.of == "images"
-        else _sampled(arguments, folder, request, from_values(Config, record.config), missed, console)
-    )
+    config = from_values(Config, record.config)
+    how = _how(arguments.of, config)
+    before = record.curves.get(arguments.of, ()) if _told(record, arguments.of) == how else ()
+    if arguments.of == "images":
+        found = _trained(arguments, folder, request, record, missed, console)
+    elif arguments.of == "batch":
+        found = _timed(arguments, folder, request, config, how, missed, console)
+    else:
+        found = _sampled(arguments, folder, request, config, missed, console)
     for each in found:
         made.append(each)
         known = {row[arguments.of] for row in made}  # until the last is made, those of before stand beside them
-        _keep(folder, arguments.of, [*made, *(row for row in before if row[arguments.of] not in known)])
+        _keep(folder, arguments.of, [*made, *(row for row in before if row[arguments.of] not in known)], how)
     if made:
-        _keep(folder, arguments.of, made)
+        _keep(folder, arguments.of, made, how)
     for reason in missed:
         console.warn(reason)
     if arguments.json:
-        console.emit({"run": folder.name, "of": arguments.of, "rows": made, "missing": missed})
+        console.emit({**how, "run": folder.name, "of": arguments.of, "rows": made, "missing": missed})
     elif made:
-        tell(arguments.of, made, folder, console)
+        tell(arguments.of, made, folder, console, how)
     return FAILED if missed and arguments.of == "images" else DONE
 
 
-def _keep(folder: Path, name: str, made: Sequence[Row]) -> None:
+def _how(of: str, config: Config) -> dict[str, Any]:
+    """How the rows of a clock are taken; nothing for rows that another machine would give too."""
+    if of != "batch":
+        return {}
+    own = config.diffusion
+    prompts = batch_sizes.CAPTIONS
+    return {"machine": machine(device_here()), "nfe": own.nfe, "guidance": own.guidance, "prompts": prompts}
+
+
+def _told(record: Record, of: str) -> dict[str, Any]:
+    """How the rows of a curve were taken, as its record says; not what they lack."""
+    told = record.provenance.get("curves", {}).get(of, {})
+    return {name: value for name, value in told.items() if name != "missing"}
+
+
+def _keep(folder: Path, name: str, made: Sequence[Row], how: Mapping[str, Any]) -> None:
     """Into the record as it is now: somebody else may have made another curve meanwhile."""
     with store.locked(folder):
         record = schema.load(folder)
-        schema.save(replace(record, curves={**record.curves, name: tuple(made)}), folder)
+        told = {"curves": {**record.provenance.get("curves", {}), name: dict(how)}} if how else {}
+        curves = {**record.curves, name: tuple(made)}
+        schema.save(replace(record, curves=curves, provenance={**record.provenance, **told}), folder)
 
 
 def _sampled(
@@ -81,20 +106,52 @@ def _sampled(
     console: Console,
 ) -> Iterator[Row]:
     """Rows against evaluations or guidance. config: the record's."""
-    check_data(request)
-    approach = open_trained(folder, request)
-    if "generate" not in approach.capabilities:
-        raise UserError(f"run {folder.name} can't draw: approach '{request.approach}' does not")
-    shared = approach.shared
-    device = next(approach.parameters()).device
-    test = collect(open_dataset(config.data, "test"), arguments.pictures, shared.codecs["image"], console)
-    judges = Judges(config, shared, console, device)
+    approach, test = _opened(folder, request, config, arguments.pictures, console)
+    judges = Judges(config, approach.shared, console, next(approach.parameters()).device)
     for place, value in enumerate(values_of(arguments)):
         try:
             found = quality(approach, test, judges, arguments.of, value, console, loud=place == 0)
             yield {arguments.of: float(value), **found}
         except UserError as error:  # such as more evaluations than the schedule has times
             missed.append(f"{arguments.of} {value:g}: {error}")
+
+
+def _timed(
+    arguments: CurveArguments,
+    folder: Path,
+    request: store.Request,
+    config: Config,
+    how: dict[str, Any],
+    missed: list[str],
+    console: Console,
+) -> Iterator[Row]:
+    """Rows against pictures a batch. config: the record's. how: gets what the rows lack, and why."""
+    values = [int(value) for value in values_of(arguments)]
+    most = {rows: max(arguments.pictures, (batch_sizes.LEAST + 1) * rows) for rows in values}
+    approach, test = _opened(folder, request, config, max(most.values()), console)
+    for rows in values:
+        try:
+            with console.progress(most[rows], f"batches of {rows}") as progress:
+                found, lacking = batch_sizes.cost(approach, test, config, rows, arguments.pictures, progress.advance)
+        except (UserError, MemoryError, torch.OutOfMemoryError) as error:
+            missed.append(f"batch {rows}: {(str(error).splitlines() or ['out of memory'])[0]}")
+            continue
+        for name, reason in lacking.items():
+            if name not in how.setdefault("missing", {}):
+                missed.append(f"{name}: {reason}")
+            how["missing"][name] = reason
+        yield found
+
+
+def _opened(
+    folder: Path, request: store.Request, config: Config, count: int, console: Console
+) -> tuple[Approach, Collection]:
+    """The trained approach, and the first held-out pictures. UserError where it does not draw."""
+    check_data(request)
+    approach = open_trained(folder, request)
+    if "generate" not in approach.capabilities:
+        raise UserError(f"run {folder.name} can't draw: approach '{request.approach}' does not")
+    return approach, collect(open_dataset(config.data, "test"), count, approach.shared.codecs["image"], console)
 
 
 def quality(
@@ -167,14 +224,22 @@ def _row_of(record: Record) -> Row:
     }
 
 
-def tell(of: str, rows: Sequence[Row], folder: Path, console: Console) -> None:
-    """The curve as a table, a value a column."""
+def tell(of: str, rows: Sequence[Row], folder: Path, console: Console, how: Mapping[str, Any]) -> None:
+    """The curve as a table, a value a column. how: the rows of a clock were taken, for which bounds are told too."""
     names = [
         name for name in dict.fromkeys(name for each in rows for name in each) if not name.endswith(("_low", "_high"))
     ]
     names = [name for name in names if name != of and not name.startswith(("null_", "vae_"))]
     table = [(of, *(f"{each[of]:g}" for each in rows))]
     for name in names:
-        table.append((name, *(f"{each[name]:.4g}" if name in each else "-" for each in rows)))
-    console.table(f"{folder.name}: quality against {of}", table)
+        table.append((name, *(_cell(each, name, bounds=bool(how)) for each in rows)))
+    console.table(f"{folder.name}: {'costs' if how else 'quality'} against {of}", table)
+    if how:
+        console.info(f"on {how['machine']}; nfe {how['nfe']}, guidance {how['guidance']:g}; {how['prompts']}")
     console.info(f"{folder.name}: {folder / schema.FILE} (curves.{of})")
+
+
+def _cell(row: Row, name: str, *, bounds: bool) -> str:
+    low, high = (row.get(f"{name}_{end}") for end in ("low", "high"))
+    interval = f" [{low:.4g}, {high:.4g}]" if bounds and low is not None and high is not None else ""
+    return f"{row[name]:.4g}{interval}" if name in row else "-"

@@ -19,7 +19,7 @@ from approaches.shared.language_model import LanguageModel
 from approaches.shared.prompts import gap
 from bench.config import Config
 from bench.console import Console
-from bench.costs import a_row_each, median_of
+from bench.costs import a_row_each, median_of, rows_of, taken_with
 from bench.errors import UserError
 from bench.heard import HEARD, heard_metrics
 from bench.held_out import LOGITS, HeldOut, Texts, hold_out, hold_out_others, triple_losses
@@ -226,7 +226,7 @@ def _captions(approach: Approach, held: HeldOut, config: Config, found: Measured
         if count > 1
         else Estimate.missing(ALONE, unit="nats a token", better="higher"),
         **caption_metrics(captions, held.test.scenes[:count], held.test.captions[:count], seed=config.seed),
-        "seconds_per_caption": median_of(a_row_each(seconds), {}),
+        "seconds_per_caption": median_of(a_row_each(seconds), taken_with(approach, rows_of(seconds))),
     }
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from approaches.base import Approach, Batch, Generators, Prompt
 from approaches.shared.kernels import reference_attention
+from bench.environment import cpu_name
 from bench.owed import check_losses
 from bench.quantiles import median_interval
 from metrics.statistics import Estimate
@@ -43,15 +45,32 @@ def synchronise(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
+def machine(device: torch.device | str = "cpu", processes: int = 1) -> str:
+    """On what work is timed, in words: the accelerator, the processor, torch's threads, and how many processes there
+    are of it where there are several. Two clocks are compared where this is the same."""
+    threads, place = torch.get_num_threads(), torch.device(device)
+    words = f"{cpu_name()}, {threads} thread{'s' * (threads != 1)}"
+    if place.type != "cpu":
+        name = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
+        words = f"{name}, {words}"
+    return words if processes == 1 else f"{processes} x {words}"
+
+
+def taken(estimate: Estimate, place: str) -> Estimate:
+    """What a clock or a counter gave, with the `machine` that it was taken on."""
+    return replace(estimate, details={**estimate.details, "machine": place})
+
+
 class Meter:
     """Laps of a repeated piece of work: each is (seconds, steps that it held), the device synchronised at both ends.
 
     laps: those that count, of this process and, after `restore`, of the ones before it at the same place; `warmup` laps
-    of each process don't. seconds: of all laps, those too. place: on what the work is done, in words.
+    of each process don't. seconds: of all laps, those too. place: on what the work is done, in words; places: on what
+    it was done until now, in order.
     """
 
     def __init__(self, device: torch.device | str = "cpu", *, warmup: int = WARMUP, place: str = "") -> None:
-        self.device, self.warmup, self.place = torch.device(device), warmup, place
+        self.device, self.warmup, self.place, self.places = torch.device(device), warmup, place, [place]
         self.laps: list[tuple[float, int]] = []
         self.seconds = 0.0
         self._seen = 0
@@ -75,7 +94,7 @@ class Meter:
     def state(self) -> dict[str, Any]:
         """Plain JSON for a checkpoint."""
         laps = [[round(seconds, 7), steps] for seconds, steps in self.laps]
-        return {"laps": laps, "seconds": self.seconds, "place": self.place}
+        return {"laps": laps, "seconds": self.seconds, "place": self.place, "places": self.places}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave in a process before this one. Laps of another place say nothing of this one's
@@ -83,6 +102,7 @@ class Meter:
         same = state.get("place", self.place) == self.place
         self.laps = [(float(seconds), int(steps)) for seconds, steps in state["laps"]] if same else []
         self.seconds = float(state["seconds"])
+        self.places = list(dict.fromkeys([*state.get("places", []), self.place]))
 
     def rate(self, per_step: float = 1.0) -> Estimate:
         """`per_step` things a step, per second: `per_step` is 1 for steps, the batch's rows for images.

@@ -75,9 +75,10 @@ def draw(
     shape: tuple[int, ...],
     seed: int,
     batch: int,
+    first: int = 0,
     progress: Progress | None = None,
 ) -> Drawn:
-    """Pictures for prompts, `batch` at a time. shape: of a latent, C H W."""
+    """Pictures for prompts, `batch` at a time. shape: of a latent, C H W. first: whose noise the first prompt gets."""
     device = next(approach.parameters()).device
     approach.eval()
     generations: list[Generation] = []
@@ -85,7 +86,7 @@ def draw(
     for start in range(0, len(prompts), batch):
         chunk = prompts[start : start + batch]
         begun = now()
-        generations.append(approach.generate(chunk, noise_source(shape, seed, start, device), sampling))
+        generations.append(approach.generate(chunk, noise_source(shape, seed, first + start, device), sampling))
         _check(approach, generations[-1], (len(chunk), *shape))
         synchronise(device)
         seconds.append((now() - begun, len(chunk)))

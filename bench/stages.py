@@ -39,10 +39,12 @@ from bench.meter import (
     PeakMemory,
     flops_per_evaluation,
     flops_per_step,
+    machine,
     mfu,
     now,
     parameters,
     peak_flops,
+    taken,
 )
 from bench.owed import unreached
 from bench.rehearsal import rehearse
@@ -172,7 +174,7 @@ def _train(run: Run) -> dict[str, Any]:
     counted, step = parameters(approach, held.validation.latents.to(run.device)), _step_flops(approach, batches)
     arithmetic = _arithmetic(config, run.device)
     peak = peak_flops(run.device, dtype=arithmetic)
-    prepared, meter = now() - begun, Meter(run.device, place=f"{launch.ranks()} x {run.device.type}")
+    prepared, meter = now() - begun, Meter(run.device, place=machine(run.device, launch.ranks()))
 
     def validate() -> dict[str, float]:
         if "denoise" not in approach.capabilities:
@@ -200,7 +202,7 @@ def _train(run: Run) -> dict[str, Any]:
         "energy_joules": energy.estimate(whole=not resumed and launch.ranks() == 1),
     }
     return {
-        "metrics": {name: value.to_json() for name, value in costs.items()},
+        "metrics": {name: taken(value, meter.place).to_json() for name, value in costs.items()},
         "curves": {"loss": fitted.losses, "validation": fitted.curve},
         "budgets": {**counted, **_spent(fitted, step)},
         "identical": {
@@ -216,10 +218,16 @@ def _train(run: Run) -> dict[str, Any]:
             "details": batches.record(),
         },
         "frozen_hash": fitted.frozen_hash,
-        "provenance": {"launch": launch.record()} if launch.ranks() > 1 else {},
+        "provenance": _worked(meter),
         "seconds": {"prepare": prepared, "train": fitted.seconds},
         "notes": notes,
     }
+
+
+def _worked(meter: Meter) -> dict[str, Any]:
+    """On what a training was done, for its record."""
+    launched = {"launch": launch.record()} if launch.ranks() > 1 else {}
+    return {"machine": ", then ".join(meter.places), **launched}
 
 
 def _tell_disk(run: Run, approach: Approach) -> None:

@@ -34,6 +34,9 @@ BIASED = ("fid", "fd_*", "null_fid", "null_fd_*", "vae_fid", "vae_fd_*")
 """Numbers whose expectation depends on n: with another n they are other numbers."""
 MADE_BY = ("weights", "resize", "window", "windows", "real", "candidates", "k", "products", "latents")
 """Details that say how a number was made: made otherwise it is another number."""
+TAKEN_BY = {"machine": "taken on {} and on {}", "rows": "taken with {} and with {} rows a batch"}
+"""Details that say how a clock or a counter was read, and what is said of two that differ: one is no measure of the
+other."""
 UNSAID = {"latents": "as they were drawn"}
 """How they were made of which a record does not say it, for it was so once."""
 BEYOND = ("*gap*", "density")
@@ -124,30 +127,51 @@ def budget_estimates(record: Record) -> dict[str, Estimate]:
     if "train" in record.seconds:
         reason = "one run's clock: a machine's noise is no sampling error"
         found["training_seconds"] = Estimate(
-            value=record.seconds["train"], n=1, unit="s", better="lower", reason=reason
+            value=record.seconds["train"],
+            n=1,
+            unit="s",
+            better="lower",
+            reason=reason,
+            details={"machine": on} if (on := record.provenance.get("machine")) else {},
         )
     return found
 
 
 def _over_seeds(name: str, estimates: Sequence[Estimate]) -> Estimate:
-    """The mean over those seeds that have the number; what is the same exact count in all stays one. Student's t knows
-    no bounds; time, memory and shares have some."""
+    """The mean over those seeds that have the number; what is the same exact count in all stays one. Clocks that were
+    read on several machines have no mean: it would tell of the machines. Student's t knows no bounds; time, memory and
+    shares have some."""
     known = [estimate for estimate in estimates if estimate.value is not None]
     if not known:
         return estimates[0]
     first, values = known[0], [float(estimate.value or 0.0) for estimate in known]
+    timed = first.unit in TIMED_UNITS
+    how: dict[str, Any] = {}
+    for detail in TAKEN_BY if timed else ():
+        if len(said := _said(known, detail)) > 1:
+            why = f"its seeds were {TAKEN_BY[detail].format(*said[:2])}: such have no mean"
+            return Estimate.missing(why, unit=first.unit, better=first.better)
+        how.update((detail, each) for each in said)
     if all(estimate.reason == COUNTED for estimate in known) and len(set(values)) == 1:
         return first
     details = {key: value for key, value in first.details.items() if key not in NO_ITEMS}
     chances = [e.details["chance"] for e in estimates if isinstance(e.details.get("chance"), float)]
     if len(chances) == len(known):
         details["chance"] = mean(chances)
-    timed = first.unit in TIMED_UNITS
-    found = mean_over_seeds(known, timed=timed, details={**details, "items_each": first.n})
+    found = mean_over_seeds(known, timed=timed, details={**details, **how, "items_each": first.n})
     share = first.unit == "share" and not any(fnmatchcase(name, pattern) for pattern in BEYOND)
     if found.low is None or found.high is None or not (timed or share):
         return found
     return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0) if share else found.high)
+
+
+def _said(estimates: Sequence[Estimate], detail: str) -> list[Any]:
+    """What those that have a detail say in it, each once; records of before have none."""
+    found: list[Any] = []
+    for estimate in estimates:
+        if (value := estimate.details.get(detail)) is not None and value not in found:
+            found.append(value)
+    return found
 
 
 # --------------------------------------------------------------------------------------------------------- grouping
@@ -272,10 +296,11 @@ def unlike(a: Contender, b: Contender, name: str, rival: str = "") -> str:
     first, second = a.metrics[name], b.metrics[rival or name]
     if items_each(first) != items_each(second) and _biased(name):
         return f"of {items_each(first):,} and of {items_each(second):,} pictures, and its expectation depends on n"
-    for detail in MADE_BY:
+    for detail in (*MADE_BY, *(TAKEN_BY if first.unit in TIMED_UNITS else ())):
         one, other = (each.details.get(detail, UNSAID.get(detail)) for each in (first, second))
         if one is not None and other is not None and one != other:
-            return f"made with other {detail}: {one} and {other}"
+            words = TAKEN_BY.get(detail, f"made with other {detail}: {{}} and {{}}")
+            return words.format(one, other)
     return ""
 
 

@@ -60,10 +60,10 @@ def _sweep(contenders: Sequence[Contender], curve: str, question: str, label: st
         return Plot(name=curve, question=question, reason=f"no run was measured at several values of {label}")
     series = []
     for place, contender in enumerate(contenders):
-        rows, seeds = _rows(contender, curve, curve)
+        rows, seeds = rows_of(contender, curve, curve)
         spent = "nfe_spent" if curve == "nfe" and all("nfe_spent" in row for row in rows) else curve
-        series.append(_series(place, contender, _points(rows, spent, metric), seeds))
-    return _lines(curve, question, label, metric, series, log=curve != "guidance")
+        series.append(_series(place, contender, points_of(rows, spent, metric), seeds))
+    return lines(curve, question, label, metric, series, log=curve != "guidance")
 
 
 def _in_all(rows: Sequence[Mapping[str, float]]) -> list[str]:
@@ -80,7 +80,7 @@ def _series(place: int, contender: Contender, points: Any, seeds: tuple[int, ...
     return Series(place=place, label=contender.label, points=tuple(points), seeds=seeds, trainings=len(contender.runs))
 
 
-def _rows(contender: Contender, curve: str, x: str) -> tuple[Sequence[Mapping[str, float]], tuple[int, ...]]:
+def rows_of(contender: Contender, curve: str, x: str) -> tuple[Sequence[Mapping[str, float]], tuple[int, ...]]:
     """A curve's rows and the seeds that have it: of several the means, without bounds, at every x that all have."""
     having = {run.record.seed: rows for run in contender.runs if (rows := run.record.curves.get(curve, ()))}
     seeds, every = tuple(having), list(having.values())
@@ -94,7 +94,8 @@ def _rows(contender: Contender, curve: str, x: str) -> tuple[Sequence[Mapping[st
     ], seeds
 
 
-def _points(rows: Sequence[Mapping[str, float]], x: str, y: str, factor: float = 1.0) -> tuple[Any, ...]:
+def points_of(rows: Sequence[Mapping[str, float]], x: str, y: str, factor: float = 1.0) -> tuple[Any, ...]:
+    """A series' points: rows that have both columns."""
     return tuple((row[x] * factor, row[y], *_bounds(row, y)) for row in rows if x in row and y in row)
 
 
@@ -104,7 +105,7 @@ def _bounds(row: Mapping[str, float], name: str) -> tuple[float | None, float | 
     return (None, None) if low is None or high is None else (low, high)
 
 
-def _of_seeds(series: Sequence[Series]) -> list[str]:
+def of_seeds(series: Sequence[Series]) -> list[str]:
     """What the figure says of several trainings, a sentence each."""
     told = ["Means over seeds, without bands."] if any(len(one.seeds) > 1 for one in series) else []
     alone: dict[int, list[str]] = {}
@@ -122,11 +123,11 @@ def by_compute(contenders: Sequence[Contender]) -> Plot:
     for place, contender in enumerate(contenders):
         flops = contender.record.budgets.flops_per_step
         if flops:
-            rows, seeds = _rows(contender, "validation", "step")
-            series.append(_series(place, contender, _points(rows, "step", metric, flops / scale.factor), seeds))
+            rows, seeds = rows_of(contender, "validation", "step")
+            series.append(_series(place, contender, points_of(rows, "step", metric, flops / scale.factor), seeds))
     if not any(s.points for s in series):
         return Plot(name="compute", question=question, reason="no run was measured while it was trained")
-    return _lines("compute", question, f"training compute ({scale.unit})", metric, series, log=True)
+    return lines("compute", question, f"training compute ({scale.unit})", metric, series, log=True)
 
 
 def losses(contenders: Sequence[Contender]) -> Plot:
@@ -134,13 +135,13 @@ def losses(contenders: Sequence[Contender]) -> Plot:
     question = "Did training settle?"
     series = []
     for place, contender in enumerate(contenders):
-        rows, seeds = _rows(contender, "loss", "step")
+        rows, seeds = rows_of(contender, "loss", "step")
         name = "diffusion" if any("diffusion" in row for row in rows) else "loss"
         points = [(row["step"], row[name]) for row in rows if "step" in row and name in row]
         series.append(_series(place, contender, ((x, y, None, None) for x, y in smoothed(points)), seeds))
     if not any(s.points for s in series):
         return Plot(name="losses", question=question, reason="no run recorded its training loss")
-    return _lines("losses", question, "step", "diffusion loss in training, smoothed", series, markers=False)
+    return lines("losses", question, "step", "diffusion loss in training, smoothed", series, markers=False)
 
 
 def smoothed(points: Sequence[tuple[float, float]], most: int = 60) -> list[tuple[float, float]]:
@@ -151,9 +152,10 @@ def smoothed(points: Sequence[tuple[float, float]], most: int = 60) -> list[tupl
     return [(sum(x for x, _ in p) / len(p), sum(y for _, y in p) / len(p)) for p in parts]
 
 
-def _lines(
+def lines(
     name: str, question: str, x: str, metric: str, series: Sequence[Series], *, log: bool = False, markers: bool = True
 ) -> Plot:
+    """A line a series, with its numbers as a table. x: the axis' name. metric: y's, by its name in a record."""
     figure, axes = new()
     drawn = [one for one in series if one.points]
     for one in drawn:
@@ -187,7 +189,7 @@ def _lines(
         question=question,
         text=spelled(figure, name),
         words=f"{title} against {x}: {ends}.",
-        note=" ".join([*_of_seeds(drawn), *["Bands are 95% intervals of one training's numbers."] * banded]),
+        note=" ".join([*of_seeds(drawn), *["Bands are 95% intervals of one training's numbers."] * banded]),
         table=(("", x, title), *rows),
     )
 

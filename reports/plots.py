@@ -14,6 +14,7 @@ from reports.glossary import ARROWS, RETENTION, first_of, listed, meaning, scale
 from reports.schema import has
 from reports.svg import FAINT, HATCHES, INK, SERIES, look, spelled, style
 from reports.tables import distance_name, is_distance, measured
+from reports.throughput import by_batch, was_measured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +29,8 @@ def plots(contenders: Sequence[Contender]) -> list[Plot]:
     if not contenders:
         return []
     made: tuple[Callable[[Sequence[Contender]], Plot], ...] = (
-        plane, by_nfe, by_guidance, by_images, by_compute, losses, costs, by_document,
+        plane, by_nfe, by_guidance, by_images, by_compute, losses, costs,
+        *([by_batch] if was_measured(contenders) else []), by_document,
     )  # fmt: skip
     with style():
         return [draw(contenders) for draw in made]

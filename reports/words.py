@@ -196,7 +196,8 @@ def _costs(contenders: Sequence[Contender], judge: Judge) -> Answer:
         else:
             ends = (_standing_at(each, ranked, name, scale) for each in (ranked[0], ranked[-1]))
             low, high = (f"{value} ({listed(who)})" for value, who in zip((least, most), ends, strict=True))
-            parts.append(f"{word}: from {low} to {high}")
+            strange = next((why for other in ranked[1:] if (why := unlike(ranked[0], other, name))), "")
+            parts.append(f"{word}: from {low} to {high}" + (f", {strange}: not comparable" if strange else ""))
             if name == "training_flops":
                 brief = f"Training takes from {low} to {high}."
     text = "; ".join(parts)
@@ -225,6 +226,7 @@ def marks_of_honesty(contenders: Sequence[Contender], gathered: Gathered, judge:
     told += _aligned(contenders)
     main = main_names(contenders)
     told += _counts(contenders, main)
+    told += _unlike_clocks(contenders, names)
     if (seen := looks(contenders, judge, main)).pairs:
         told.append(said_of(seen))
     if gathered.others or gathered.refused:
@@ -289,3 +291,14 @@ def _counts(contenders: Sequence[Contender], names: Sequence[str]) -> list[str]:
     timed = any(has(c.metrics, name) and c.metrics[name].unit in TIMED_UNITS for c in contenders for name in names)
     more = " Time and memory rest on no held-out items." if timed else ""
     return [f"The numbers rest on {listed(parts)}.{more}"] if parts else []
+
+
+def _unlike_clocks(contenders: Sequence[Contender], names: Sequence[str]) -> list[str]:
+    """Which times and counters stand side by side though they were taken unlike, and are not compared."""
+    told: dict[str, list[str]] = {}
+    for name in names:
+        having = [c for c in contenders if has(c.metrics, name)]
+        if having and having[0].metrics[name].unit in TIMED_UNITS:
+            for why in dict.fromkeys(why for c in having[1:] if (why := unlike(having[0], c, name))):
+                told.setdefault(why, []).append(meaning(name).title)
+    return [f"Not compared, because they were {why}: {listed(titles)}." for why, titles in told.items()]

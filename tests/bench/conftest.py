@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,3 +44,11 @@ def micro_run(tmp_path_factory: pytest.TempPathFactory, own_cache: Path) -> Micr
     assert runner.main(RunArguments(approach=("dual_tower",), out=out), config, Console(interval=1e9)) == 0
     (folder,) = out.glob("dual_tower-*")
     return MicroRun(config=config, out=out, folder=folder)
+
+
+@pytest.fixture
+def copy(micro_run: MicroRun, tmp_path: Path) -> Path:
+    """The run's own folder, whose record others read, copied."""
+    folder = tmp_path / "runs" / micro_run.folder.name
+    shutil.copytree(micro_run.folder, folder)
+    return folder

@@ -13,6 +13,7 @@ import torch
 from bench import costs
 from bench.config import Config, DiffusionConfig, EvaluateConfig
 from bench.costs import drawing_costs, traced
+from bench.meter import machine
 from bench.sampler import Drawn
 from metrics.differences import difference
 from metrics.statistics import COUNTED, Estimate
@@ -71,6 +72,32 @@ def test_costs_are_a_pictures_and_guidance_doubles_its_evaluations(
     assert alike.value == pytest.approx(expected) and alike.reason == COUNTED
     assert found["planner_tokens"].value == 10 and found["planner_tokens"].reason != COUNTED
     assert found["seconds_per_image_plan"].value == 0.5
+    for name, rows in (("seconds_per_image", 2), ("seconds_per_image_plan", 2), ("seconds_to_first_image", 1)):
+        how = found[name].details  # of a clock: how it was read
+        assert (how["rows"], how["machine"]) == (rows, machine("cpu")), name
     assert found["seconds_per_image"].value == 2.0 and found["nfe"].value == 4
     assert found["seconds_to_first_image"].value == 1.0 and found["seconds_to_first_image"].n == 6
     assert found["seconds_to_first_image"].high == 2.0  # the slowest of six
+
+
+def test_a_timed_batch_is_of_the_captions_at_its_places_and_ends_with_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, asked = [0.0], list[Any]()
+
+    def draw(_: Any, prompts: Any, __: Any, **more: Any) -> Any:
+        clock[0] += 2.0
+        asked.append(([prompt.words for prompt in prompts], more["batch"], more["first"]))
+        return SimpleNamespace(latents=None, nfe=[1] * len(prompts))
+
+    def decode(_: Any) -> None:
+        clock[0] += 0.5
+
+    monkeypatch.setattr(costs, "now", lambda: clock[0])
+    monkeypatch.setattr(costs, "draw", draw)
+    approach: Any = torch.nn.Linear(1, 1)
+    approach.shared = SimpleNamespace(diffusion=None, codecs={"image": SimpleNamespace(decode_images=decode)})
+    three = type("Three", (SimpleNamespace,), {"__len__": lambda self: 3})(
+        latents=torch.zeros(3, 4, 8, 8), captions=[("a", "another"), ("b",), ("c",)], scenes=[None] * 3
+    )
+    spent, drawn = costs.to_pixels(approach, three, range(2, 5), Config(), first=2)
+    assert spent == 2.5 and drawn.nfe == [1, 1, 1]
+    assert asked == [(["c", "a", "b"], 3, 2)]  # after the last the first again

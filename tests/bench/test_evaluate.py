@@ -42,6 +42,7 @@ from bench.evaluate import (
 from bench.heard import HEARD
 from bench.held_out import LONGEST, _texts, training, triple_losses
 from bench.measured import Measured, row
+from bench.meter import machine
 from bench.picture_metrics import FAULTY, Pictures, _first_drawings, drawn_names
 from bench.plans import PLANS
 from bench.sampler import Drawn, Sampling, draw
@@ -266,6 +267,7 @@ def test_captions_cost_what_they_cost_by_hand(held: Held, monkeypatch: pytest.Mo
     gaps = [other - each for other, each in zip(others, own, strict=True)]
     assert found["caption_loss_gap"].details["per_item"] == pytest.approx(gaps, abs=1e-3)
     assert found["seconds_per_caption"].value == 0.5  # of the full batch, of two pictures at once
+    assert found["seconds_per_caption"].details == {"rows": 2, "machine": machine("cpu")}
 
 
 def test_a_cut_document_has_the_bytes_that_are_read_of_it() -> None:

@@ -36,6 +36,10 @@ MISTAKES = [
     ("curve x --values many", "--values is 'many', expected a list of float"),
     ("curve x --values 99999999999", "--values has 1e+11, expected at most 10,000 for --of nfe"),
     ("curve x --of guidance --values 5000", "--values has 5000, expected at most 1,000 for --of guidance"),
+    ("curve x --of batch --values 0", "--values has 0, expected whole numbers from 1 for --of batch"),
+    ("curve x --of batch --values 2.5", "--values has 2.5, expected whole numbers from 1 for --of batch"),
+    ("curve x --of batch --values 200000", "--values has 200000, expected at most 100,000 for --of batch"),
+    ("curve x --of batches", "--of is 'batches': did you mean 'batch'?"),
     ("curve dual_tower --out no/such", "no run in no/such"),
 ]
 
@@ -69,14 +73,7 @@ def test_guidance_one_is_always_among_the_values() -> None:
     assert values_of(CurveArguments(of="guidance", values=(3.0, 2.0, 3.0))) == (1.0, 2.0, 3.0)
     assert values_of(CurveArguments()) == (1, 2, 4, 8, 16, 32)
     assert 1.0 in values_of(CurveArguments(of="guidance"))
-
-
-@pytest.fixture
-def copy(micro_run: MicroRun, tmp_path: Path) -> Path:
-    """The run's own folder, whose record others read, copied."""
-    folder = tmp_path / "runs" / micro_run.folder.name
-    shutil.copytree(micro_run.folder, folder)
-    return folder
+    assert values_of(CurveArguments(of="batch")) == (1, 4, 16)
 
 
 @pytest.mark.slow

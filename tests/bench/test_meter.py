@@ -24,6 +24,7 @@ from bench.meter import (
     flops,
     flops_per_evaluation,
     flops_per_step,
+    machine,
     mfu,
     parameters,
     peak_flops,
@@ -83,6 +84,34 @@ def test_a_meter_goes_on_after_a_stop_with_a_warm_up_of_its_own(clock: Clock) ->
             clock.time += taken
             each.lap()
     assert second.laps == [(1.0, 1), (2.0, 1), (1.0, 1), (2.0, 1)] and second.seconds == 24.0
+
+
+def test_laps_of_another_machine_are_left_out_and_it_is_named(clock: Clock) -> None:
+    first, second = Meter(warmup=0, place="A, 1 thread"), Meter(warmup=0, place="B, 1 thread")
+    for each in (first, second):
+        if each is second:
+            second.restore(first.state())
+        each.start()
+        clock.time += 4.0
+        each.lap()
+    assert len(second.laps) == 1 and second.seconds == 8.0 and second.places == ["A, 1 thread", "B, 1 thread"]
+    third = Meter(warmup=0, place="A, 1 thread")
+    third.restore(second.state())
+    assert third.laps == [] and third.places == ["A, 1 thread", "B, 1 thread"]
+    third.restore({"laps": [], "seconds": 1.0})  # of before there were places
+    assert third.places == ["A, 1 thread"]
+
+
+def test_a_machine_is_its_accelerator_processor_threads_and_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "cpu_name", lambda: "AMD EPYC 9B14")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert machine() == "AMD EPYC 9B14, 1 thread"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    assert machine("cuda") == "NVIDIA H200, AMD EPYC 9B14, 16 threads"
+    assert machine("cpu", 2) == "2 x AMD EPYC 9B14, 16 threads"
+    found = module.taken(Estimate.counted(1.0, unit="J", source="NVML"), "A")
+    assert found.details == {"source": "NVML", "machine": "A"} and found.value == 1.0
 
 
 def test_no_lap_after_the_warm_up_is_missing_with_its_reason() -> None:

@@ -87,6 +87,8 @@ def test_what_batches_made_and_spent_is_joined() -> None:
     assert drawn.first is not None  # those of a batch without any redraw are its pictures
     assert torch.equal(drawn.first[:2], drawn.latents[:2]) and torch.equal(drawn.first[2], drawn.latents[2] + 1)
     assert draw(approach, prompts[:2], sampling, shape=(4, 8, 8), seed=0, batch=2).first is None
+    alone = draw(approach, prompts[1:2], sampling, shape=(4, 8, 8), seed=0, batch=1, first=1)
+    assert torch.equal(alone.latents[0], drawn.latents[1])  # its own noise, whoever is drawn with it
 
 
 def test_every_round_of_a_prompt_has_noise_of_its_own() -> None:

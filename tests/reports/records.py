@@ -120,6 +120,11 @@ def curves_of(place: int) -> dict[str, Any]:
             {"images": 32_000.0 / share, "pictures": 512.0, "fd_efficientnet_lite0": 9.0 + share}
             for share in (4, 2, 1)
         ),
+        "batch": tuple(
+            {"batch": float(n), "pictures_per_second": 9.0 * n**0.5, "seconds_per_batch": n**0.5 / 9,
+             "seconds_per_batch_p90": n**0.5 / 8, "seconds_per_batch_slowest": n**0.5 / 7, "repeats": 7.0}
+            for n in (1, 4, 16)
+        ),
     }  # fmt: skip
 
 
@@ -138,6 +143,7 @@ def record_of(approach: str, *, seed: int = 0, **changes: Any) -> Record:
             "commit": {"id": "0123abcd", "dirty": seed == 0, "reason": ""},
             "packages": {"torch": "2.13.0"},
             "cpu": "a <processor>",
+            "curves": {"batch": {"machine": "a <processor>, 1 thread"}},
             "key": {"config": f"c{seed}", "sources": "s", "data": "d"},
         },
         "budgets": Budgets(

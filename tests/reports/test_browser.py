@@ -93,7 +93,7 @@ def test_it_is_shown_whole_and_in_silence(driver: Any, page: str, width: int, sc
     figures = driver.execute_script(
         "return [...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect().height)"
     )
-    assert len(figures) == 8 and all(height > 100 for height in figures)
+    assert len(figures) == 9 and all(height > 100 for height in figures)
     ground = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert ground == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 23, 27)"}[scheme]
 

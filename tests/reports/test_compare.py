@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from metrics.statistics import Estimate
 from reports.compare import Line, _corrected, _fallen, comparison
 from reports.gather import Gathered, Run
 from reports.schema import Budgets
@@ -48,3 +49,19 @@ def test_a_count_is_exact_beside_its_own_and_level_within_a_percent_beside_anoth
     assert word("modular", "modular", 1.001e12) == "worse"
     assert word("modular", "projection", 1.001e12) == "not told apart"
     assert word("modular", "projection", 1.02e12) == "worse"
+
+
+def test_times_with_another_batch_are_not_compared_and_lost_where_they_were_named(tmp_path: Path) -> None:
+    sides = []
+    for rows, value in ((36, 0.01), (4, 0.03)):
+        told = {"rows": rows, "machine": "A, 1 thread"}
+        spent = Estimate(value=value, low=value, high=value, n=9, unit="s", better="lower", details=told)
+        record = record_of("modular", metrics={"seconds_per_image": spent})
+        sides.append(write_run(tmp_path / f"{rows}", record, pictures=False))
+    (named,) = comparison(sides[:1], sides[1:], ["seconds_*"]).lines
+    assert (named.word, named.reason) == ("not comparable", "taken with 36 and with 4 rows a batch")
+    assert named.counts and named.lost
+    unnamed = next(x for x in comparison(sides[:1], sides[1:]).lines if x.metric == "seconds_per_image")
+    assert unnamed.word == "not comparable" and not unnamed.counts
+    (same,) = comparison(sides[:1], sides[:1], ["seconds_*"]).lines
+    assert same.word == "not told apart"

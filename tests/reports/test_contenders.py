@@ -187,3 +187,59 @@ def test_two_readings_of_a_counter_are_not_told_apart_where_clocks_are_judged():
     a, b = (contender(n, x=Estimate.counted(v, unit="bytes", better="lower")) for n, v in (("a", 1.0), ("b", 2.0)))
     found = compare(a, b, "x")
     assert found is not None and found.word == Judge(clocks=True).word(a, b, "x") == "not told apart"
+
+
+def clocked(value: float, unit: str = "s", **details: Any) -> Estimate:
+    return Estimate(value=value, low=value - 0.1, high=value + 0.1, n=9, unit=unit, better="lower", details=details)
+
+
+@pytest.mark.parametrize("unit", ["s", "1/s", "bytes", "J", "share of peak"])
+@pytest.mark.parametrize(
+    ("told", "other", "why"),
+    [
+        ({"rows": 4}, {"rows": 36}, "taken with 4 and with 36 rows a batch"),
+        ({"machine": "A, 1 thread"}, {"machine": "A, 2 threads"}, "taken on A, 1 thread and on A, 2 threads"),
+        ({"machine": "A", "rows": 4}, {"machine": "B", "rows": 4}, "taken on A and on B"),
+        ({}, {"machine": "B", "rows": 4}, ""),  # a record of before: as it was
+        ({"machine": "A", "rows": 4}, {"machine": "A", "rows": 4}, ""),
+    ],
+)
+def test_clocks_are_compared_where_they_were_read_alike(
+    unit: str, told: dict[str, Any], other: dict[str, Any], why: str
+):
+    a, b = contender("a", x=clocked(1.0, unit, **told)), contender("b", x=clocked(2.0, unit, **other))
+    assert unlike(a, b, "x") == why
+    assert Judge(clocks=True).word(a, b, "x") == ("" if why else "better")
+
+
+def test_what_no_clock_gave_is_compared_whatever_it_was_counted_on():
+    a, b = (contender(n, x=clocked(v, "", machine=n, rows=v)) for n, v in (("a", 1.0), ("b", 2.0)))
+    assert unlike(a, b, "x") == "" and Judge().word(a, b, "x") == "better"
+
+
+def over_seeds(*estimates: Estimate) -> Any:
+    return contender("way", *(record_of("modular", seed=s, metrics={"x": each}) for s, each in enumerate(estimates)))
+
+
+def test_clocks_of_several_machines_have_no_mean():
+    a, b = (clocked(value, machine=on, rows=4) for value, on in ((1.0, "A"), (2.0, "B")))
+    mixed = over_seeds(a, b)
+    assert mixed.metrics["x"].value is None and mixed.metrics["x"].better == "lower"
+    assert mixed.metrics["x"].reason == "its seeds were taken on A and on B: such have no mean"
+    assert compare(mixed, over_seeds(a, a), "x") is None
+    rows = over_seeds(a, clocked(2.0, machine="A", rows=8)).metrics["x"]
+    assert rows.reason == "its seeds were taken with 4 and with 8 rows a batch: such have no mean"
+    alike = over_seeds(a, clocked(2.0, machine="A", rows=4)).metrics["x"]
+    assert alike.value == 1.5 and (alike.details["machine"], alike.details["rows"]) == ("A", 4)
+    before = over_seeds(clocked(1.0), b)  # the one that says it says it for all
+    assert before.metrics["x"].value == 1.5 and unlike(before, over_seeds(a, a), "x") == "taken on B and on A"
+
+
+def test_training_s_clock_says_where_it_ran():
+    here, there = (
+        contender(name, record_of("modular", provenance={"machine": name}, seconds={"train": 60.0}))
+        for name in ("A, then B", "A")
+    )
+    assert unlike(here, there, "training_seconds") == "taken on A, then B and on A"
+    before = contender("way", record_of("modular", seconds={"train": 60.0}))
+    assert unlike(here, before, "training_seconds") == ""

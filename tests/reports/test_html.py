@@ -85,7 +85,7 @@ def test_headings_tables_pictures_and_figures_are_named(tree: Any):
         assert all(th.get("scope") in ("col", "row") for th in all_of(table, "th"))
     assert all(img.get("alt") for img in all_of(tree, "img"))
     svg = [e for e in tree.iter() if str(e.tag).endswith("}svg")]
-    assert len(svg) == 8 and all(e.get("role") == "img" and e.get("aria-labelledby") for e in svg)
+    assert len(svg) == 9 and all(e.get("role") == "img" and e.get("aria-labelledby") for e in svg)
     boxes = [e for e in all_of(tree, "div") if e.get("class") == "box"]
     assert all(e.get("tabindex") == "0" and e.get("role") == "region" and e.get("aria-label") for e in boxes)
     assert len(boxes) == len(list(all_of(tree, "table")))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports import curves, plots, svg
+from reports import curves, plots, svg, throughput
 from reports.claims import order
 from reports.contenders import Contender, contenders
 from reports.figures import Plot, folded
@@ -40,7 +40,7 @@ def test_the_front_is_what_nobody_beats(points: list[tuple[float, float]]):
 
 
 def test_every_figure_of_the_issue_is_drawn(drawn: dict[str, Plot]):
-    assert set(drawn) == {"plane", "nfe", "guidance", "images", "compute", "losses", "costs", "documents"}
+    assert set(drawn) == {"plane", "nfe", "guidance", "images", "batch", "compute", "losses", "costs", "documents"}
     for plot in drawn.values():
         assert plot.text and not plot.reason
         assert plot.question.endswith("?")
@@ -152,6 +152,51 @@ def test_evaluations_are_those_that_were_spent_redraws_among_them():
         contenders([Run(record=record_of(APPROACHES[0], curves={"nfe": rows}), folder=Path("x"))], order())
     )
     assert [row[1] for row in plot.table[1:]] == ["6", "12"]
+
+
+ROW = {"batch": 4.0, "pictures_per_second": 8.0, "pictures_per_second_low": 5.0, "pictures_per_second_high": 10.0,
+       "seconds_per_batch": 0.5, "seconds_per_batch_low": 0.4, "seconds_per_batch_high": 0.8,
+       "seconds_per_batch_p90": 0.7, "repeats": 7.0}  # fmt: skip
+
+
+def timed(seed: int, machine: str, **more: float) -> Run:
+    told = {"curves": {"batch": {"machine": machine}}} if machine else {}
+    record = record_of(APPROACHES[0], seed=seed, curves={"batch": ({**ROW, **more},)}, provenance=told)
+    return Run(record=record, folder=Path("x"))
+
+
+def test_drawing_by_batch_is_a_line_and_a_table_of_one_machine():
+    with svg.style():
+        plot = throughput.by_batch(contenders([timed(0, "A, 1 thread", seconds_per_batch_slowest=0.9)], order()))
+    assert plot.table[1] == (APPROACHES[0], "4", "8 [5, 10]", "0.5 [0.4, 0.8]", "0.7", "0.9 (of 7)", "–", "–")
+    assert plot.note.startswith("Taken on A, 1 thread. From words to pixels") and "pictures a batch" in plot.text
+    more = {"seconds_per_batch_p99": 0.85, "peak_memory_bytes": 3e6, "joules_per_picture": 2.0}
+    cells = throughput.by_batch(contenders([timed(0, "A, 1 thread", **more)], order())).table[1]
+    assert cells[-3:] == ("0.85 (99% within)", "3 MB", "2")
+
+
+def test_rows_of_several_machines_are_in_no_mean_and_in_no_line_together():
+    group = contenders(
+        [timed(0, "A, 1 thread"), timed(1, "B, 1 thread", pictures_per_second=80.0), timed(2, "A, 1 thread")], order()
+    )
+    with svg.style():
+        plot = throughput.by_batch(group)
+    assert {row[0]: row[2] for row in plot.table[1:]} == {
+        f"{APPROACHES[0]}, on A, 1 thread": "8",  # the mean of two seeds
+        f"{APPROACHES[0]}, on B, 1 thread": "80 [5, 10]",
+    }
+    assert "Taken on A, 1 thread and B, 1 thread: compare lines of one machine alone." in plot.note
+    assert f"Of seed 1 alone: {APPROACHES[0]}, on B, 1 thread." in plot.note
+    words = {"".join(text.itertext()) for text in ElementTree.fromstring(plot.text).iter() if text.tag.endswith("text")}
+    assert any("on B, 1 thread" in word for word in words)
+    assert throughput.UNNAMED in throughput.by_batch(contenders([timed(0, "")], order())).note
+    apart = contenders([timed(0, "A, 1 thread"), timed(1, "A, 1 thread", batch=16.0)], order())
+    assert "timed with all seeds" in throughput.by_batch(apart).reason
+
+
+def test_a_page_does_not_miss_a_curve_that_few_ask_for():
+    alone = contenders([Run(record=record_of(APPROACHES[0], curves={}), folder=Path("x"))], order())
+    assert "batch" not in {plot.name for plot in plots.plots(alone)}
 
 
 def test_contenders_are_told_apart_without_colour():

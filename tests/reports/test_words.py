@@ -252,3 +252,20 @@ def test_who_was_measured_otherwise_is_neither_level_nor_behind():
 
 def test_a_twentieth_of_the_pairs_is_expected_by_chance():
     assert "by chance alone about 2 would be" in said_of(Looks(pairs=40, apart=3, left=()))
+
+
+def test_costs_of_several_machines_are_told_as_such():
+    def way(label: str, value: float, machine: str) -> Contender:
+        told = {"machine": machine} if machine else {}
+        spent = Estimate(value=value, low=value, high=value, n=9, unit="s", better="lower", details=told)
+        return contender(label, seconds_per_image=spent)
+
+    unlike = [way("a", 1.0, "A, 1 thread"), way("b", 2.0, "B, 1 thread")]
+    (answer,) = [each for each in answers(unlike, Judge()) if each.question == "Costs"]
+    assert answer.words.endswith("2 [2, 2] s (b), taken on A, 1 thread and on B, 1 thread: not comparable.")
+    said = "Not compared, because they were taken on A, 1 thread and on B, 1 thread: time per picture."
+    assert said in marks_of_honesty(unlike, Gathered(runs=()), Judge())
+    alike = [way("a", 1.0, "A, 1 thread"), way("b", 2.0, "A, 1 thread"), way("c", 2.0, "")]
+    (answer,) = [each for each in answers(alike, Judge()) if each.question == "Costs"]
+    assert "not comparable" not in answer.words
+    assert not any("Not compared" in sentence for sentence in marks_of_honesty(alike, Gathered(runs=()), Judge()))
