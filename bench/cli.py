@@ -13,12 +13,15 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import __version__
 from bench.errors import UserError, nearest
 from bench.files import REFUSALS
 from bench.registry import at
+
+if TYPE_CHECKING:
+    from bench.parsing import Parsed
 
 PROGRAM = "python -m bench"
 
@@ -237,6 +240,14 @@ def _dispatch(words: list[str]) -> int:
 
 def _call(name: str, verb: Verb, words: list[str]) -> int:
     from bench.console import Console
+
+    parsed = judged(name, verb, words)
+    target: Callable[..., int] = at(verb.target)
+    return target(parsed.arguments, parsed.config, Console(as_json=getattr(parsed.arguments, "json", False)))
+
+
+def judged(name: str, verb: Verb, words: Sequence[str]) -> Parsed:
+    """What the words behind a verb mean. UserError on a mistake in them, before the verb's own module is imported."""
     from bench.parsing import parse
     from bench.validation import check_bounds, check_names, validate
 
@@ -248,8 +259,7 @@ def _call(name: str, verb: Verb, words: list[str]) -> int:
         check_names(parsed.config)
     if verb.check:
         at(verb.check)(parsed.arguments, parsed.config)
-    target: Callable[..., int] = at(verb.target)
-    return target(parsed.arguments, parsed.config, Console(as_json=getattr(parsed.arguments, "json", False)))
+    return parsed
 
 
 def _first_line(error: BaseException) -> str:

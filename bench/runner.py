@@ -83,10 +83,13 @@ def main(arguments: RunArguments, config: Config, console: Console) -> int:
     return exit_code(ended) or (MISTAKE if busy else DONE)
 
 
-def plan(arguments: RunArguments, config: Config, console: Console) -> Iterator[store.Request]:
+def plan(
+    arguments: RunArguments, config: Config, console: Console, command: tuple[str, ...] = ()
+) -> Iterator[store.Request]:
     """The runs asked for, every approach with every seed; each is made out when its turn comes, from the sources as
-    they are then. UserError where data or weights can't be had."""
-    command = ("python", "-m", "bench", *sys.argv[1:])
+    they are then. command: the words that ask for them, by default this process's. UserError where data or weights
+    can't be had."""
+    command = command or ("python", "-m", "bench", *sys.argv[1:])
     found = contents(config, console.info)  # the same for every seed
     for seed in range(config.seed, config.seed + arguments.seeds):
         own = replace(config, seed=seed)

@@ -85,6 +85,7 @@ TORCH_FREE = frozenset(
         "bench.clean_arguments",
         "bench.clean",
         "bench.store",
+        "bench.notebook",
         "bench.runner",
         "bench.worker",
         "bench.errors",
