@@ -77,6 +77,7 @@ TORCH_FREE = frozenset(
         "bench.known_shapes",
         "bench.launch",
         "bench.hands_on_arguments",
+        "bench.prompt_file",
         "bench.plan_arguments",
         "bench.plan",
         "bench.budget",
