@@ -66,6 +66,11 @@ def check_data(config: DataConfig) -> None:
     # A font that the user names stands in for the machine's.
     if (obstacle := entry.obstacle()) and not (config.name == "emoji" and config.path):
         raise UserError(f"dataset '{config.name}' can't run here: {obstacle}")
+    check_path(config)
+
+
+def check_path(config: DataConfig) -> None:
+    """UserError on a path that a config's dataset does not read, or that leads nowhere."""
     if judge := PATHS.get(config.name):
         judge(config.path)
 
