@@ -31,6 +31,9 @@ def run(
     as {"data.path": "mine", "train.amount": 40}. Both are judged as on the command line.
     bench.errors.UserError with the command line's sentence, or with the run's reason where it fails.
     """
+    from bench.shadows import check_ours
+
+    check_ours()
     from bench import notebook
 
     folder = notebook.run(
@@ -45,6 +48,9 @@ def load(run: str | Path, out: str | Path = "runs") -> Trained:
     run: its folder, the beginning of its name or key, or an approach's name for its latest, under `out`.
     bench.errors.UserError, which suggests the nearest, where there is none.
     """
+    from bench.shadows import check_ours
+
+    check_ours()
     from bench import hands_on
 
     return hands_on.load(run, out)

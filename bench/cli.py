@@ -19,6 +19,7 @@ from bench import __version__
 from bench.errors import UserError, nearest
 from bench.files import REFUSALS
 from bench.registry import at
+from bench.shadows import check_ours
 
 if TYPE_CHECKING:
     from bench.parsing import Parsed
@@ -168,6 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
+        check_ours()
         code = _dispatch(words)
         sys.stdout.flush()
         return code

@@ -30,7 +30,7 @@ from metrics.statistics import Estimate
 from reports import schema
 from reports.schema import Record
 
-WORKER = (sys.executable, "-m", "bench.worker")
+WORKER = (sys.executable, "-P", "-m", "bench.worker")  # -P: from the path given, not from where it is started
 PATIENCE = 20.0  # seconds that an interrupted worker may take to end by itself
 COLUMNS = 4  # runs side by side in a table
 MAIN = (
@@ -144,7 +144,7 @@ def make(folder: Path) -> None:
 def _work(folder: Path, console: Console) -> int:
     """Run the worker and wait for it; its exit code, below zero the signal that ended it."""
     # The same modules as here, whatever put them on the path.
-    surroundings = {**launch.for_worker(os.environ), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    surroundings = {**launch.for_worker(os.environ), "PYTHONPATH": launch.search_path()}
     words = [*WORKER, str(folder), *(["--json"] if console.as_json else [])]
     before = oom_kills()
     # The worker ends when its standard input does: the system closes that with this process, however it dies.

@@ -85,6 +85,7 @@ TORCH_FREE = frozenset(
         "bench.published",
         "bench.clean_arguments",
         "bench.clean",
+        "bench.shadows",
         "bench.store",
         "bench.notebook",
         "bench.runner",
