@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from bench import runner, store
+from bench import launch, runner, store
 from bench.array_arguments import ArrayArguments, jobs_folder, points
 from bench.config import Config, to_json
 from bench.console import Console
@@ -161,7 +161,8 @@ def _executor(arguments: ArrayArguments) -> Any:
     from submitit import AutoExecutor
 
     # The same modules as here, whatever put them on the path.
-    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    os.environ["PYTHONPATH"] = launch.search_path()
+    os.environ["PYTHONSAFEPATH"] = "1"  # and not what lies where a job is started
     place = jobs_folder(arguments.out).resolve()
     executor = AutoExecutor(folder=place, cluster=arguments.executor, slurm_max_num_timeout=TIMES)
     wishes: dict[str, Any] = {"timeout_min": arguments.minutes, "name": "draw-bench"}

@@ -13,12 +13,16 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import __version__
 from bench.errors import UserError, nearest
 from bench.files import REFUSALS
 from bench.registry import at
+from bench.shadows import check_ours
+
+if TYPE_CHECKING:
+    from bench.parsing import Parsed
 
 PROGRAM = "python -m bench"
 
@@ -171,6 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
+        check_ours()
         code = _dispatch(words)
         sys.stdout.flush()
         return code
@@ -245,6 +250,14 @@ def _dispatch(words: list[str]) -> int:
 
 def _call(name: str, verb: Verb, words: list[str]) -> int:
     from bench.console import Console
+
+    parsed = judged(name, verb, words)
+    target: Callable[..., int] = at(verb.target)
+    return target(parsed.arguments, parsed.config, Console(as_json=getattr(parsed.arguments, "json", False)))
+
+
+def judged(name: str, verb: Verb, words: Sequence[str]) -> Parsed:
+    """What the words behind a verb mean. UserError on a mistake in them, before the verb's own module is imported."""
     from bench.parsing import parse
     from bench.validation import check_bounds, check_names, validate
 
@@ -256,8 +269,7 @@ def _call(name: str, verb: Verb, words: list[str]) -> int:
         check_names(parsed.config)
     if verb.check:
         at(verb.check)(parsed.arguments, parsed.config)
-    target: Callable[..., int] = at(verb.target)
-    return target(parsed.arguments, parsed.config, Console(as_json=getattr(parsed.arguments, "json", False)))
+    return parsed
 
 
 def _first_line(error: BaseException) -> str:

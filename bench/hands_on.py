@@ -14,17 +14,18 @@ from PIL import Image
 from approaches.base import Approach, Capability, Prompt
 from approaches.shared.decoding import Start, decode
 from approaches.shared.randomness import generator
-from bench import store
+from bench import prompt_file, store
 from bench.assembly import open_trained
 from bench.config import Config
 from bench.console import Console
 from bench.data import pictures
 from bench.errors import UserError
 from bench.files import atomic_path
-from bench.hands_on_arguments import CaptionArguments, CompleteArguments, GenerateArguments, OnRun
+from bench.hands_on_arguments import CaptionArguments, CompleteArguments, GenerateArguments, OnRun, place
 from bench.preview import sheet
 from bench.sampler import Sampling, draw
 
+GRID = 400  # pictures that a page still shows
 Picture = Image.Image | NDArray[np.uint8] | Path | str
 
 
@@ -147,22 +148,26 @@ def as_array(image: Picture, size: int) -> NDArray[np.uint8]:
 
 
 def generate(arguments: GenerateArguments, config: Config, console: Console) -> int:
-    """Write grid.png and a file a picture into --to; 0."""
-    trained = _opened(arguments, console)
-    words = [prompt for prompt in arguments.prompts for _ in range(arguments.count)]
-    _tell_cut(trained, arguments.prompts, console)
+    """Write a file a picture, grid.png of the first GRID and a list of all into a folder; 0."""
+    asked = [*arguments.texts, *([] if arguments.prompts is None else prompt_file.read(arguments.prompts))]
+    trained, to = _opened(arguments, console), place(arguments)
+    words = [prompt for prompt in asked for _ in range(arguments.count)]
+    _tell_cut(trained, asked, console)
     drawn = trained.generate(words, seed=arguments.seed, nfe=arguments.nfe, guidance=arguments.guidance)
-    paths = [arguments.to / f"{number:03}.png" for number in range(len(drawn))]
+    paths = [to / f"{number:03}.png" for number in range(len(drawn))]
     for path, image in zip(paths, drawn, strict=True):
         _save(path, image)
-    grid = arguments.to / "grid.png"
-    _save(grid, sheet([[np.asarray(image)] for image in drawn], words))
+    grid = to / "grid.png"
+    _save(grid, sheet([[np.asarray(image)] for image in drawn[:GRID]], words[:GRID]))
+    listed = prompt_file.write(to, paths, words, seed=arguments.seed, count=arguments.count)
     if console.as_json:
         files: list[dict[str, Any]] = [{"prompt": p, "path": str(f)} for p, f in zip(words, paths, strict=True)]
-        console.emit({"run": trained.folder.name, "grid": str(grid), "pictures": files})
+        found = {"run": trained.folder.name, "grid": str(grid), "metadata": str(listed), "pictures": files}
+        console.emit(found)
     else:
         made = "1 picture" if len(paths) == 1 else f"{len(paths)} pictures"
-        console.info(f"{trained.folder.name}: {made} in {arguments.to}, all of them on {grid}")
+        shown = "all of them" if len(paths) <= GRID else f"the first {GRID}"
+        console.info(f"{trained.folder.name}: {made} in {to}, {shown} on {grid}")
     return 0
 
 

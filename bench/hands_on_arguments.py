@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from bench import store
+from bench import prompt_file, store
 from bench.config import Config
 from bench.errors import UserError
 from bench.files import whole_characters
 from bench.ranges import Range, Seed
 
 PLACE: dict[str, Any] = {"positional": True}
+DRAWN = "drawn"
+OF_GENERATE = re.compile(r"grid\.png|\d{3,}\.png|metadata\.(jsonl|csv)")
+"""Names of files that `generate` writes, and of what would stand beside its metadata.jsonl."""
 RUN = "an approach, a run's folder, or the beginning of its name or key"
 
 
@@ -36,16 +41,20 @@ class OnRun:
 class GenerateArguments(OnRun):
     """Draw pictures from words with a trained run, and save them as one grid and one file each."""
 
-    prompts: Positional[Annotated[tuple[str, ...], arg(metavar="PROMPT...")]] = field(default=(), metadata=PLACE)
+    texts: Positional[Annotated[tuple[str, ...], arg(metavar="PROMPT...")]] = field(default=(), metadata=PLACE)
     """What to draw."""
+    prompts: Path | None = None
+    """More of it from a file: .txt with a prompt a line, or .jsonl with a field prompt, text or caption; - reads lines
+    from standard input."""
     nfe: Annotated[int, Range(1, 10_000)] | None = None
     """Network evaluations a picture; the run's own number by default."""
     guidance: Annotated[float, Range(0, 1000)] | None = None
     """Classifier-free guidance scale, 1 is none; the run's own by default."""
     count: Annotated[int, Range(1, 10_000)] = 1
     """Pictures a prompt, each from noise of its own."""
-    to: Path = Path("drawn")
-    """Folder that receives grid.png and the pictures."""
+    to: Path | None = None
+    """Folder that receives the pictures, grid.png and metadata.jsonl, as --data.name folder reads it; by default drawn,
+    or where that has pictures drawn-2, and so on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +80,43 @@ class CompleteArguments(OnRun):
 
 
 def check_generate(arguments: GenerateArguments, config: Config) -> None:
-    """UserError where there is nothing to draw, or no such done run."""
-    _check_run(arguments, "generate", arguments.prompts, '"PROMPT"')
-    if arguments.to.exists() and not arguments.to.is_dir():
-        raise UserError(f"--to {arguments.to} is a file, expected a folder")
+    """UserError where there is nothing to draw, no such done run, or --to has pictures that an earlier command drew:
+    they would be lost, or pass for these."""
+    asked = arguments.texts if arguments.prompts is None else (*arguments.texts, arguments.prompts)
+    _check_run(arguments, "generate", asked, '"PROMPT" or --prompts FILE')
+    for text in arguments.texts:
+        if text == prompt_file.STDIN or text.startswith("@"):
+            file = text.removeprefix("@") or "FILE"
+            raise UserError(f"'{text}' is no prompt, expected words: a file's prompts are drawn by --prompts {file}")
+    if arguments.prompts is not None:
+        prompt_file.check(arguments.prompts)
+    if arguments.to is not None:
+        if arguments.to.exists() and not arguments.to.is_dir():
+            raise UserError(f"--to {arguments.to} is a file, expected a folder")
+        if found := earlier(arguments.to):
+            raise UserError(
+                f"--to {arguments.to} holds {found}, which an earlier command may have drawn: name another folder, or "
+                "remove what is in it"
+            )
+
+
+def place(arguments: GenerateArguments) -> Path:
+    """The folder that receives the pictures: --to, or the first of drawn, drawn-2 and so on that has none."""
+    if arguments.to is not None:
+        return arguments.to
+    folders = (Path(f"{DRAWN}-{number}" if number > 1 else DRAWN) for number in itertools.count(1))
+    return next(folder for folder in folders if not _taken(folder))
+
+
+def _taken(folder: Path) -> bool:
+    return bool(earlier(folder)) if folder.is_dir() else folder.exists()
+
+
+def earlier(folder: Path) -> str:
+    """The name of a file in a folder that `generate` would write over, or that an earlier one has left; "" where there
+    is none."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return next((name for name in names if OF_GENERATE.fullmatch(name)), "")
 
 
 def check_caption(arguments: CaptionArguments, config: Config) -> None:

@@ -18,7 +18,7 @@ from bench.config import Config, from_values
 from bench.console import Console
 from bench.data.folder import rows_of
 from bench.data.loose import Files, Loose, look, named
-from bench.data.sources import has_metadata
+from bench.data.sources import has_captions
 from bench.errors import UserError
 from bench.exits import DONE
 from bench.files import write_json
@@ -42,7 +42,7 @@ NULL = (
     "pictures judged against the same {rest}. These two have the same n, so compare them with each other"
 )
 NO_REFERENCE = "no --reference was given"
-NO_CAPTIONS = "the pictures have no captions: no metadata.jsonl or metadata.csv in their folder names them"
+NO_CAPTIONS = "the pictures have no captions: no metadata in their folder names them, and no .txt stands beside them"
 OWN_CLIP = "this CLIP was trained on coloured shapes and emoji: for other pictures take --clip, as ViT-B-32/openai"
 
 
@@ -65,7 +65,7 @@ def main(arguments: JudgeArguments, config: Config, console: Console) -> int:
     if reference is None and not drawn.captions:
         raise UserError(
             f"there is nothing to judge {arguments.drawn} by: expected --reference FOLDER of real pictures, or "
-            "captions in its metadata.jsonl or metadata.csv"
+            "captions in its metadata.jsonl or metadata.csv, or in a NAME.txt beside NAME.png"
         )
     own = _looked(drawn, console)
     real = None if reference is None else _looked(reference, console)
@@ -95,12 +95,12 @@ def _given(folder: Path, part: Literal["drawn", "true"]) -> Given:
     files = named(folder)
     if not files:
         raise UserError(f"no pictures in {folder}, expected png, jpg, webp or bmp files, in sub-folders too")
-    if part == "true" or not has_metadata(folder):
+    if part == "true" or not has_captions(folder):
         return Given(where=str(folder), files=files)
     exclusions: Counter[str] = Counter()
     told = {row.name: row.captions[0] for row in rows_of(str(folder), exclusions) if row.captions}
     exclusions["caption of no picture here"] += len(told.keys() - files.keys())
-    notes = (f"metadata of {folder}: {count} x {reason}" for reason, count in exclusions.items() if count)
+    notes = (f"captions of {folder}: {count} x {reason}" for reason, count in exclusions.items() if count)
     captions = {name: text for name, text in told.items() if name in files}
     return Given(where=str(folder), files=files, captions=captions, notes=tuple(notes))
 

@@ -21,7 +21,7 @@ DRAWN = "a folder of pictures, or a run's folder"
 @dataclass(frozen=True, kw_only=True)
 class JudgeArguments:
     """Measure pictures that anybody made, without training: how near they are to real ones (--reference), and to the
-    captions that metadata.jsonl or metadata.csv in their folder gives them, as --data.name folder reads it. Every
+    captions that metadata or .txt files in their folder give them, as --data.name folder reads these. Every
     picture under the folder counts, in the order of names. It stays at its own size, and the extractor resizes it, as
     torch-fidelity does; of one that is not square the middle square is taken, where torch-fidelity squeezes it. Of a
     run's folder the drawn pictures that it kept are judged, with their captions, against the true ones that it kept."""

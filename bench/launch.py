@@ -5,6 +5,7 @@ What the launcher says is read from the environment that all of them set."""
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -58,6 +59,11 @@ def for_worker(surroundings: Mapping[str, str]) -> dict[str, str]:
         for name, value in surroundings.items()
         if name == "ACCELERATE_USE_CPU" or not (name in RANKS or name.startswith("ACCELERATE_"))
     }
+
+
+def search_path() -> str:
+    """Where this process looks for modules, as PYTHONPATH says it to others."""
+    return os.pathsep.join(path or os.getcwd() for path in sys.path)
 
 
 def record() -> dict[str, object]:

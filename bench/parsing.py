@@ -56,7 +56,7 @@ def parse(kind: type[Any], words: Sequence[str], *, verb: str, program: str, con
     import tyro
 
     words = spelled_out(words, {flag for flag, _ in flags_of(kind)}) if configured else words
-    base = _base(words) if configured else Config()
+    base = base_of(words) if configured else Config()
     if hasattr(kind, "of_words"):
         kind = kind.of_words(words, base)
     common = ConfiguredCommon if configured else Common
@@ -135,7 +135,7 @@ def flags_of(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"--{prefix}{negated}{item.name}".replace("_", "-"), hint
 
 
-def _base(words: Sequence[str]) -> Config:
+def base_of(words: Sequence[str]) -> Config:
     """The config that a command line starts from, before its own fields are set."""
     name, file = last_values(words, "--preset"), last_values(words, "--config")
     if name and file:

@@ -33,7 +33,10 @@ class PlanArguments(RunArguments):
 
 
 def check(arguments: PlanArguments, config: Config) -> None:
-    """UserError on an unknown approach or kind of GPU, or a run that is not there. Data and weights need not be."""
+    """UserError on an unknown approach or kind of GPU, or a run that is not there. Data and weights need not be named;
+    paths that are must be ones that `run` could read."""
+    from bench.data import catalogue, text
+
     chosen(arguments.approach)
     if not arguments.approach:
         raise UserError("--approach names none, expected one or more, or all")
@@ -41,3 +44,6 @@ def check(arguments: PlanArguments, config: Config) -> None:
         raise UserError(f"--gpu is '{arguments.gpu}': {nearest(arguments.gpu, (*KINDS, HERE))}")
     if arguments.measured:
         store.find(arguments.measured, arguments.out)
+    if config.data.path is not None:
+        catalogue.check_path(config.data)
+    text.check_path(config.text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,8 +34,7 @@ def main(arguments: PreviewArguments, config: Config, console: Console) -> int:
 
         codec = LatentCodec.load(config.model.vae)
     for name in arguments.shown(config):
-        data = replace(config.data, name=name, path=None if name == "shapes" else config.data.path)
-        dataset = open_dataset(data, "validation")
+        dataset = open_dataset(arguments.data(name, config), "validation")
         samples = dataset.first(arguments.count)
         images = np.stack([sample.image for sample in samples])
         captions = [sample.caption for sample in samples]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from bench.config import Config
+from bench.config import Config, DataConfig
 from bench.errors import UserError
 from bench.ranges import Range
 
@@ -30,20 +30,25 @@ class PreviewArguments:
             return self.datasets
         return ("shapes", "emoji") if config.data.path is None else (config.data.name,)
 
+    def data(self, name: str, config: Config) -> DataConfig:
+        """The config of a dataset that is shown. The world of shapes reads no path: one that is given beside others is
+        theirs."""
+        path = None if name == "shapes" and self.shown(config) != ("shapes",) else config.data.path
+        return replace(config.data, name=name, path=path)
+
 
 def check(arguments: PreviewArguments, config: Config) -> None:
-    """UserError where a sheet can't be made here."""
-    from dataclasses import replace
-
+    """UserError where a sheet can't be made here, or nothing reads a path that is given."""
     from bench.data.catalogue import check_data
+    from bench.data.text import check_path
 
     if arguments.datasets == ():
         raise UserError("--datasets names none, expected one or more")
     if arguments.out.exists() and not arguments.out.is_dir():
         raise UserError(f"--out {arguments.out} is a file, expected a folder")
     for name in arguments.shown(config):
-        # The world of shapes reads no path; a path in the config is another dataset's.
-        check_data(replace(config.data, name=name, path=None if name == "shapes" else config.data.path))
+        check_data(arguments.data(name, config))
+    check_path(config.text)  # no text is shown; but who mistypes its path is told so here as by `run`
     if arguments.vae:
         from approaches.shared.sources import resolve
 

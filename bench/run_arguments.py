@@ -125,7 +125,7 @@ def check(arguments: RunArguments, config: Config) -> None:
     """UserError where a run can't be done here: data, text or models that are missing, a picture that does not divide
     into latents and patches, an unwritable folder."""
     from bench.data.catalogue import check_data
-    from bench.data.text import check_text
+    from bench.data.text import check_path, check_text
 
     launch.check(chosen(arguments.approach), arguments.seeds)
     if not arguments.approach:
@@ -137,6 +137,7 @@ def check(arguments: RunArguments, config: Config) -> None:
             raise UserError(f"approach '{name}' can't run here: {obstacle}")
     check_data(config.data)
     check_text(config.text)
+    check_path(config.text)
     _check_judges(config)
     _check_shape(config)
 

@@ -31,7 +31,7 @@ from metrics.statistics import Estimate
 from reports import schema
 from reports.schema import Record
 
-WORKER = (sys.executable, "-m", "bench.worker")
+WORKER = (sys.executable, "-P", "-m", "bench.worker")  # -P: from the path given, not from where it is started
 PATIENCE = 20.0  # seconds that an interrupted worker may take to end by itself
 COLUMNS = 4  # runs side by side in a table
 MAIN = (
@@ -84,10 +84,13 @@ def main(arguments: RunArguments, config: Config, console: Console) -> int:
     return exit_code(ended) or (MISTAKE if busy else DONE)
 
 
-def plan(arguments: RunArguments, config: Config, console: Console) -> Iterator[store.Request]:
+def plan(
+    arguments: RunArguments, config: Config, console: Console, command: tuple[str, ...] = ()
+) -> Iterator[store.Request]:
     """The runs asked for, every approach with every seed; each is made out when its turn comes, from the sources as
-    they are then. UserError where data or weights can't be had."""
-    command = ("python", "-m", "bench", *sys.argv[1:])
+    they are then. command: the words that ask for them, by default this process's. UserError where data or weights
+    can't be had."""
+    command = command or ("python", "-m", "bench", *sys.argv[1:])
     found = contents(config, console.info)  # the same for every seed
     for seed in range(config.seed, config.seed + arguments.seeds):
         own = replace(config, seed=seed)
@@ -161,7 +164,7 @@ def make(folder: Path) -> None:
 def _work(folder: Path, console: Console) -> int:
     """Run the worker and wait for it; its exit code, below zero the signal that ended it."""
     # The same modules as here, whatever put them on the path.
-    surroundings = {**launch.for_worker(os.environ), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    surroundings = {**launch.for_worker(os.environ), "PYTHONPATH": launch.search_path()}
     words = [*WORKER, str(folder), *(["--json"] if console.as_json else [])]
     before = oom_kills()
     # The worker ends when its standard input does: the system closes that with this process, however it dies.

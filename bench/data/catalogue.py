@@ -28,7 +28,10 @@ DATASETS.add(
     "emoji", "bench.data.emoji:Emoji", "emoji of the machine's colour font, with their Unicode names",
     obstacle=lambda: "" if find_font() else NO_FONT,
 )  # fmt: skip
-DATASETS.add("folder", "bench.data.folder:Folder", "pictures in a folder, captions in metadata.jsonl or metadata.csv")
+DATASETS.add(
+    "folder", "bench.data.folder:Folder",
+    "pictures in a folder, captions in metadata.jsonl or metadata.csv, or in a .txt beside each",
+)  # fmt: skip
 DATASETS.add("webdataset", "bench.data.webdataset:WebDataset", "tar shards of pictures and captions")
 DATASETS.add(
     "hub", "bench.data.hub:Hub", "a Hugging Face dataset, by id or from a folder",
@@ -63,6 +66,11 @@ def check_data(config: DataConfig) -> None:
     # A font that the user names stands in for the machine's.
     if (obstacle := entry.obstacle()) and not (config.name == "emoji" and config.path):
         raise UserError(f"dataset '{config.name}' can't run here: {obstacle}")
+    check_path(config)
+
+
+def check_path(config: DataConfig) -> None:
+    """UserError on a path that a config's dataset does not read, or that leads nowhere."""
     if judge := PATHS.get(config.name):
         judge(config.path)
 

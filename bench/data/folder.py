@@ -1,7 +1,9 @@
 """An image folder by the Hugging Face convention: pictures, and metadata.jsonl or metadata.csv that names them.
 
 Columns: file_name, and text or caption (one text, or in JSON a list). Splits: sub-folders train, validation and test,
-either with a metadata file each, or as the first part of file_name. Where the source lacks splits, see `assign`."""
+either with a metadata file each, or as the first part of file_name. Where the source lacks splits, see `assign`.
+
+Where no metadata is, a picture's caption is the text of the file beside it, NAME.txt beside NAME.png."""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from typing import Any
 from bench.config import DataConfig
 from bench.data.listed import NO_CAPTION, Candidate, Listed, Part, clean_captions
 from bench.data.pictures import read
-from bench.data.sources import metadata_files
+from bench.data.sources import beside, metadata_files
 from bench.data.splits import ALIASES, rank_of
 from bench.errors import UserError
 
@@ -46,17 +48,21 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One picture that the metadata names: its path, its name within the dataset, the split it is told to be in."""
+    """One picture: its path, its name within the dataset, the split it is told to be in, and its captions, or the file
+    beside it that has them. lack: why it has neither."""
 
     path: Path
     name: str
     told: str | None
-    captions: tuple[str, ...]
+    captions: tuple[str, ...] = ()
+    text: Path | None = None
+    lack: str = ""
 
     def candidate(self) -> Candidate:
         """To be judged."""
-        lack = "" if self.captions else NO_CAPTION
-        return Candidate(key=self.name, captions=self.captions, source=File(path=self.path), told=self.told, lack=lack)
+        captions = _caption(self.text) if self.text else self.captions
+        lack = self.lack or ("" if captions else NO_CAPTION)
+        return Candidate(key=self.name, captions=captions, source=File(path=self.path), told=self.told, lack=lack)
 
 
 class Folder(Listed):
@@ -84,9 +90,13 @@ class Folder(Listed):
 
 
 def rows_of(path: str | None, exclusions: Counter[str]) -> list[Row]:
-    """Every row that names a file within the folder; rows that name the same file are one row with more captions."""
+    """Every row that names a file within the folder; rows that name the same file are one row with more captions.
+    Without metadata, every picture that is there."""
     rows: dict[str, Row] = {}
-    for metadata, told in metadata_files(path):
+    files = metadata_files(path)
+    if not files:
+        return list(_pictures(Path(str(path)).expanduser(), exclusions))
+    for metadata, told in files:
         prefix = "" if told is None else metadata.parent.name
         for values in _read(metadata, exclusions):
             name = _inside(values.get("file_name"))
@@ -95,13 +105,34 @@ def rows_of(path: str | None, exclusions: Counter[str]) -> list[Row]:
                 continue
             full = posixpath.join(prefix, name)
             texts = next((found for each in CAPTION_COLUMNS if (found := clean_captions(values.get(each)))), ())
-            first = PurePosixPath(full).parts[0].lower()
             if full in rows:
                 exclusions["file_name repeated: captions joined"] += 1
                 texts = tuple(dict.fromkeys((*rows[full].captions, *texts)))
-            inherent = ALIASES.get(first) if "/" in full else None
-            rows[full] = Row(path=metadata.parent / name, name=full, told=told or inherent, captions=texts)
+            rows[full] = Row(path=metadata.parent / name, name=full, told=told or _told(full), captions=texts)
     return list(rows.values())
+
+
+def _pictures(folder: Path, exclusions: Counter[str]) -> Iterator[Row]:
+    """Every picture of a folder without metadata."""
+    for name, text in beside(folder):
+        if name:
+            lack = "" if text else "picture without a caption file"
+            yield Row(path=folder / name, name=name, told=_told(name), text=text, lack=lack)
+        else:
+            exclusions["caption file without a picture"] += 1
+
+
+def _caption(text: Path) -> tuple[str, ...]:
+    """What a NAME.txt says, on one line, as in tar shards; nothing where it is empty or no text."""
+    try:
+        return clean_captions(text.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError):
+        return ()
+
+
+def _told(name: str) -> str | None:
+    """The split that the outermost sub-folder of a picture's name speaks of."""
+    return ALIASES.get(PurePosixPath(name).parts[0].lower()) if "/" in name else None
 
 
 def _inside(value: object) -> str | None:

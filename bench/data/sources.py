@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from bench.data.splits import ALIASES, named_split
 from bench.errors import UserError
 
 METADATA = ("metadata.jsonl", "metadata.csv")
+PICTURES = ("jpg", "jpeg", "png", "webp")
+"""Kinds of pictures that stand beside a NAME.txt, in folders and in tar shards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +34,9 @@ def require_path(path: str | None, name: str, expected: str) -> str:
 
 
 def metadata_files(path: str | None) -> list[tuple[Path, str | None]]:
-    """The metadata files of an image folder, each with the split that its sub-folder speaks of (None at the root).
-    UserError where there is no folder, or no metadata in it."""
-    given = require_path(path, "folder", "a folder of pictures with metadata.jsonl or metadata.csv")
+    """The metadata files of an image folder, each with the split that its sub-folder speaks of (None at the root); none
+    where captions lie beside the pictures: see `beside`. UserError where there is no folder, or neither in it."""
+    given = require_path(path, "folder", "a folder of pictures with metadata.jsonl or metadata.csv, or a .txt to each")
     folder = Path(given).expanduser()
     if not folder.is_dir():
         raise UserError(f"--data.path {given}: {'not a folder' if folder.exists() else 'no such folder'}")
@@ -49,10 +52,10 @@ def metadata_files(path: str | None) -> list[tuple[Path, str | None]]:
         if child.name.lower() not in ALIASES:
             raise UserError(f"{child} is named like no split, and holds metadata: expected one of {', '.join(ALIASES)}")
         pairs.append((found, ALIASES[child.name.lower()]))
-    if not pairs:
+    if not pairs and not any(picture and text for picture, text in beside(folder)):
         raise UserError(
             f"{given} has no metadata: expected metadata.jsonl or metadata.csv with file_name and text in it, "
-            "or in its sub-folders train, validation, test"
+            "or in its sub-folders train, validation, test; or a caption NAME.txt beside NAME.png"
         )
     return pairs
 
@@ -61,6 +64,26 @@ def has_metadata(folder: Path) -> bool:
     """Whether an image folder has metadata, at its root or in a sub-folder named like a split."""
     children = (child for child in folder.iterdir() if child.name.lower() in ALIASES)
     return bool(_metadata(folder)) or any(_metadata(child) for child in children)
+
+
+def has_captions(folder: Path) -> bool:
+    """Whether an image folder has metadata, or captions beside its pictures."""
+    return has_metadata(folder) or any(name and text for name, text in beside(folder))
+
+
+def beside(folder: Path) -> Iterator[tuple[str, Path | None]]:
+    """Every picture at any depth of a folder, by its name within it, with the NAME.txt beside NAME.png, None where it
+    has none; and "" with every such text that stands beside no picture. What is hidden is left out."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        parts = [name.rpartition(".")[::2] for name in sorted(files) if not name.startswith(".")]
+        texts = {stem: Path(place, f"{stem}.{kind}") for stem, kind in parts if kind.lower() == "txt"}
+        alone, within = dict(texts), Path(place).relative_to(folder)
+        for stem, kind in parts:
+            if kind.lower() in PICTURES:
+                alone.pop(stem, None)
+                yield (within / f"{stem}.{kind}").as_posix(), texts.get(stem)
+        yield from (("", text) for text in alone.values())
 
 
 def shards(path: str | None) -> list[Shard]:

@@ -172,13 +172,25 @@ PATHLESS = ("pydocs", "readmes", "world")
 def check_text(config: TextConfig) -> None:
     """Judge a config's corpus before anything is read. UserError on an unknown name, a path that it does not read, or
     what it lacks on this machine."""
+    _check_pathless(config)
+    if obstacle := TEXTS[config.name].obstacle():
+        raise UserError(f"text corpus '{config.name}' can't be read here: {obstacle}")
+
+
+def check_path(config: TextConfig) -> None:
+    """UserError on a path that a config's corpus does not read, or that leads nowhere."""
+    _check_pathless(config)
+    path = config.path or ""
+    if path and (config.name in ("file", "folder") or (config.name == "hub" and path.startswith((".", "/", "~")))):
+        require_path(config)
+
+
+def _check_pathless(config: TextConfig) -> None:
     if config.name in PATHLESS and config.path is not None:
         there = Path(config.path).expanduser().exists()
         wanted = "--text.name file or folder reads it" if there else "a hub id goes with --text.name hub"
         missing = "" if there else "no such file or folder, and "
         raise UserError(f"--text.path {config.path}: {missing}{config.name} reads none; {wanted}")
-    if obstacle := TEXTS[config.name].obstacle():
-        raise UserError(f"text corpus '{config.name}' can't be read here: {obstacle}")
 
 
 def open_text(config: TextConfig, progress: Progress = silent) -> TextCorpus:

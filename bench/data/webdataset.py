@@ -16,10 +16,9 @@ from pathlib import Path
 from bench.config import DataConfig
 from bench.data.listed import NO_CAPTION, Candidate, Listed, Part, clean_captions
 from bench.data.pictures import PictureError
-from bench.data.sources import Shard, shards
+from bench.data.sources import PICTURES, Shard, shards
 from bench.data.splits import rank_of
 
-PICTURES = ("jpg", "jpeg", "png", "webp")
 TEXTS = ("txt", "json")
 CAPTION_FIELDS = ("caption", "text", "captions")
 BLOCK = 512  # bytes of a tar record

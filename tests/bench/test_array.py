@@ -38,6 +38,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.setattr(store, "source_hash", lambda *_: "sources")  # somebody may be editing them
     monkeypatch.setattr(array, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
     monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
     return ways.micro(tmp_path)
 
 
@@ -269,7 +270,7 @@ def test_mistakes_are_answered_with_a_sentence(
         (["--executor", "slurm"], "sbatch is not found on this machine: take --executor local"),
         (["--values", "1", "2"], "--values are of no field"),
         (["--field", "settings.learning_rat", "--values", "1", "2"], "did you mean 'settings.learning_rate'"),
-        (["--field", "train.ema", "--values", "0.5"], "two or more --values"),
+        (["--field", "train.ema", "--values", "0.5"], "expected two or more, got 1"),
         (["--executor", "locale"], "did you mean 'local'"),
         (["--gpus", "2", "--parallel", "3"], "--gpus 2 for --parallel 3 jobs are 6 GPUs, and 4 are seen here"),
     ):

@@ -91,6 +91,19 @@ MISTAKES = [
     ("preview --datasets", "--datasets names none"),
     ("preview --count 0", "count is 0, expected a value from 1 to 1024"),
     ("preview --datasets folder --data.path no/such", "no/such"),
+    ("preview --datasets shapes --data.path docs", "--data.path docs: dataset 'shapes' is generated and reads no path"),
+]
+
+
+PATHS = [
+    ("--data.path ./typo", "--data.path ./typo: no such file or folder; a hub id goes with --data.name hub"),
+    ("--data.path docs --data.name shapes", "--data.path docs: dataset 'shapes' is generated and reads no path"),
+    ("--data.path ./typo --data.name folder", "--data.path ./typo: no such folder"),
+    ("--data.path ./typo --preset base", "--data.path ./typo: 1 of 1 shards are missing: typo"),
+    ("--text.path ./typo", "--text.path ./typo: no such file or folder, and pydocs reads none; a hub id goes with"),
+    ("--text.path docs --text.name world", "--text.path docs: world reads none; --text.name file or folder reads it"),
+    ("--text.path ./typo --text.name file", "text.path typo doesn't exist"),
+    ("--text.path ./typo --text.name hub", "text.path typo doesn't exist"),
 ]
 
 
@@ -107,6 +120,15 @@ def refused(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
 @pytest.mark.parametrize(("line", "sentence"), MISTAKES, ids=[line for line, _ in MISTAKES])
 def test_a_mistake_gets_one_sentence(capsys: pytest.CaptureFixture[str], line: str, sentence: str):
     assert sentence in refused(capsys, line.split())
+
+
+@pytest.mark.parametrize(("words", "sentence"), PATHS, ids=[words for words, _ in PATHS])
+def test_a_path_is_judged_alike_by_all_that_would_read_it(
+    capsys: pytest.CaptureFixture[str], words: str, sentence: str
+):
+    """`plan` and `preview` are asked first, and must not show another dataset, or count on one that is not there."""
+    told = {verb: refused(capsys, [verb, *words.split()]) for verb in ("run", "plan", "preview")}
+    assert len(set(told.values())) == 1 and sentence in told["run"], told
 
 
 @pytest.mark.parametrize("line", [["report", ""], ["compare", ",", "a"], ["compare", "", "a"]])

@@ -53,6 +53,14 @@ def image_folder(folder, variant):
     return DataConfig(name="folder", path=str(folder), size=SIZE)
 
 
+def folder_without_metadata(folder, variant):
+    for split, name, data, caption in pictures(variant):
+        (folder / split).mkdir(exist_ok=True)
+        (folder / split / f"{name}.png").write_bytes(data)
+        (folder / split / f"{name}.txt").write_text(caption)
+    return DataConfig(name="folder", path=str(folder), size=SIZE)
+
+
 def shards(folder, variant):
     for number, (split, name, data, caption) in enumerate(pictures(variant)):
         with tarfile.open(folder / f"{split}-{number % 4 if split == 'train' else 0}.tar", "a") as tar:
@@ -78,6 +86,8 @@ def hub(folder, variant):
 
 
 SOURCES = {"shapes": shapes, "emoji": emoji, "folder": image_folder, "webdataset": shards, "hub": hub}
+OTHER_SOURCES = {"folder without metadata": folder_without_metadata}
+"""Other ways in which files of a dataset can lie."""
 
 
 @pytest.fixture(autouse=True)
@@ -85,16 +95,17 @@ def shared_cache(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path_factory.getbasetemp() / "emoji-cache"))
 
 
-@pytest.fixture(scope="module", params=list(DATASETS))
+@pytest.fixture(scope="module", params=[*DATASETS, *OTHER_SOURCES])
 def configs(request, tmp_path_factory):
     """Configs of the same dataset with two different contents."""
     name = request.param
-    assert name in SOURCES, f"dataset '{name}' is registered and has no source in this test: add one"
+    sources = {**SOURCES, **OTHER_SOURCES}
+    assert name in sources, f"dataset '{name}' is registered and has no source in this test: add one"
     if name == "emoji" and find_font() is None:
         pytest.skip("no colour-emoji font found")
     if name == "hub" and importlib.util.find_spec("datasets") is None:
         pytest.skip("the package datasets is missing")
-    return [SOURCES[name](tmp_path_factory.mktemp(f"{name}{variant}"), variant) for variant in (0, 1)]
+    return [sources[name](tmp_path_factory.mktemp(f"{name}{variant}"), variant) for variant in (0, 1)]
 
 
 def splits(config):

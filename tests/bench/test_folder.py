@@ -259,12 +259,72 @@ def test_a_character_that_utf8_lacks_is_replaced_in_captions():
     )  # fmt: skip
 
 
+def beside(folder, texts):
+    """A picture, and beside it its text, by name."""
+    for number, (name, text) in enumerate(texts.items()):
+        path = paint(folder / name, number)
+        if text is not None:
+            path.with_suffix(".txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def test_captions_beside_pictures_without_metadata(tmp_path):
+    texts = {
+        "train/a.png": "\ufeffa red\n lamp ", "train/deep/b.c.JPG": "a cup", "train/mute.png": None,
+        "train/empty.webp": " \n", "train/torn.png": b"\xff\xfe\x00", "train/.hidden.png": "hidden",
+        "train/.trash/a.png": "hidden", "val/a.png": "held out", "test/a.png": "held out", "test/alone.png": None,
+    }  # fmt: skip
+    beside(tmp_path, texts)
+    (tmp_path / "train" / "deep" / "b.c.txt").rename(tmp_path / "train" / "deep" / "b.c.TXT")
+    (tmp_path / "train" / "LICENSE.txt").write_text("of nothing")
+    data = build(tmp_path)
+    assert {sample.key: sample.captions for sample in data.first(9)} == {
+        "train/a.png": ("a red lamp",), "train/deep/b.c.JPG": ("a cup",)
+    }  # fmt: skip
+    assert data.exclusions == {
+        "picture without a caption file": 1, "empty caption": 2, "caption file without a picture": 1
+    }  # fmt: skip
+    assert keys(build(tmp_path, "validation")) == ["val/a.png"]
+
+
+def test_the_hash_follows_captions_beside_pictures(tmp_path):
+    beside(tmp_path, {f"{split}/{n}.png": f"{n}" for n in "ab" for split in ("train", "validation", "test")})
+    before = {split: build(tmp_path, split).content_hash() for split in Folder.splits}
+    text, stamp = tmp_path / "train" / "a.txt", (tmp_path / "train" / "a.png").stat()
+    text.write_text("c")  # as long as before; the picture is untouched
+    os.utime(text, ns=(LONG_AGO, LONG_AGO))
+    after = {split: build(tmp_path, split).content_hash() for split in Folder.splits}
+    assert [split for split in Folder.splits if before[split] != after[split]] == ["train"]
+    assert (tmp_path / "train" / "a.png").stat() == stamp
+    assert {sample.caption for sample in build(tmp_path).first(9)} == {"c", "b"}
+    text.write_text("a")
+    assert build(tmp_path).content_hash() == before["train"]
+
+
+def test_metadata_goes_before_captions_beside_pictures(tmp_path):
+    beside(tmp_path, {f"{split}/{n}.png": "beside" for n in "ab" for split in ("train", "validation", "test")})
+    describe(tmp_path, [(f"{split}/a.png", "listed") for split in ("train", "validation", "test")])
+    data = build(tmp_path)
+    assert [(sample.key, sample.caption) for sample in data.first(9)] == [("train/a.png", "listed")]
+    assert data.exclusions == {}
+
+
+def test_a_flat_folder_with_captions_beside_its_pictures_is_split_as_any(tmp_path):
+    beside(tmp_path, {f"{n}.png": f"number {n}" for n in range(160)})
+    found = {split: keys(build(tmp_path, split)) for split in Folder.splits}
+    assert sorted(name for names in found.values() for name in names) == sorted(f"{n}.png" for n in range(160))
+    assert len(found["train"]) > 120 and found["validation"] and found["test"]
+
+
 def test_refusals_say_what_is_expected(tmp_path):
     for path, message in [
         (None, "needs --data.path"), (tmp_path / "absent", "no such folder"), (tmp_path, "expected metadata.jsonl")
     ]:  # fmt: skip
         with pytest.raises(UserError, match=message):
             Folder.build(DataConfig(name="folder", path=path and str(path)), "train")
+    paint(tmp_path / "train" / "a.png", 1)
+    (tmp_path / "train" / "b.txt").write_text("of another")
+    with pytest.raises(UserError, match="; or a caption NAME.txt beside NAME.png"):
+        build(tmp_path)
     (tmp_path / "metadata.jsonl").write_text('{"image": "a.png", "text": "a"}\n')
     with pytest.raises(UserError, match="needs the columns file_name and text, and has: image, text"):
         build(tmp_path)

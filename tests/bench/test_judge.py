@@ -235,9 +235,20 @@ def test_captions_are_of_the_pictures_that_have_one(tmp_path: Path, capsys: pyte
         clip_of(Config(), torch.device("cpu")), images("test", 12)[3:], [*captions.values()][1:], batch=EXTRACTED
     )
     assert value(found, "clip_score") == own["clip_score"].value
-    assert f"metadata of {folder}: 1 x caption of no picture here" in said
+    assert f"captions of {folder}: 1 x caption of no picture here" in said
     assert "3 of 12 pictures judged have no caption" in said and judge.OWN_CLIP in said
     assert found[f"fd_{LITE0}"].reason == found["fid"].reason == judge.NO_REFERENCE
+
+
+def test_captions_may_lie_beside_the_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [sample.caption for sample in samples("test")[:8]]
+    for name in ("told", "beside"):
+        save(tmp_path / name, images("test", 8))
+    describe(tmp_path / "told", {f"{number:04}.png": text for number, text in enumerate(words)})
+    for number, text in enumerate(words):
+        (tmp_path / "beside" / f"{number:04}.txt").write_text(f"{text}\n")
+    found = [judged(capsys, tmp_path / name)[0] for name in ("told", "beside")]
+    assert value(found[0], "clip_score") == value(found[1], "clip_score") != 0
 
 
 def test_what_is_wrong_with_files_is_one_warning_and_travels_with_the_numbers(

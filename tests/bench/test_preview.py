@@ -71,10 +71,13 @@ def test_a_caption_is_written_below_its_picture() -> None:
 def test_main_writes_the_validation_pictures(tmp_path: Path) -> None:
     config = preset("smoke")
     arguments = PreviewArguments(datasets=("shapes",), out=tmp_path / "new", count=5)
-    other = replace(config, data=replace(config.data, path="an/emoji/font.ttf"))  # not for the world of shapes
-    assert preview.main(arguments, other, Console(interval=1e9)) == 0
+    assert preview.main(arguments, config, Console(interval=1e9)) == 0
     assert [path.name for path in arguments.out.iterdir()] == ["shapes.png"]
     assert PreviewArguments().shown(config) == ("shapes", "emoji")
+    both = PreviewArguments(datasets=("shapes", "emoji"))
+    other = replace(config, data=replace(config.data, path="a/font.ttf"))  # not for the world of shapes
+    assert [both.data(name, other).path for name in ("shapes", "emoji")] == [None, "a/font.ttf"]
+    assert arguments.data("shapes", other).path == "a/font.ttf"  # nobody else's: to be refused
     named = replace(config, data=replace(config.data, name="folder", path="mine"))
     assert PreviewArguments().shown(named) == ("folder",) and arguments.shown(named) == ("shapes",)
     with Image.open(arguments.out / "shapes.png") as page:

@@ -164,7 +164,7 @@ def test_a_strangers_settings_are_flags_too(
 def test_prompts_stand_without_a_flag_wherever_the_options_are():
     for line in (["r", "a b", "c", "--nfe", "3"], ["--nfe", "3", "r", "a b", "c"]):
         arguments = words(*line, kind=GenerateArguments).arguments
-        assert (arguments.run, arguments.prompts, arguments.nfe) == ("r", ("a b", "c"), 3)
+        assert (arguments.run, arguments.texts, arguments.nfe) == ("r", ("a b", "c"), 3)
 
 
 # ---------------------------------------------------------------------------------------------------- one real run
@@ -261,7 +261,9 @@ def test_the_same_from_the_shell(micro_run: MicroRun, tmp_path: Path, capsys: py
     assert cli.main(["generate", "dual_tower", "a circle", "a square", "--count", "2", "--to", str(to), *out]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [row["prompt"] for row in told["pictures"]] == ["a circle", "a circle", "a square", "a square"]
-    assert sorted(path.name for path in to.iterdir()) == ["000.png", "001.png", "002.png", "003.png", "grid.png"]
+    assert sorted(path.name for path in to.iterdir()) == [
+        "000.png", "001.png", "002.png", "003.png", "grid.png", "metadata.jsonl"
+    ]  # fmt: skip
     assert cli.main(["caption", micro_run.folder.name, str(to / "000.png"), *out]) == 0
     (row,) = json.loads(capsys.readouterr().out)["captions"]
     assert row["caption"] == bench.load(micro_run.folder).caption(to / "000.png")[0]

@@ -40,6 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stand_ins.shards(folder / "my-shards")
     stand_ins.texts(folder / "my-texts")
     stand_ins.wikitext(folder / "my-wikitext")
+    (folder / "my-prompts.txt").write_text("a photo of thing 3\n\na photo of thing 4\n")
     return folder
 
 
@@ -54,7 +55,16 @@ def small_flags(words: list[str]) -> list[str]:
 
 def test_the_page_speaks_of_everything_that_can_be_brought() -> None:
     told = " ".join(COMMANDS)
-    for thing in ("my-lm", "my-vae", "my-clip", "my-pictures", "my-shards", "my-texts", "my-wikitext"):
+    for thing in (
+        "my-lm",
+        "my-vae",
+        "my-clip",
+        "my-pictures",
+        "my-shards",
+        "my-texts",
+        "my-wikitext",
+        "my-prompts.txt",
+    ):
         assert f"./{thing}" in told
     assert all(shlex.split(line)[:3] == PROGRAM for line in COMMANDS)
 
@@ -70,6 +80,7 @@ def test_every_command_of_the_page_does_what_it_says(
         assert cli.main([*words, *small_flags(words)]) == 0, f"{line}\n{capsys.readouterr().err}"
     runs = sorted(path.parent.name for path in (place / "runs").glob("*/record.json"))
     assert len(runs) == sum(" run " in line and "--help" not in line for line in COMMANDS)
+    assert len(list((place / "my-drawings").glob("0*.png"))) == 4
     assert (place / "drawn" / "grid.png").exists() and any((place / "previews").iterdir())
 
 
