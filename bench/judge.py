@@ -98,7 +98,7 @@ def _given(folder: Path, part: Literal["drawn", "true"]) -> Given:
     if part == "true" or not has_captions(folder):
         return Given(where=str(folder), files=files)
     exclusions: Counter[str] = Counter()
-    told = {row.name: row.captions[0] for row in rows_of(str(folder), exclusions) if row.captions}
+    told = {row.name: texts[0] for row in rows_of(str(folder), exclusions) if (texts := row.told_captions())}
     exclusions["caption of no picture here"] += len(told.keys() - files.keys())
     notes = (f"captions of {folder}: {count} x {reason}" for reason, count in exclusions.items() if count)
     captions = {name: text for name, text in told.items() if name in files}

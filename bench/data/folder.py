@@ -58,9 +58,13 @@ class Row:
     text: Path | None = None
     lack: str = ""
 
+    def told_captions(self) -> tuple[str, ...]:
+        """Its captions, read from the file beside it where they lie there."""
+        return _caption(self.text) if self.text else self.captions
+
     def candidate(self) -> Candidate:
         """To be judged."""
-        captions = _caption(self.text) if self.text else self.captions
+        captions = self.told_captions()
         lack = self.lack or ("" if captions else NO_CAPTION)
         return Candidate(key=self.name, captions=captions, source=File(path=self.path), told=self.told, lack=lack)
 
