@@ -19,7 +19,7 @@ from bench.quantiles import median_interval
 LEAST = 7  # batches that count: a median's interval asks for six
 SECONDS = 20.0  # after which no more batches are begun than LEAST
 SLOW = 100  # batches of which a 99th percentile can be told from the slowest
-CAPTIONS = "the first held-out captions in order, other ones in each batch"
+CAPTIONS = "the first held-out captions in order, other ones in each batch while there are any"
 
 
 def cost(

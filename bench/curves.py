@@ -70,7 +70,7 @@ def main(arguments: CurveArguments, config: Config, console: Console) -> int:
         console.emit({**how, "run": folder.name, "of": arguments.of, "rows": made, "missing": missed})
     elif made:
         tell(arguments.of, made, folder, console, how)
-    return FAILED if missed and arguments.of == "images" else DONE
+    return FAILED if missed and (arguments.of == "images" or not made) else DONE
 
 
 def _how(of: str, config: Config) -> dict[str, Any]:
@@ -133,7 +133,9 @@ def _timed(
         try:
             with console.progress(most[rows], f"batches of {rows}") as progress:
                 found, lacking = batch_sizes.cost(approach, test, config, rows, arguments.pictures, progress.advance)
-        except (UserError, MemoryError, torch.OutOfMemoryError) as error:
+        except (UserError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not _is_full(error):
+                raise
             missed.append(f"batch {rows}: {(str(error).splitlines() or ['out of memory'])[0]}")
             continue
         for name, reason in lacking.items():
@@ -141,6 +143,12 @@ def _timed(
                 missed.append(f"{name}: {reason}")
             how["missing"][name] = reason
         yield found
+
+
+def _is_full(error: RuntimeError) -> bool:
+    """Whether torch says that there is no more memory: on a CPU, and by CUDA's libraries, in words alone."""
+    full = ("can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in full)
 
 
 def _opened(

@@ -101,13 +101,25 @@ def again(folder: Path, arguments: EvaluateArguments, console: Console) -> Chang
                 note for note, told in ((OTHER_TEXT, text), (OTHER_TEXTS, unread), (OTHER_CLIP, other_clip)) if told
             ]
             after = replace(after, notes=(*after.notes, *notes))
-            with _put(place, folder), atomic_path(folder / BEFORE) as kept:
-                shutil.copyfile(folder / schema.FILE, kept)
+            with _put(place, folder), _kept(folder):
                 write_json(folder / stages.MEASURED, measured)
                 schema.save(after, folder)
         finally:
             shutil.rmtree(place, ignore_errors=True)
     return _compared(before, after)
+
+
+@contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """Inside, the record may be replaced: what it was stays as BEFORE. Where that fails, BEFORE is what it was, too."""
+    older = (folder / BEFORE).read_bytes() if (folder / BEFORE).is_file() else None
+    with atomic_path(folder / BEFORE) as part:
+        shutil.copyfile(folder / schema.FILE, part)
+    try:
+        yield
+    except BaseException:
+        (folder / BEFORE).unlink() if older is None else (folder / BEFORE).write_bytes(older)
+        raise
 
 
 def _record(before: Record, run: stages.Run, trained: Mapping[str, Any], measured: Mapping[str, Any]) -> Record:

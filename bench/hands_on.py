@@ -159,7 +159,14 @@ def generate(arguments: GenerateArguments, config: Config, console: Console) -> 
         _save(path, image)
     grid = to / "grid.png"
     _save(grid, sheet([[np.asarray(image)] for image in drawn[:GRID]], words[:GRID]))
-    listed = prompt_file.write(to, paths, words, seed=arguments.seed, count=arguments.count)
+    own = trained.config.diffusion
+    how = {
+        "run": trained.folder.name,
+        "seed": arguments.seed,
+        "nfe": own.nfe if arguments.nfe is None else arguments.nfe,
+        "guidance": own.guidance if arguments.guidance is None else arguments.guidance,
+    }
+    listed = prompt_file.write(to, paths, words, count=arguments.count, how=how)
     if console.as_json:
         files: list[dict[str, Any]] = [{"prompt": p, "path": str(f)} for p, f in zip(words, paths, strict=True)]
         found = {"run": trained.folder.name, "grid": str(grid), "metadata": str(listed), "pictures": files}

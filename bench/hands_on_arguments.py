@@ -101,15 +101,20 @@ def check_generate(arguments: GenerateArguments, config: Config) -> None:
 
 
 def place(arguments: GenerateArguments) -> Path:
-    """The folder that receives the pictures: --to, or the first of drawn, drawn-2 and so on that has none."""
+    """The folder that receives the pictures: --to, or the first of drawn, drawn-2 and so on that is not there, made
+    now, so that another command beside this one takes the next."""
     if arguments.to is not None:
         return arguments.to
-    folders = (Path(f"{DRAWN}-{number}" if number > 1 else DRAWN) for number in itertools.count(1))
-    return next(folder for folder in folders if not _taken(folder))
-
-
-def _taken(folder: Path) -> bool:
-    return bool(earlier(folder)) if folder.is_dir() else folder.exists()
+    for number in itertools.count(1):
+        folder = Path(f"{DRAWN}-{number}" if number > 1 else DRAWN)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"can't write {folder}: {error.strerror or error}") from error
+        return folder
+    raise AssertionError("numbers end")
 
 
 def earlier(folder: Path) -> str:

@@ -5,7 +5,7 @@ N pictures to judge, M of the reference, C feature size."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,9 @@ import numpy as np
 from bench.assembly import device_here
 from bench.config import Config, from_values
 from bench.console import Console
-from bench.data.folder import rows_of
+from bench.data.folder import caption_beside, rows_of
 from bench.data.loose import Files, Loose, look, named
-from bench.data.sources import has_captions
+from bench.data.sources import has_metadata
 from bench.errors import UserError
 from bench.exits import DONE
 from bench.files import write_json
@@ -48,11 +48,13 @@ OWN_CLIP = "this CLIP was trained on coloured shapes and emoji: for other pictur
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """Picture files as they were given. where: the folder, for messages. captions: of a picture, by its name."""
+    """Picture files as they were given. where: the folder, for messages. captions: of a picture, by its name. deaf: why
+    there are none."""
 
     where: str
     files: Mapping[str, Path]
     captions: Mapping[str, str] = field(default_factory=dict)
+    deaf: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -65,23 +67,23 @@ def main(arguments: JudgeArguments, config: Config, console: Console) -> int:
     if reference is None and not drawn.captions:
         raise UserError(
             f"there is nothing to judge {arguments.drawn} by: expected --reference FOLDER of real pictures, or "
-            "captions in its metadata.jsonl or metadata.csv, or in a NAME.txt beside NAME.png"
+            f"captions in its metadata.jsonl or metadata.csv, or in a NAME.txt beside NAME.png ({drawn.deaf})"
         )
     own = _looked(drawn, console)
     real = None if reference is None else _looked(reference, console)
-    found = measured(own, drawn.captions, real, config, arguments.batch, console)
+    found = measured(own, drawn, real, config, arguments.batch, console)
     values = {name: estimate.to_json() for name, estimate in found.items()}
     if all(estimate.value is None for estimate in found.values()):
         reasons = dict.fromkeys(estimate.reason for estimate in found.values())
-        told = [reason for reason in reasons if reason not in (NO_REFERENCE, NO_CAPTIONS)]
+        told = [reason for reason in reasons if reason not in (NO_REFERENCE, drawn.deaf)]
         raise UserError(f"nothing could be measured: {'; '.join(told or reasons)}")
-    if arguments.to is not None:
-        write_json(arguments.to, values)
     against = "" if reference is None or reference.where == drawn.where else f" against {reference.where}"
     notes = [*drawn.notes, *_notes(own, drawn.captions, real)]
     tell(f"{drawn.where}{against}, with 95% intervals", found, notes, config.model.clip, console)
     if console.as_json:
         console.emit(values)
+    if arguments.to is not None:
+        write_json(arguments.to.expanduser(), values)
     return DONE
 
 
@@ -95,14 +97,30 @@ def _given(folder: Path, part: Literal["drawn", "true"]) -> Given:
     files = named(folder)
     if not files:
         raise UserError(f"no pictures in {folder}, expected png, jpg, webp or bmp files, in sub-folders too")
-    if part == "true" or not has_captions(folder):
+    if part == "true":
         return Given(where=str(folder), files=files)
     exclusions: Counter[str] = Counter()
-    told = {row.name: texts[0] for row in rows_of(str(folder), exclusions) if (texts := row.told_captions())}
+    try:
+        told = _told_beside(folder, files, exclusions)
+    except UserError as error:  # such as metadata without captions: what needs none is measured all the same
+        return Given(where=str(folder), files=files, deaf=str(error))
+    if has_metadata(folder) and (unnamed := files.keys() - told.keys()):
+        exclusions["picture that it does not name, left out"] += len(unnamed)  # such as a sheet of them all
+        files = {name: path for name, path in files.items() if name in told}
+    told = {name: text for name, text in told.items() if text}
     exclusions["caption of no picture here"] += len(told.keys() - files.keys())
     notes = (f"captions of {folder}: {count} x {reason}" for reason, count in exclusions.items() if count)
     captions = {name: text for name, text in told.items() if name in files}
-    return Given(where=str(folder), files=files, captions=captions, notes=tuple(notes))
+    deaf = "" if captions else NO_CAPTIONS
+    return Given(where=str(folder), files=files, captions=captions, deaf=deaf, notes=tuple(notes))
+
+
+def _told_beside(folder: Path, files: Mapping[str, Path], exclusions: Counter[str]) -> dict[str, str]:
+    """The caption of each picture, "" where it has none, by its name: of those that the metadata names, where there is
+    any, else by the NAME.txt beside each."""
+    if has_metadata(folder):
+        return {row.name: (*row.captions, "")[0] for row in rows_of(str(folder), exclusions)}
+    return {name: (*caption_beside(path.with_suffix(".txt")), "")[0] for name, path in files.items()}
 
 
 def _kept(folder: Path, part: Literal["drawn", "true"]) -> Given:
@@ -121,7 +139,7 @@ def _kept(folder: Path, part: Literal["drawn", "true"]) -> Given:
 def _reference(arguments: JudgeArguments) -> Given | None:
     """The real pictures; None where there are none."""
     if arguments.reference is not None:
-        return _given(arguments.reference, "true")
+        return _given(arguments.reference.expanduser(), "true")
     return _given(arguments.place, "true") if is_run(arguments.place) else None
 
 
@@ -142,10 +160,11 @@ def _looked(given: Given, console: Console) -> Loose:
 
 
 def measured(
-    own: Loose, captions: Mapping[str, str], real: Loose | None, config: Config, batch: int, console: Console
+    own: Loose, given: Given, real: Loose | None, config: Config, batch: int, console: Console
 ) -> dict[str, Estimate]:
-    """Every number of pictures, in the order to be shown; missing with its reason where it can't be had."""
-    found, device = Measured(), device_here()
+    """Every number of pictures, in the order to be shown; missing with its reason where it can't be had. given: whose
+    captions they have."""
+    found, device, captions = Measured(), device_here(), given.captions
     looks, fid = _names(distances(config.evaluate.extractor)), _names(FID)
     if real is None:
         found.lack({**looks, **fid}, NO_REFERENCE)
@@ -158,13 +177,13 @@ def measured(
 
         def on_inception() -> Mapping[str, Estimate]:
             inception = inception_of(config, device)
-            return as_fid(near(inception), inception, fid, "--inception")
+            return as_fid(near(inception, by=distance_metrics), inception, fid, "--inception")
 
         found.attempt(looks, on_extractor, None)
         found.attempt(fid, on_inception, None)
     rows = [row for row, name in enumerate(own.names) if name in captions]
     if not rows:
-        found.lack(CLIP, NO_CAPTIONS)
+        found.lack(CLIP, given.deaf or NO_CAPTIONS)
         return found.metrics
     names = [own.names[row] for row in rows]
 
@@ -188,9 +207,16 @@ def _names(names: Names) -> Names:
 
 
 def fidelity(
-    extractor: Extractor, *, own: Loose, real: Loose, batch: int, seed: int, console: Console
+    extractor: Extractor,
+    *,
+    own: Loose,
+    real: Loose,
+    batch: int,
+    seed: int,
+    console: Console,
+    by: Callable[..., dict[str, Estimate]] = fidelity_metrics,
 ) -> dict[str, Estimate]:
-    """What `fidelity_metrics` gives of N pictures against all M of the reference, and a null distance.
+    """What `by` gives of N pictures against all M of the reference, and a null distance.
 
     No picture of the reference is left to hold out against the whole of it. So the null distances are of held = min(N,
     M // 2) of its pictures against the other ones, parted at random, and `..._matched` are of as many of the pictures
@@ -200,7 +226,7 @@ def fidelity(
         mine, theirs = (
             extract_each(extractor, each.files, batch=batch, advance=progress.advance) for each in (own, real)
         )
-    found = fidelity_metrics(mine, theirs, keys=own.names)
+    found = by(mine, theirs, keys=own.names)
     held = min(len(mine), len(theirs) // 2)
     draws = np.random.default_rng(derive(seed, "judge", len(mine), len(theirs)))
     parted, chosen = draws.permutation(len(theirs)), np.sort(draws.permutation(len(mine))[:held])
@@ -254,7 +280,8 @@ def _notes(own: Loose, captions: Mapping[str, str], real: Loose | None) -> Itera
             yield f"{what}: {looked.oblong} of {len(looked)} are not square, and their middle square was taken"
         if again := len(looked) - len(set(looked.digests)):
             yield f"{what}: {again} of {len(looked)} are another one again: intervals take all as independent"
-    if real and (known := sum(digest in set(real.digests) for digest in own.digests)):
+    there = set(real.digests) if real else set()
+    if known := sum(digest in there for digest in own.digests):
         yield f"{known} of {len(own)} pictures judged are, pixel for pixel, in the reference"
     if captions and (lacking := sum(name not in captions for name in own.names)):
         yield f"{lacking} of {len(own)} pictures judged have no caption, and CLIP leaves them out"

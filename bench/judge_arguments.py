@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -73,7 +74,7 @@ def check(arguments: JudgeArguments, config: Config) -> None:
     if not arguments.drawn:
         raise UserError(f"'judge' needs DRAWN, {DRAWN}")
     _check_folder(arguments.place, "DRAWN", DRAWN)
-    if (reference := arguments.reference) is not None:
+    if (reference := arguments.reference and arguments.reference.expanduser()) is not None:
         _check_folder(reference, "--reference", "a folder of real pictures")
         inner, outer = reference.resolve(), arguments.place.resolve()
         if inner != outer and (inner.is_relative_to(outer) or outer.is_relative_to(inner)):
@@ -87,13 +88,22 @@ def check(arguments: JudgeArguments, config: Config) -> None:
         raise UserError(f"--inception {arguments.inception}: no such file, expected Inception-v3's weights")
     if arguments.clip is not None:
         check_clip(arguments.clip, "--clip")
-    if arguments.to is not None and arguments.to.is_dir():
-        raise UserError(f"--to {arguments.to} is a folder, expected a file")
+    if arguments.to is not None:
+        _check_target(arguments.to.expanduser())
 
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run's, whose record says which of its pictures are which."""
     return (folder / schema.FILE).is_file()
+
+
+def _check_target(path: Path) -> None:
+    """UserError, before hours of work, where nothing could be written there."""
+    if path.is_dir():
+        raise UserError(f"--to {path} is a folder, expected a file")
+    there = next(place for place in path.absolute().parents if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"--to {path} can't be written: {there} is {'read-only' if there.is_dir() else 'no folder'}")
 
 
 def _check_folder(folder: Path, what: str, expected: str) -> None:

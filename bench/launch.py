@@ -63,7 +63,8 @@ def for_worker(surroundings: Mapping[str, str]) -> dict[str, str]:
 
 def search_path() -> str:
     """Where this process looks for modules, as PYTHONPATH says it to others."""
-    return os.pathsep.join(path or os.getcwd() for path in sys.path)
+    paths = (path for path in sys.path if isinstance(path, str))  # Python skips others, too
+    return os.pathsep.join(path or os.getcwd() for path in paths)
 
 
 def record() -> dict[str, object]:

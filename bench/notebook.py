@@ -56,6 +56,11 @@ def spelled(
     `config` that is no field of a config but an option of `run`."""
     if len(chosen([approach])) != 1:
         raise UserError(f"approach is '{approach}', expected one: bench.run makes one run")
+    for name, instead in (("seed", "seed="), ("preset", "preset=")):
+        if name in config:
+            raise UserError(f"config has '{name}', expected it as {instead}")
+    if not all(isinstance(name, str) for name in (preset, *config, *settings)):
+        raise UserError("preset and the names in config and settings are texts, such as 'tiny' and 'data.path'")
     fields = {flag.removeprefix("--").replace("-", "_") for flag, _ in flags_of(Config)} - {"preset"}
     for name in config:
         if "." not in name and name not in (*fields, *SHORT_NAMES):
@@ -69,7 +74,8 @@ def spelled(
 def _options(prefix: str, values: Mapping[str, Any], usual: Any) -> Iterator[str]:
     """Values as words. usual: the dataclass that they change; a switch is given only where it is not as there."""
     for name, value in values.items():
-        if isinstance(value, bool):
+        if isinstance(value, bool) or type(value).__name__ == "bool_":  # NumPy's
+            value = bool(value)
             section, dot, last = name.rpartition(".")
             if value is not reduce(lambda part, field: getattr(part, field, None), name.split("."), usual):
                 yield f"--{prefix}{section}{dot}{'' if value else 'no-'}{last}"

@@ -5,7 +5,7 @@ N pictures; H W their sides; C h w a latent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from bench.sampler import Drawn, Sampling, draw
 from metrics.alignment import Clip, clip_metrics
 from metrics.composition import BY_TASK, scene_metrics
 from metrics.features import FeatureExtractor, open_extractor
-from metrics.fidelity import Extractor, Features, extract, fidelity_metrics
+from metrics.fidelity import Extractor, Features, distance_metrics, extract, fidelity_metrics
 from metrics.inception import Inception
 from metrics.statistics import Better, Estimate, mean_estimate
 
@@ -164,9 +164,8 @@ def inception_of(config: Config, device: torch.device) -> Inception:
 def as_fid(
     found: Mapping[str, Estimate], inception: Inception, names: Names, field: str = "evaluate.inception"
 ) -> dict[str, Estimate]:
-    """What is kept of numbers on Inception-v3: not the neighbour shares, which name no extractor; and on other weights
-    than the official ones, which `field` named, `names` are missing."""
-    kept = {name: each for name, each in found.items() if name not in NEIGHBOURS}
+    """Distances on Inception-v3; on other weights than the official ones, which `field` named, `names` are missing."""
+    kept = dict(found)
     if inception.official:
         return kept
     reason = f"{field} names other weights than TensorFlow's: see fd_inception_v3_other"
@@ -199,14 +198,16 @@ class Judges:
         """The config's."""
         return clip_of(self.config, self.device)
 
-    def fidelity(self, pictures: Pictures, extractor: Extractor) -> dict[str, Estimate]:
+    def fidelity(
+        self, pictures: Pictures, extractor: Extractor, by: Callable[..., dict[str, Estimate]] = fidelity_metrics
+    ) -> dict[str, Estimate]:
         """Distances and neighbour shares of drawn pictures to the true ones of their captions; the null distance is
         that of as many other real ones, and the VAE's that of these, encoded and decoded."""
         references = [self._reference(extractor, each) for each in (pictures.true, *self.apart(len(pictures)))]
         kept = np.flatnonzero(pictures.finite)
         drawn = extract(extractor, pictures.images[kept], batch=EXTRACTED)
         keys = [pictures.keys[i] for i in kept]
-        return pictures.told(fidelity_metrics(drawn, *references, keys=keys))
+        return pictures.told(by(drawn, *references, keys=keys))
 
     def apart(self, n: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """As many other real pictures, and what the VAE makes of them; made once."""
@@ -224,7 +225,7 @@ class Judges:
 
     def fid(self, pictures: Pictures) -> dict[str, Estimate]:
         """On Inception-v3. Other weights than the official ones give no `fid`, but a distance under their own name."""
-        return as_fid(self.fidelity(pictures, self.inception), self.inception, FID)
+        return as_fid(self.fidelity(pictures, self.inception, distance_metrics), self.inception, FID)
 
     def alignment(self, pictures: Pictures) -> dict[str, Estimate]:
         """By CLIP. Where pictures are left out, details `looked_at` has the places of those that are not."""

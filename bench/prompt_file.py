@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,12 @@ def read(path: Path) -> list[str]:
     if kind not in SUFFIXES:
         raise UserError(f"--prompts {path}: expected a file named {' or '.join(SUFFIXES)}, or - for standard input")
     try:
-        text = sys.stdin.read() if str(path) == STDIN else path.read_text(encoding="utf-8-sig")
+        text = (sys.stdin.buffer.read() if str(path) == STDIN else path.read_bytes()).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"--prompts {path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--prompts {path} can't be read: {error}") from error
-    lines = text.split("\n")  # splitlines would cut at more than ends of lines
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     filled = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     found = [line if kind == ".txt" else _prompt(line, f"{name}, line {number}") for number, line in filled]
     if not found:
@@ -44,11 +44,12 @@ def read(path: Path) -> list[str]:
     return found
 
 
-def write(folder: Path, files: Sequence[Path], prompts: Sequence[str], *, seed: int, count: int) -> Path:
-    """List pictures beside them, as the dataset `folder` reads it, with what else is needed to draw each again: the
-    seed, and by the file's number its place. prompt: the number of the prompt, from 0, each having `count` pictures."""
+def write(folder: Path, files: Sequence[Path], prompts: Sequence[str], *, count: int, how: Mapping[str, Any]) -> Path:
+    """List pictures beside them, as the dataset `folder` reads it, with what else is needed to draw each again: `how`,
+    the same for all, and by the file's number its place. prompt: the number of the prompt, from 0, each having `count`
+    pictures."""
     rows = [
-        {"file_name": file.name, "text": text, "seed": seed, "prompt": number // count}
+        {"file_name": file.name, "text": text, "prompt": number // count, **how}
         for number, (file, text) in enumerate(zip(files, prompts, strict=True))
     ]
     write_text(folder / METADATA, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

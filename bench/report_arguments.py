@@ -91,16 +91,26 @@ def set_of(text: str, out: Path) -> list[Path]:
 
 
 def one_contender(text: str, out: Path) -> list[Path]:
-    """The same where every beginning means runs of one contender: its seeds. UserError that names the contenders."""
+    """The same where every beginning means runs of one contender: its seeds, done ones where any is. UserError that
+    names the contenders."""
     from reports.contenders import contenders
     from reports.gather import gather
 
-    for part in () if os.path.exists(Path(text).expanduser()) else text.split(","):
-        found = places(part.strip(), out) if part.strip() else []
-        if len(found) > 1 and len(ways := contenders(gather(found).runs)) > 1:
-            named = "; ".join(f"{way.label}, such as {way.runs[0].folder.name}" for way in ways)
-            raise UserError(f"'{part.strip()}' begins runs of {len(ways)} contenders, expected one's: {named}")
-    return set_of(text, out)
+    if os.path.exists(Path(text).expanduser()):
+        return set_of(text, out)
+    meant: list[Path] = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        found = places(part, out)
+        if len(found) > 1:
+            gathered = gather(found)
+            ways = contenders(gathered.done or gathered.runs)
+            if len(ways) > 1:
+                named = "; ".join(f"{way.label}, such as {way.runs[0].folder.name}" for way in ways)
+                raise UserError(f"'{part}' begins runs of {len(ways)} contenders, expected one's: {named}")
+            keys = {run.record.key for way in ways for run in way.runs}
+            found = [run.folder for run in gathered.runs if run.record.key in keys] or found
+        meant += found
+    return meant or set_of(text, out)
 
 
 def places(text: str, out: Path) -> list[Path]:

@@ -143,11 +143,13 @@ def _nearly(request: store.Request, out: Path) -> tuple[store.Found, list[str]] 
     key (sources, data, texts, weights) it is another; of several the latest. None where there is none."""
     found = []
     for run in store.runs(out):
-        done = run.state is not None and run.state.state == "done"
-        parts = read_json(run.folder / store.REQUEST).get("parts") if done else None
-        if run.approach != request.approach or not isinstance(parts, dict):
+        if run.approach != request.approach or run.state is None or run.state.state != "done":
             continue
-        differing = sorted(name for name in {*parts, *request.parts} if parts.get(name) != request.parts.get(name))
+        try:
+            parts = read_json(run.folder / store.REQUEST)["parts"]
+        except (UserError, KeyError, TypeError):  # somebody has just cleaned it away, or it is damaged
+            continue
+        differing = sorted(name for name in parts if parts[name] != request.parts.get(name, parts[name]))
         if differing and not {"config", "settings"} & set(differing):
             found.append((run, differing))
     return max(found, key=lambda each: each[0].state.ended if each[0].state else 0.0, default=None)

@@ -18,6 +18,7 @@ from bench.files import atomic_path, cache_directory, hash_bytes, require_space
 from metrics.features import check_images
 
 CACHE_REVISION = 1
+PIXELS = 2**25  # of pictures of any size held at a time, about: 32 of 1024 x 1024
 
 
 class Extractor(Protocol):
@@ -89,15 +90,18 @@ def extract_each(
     time. Pictures of one size give what `extract` gives, but for the content. advance: told how many more are done.
     UserError for other arrays."""
     values = np.empty((len(pictures), extractor.feature_size), dtype=np.float32)
-    contents = []
-    for start in range(0, len(pictures), batch):
-        some = pictures[start : start + batch]
+    contents: list[str] = []
+    start = 0
+    while start < len(pictures):
+        side = len(pictures[start])
+        some = pictures[start : start + max(1, min(batch, PIXELS // side**2))]
         contents += [hash_of(picture) for picture in some]
         shapes = [picture.shape for picture in some]
         for shape in dict.fromkeys(shapes):
             rows = [row for row, other in enumerate(shapes) if other == shape]
             found = extractor.extract(np.stack([some[row] for row in rows]), batch)
             values[start + np.array(rows)] = found
+        start += len(some)
         if advance is not None:
             advance(len(some))
     return Features(values=values, content=hash_bytes(*contents), provenance=_provenance(extractor, batch))

@@ -13,9 +13,12 @@ N generated or first pictures, M real or second ones, C feature size, k neighbou
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +38,9 @@ Ids = NDArray[np.int64]
 
 K = 3  # for precision and recall (Kynkaanniemi et al., arXiv 1904.06991), as in torch-fidelity
 K_COVERAGE = 5  # for density and coverage (Naeem et al., arXiv 2002.09797)
-LARGEST = 16_384  # pictures of a set of which every pair is held in memory: three arrays of 2 GB
+HELD = {"kernel": 4.1, "shares": 6.1}  # doubles a pair of pictures, at most, while these are taken (measured)
+LIMIT = Path("/sys/fs/cgroup/memory.max")
+ROOM = 0.8  # share of the memory that they may take
 
 
 def frechet_distance(first: NDArray[Any], second: NDArray[Any]) -> float:
@@ -175,7 +180,7 @@ def fidelity_metrics(
     found = distance_metrics(generated, real, held_out, through_vae, blocks=blocks, keys=keys)
     maker = _Maker(details=_details(generated, real), blocks=blocks, keys=keys)
     shares = {"precision": k, "recall": k, "density": k_coverage, "coverage": k_coverage}
-    reason = _unfit(generated, real, least=max(shares.values()) + 2) or _pairless(generated, real)
+    reason = _unfit(generated, real, least=max(shares.values()) + 2) or _pairless("shares", generated, real)
     if reason:
         return found | {name: Estimate.missing(reason, unit="share", better="higher") for name in shares}
     neighbours = Neighbours.of(generated.values, real.values)
@@ -203,7 +208,7 @@ def distance_metrics(
     these are missing. keys: the generated pictures' names (their prompts), for comparisons of approaches.
     Details: the extractor's provenance, `real` (a hash), `n_real`, `rank_deficient` (n <= C), `null`, `vae`.
     UserError where the sets' extractors differ. Missing, with the reason, where a set is too small or a feature is not
-    finite, and what is of all pairs (KID, the shares) where a set has more than LARGEST pictures.
+    finite, and what is of all pairs (KID, the shares) where these don't fit into this machine's memory.
     """
     if {**generated.provenance, "batch": 0} != {**real.provenance, "batch": 0}:
         raise UserError(f"the features differ: {dict(generated.provenance)} and {dict(real.provenance)}")
@@ -212,7 +217,7 @@ def distance_metrics(
     maker = _Maker(details=_details(generated, real), blocks=blocks, keys=keys)
     found: dict[str, Estimate] = {}
     for kind, prepare in (("frechet", _frechet_of_subsets), ("kernel", _kernel_of_subsets)):
-        if kind == "kernel" and (reason := _pairless(generated, real)):
+        if kind == "kernel" and (reason := _pairless(kind, generated, real)):
             lacking = (f"{of}{names[kind]}" for of in ("", "null_", "vae_"))
             return found | dict.fromkeys(lacking, Estimate.missing(reason, better="lower"))
         null, vae = (_null(maker, prepare, len(generated), real, other) for other in (held_out, through_vae))
@@ -230,10 +235,20 @@ def _details(generated: Features, real: Features) -> dict[str, Any]:
     return {**generated.provenance, "real": real.content, "n_real": len(real)}
 
 
-def _pairless(*sets: Features) -> str:
-    """Why not every pair of these sets can be looked at; "" where it can."""
-    largest = max(map(len, sets))
-    return f"{largest} pictures have too many pairs, expected at most {LARGEST}" if largest > LARGEST else ""
+def _pairless(what: str, *sets: Features) -> str:
+    """Why not every pair of these sets can be held; "" where it can."""
+    largest, here = max(map(len, sets)), memory()
+    needed = HELD[what] * 8 * largest**2
+    told = f"{largest:,} pictures have too many pairs: {needed / 1e9:.3g} GB, of {here / 1e9:.3g} on this machine"
+    return told if needed > ROOM * here else ""
+
+
+def memory() -> int:
+    """Bytes that this process may have: the machine's, or what its container allows."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):  # no such file, or "max"
+        return min(whole, int(LIMIT.read_text(encoding="ascii")))
+    return whole
 
 
 def _unfit(*sets: Features, least: int = 2) -> str:

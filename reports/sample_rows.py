@@ -47,14 +47,16 @@ def _rows(label: str, run: Run) -> Iterator[dict[str, Any]]:
 
 def _each(run: Run, name: str) -> dict[int, float]:
     """A number of each sample, by its place: of numbers that have one a picture, or one a caption, in their order."""
-    samples = run.record.samples
-    if name.removesuffix(ONCE) in OF_DRAWN:
-        places = list(range(len(samples)))
+    details, samples = run.record.metrics[name].details, run.record.samples
+    values = details.get("per_item")
+    if not isinstance(values, list):
+        return {}
+    if name.removesuffix(ONCE) in OF_DRAWN:  # drawn pictures are the first samples, but for those that can't be scored
+        places = list(details.get("looked_at", range(len(values))))
     elif name in OF_CAPTIONS:
         places = [place for place, sample in enumerate(samples) if sample.caption is not None]
     else:
         return {}
-    values = run.record.metrics[name].details.get("per_item")
-    if not isinstance(values, list) or len(values) != len(places):
+    if len(values) != len(places) or max(places, default=0) >= len(samples):
         return {}
     return {place: value for place, value in zip(places, values, strict=True) if isinstance(value, int | float)}

@@ -31,10 +31,13 @@ def by_batch(contenders: Sequence[Contender]) -> Plot:
     groups = [(place, c, machine, runs) for place, c in enumerate(contenders) for machine, runs in _by_machine(c)]
     machines = list(dict.fromkeys(machine for _, _, machine, _ in groups))
     series: list[Series] = []
-    told = [HEAD]
+    told, apart = [HEAD], list[str]()
     for place, contender, machine, runs in groups:
         rows, seeds = rows_of(replace(contender, runs=runs), CURVE, CURVE)
         label = contender.label if len(machines) == 1 else f"{contender.label}, on {machine}"
+        if not rows:
+            apart.append(label)
+            continue
         again = any(one.place == place for one in series)  # on another machine
         told += [_cells(label, row) for row in rows]
         series.append(
@@ -46,14 +49,15 @@ def by_batch(contenders: Sequence[Contender]) -> Plot:
                 trainings=len(contender.runs),
             )
         )
-    if not any(one.points for one in series):
+    if not series:
         return Plot(name=CURVE, question=question, reason="no size of batch was timed with all seeds of a contender")
     figure = lines(CURVE, question, "pictures a batch", RATE, series, log=True)
     on = f"Taken on {machines[0]}."
     if len(machines) > 1:
         on = f"Taken on {listed(machines)}: compare lines of one machine alone."
     bands = "From words to pixels; bands are 95% intervals of the median in one process."
-    return replace(figure, note=" ".join([on, bands, *of_seeds(series)]), table=tuple(told))
+    lacking = [f"Not shown, because its seeds have no size of batch in common: {label}." for label in apart]
+    return replace(figure, note=" ".join([on, bands, *of_seeds(series), *lacking]), table=tuple(told))
 
 
 def _by_machine(contender: Contender) -> list[tuple[str, tuple[Run, ...]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import combinations
 
 from metrics.statistics import COUNTED
 from reports.contenders import Contender, Judge, items_each, unlike
@@ -299,6 +300,6 @@ def _unlike_clocks(contenders: Sequence[Contender], names: Sequence[str]) -> lis
     for name in names:
         having = [c for c in contenders if has(c.metrics, name)]
         if having and having[0].metrics[name].unit in TIMED_UNITS:
-            for why in dict.fromkeys(why for c in having[1:] if (why := unlike(having[0], c, name))):
+            for why in dict.fromkeys(why for pair in combinations(having, 2) if (why := unlike(*pair, name))):
                 told.setdefault(why, []).append(meaning(name).title)
     return [f"Not compared, because they were {why}: {listed(titles)}." for why, titles in told.items()]

@@ -58,13 +58,9 @@ class Row:
     text: Path | None = None
     lack: str = ""
 
-    def told_captions(self) -> tuple[str, ...]:
-        """Its captions, read from the file beside it where they lie there."""
-        return _caption(self.text) if self.text else self.captions
-
     def candidate(self) -> Candidate:
         """To be judged."""
-        captions = self.told_captions()
+        captions = caption_beside(self.text) if self.text else self.captions
         lack = self.lack or ("" if captions else NO_CAPTION)
         return Candidate(key=self.name, captions=captions, source=File(path=self.path), told=self.told, lack=lack)
 
@@ -126,7 +122,7 @@ def _pictures(folder: Path, exclusions: Counter[str]) -> Iterator[Row]:
             exclusions["caption file without a picture"] += 1
 
 
-def _caption(text: Path) -> tuple[str, ...]:
+def caption_beside(text: Path) -> tuple[str, ...]:
     """What a NAME.txt says, on one line, as in tar shards; nothing where it is empty or no text."""
     try:
         return clean_captions(text.read_text(encoding="utf-8-sig"))

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import PIL
 
 from bench.data.dataset import Dataset, Sample
-from bench.data.pictures import RESIZE, PictureError, decode, inspect
+from bench.data.pictures import RESIZE, PictureError, decode, inspect, quiet
 from bench.data.splits import assign, may_be
 from bench.errors import UserError
 from bench.files import cache_directory, hash_bytes, whole_characters, write_json
@@ -170,7 +170,7 @@ class VerdictCache:
     def __init__(self, origin: str, part: Part) -> None:
         self._part = part
         whose = f"{part.split}/{part.seed}/{sorted(part.present)}"
-        key = hash_bytes("verdicts-v3", RESIZE, PIL.__version__, origin, whose)
+        key = hash_bytes("verdicts-v4", RESIZE, PIL.__version__, origin, whose)
         self._target = cache_directory() / "verdicts" / f"{key}.json"
         self._before: dict[str, Any] = {}
         self._now: dict[str, list[Any]] = {}
@@ -225,4 +225,6 @@ def _judged(candidates: Iterable[Candidate], cache: VerdictCache) -> Iterator[tu
     with ThreadPoolExecutor() as pool:
         remaining = iter(candidates)
         while chunk := list(islice(remaining, CHUNK)):
-            yield from zip(chunk, pool.map(cache.judge, chunk), strict=True)
+            with quiet():
+                verdicts = list(pool.map(cache.judge, chunk))
+            yield from zip(chunk, verdicts, strict=True)

@@ -44,7 +44,7 @@ class Files(Sequence[NDArray[np.uint8]]):
     def __getitem__(self, place: int | slice) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
         if isinstance(place, int):
             return _array(self.paths[place])
-        with ThreadPoolExecutor() as pool:  # Pillow decodes outside of Python's lock
+        with pictures.quiet(), ThreadPoolExecutor() as pool:  # Pillow decodes outside of Python's lock
             return list(pool.map(_array, self.paths[place]))
 
 
@@ -130,7 +130,9 @@ def _judged(files: Mapping[str, Path], advance: Callable[[int], None]) -> Iterat
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(names), CHUNK):
             some = names[start : start + CHUNK]
-            yield from zip(some, pool.map(_look, (files[name] for name in some)), strict=True)
+            with pictures.quiet():
+                seen = list(pool.map(_look, (files[name] for name in some)))
+            yield from zip(some, seen, strict=True)
             advance(len(some))
 
 

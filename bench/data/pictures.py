@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -87,8 +90,8 @@ def _open(source: bytes | Path, *, preview: bool = False) -> tuple[Image.Image, 
     data = source if isinstance(source, bytes) else read(source)
     if not data:
         raise PictureError("empty image file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of broken metadata that does not concern the pixels
+    alone = threading.current_thread() is threading.main_thread()
+    with quiet() if alone else nullcontext():  # whoever starts threads calls it around them
         try:
             with Image.open(io.BytesIO(data), formats=_formats()) as image:
                 if image.width * image.height > MAX_PIXELS:
@@ -106,6 +109,15 @@ def _open(source: bytes | Path, *, preview: bool = False) -> tuple[Image.Image, 
             raise PictureError("image too large") from error
         except Exception as error:  # Pillow's plug-ins raise many kinds on damaged files
             raise PictureError("corrupt image") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, Pillow does not warn of broken metadata, which does not concern the pixels. Of the main thread: what is
+    heard of warnings is the whole process', and threads that set it by turns would leave it set."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @lru_cache

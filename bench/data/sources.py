@@ -66,15 +66,16 @@ def has_metadata(folder: Path) -> bool:
     return bool(_metadata(folder)) or any(_metadata(child) for child in children)
 
 
-def has_captions(folder: Path) -> bool:
-    """Whether an image folder has metadata, or captions beside its pictures."""
-    return has_metadata(folder) or any(name and text for name, text in beside(folder))
-
-
 def beside(folder: Path) -> Iterator[tuple[str, Path | None]]:
     """Every picture at any depth of a folder, by its name within it, with the NAME.txt beside NAME.png, None where it
-    has none; and "" with every such text that stands beside no picture. What is hidden is left out."""
-    for place, folders, files in os.walk(folder):
+    has none; and "" with every such text that stands beside no picture. What is hidden is left out; of folders that
+    are linked to, each is read once."""
+    known: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in known:
+            folders[:] = []
+            continue
+        known.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         parts = [name.rpartition(".")[::2] for name in sorted(files) if not name.startswith(".")]
         texts = {stem: Path(place, f"{stem}.{kind}") for stem, kind in parts if kind.lower() == "txt"}
@@ -151,7 +152,7 @@ def dataset_of(name: str, path: str | None) -> str:
         return ""
     root = Path(path).expanduser()
     if root.is_dir():
-        if has_metadata(root):
+        if has_metadata(root) or any(name and text for name, text in beside(root)):
             return "folder"
         if saved(root) or any(root.rglob("*.parquet")):
             return "hub"

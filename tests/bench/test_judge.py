@@ -228,7 +228,7 @@ def test_a_picture_that_is_not_square_is_its_middle(
 def test_captions_are_of_the_pictures_that_have_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path(save(tmp_path / "some", images("test", 12)))
     captions = {f"{number:04}.png": samples("test")[number].caption for number in range(2, 12)}
-    describe(folder, {**captions, "0002.png": "", "absent.png": "nothing"})
+    describe(folder, {"0001.png": "", **captions, "0002.png": "", "absent.png": "nothing"})
     found, said = judged(capsys, folder)
     assert found["clip_score"].n == len(found["clip_score"].details["per_item"]) == 9
     own = clip_metrics(
@@ -236,7 +236,8 @@ def test_captions_are_of_the_pictures_that_have_one(tmp_path: Path, capsys: pyte
     )
     assert value(found, "clip_score") == own["clip_score"].value
     assert f"captions of {folder}: 1 x caption of no picture here" in said
-    assert "3 of 12 pictures judged have no caption" in said and judge.OWN_CLIP in said
+    assert f"captions of {folder}: 1 x picture that it does not name, left out" in said
+    assert "2 of 11 pictures judged have no caption" in said and judge.OWN_CLIP in said
     assert found[f"fd_{LITE0}"].reason == found["fid"].reason == judge.NO_REFERENCE
 
 
@@ -257,6 +258,9 @@ def test_what_is_wrong_with_files_is_one_warning_and_travels_with_the_numbers(
     folder = tmp_path / "odd"
     shutil.copytree(drawn, folder)
     before, _ = judged(capsys, folder, "--reference", real)
+    odd = ("float.tif", "torn.png", "a/torn.jpg", "grey.png", "deep.png")
+    with (folder / "metadata.jsonl").open("a") as listed:
+        listed.writelines(f'\n{{"file_name": "{name}"}}' for name in odd)
     Image.fromarray(np.zeros((32, 32), dtype=np.float32)).save(folder / "float.tif")
     for name in ("torn.png", "a/torn.jpg"):
         (folder / name).parent.mkdir(exist_ok=True)

@@ -197,14 +197,19 @@ def test_sets_that_cant_be_measured_have_reasons() -> None:
 def test_a_set_with_too_many_pairs_has_its_frechet_distance_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     sets = [features(normal(n, 4, seed)) for seed, n in enumerate((30, 40, 30, 30))]
     whole = fidelity_metrics(*sets)
-    monkeypatch.setattr(fidelity, "LARGEST", 39)
+    monkeypatch.setattr(fidelity, "memory", lambda: 8 * 4 * 40**2)  # a kernel takes 4.1 doubles a pair, or more
     found = fidelity_metrics(*sets)
     for name, estimate in whole.items():
         if name.endswith("fd_test"):
             assert found[name] == estimate, name
         else:
             assert (found[name].value, found[name].better) == (None, estimate.better), name
-            assert found[name].reason == "40 pictures have too many pairs, expected at most 39", name
+            assert found[name].reason.startswith("40 pictures have too many pairs: "), name
+    monkeypatch.setattr(fidelity, "memory", lambda: 8 * 6 * 40**2)
+    found = fidelity_metrics(*sets)
+    assert found["kid_test"] == whole["kid_test"] and found["coverage"].value is None
+    monkeypatch.undo()
+    assert 10**8 < fidelity.memory() < 10**14
 
 
 def test_features_of_pictures_as_they_come_are_those_of_the_stack(extractor: FeatureExtractor) -> None:
