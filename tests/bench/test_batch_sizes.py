@@ -19,6 +19,7 @@ from bench.config import Config
 from bench.console import Console
 from bench.curve_arguments import CurveArguments
 from bench.errors import UserError
+from bench.exits import FAILED
 from metrics.statistics import Estimate
 from reports import schema
 from reports.document import document
@@ -164,15 +165,20 @@ def test_a_batch_that_can_t_be_drawn_takes_no_other_down(
     def falls(_: Any, __: Any, ___: Any, rows: int, *____: Any) -> tuple[dict[str, float], dict[str, str]]:
         if rows == 4:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\nmuch")
+        if rows == 32:  # as a CPU says it
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
         if rows == 8:
             raise UserError("the prompt is too long")
         return {"batch": float(rows)}, {"joules_per_picture": "nobody counts"}
 
     monkeypatch.setattr(batch_sizes, "cost", falls)
-    assert curves.main(CurveArguments(run=str(copy), of="batch", values=(1, 4, 8, 16)), Config(), QUIET) == 0
+    assert curves.main(CurveArguments(run=str(copy), of="batch", values=(1, 4, 8, 16, 32)), Config(), QUIET) == 0
     after = schema.load(copy)
     assert after.curves["batch"] == ({"batch": 1.0}, {"batch": 16.0}) and after.metrics == before.metrics
     assert after.provenance["curves"]["batch"]["missing"] == {"joules_per_picture": "nobody counts"}
     told = capsys.readouterr().err
     assert "batch 4: CUDA out of memory. Tried to allocate\n" in told and "batch 8: the prompt is too long" in told
+    assert "batch 32: [enforce fail] DefaultCPUAllocator" in told
     assert told.count("joules_per_picture: nobody counts") == 1
+    assert curves.main(CurveArguments(run=str(copy), of="batch", values=(4, 8)), Config(), QUIET) == FAILED
+    assert schema.load(copy).curves["batch"] == after.curves["batch"]  # nothing was made: what there was stays

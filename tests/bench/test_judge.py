@@ -30,6 +30,7 @@ from metrics.fidelity import fidelity_metrics
 from metrics.inception import Inception
 from metrics.statistics import Estimate
 from reports import schema
+from tests.bench.conftest import MicroRun
 from tests.bench.png import deep_colour
 from tests.metrics.known_there import save, torch_fidelity_extractor, torch_fidelity_numbers
 from tests.reports.records import record_of
@@ -239,6 +240,31 @@ def test_captions_are_of_the_pictures_that_have_one(tmp_path: Path, capsys: pyte
     assert f"captions of {folder}: 1 x picture that it does not name, left out" in said
     assert "2 of 11 pictures judged have no caption" in said and judge.OWN_CLIP in said
     assert found[f"fd_{LITE0}"].reason == found["fid"].reason == judge.NO_REFERENCE
+
+
+@pytest.mark.slow
+def test_what_generate_leaves_is_judged_without_its_sheet(
+    micro_run: MicroRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["generate", str(micro_run.folder), "a red circle", "two blue squares", "a dark cross"]) == 0
+    capsys.readouterr()
+    found, said = judged(capsys, "drawn")
+    assert found["clip_score"].n == 3
+    assert "captions of drawn: 1 x picture that it does not name, left out" in said
+
+
+def test_metadata_without_captions_takes_no_distance_down(
+    drawn: Path, real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "labelled"
+    shutil.copytree(drawn, folder)
+    (folder / "metadata.jsonl").unlink()
+    (folder / "metadata.csv").write_text("file,label\n0000.png,3\n")
+    found, _ = judged(capsys, folder, "--reference", real)
+    whole, _ = judged(capsys, drawn, "--reference", real)
+    assert value(found, f"fd_{LITE0}") == value(whole, f"fd_{LITE0}")
+    assert found["clip_score"].value is None and "metadata.csv" in found["clip_score"].reason
 
 
 def test_captions_may_lie_beside_the_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,6 +73,9 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"settings": {"variant": "gatd"}}, "--settings.variant is 'gatd': did you mean 'gated'"),
     ({"settings": {"queries": 3}}, "'run' has no option --settings.queries"),
     ({"settings": {"fuse": "yes"}}, "--settings.fuse takes no value, got 'yes'"),
+    ({"seed": 1, "config": {"seed": 3}}, "config has 'seed', expected it as seed="),
+    ({"preset": None}, "preset and the names in config and settings are texts"),
+    ({"config": {3: 4}}, "preset and the names in config and settings are texts"),
 ]
 
 

@@ -134,8 +134,15 @@ def test_what_is_drawn_from_a_file_is_read_back_as_a_dataset(
     own = bench.load(micro_run.folder).config.diffusion
     rows = [json.loads(line) for line in (tmp_path / "drawn" / "metadata.jsonl").read_text().splitlines()]
     assert rows == [
-        {"file_name": f"{number:03}.png", "text": text, "prompt": number // 2, "run": micro_run.folder.name, "seed": 5,
-         "nfe": own.nfe, "guidance": own.guidance}
+        {
+            "file_name": f"{number:03}.png",
+            "text": text,
+            "prompt": number // 2,
+            "run": micro_run.folder.name,
+            "seed": 5,
+            "nfe": own.nfe,
+            "guidance": own.guidance,
+        }
         for number, text in enumerate(asked)
     ]
     data = DataConfig(name="folder", path="drawn", size=32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -364,6 +365,13 @@ def test_a_beginning_means_all_seeds_of_one_contender(tmp_path: Path, capsys: py
     error = capsys.readouterr().err
     assert "'dual_tower' begins runs of 2 contenders, expected one's: " in error and "variant gated" in error
     assert cli.main(["compare", "full_retraining", "dual_tower-5", *words]) in (0, 1)
+    dead = record_of("full_retraining", seed=1, status="killed", reason="yesterday", metrics={},
+                     provenance={**record_of("full_retraining").provenance, "key": {"sources": "others"}})  # fmt: skip
+    write_run(out / "full_retraining-dead", dead, pictures=False)
+    capsys.readouterr()
+    assert cli.main(["compare", "full_retraining", "dual_tower-0", *words]) in (0, 1)
+    assert json.loads(capsys.readouterr().out)["unfinished"] == []
+    shutil.rmtree(out / "full_retraining-dead")
     capsys.readouterr()
     assert cli.main(["report", "dual_tower", "--out", str(out), "--to", str(tmp_path / "to")]) == 0
     rows = list(csv.DictReader((tmp_path / "to" / "results.csv").read_text(encoding="utf-8").splitlines()))
@@ -388,3 +396,13 @@ def test_samples_stand_beside_their_scores(tmp_path: Path):
         assert float(row["scene_accuracy_0_redraws"]) == 0
         assert row["caption_attribute_f1"] == (str(some.index(place) / 100) if place in some else "")
     assert all(not row["scene_accuracy_0_redraws"] for row in rows if row["contender"] != "modular")
+    # Some pictures could not be scored, and more were described than drawn.
+    scored = mean_estimate([1.0, 0.0], unit="share", better="higher", details={"looked_at": [0, 2]})
+    drawn = mean_estimate([0.25, 0.5, 0.75], unit="share", better="higher")
+    changed = record_of("modular", seed=1, metrics={"clip_score": scored, "scene_accuracy": drawn})
+    write_run(out / "modular-1", changed)
+    assert cli.main(["report", str(out)]) == 0
+    rows = list(csv.DictReader((out / "samples.csv").read_text(encoding="utf-8").splitlines()))
+    own = [row for row in rows if row["contender"] == "modular" and row["seed"] == "1"]
+    assert [row["clip_score"] for row in own[:4]] == ["1.0", "", "0.0", ""]
+    assert [row["scene_accuracy"] for row in own[:4]] == ["0.25", "0.5", "0.75", ""]

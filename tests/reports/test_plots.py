@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -192,6 +193,12 @@ def test_rows_of_several_machines_are_in_no_mean_and_in_no_line_together():
     assert throughput.UNNAMED in throughput.by_batch(contenders([timed(0, "")], order())).note
     apart = contenders([timed(0, "A, 1 thread"), timed(1, "A, 1 thread", batch=16.0)], order())
     assert "timed with all seeds" in throughput.by_batch(apart).reason
+    other = Run(record=replace(timed(0, "A, 1 thread").record, approach=APPROACHES[1]), folder=Path("x"))
+    plot = throughput.by_batch(
+        contenders([timed(0, "A, 1 thread"), timed(1, "A, 1 thread", batch=16.0), other], order())
+    )
+    assert f"Not shown, because its seeds have no size of batch in common: {APPROACHES[0]}." in plot.note
+    assert APPROACHES[1] in plot.text and "Means over seeds" not in plot.note
 
 
 def test_a_page_does_not_miss_a_curve_that_few_ask_for():

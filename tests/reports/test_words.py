@@ -265,6 +265,9 @@ def test_costs_of_several_machines_are_told_as_such():
     assert answer.words.endswith("2 [2, 2] s (b), taken on A, 1 thread and on B, 1 thread: not comparable.")
     said = "Not compared, because they were taken on A, 1 thread and on B, 1 thread: time per picture."
     assert said in marks_of_honesty(unlike, Gathered(runs=()), Judge())
+    for order in ([2, 0, 1], [0, 2, 1]):
+        ways = [way("a", 1.0, "A, 1 thread"), way("b", 2.0, "B, 1 thread"), way("c", 1.5, "")]  # the last is of before
+        assert said in marks_of_honesty([ways[place] for place in order], Gathered(runs=()), Judge())
     alike = [way("a", 1.0, "A, 1 thread"), way("b", 2.0, "A, 1 thread"), way("c", 2.0, "")]
     (answer,) = [each for each in answers(alike, Judge()) if each.question == "Costs"]
     assert "not comparable" not in answer.words
