@@ -25,7 +25,7 @@ OURS = ("approaches", "bench", "metrics", "reports")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 # Imports inside functions that are tried and done without, or that a declared package brings along and hands out.
-BROUGHT_ALONG = {"yaml", "packaging", "setuptools", "pynvml"}
+BROUGHT_ALONG = {"yaml", "packaging", "setuptools", "pynvml", "pytablewriter"}
 
 
 def constraints() -> dict[str, Version]:
