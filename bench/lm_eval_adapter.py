@@ -17,6 +17,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.errors import UserError, nearest
+from bench.exits import MISTAKE
+from bench.shadows import check_ours
+
+if __name__ == "__main__":  # before anything of ours is imported that somebody's file may take the place of
+    try:
+        check_ours()
+    except UserError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        sys.exit(MISTAKE)
+
 import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
@@ -30,8 +41,6 @@ from approaches.shared.prefix import Prefix
 from approaches.shared.randomness import generator
 from approaches.shared.reading import next_logits
 from bench.assembly import untrained
-from bench.errors import UserError, nearest
-from bench.exits import MISTAKE
 from bench.hands_on import Trained, load
 
 Pair = tuple[list[int], list[int]]

@@ -113,3 +113,10 @@ def test_a_worker_finds_what_its_parent_finds(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", "/else"])
     assert launch.search_path() == os.pathsep.join([str(tmp_path), "/else"])
+
+
+def test_lm_evals_model_judges_its_folder_too(tmp_path: Path) -> None:
+    path = shadow(tmp_path, "metrics.py")
+    done = python(tmp_path, "-m", "bench.lm_eval_adapter", "run")
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {path} takes the place of this program's own")
+    assert not (tmp_path / "imported").exists()
