@@ -39,7 +39,7 @@ from approaches.settings import DualTowerSettings
 from approaches.shared.interleaved import ImageTokens, Interleaved, Rope, Tap
 from approaches.shared.kernels import AttentionMask
 from approaches.shared.prefix import Pair, Prefix
-from approaches.shared.prompts import check_room, read_parts
+from approaches.shared.prompts import check_picture, read_parts
 from approaches.shared.randomness import generator
 from approaches.shared.transformer import Block, Transformer
 from bench.errors import UserError
@@ -136,8 +136,7 @@ class DualTower(Approach):
         self.language_model.requires_grad_(False)
         text = self.language_model.transformer
         config, kernels = text.config, text.kernels
-        tokens = shared.patchify.tokens
-        check_room(shared, tokens + 2, f"a picture of {tokens} tokens", "raise train.patch, or lower data.size")
+        check_picture(shared)
         with shared.fresh("dual_tower"):
             vision = vision_tower(text, settings, generator(shared.seed, "weights/dual_tower/vision"))
             patches = shared.patch_embedding(config.width)

@@ -25,7 +25,7 @@ from approaches.shared.interleaved import ImageTokens, Interleaved, Rope
 from approaches.shared.kernels import AttentionMask
 from approaches.shared.low_rank import add_low_rank
 from approaches.shared.prefix import Pair, Prefix
-from approaches.shared.prompts import check_room, read_parts
+from approaches.shared.prompts import check_picture, read_parts
 from approaches.shared.randomness import generator
 from approaches.shared.transformer import Block
 from bench.errors import UserError
@@ -56,8 +56,7 @@ class FullRetraining(Approach):
         self.language_model = copy.deepcopy(shared.language_model).requires_grad_(True)  # the base stays as it was
         transformer = self.language_model.transformer
         config, kernels = transformer.config, transformer.kernels
-        tokens = shared.patchify.tokens
-        check_room(shared, tokens + 2, f"a picture of {tokens} tokens", "raise train.patch, or lower data.size")
+        check_picture(shared)
         if settings.start == "scratch":
             transformer.initialise(generator(shared.seed, "weights/full_retraining"))
         with shared.fresh("full_retraining"):

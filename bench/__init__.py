@@ -36,10 +36,10 @@ def run(
     check_ours()
     from bench import notebook
 
-    folder = notebook.run(
+    words = notebook.spelled(
         approach, preset=preset, out=out, seed=seed, settings=dict(settings or {}), config=dict(config or {})
     )
-    return load(folder)
+    return load(notebook.run(words))
 
 
 def load(run: str | Path, out: str | Path = "runs") -> Trained:

@@ -224,7 +224,8 @@ def fidelity(
     """
     with console.progress(len(own) + len(real), f"features of {extractor.name}") as progress:
         mine, theirs = (
-            extract_each(extractor, each.files, batch=batch, advance=progress.advance) for each in (own, real)
+            extract_each(extractor, each.files, sides=each.sides, batch=batch, advance=progress.advance)
+            for each in (own, real)
         )
     found = by(mine, theirs, keys=own.names)
     held = min(len(mine), len(theirs) // 2)

@@ -3,7 +3,7 @@ kept as `python -m bench run` does it, and the record names a command that makes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,8 @@ from bench.run_arguments import chosen, settings_of
 SHORT_NAMES = tuple(flag.removeprefix("--") for flag in SHORT)
 
 
-def run(
-    approach: str,
-    *,
-    preset: str,
-    out: str | Path,
-    seed: int,
-    settings: Mapping[str, Any],
-    config: Mapping[str, Any],
-) -> Path:
-    """The folder of a done run: see `bench.run`."""
-    words = spelled(approach, preset=preset, out=out, seed=seed, settings=settings, config=config)
+def run(words: Sequence[str]) -> Path:
+    """The folder of the done run that `spelled` words ask for: see `bench.run`."""
     parsed, console = judged("run", VERBS["run"], words), Console()
     check_here(parsed.config)
     command = ("python", "-m", "bench", "run", *words)

@@ -5,7 +5,7 @@ N pictures, C feature size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from bench.files import atomic_path, cache_directory, hash_bytes, require_space
 from metrics.features import check_images
 
 CACHE_REVISION = 1
-PIXELS = 2**25  # of pictures of any size held at a time, about: 32 of 1024 x 1024
+PIXELS = 2**25  # of pictures held at a time, but for a larger one alone: 32 of 1024 x 1024
 
 
 class Extractor(Protocol):
@@ -83,28 +83,38 @@ def extract_each(
     extractor: Extractor,
     pictures: Sequence[NDArray[np.uint8]],
     *,
+    sides: Sequence[int] | None = None,
     batch: int = 32,
     advance: Callable[[int], object] | None = None,
 ) -> Features:
     """The features of square uint8 pictures, H H 3 each and of any sides, of which no more than `batch` are held at a
-    time. Pictures of one size give what `extract` gives, but for the content. advance: told how many more are done.
-    UserError for other arrays."""
+    time, nor more than PIXELS. sides: where they are known without opening them. Pictures of one size give what
+    `extract` gives, but for the content. advance: told how many more are done. UserError for other arrays."""
     values = np.empty((len(pictures), extractor.feature_size), dtype=np.float32)
     contents: list[str] = []
-    start = 0
-    while start < len(pictures):
-        side = len(pictures[start])
-        some = pictures[start : start + max(1, min(batch, PIXELS // side**2))]
+    for start, end in _groups([len(picture) for picture in pictures] if sides is None else sides, batch):
+        some = pictures[start:end]
         contents += [hash_of(picture) for picture in some]
         shapes = [picture.shape for picture in some]
         for shape in dict.fromkeys(shapes):
             rows = [row for row, other in enumerate(shapes) if other == shape]
             found = extractor.extract(np.stack([some[row] for row in rows]), batch)
             values[start + np.array(rows)] = found
-        start += len(some)
         if advance is not None:
             advance(len(some))
     return Features(values=values, content=hash_bytes(*contents), provenance=_provenance(extractor, batch))
+
+
+def _groups(sides: Sequence[int], batch: int) -> Iterator[tuple[int, int]]:
+    """Where each group of pictures begins and ends."""
+    start, held = 0, 0
+    for place, side in enumerate(sides):
+        if place > start and (place - start == batch or held + side**2 > PIXELS):
+            yield start, place
+            start, held = place, 0
+        held += side**2
+    if start < len(sides):
+        yield start, len(sides)
 
 
 def hash_of(pictures: NDArray[np.uint8]) -> str:

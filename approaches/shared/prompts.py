@@ -59,6 +59,12 @@ def check_room(shared: Any, picture: int = 0, what: str = "a picture", mend: str
         )
 
 
+def check_picture(shared: Any) -> None:
+    """The same of a picture that is read as its tokens, between a begin and an end."""
+    tokens = shared.patchify.tokens
+    check_room(shared, tokens + 2, f"a picture of {tokens} tokens", "raise train.patch, or lower data.size")
+
+
 def gap(model: LanguageModel, describe_prompt: str) -> str:
     """The white space at the words' end: a caption's first token is another behind it. None where the tokenizer puts a
     space before every text by itself (SentencePiece)."""

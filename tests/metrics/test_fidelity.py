@@ -212,6 +212,14 @@ def test_a_set_with_too_many_pairs_has_its_frechet_distance_alone(monkeypatch: p
     assert 10**8 < fidelity.memory() < 10**14
 
 
+def test_pictures_are_held_by_number_and_by_size() -> None:
+    many = extraction.PIXELS // 1000**2
+    assert list(extraction._groups([8] * 7, 3)) == [(0, 3), (3, 6), (6, 7)]
+    assert list(extraction._groups([10, 8000, 10, 10], 32)) == [(0, 1), (1, 2), (2, 4)]  # a large one alone
+    assert list(extraction._groups([1000] * (many + 1), 99)) == [(0, many), (many, many + 1)]
+    assert list(extraction._groups([], 3)) == []
+
+
 def test_features_of_pictures_as_they_come_are_those_of_the_stack(extractor: FeatureExtractor) -> None:
     stack, told = pictures("test", 10), list[int]()
     large = np.repeat(np.repeat(stack, 2, axis=1), 2, axis=2)
