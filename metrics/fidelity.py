@@ -13,12 +13,8 @@ N generated or first pictures, M real or second ones, C feature size, k neighbou
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,21 +22,18 @@ from numpy.typing import NDArray
 
 from bench.errors import UserError
 from metrics.extraction import Extractor, Features, extract
-from metrics.statistics import BLOCKS, Better, Estimate, jackknife
+from metrics.statistics import BLOCKS, Better, Estimate, Ids, deal, of_blocks
 
 __all__ = [
-    "Extractor", "Features", "Floats", "Neighbours", "distance_metrics", "extract", "fidelity_metrics",
-    "frechet_distance", "kernel_distance", "nearest",
+    "Extractor", "Features", "Floats", "distance_metrics", "extract", "fidelity_metrics", "frechet_distance",
+    "kernel_distance", "nearest", "neighbour_shares",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
-Ids = NDArray[np.int64]
 
 K = 3  # for precision and recall (Kynkaanniemi et al., arXiv 1904.06991), as in torch-fidelity
 K_COVERAGE = 5  # for density and coverage (Naeem et al., arXiv 2002.09797)
-HELD = {"kernel": 4.1, "shares": 6.1}  # doubles a pair of pictures, at most, while these are taken (measured)
-LIMIT = Path("/sys/fs/cgroup/memory.max")
-ROOM = 0.8  # share of the memory that they may take
+ROWS = 512  # of all pairs of pictures at a time
 
 
 def frechet_distance(first: NDArray[Any], second: NDArray[Any]) -> float:
@@ -71,6 +64,20 @@ def _root(features: Floats) -> Floats:
     return np.asarray(np.linalg.qr(centred, mode="r"))
 
 
+def _frechet_of_blocks(first: Floats, second: Floats, blocks: int) -> Floats:
+    """`frechet_distance` of two sets, and then without block after block of a jackknife, blocks + 1."""
+    distance = _frechet_of_subsets(first, second)
+    parts = [_parts(each, number, blocks) for number, each in enumerate((first, second))]
+    left = [(np.arange(0), np.arange(0)), *zip(*parts, strict=True)][: blocks + 1]
+    i, j = np.arange(len(first)), np.arange(len(second))
+    return np.array([distance(np.delete(i, out_i), np.delete(j, out_j)) for out_i, out_j in left])
+
+
+def _parts(features: Floats, number: int, blocks: int) -> list[Ids]:
+    """The blocks that a jackknife deals a set into; without a jackknife it is one."""
+    return deal(len(features), number, max(1, blocks))
+
+
 def _frechet_of_subsets(first: Floats, second: Floats) -> Callable[[Ids, Ids], float]:
     """`frechet_distance` of rows of two sets; where one has no more pictures than features, from products once made."""
     if min(len(first), len(second)) > first.shape[1]:
@@ -93,53 +100,91 @@ def _frechet_of_subsets(first: Floats, second: Floats) -> Callable[[Ids, Ids], f
 def kernel_distance(first: NDArray[Any], second: NDArray[Any]) -> float:
     """The unbiased MMD^2 with the kernel (x.y / C + 1)^3 (Binkowski et al., arXiv 1801.01401) of features N C and M C,
     of all pairs: no subsets. May be below 0. ValueError below two pictures."""
-    a, b = _double(first), _double(second)
-    return _kernel_of_subsets(a, b)(np.arange(len(a)), np.arange(len(b)))
+    return float(_kernel_of_blocks(_double(first), _double(second), 0)[0])
 
 
-def _kernel_of_subsets(first: Floats, second: Floats) -> Callable[[Ids, Ids], float]:
-    size = first.shape[1]
-    k_aa, k_bb, k_ab = ((x @ y.T / size + 1) ** 3 for x, y in ((first, first), (second, second), (first, second)))
-    for kernel in (k_aa, k_bb):
-        np.fill_diagonal(kernel, 0)
+def _kernel_of_blocks(first: Floats, second: Floats, blocks: int) -> Floats:
+    """`kernel_distance` of two sets, and then without block after block of a jackknife, blocks + 1. Of the kernel only
+    its sums over pairs of blocks are held."""
+    a, b = ([each[rows] for rows in _parts(each, number, blocks)] for number, each in enumerate((first, second)))
+    aa, bb, ab = _kernel_sums(a, a), _kernel_sums(b, b), _kernel_sums(a, b)
+    n, m = np.array([*map(len, a)]), np.array([*map(len, b)])
+    found = []
+    for left in range(blocks + 1):
+        kept = np.arange(1, len(n) + 1) != left
+        count_a, count_b = float(n[kept].sum()), float(m[kept].sum())
+        within = kept @ aa @ kept / (count_a * (count_a - 1)) + kept @ bb @ kept / (count_b * (count_b - 1))
+        found.append(within - 2 * (kept @ ab @ kept) / (count_a * count_b))
+    return np.array(found)
 
-    def distance(i: Ids, j: Ids) -> float:
-        in_a, in_b = np.bincount(i, minlength=len(k_aa)), np.bincount(j, minlength=len(k_bb))
-        within = in_a @ k_aa @ in_a / (len(i) * (len(i) - 1.0)) + in_b @ k_bb @ in_b / (len(j) * (len(j) - 1.0))
-        return float(within - 2 * (in_a @ k_ab @ in_b) / (len(i) * float(len(j))))
 
-    return distance
+def _kernel_sums(a: Sequence[Floats], b: Sequence[Floats]) -> Floats:
+    """The kernel's sums over the pairs of a block of `a` and one of `b`; of a set with itself without the pairs of a
+    picture and itself."""
+    whole, starts = np.concatenate(b), np.cumsum([0, *map(len, b[:-1])])
+    size, sums = whole.shape[1], np.zeros((len(a), len(b)))
+    for row, block in enumerate(a):
+        for begin in range(0, len(block), ROWS):
+            kernel = block[begin : begin + ROWS] @ whole.T / size + 1
+            sums[row] += np.add.reduceat((kernel * kernel * kernel).sum(axis=0), starts)
+        if a is b:
+            sums[row, row] -= (((block * block).sum(axis=1) / size + 1) ** 3).sum()
+    return sums
 
 
-@dataclass(frozen=True, kw_only=True)
-class Neighbours:
-    """Euclidean distances between generated pictures N, and real ones M: all that the neighbour shares need."""
+def neighbour_shares(
+    generated: NDArray[Any], real: NDArray[Any], *, k: int = K, k_coverage: int = K_COVERAGE, blocks: int = 0
+) -> dict[str, Floats]:
+    """Shares of features N C and M C: each of all pictures, and then without block after block of a jackknife.
 
-    generated: Floats
-    real: Floats
-    across: Floats
+    precision: the share of generated pictures within the k-th neighbour's distance (its ball) of some real one.
+    recall: the share of real pictures in the ball of some generated one.
+    density: how many real pictures' balls of k_coverage a generated picture lies in, over k_coverage; may be above 1.
+    coverage: the share of real pictures with a generated one in their ball of k_coverage.
 
-    @classmethod
-    def of(cls, generated: NDArray[Any], real: NDArray[Any]) -> Neighbours:
-        """From features N C and M C; equal features are at distance 0 exactly."""
-        a, b = generated.astype(np.float64), real.astype(np.float64)
-        return cls(generated=_distances(a, a), real=_distances(b, b), across=_distances(a, b))
+    Distances are made a few rows at a time: all pairs are never held.
+    """
+    a, b = generated.astype(np.float64), real.astype(np.float64)
+    parts = [_parts(each, number, blocks) for number, each in enumerate((a, b))]
+    balls_a, balls_b, wide_b = (
+        _radii(a, parts[0], k, blocks),
+        *(_radii(b, parts[1], of, blocks) for of in (k, k_coverage)),
+    )
+    kept_a, kept_b = balls_a >= 0, balls_b >= 0
+    precise, dense = np.zeros(blocks + 1), np.zeros(blocks + 1)
+    recalled, covered = np.zeros_like(kept_b), np.zeros_like(kept_b)
+    for begin in range(0, len(a), ROWS):
+        rows = slice(begin, begin + ROWS)
+        across = _distances(a[rows], b)
+        for left, kept in enumerate(kept_a[:, rows, None]):
+            near, inside = (across <= balls_b[left]) & kept, (across <= wide_b[left]) & kept
+            precise[left] += near.any(axis=1).sum()
+            dense[left] += inside.sum()
+            covered[left] |= inside.any(axis=0)
+            recalled[left] |= (across <= balls_a[left, rows, None]).any(axis=0)
+    n, m = kept_a.sum(axis=1), kept_b.sum(axis=1)
+    return {
+        "precision": precise / n,
+        "recall": (recalled & kept_b).sum(axis=1) / m,
+        "density": dense / (n * k_coverage),
+        "coverage": covered.sum(axis=1) / m,
+    }
 
-    def precision(self, k: int, i: Ids, j: Ids) -> float:
-        """The share of generated pictures within the k-th neighbour's distance of some real one."""
-        return float((self.across[np.ix_(i, j)] <= _radii(self.real, j, k)).any(axis=1).mean())
 
-    def recall(self, k: int, i: Ids, j: Ids) -> float:
-        """The share of real pictures within the k-th neighbour's distance of some generated one."""
-        return float((self.across[np.ix_(i, j)] <= _radii(self.generated, i, k)[:, None]).any(axis=0).mean())
-
-    def density(self, k: int, i: Ids, j: Ids) -> float:
-        """How many real pictures' balls a generated picture lies in, over k; may be above 1."""
-        return float((self.across[np.ix_(i, j)] <= _radii(self.real, j, k)).sum(axis=1).mean() / k)
-
-    def coverage(self, k: int, i: Ids, j: Ids) -> float:
-        """The share of real pictures with a generated one in their ball."""
-        return float((self.across[np.ix_(i, j)] <= _radii(self.real, j, k)).any(axis=0).mean())
+def _radii(features: Floats, parts: Sequence[Ids], k: int, blocks: int) -> Floats:
+    """The distance of each picture of N to its k-th nearest other one, of all and without each block; -1 where it is
+    itself left out. blocks + 1, N."""
+    radii = np.full((blocks + 1, len(features)), -1.0)
+    for begin in range(0, len(features), ROWS):
+        rows = slice(begin, begin + ROWS)
+        distances = _distances(features[rows], features)
+        nearest = [np.partition(distances[:, part], min(k, len(part) - 1), axis=1)[:, : k + 1] for part in parts]
+        for left in range(blocks + 1):
+            others = np.concatenate([each for block, each in enumerate(nearest, 1) if block != left], axis=1)
+            radii[left, rows] = np.partition(others, k, axis=1)[:, k]  # itself is the 0th
+    for left, part in enumerate(parts[:blocks], 1):
+        radii[left, part] = -1
+    return radii
 
 
 def _distances(a: Floats, b: Floats) -> Floats:
@@ -148,12 +193,6 @@ def _distances(a: Floats, b: Floats) -> Floats:
     squares[squares < 1e-12 * lengths] = 0  # rounding: these are the same
     found: Floats = np.sqrt(squares)
     return found
-
-
-def _radii(distances: Floats, index: Ids, k: int) -> Floats:
-    """The distance of each picture of a set to its k-th nearest other one."""
-    radii: Floats = np.partition(distances[np.ix_(index, index)], k, axis=1)[:, k]  # itself is the 0th
-    return radii
 
 
 def nearest(generated: Features, training: Features) -> tuple[Ids, Floats]:
@@ -180,14 +219,13 @@ def fidelity_metrics(
     found = distance_metrics(generated, real, held_out, through_vae, blocks=blocks, keys=keys)
     maker = _Maker(details=_details(generated, real), blocks=blocks, keys=keys)
     shares = {"precision": k, "recall": k, "density": k_coverage, "coverage": k_coverage}
-    reason = _unfit(generated, real, least=max(shares.values()) + 2) or _pairless("shares", generated, real)
-    if reason:
+    if reason := _unfit(generated, real, least=max(shares.values()) + 2):
         return found | {name: Estimate.missing(reason, unit="share", better="higher") for name in shares}
-    neighbours = Neighbours.of(generated.values, real.values)
-    for name, count in shares.items():
-        found[name] = maker.share(partial(getattr(neighbours, name), count), len(generated), len(real), count)
-        if name != "density":
-            found[name] = _clipped(found[name])
+    blocks = maker.dealt(generated, real, max(shares.values()))
+    made = neighbour_shares(generated.values, real.values, k=k, k_coverage=k_coverage, blocks=blocks)
+    for name, values in made.items():
+        share = maker.estimate(values, len(generated), better="higher", unit="share", k=shares[name])
+        found[name] = share if name == "density" else _clipped(share)
     return found
 
 
@@ -208,7 +246,7 @@ def distance_metrics(
     these are missing. keys: the generated pictures' names (their prompts), for comparisons of approaches.
     Details: the extractor's provenance, `real` (a hash), `n_real`, `rank_deficient` (n <= C), `null`, `vae`.
     UserError where the sets' extractors differ. Missing, with the reason, where a set is too small or a feature is not
-    finite, and what is of all pairs (KID, the shares) where these don't fit into this machine's memory.
+    finite.
     """
     if {**generated.provenance, "batch": 0} != {**real.provenance, "batch": 0}:
         raise UserError(f"the features differ: {dict(generated.provenance)} and {dict(real.provenance)}")
@@ -216,12 +254,9 @@ def distance_metrics(
     names = {"frechet": f"fd{short}" if short else "fid", "kernel": f"kid{short}"}
     maker = _Maker(details=_details(generated, real), blocks=blocks, keys=keys)
     found: dict[str, Estimate] = {}
-    for kind, prepare in (("frechet", _frechet_of_subsets), ("kernel", _kernel_of_subsets)):
-        if kind == "kernel" and (reason := _pairless(kind, generated, real)):
-            lacking = (f"{of}{names[kind]}" for of in ("", "null_", "vae_"))
-            return found | dict.fromkeys(lacking, Estimate.missing(reason, better="lower"))
-        null, vae = (_null(maker, prepare, len(generated), real, other) for other in (held_out, through_vae))
-        own = maker.distance(prepare, generated, real)
+    for kind, by in (("frechet", _frechet_of_blocks), ("kernel", _kernel_of_blocks)):
+        null, vae = (_null(maker, by, len(generated), real, other) for other in (held_out, through_vae))
+        own = maker.distance(by, generated, real)
         smallest = min(len(generated), len(real))
         extra: dict[str, Any] = {"null": null.value, "vae": vae.value}
         if kind == "frechet":
@@ -235,22 +270,6 @@ def _details(generated: Features, real: Features) -> dict[str, Any]:
     return {**generated.provenance, "real": real.content, "n_real": len(real)}
 
 
-def _pairless(what: str, *sets: Features) -> str:
-    """Why not every pair of these sets can be held; "" where it can."""
-    largest, here = max(map(len, sets)), memory()
-    needed = HELD[what] * 8 * largest**2
-    told = f"{largest:,} pictures have too many pairs: {needed / 1e9:.3g} GB, of {here / 1e9:.3g} on this machine"
-    return told if needed > ROOM * here else ""
-
-
-def memory() -> int:
-    """Bytes that this process may have: the machine's, or what its container allows."""
-    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError, ValueError):  # no such file, or "max"
-        return min(whole, int(LIMIT.read_text(encoding="ascii")))
-    return whole
-
-
 def _unfit(*sets: Features, least: int = 2) -> str:
     """Why nothing can be measured of these sets; "" where it can."""
     for features in sets:
@@ -261,12 +280,12 @@ def _unfit(*sets: Features, least: int = 2) -> str:
     return ""
 
 
-def _null(maker: _Maker, prepare: Callable[..., Any], n: int, real: Features, held_out: Features | None) -> Estimate:
+def _null(maker: _Maker, by: Callable[..., Floats], n: int, real: Features, held_out: Features | None) -> Estimate:
     if held_out is None or len(held_out) < n:
         count = 0 if held_out is None else len(held_out)
         return Estimate.missing(f"{count} held-out real pictures for {n} generated ones", better="lower")
     same = replace(held_out, values=held_out.values[:n])
-    return replace(maker, keys=None).distance(prepare, same, real)
+    return replace(maker, keys=None).distance(by, same, real)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,39 +296,25 @@ class _Maker:
     blocks: int
     keys: Sequence[str] | None
 
-    def distance(
-        self, prepare: Callable[[Floats, Floats], Callable[[Ids, Ids], float]], first: Features, second: Features
-    ) -> Estimate:
+    def distance(self, by: Callable[[Floats, Floats, int], Floats], first: Features, second: Features) -> Estimate:
         """A distance of two sets, lower better."""
         if reason := _unfit(first, second):
             return Estimate.missing(reason, better="lower")
-        statistic = prepare(first.values.astype(np.float64), second.values.astype(np.float64))
-        return self._estimate(statistic, len(first), len(second), better="lower")
+        a, b = first.values.astype(np.float64), second.values.astype(np.float64)
+        return self.estimate(by(a, b, self.dealt(first, second)), len(a), better="lower")
 
-    def share(self, statistic: Callable[[Ids, Ids], float], n: int, m: int, k: int) -> Estimate:
-        """A neighbour share, higher better."""
-        told = self._estimate(statistic, n, m, better="higher", unit="share", k=k)
-        return replace(told, details={**told.details, "k": k})
-
-    def _estimate(
-        self, statistic: Callable[[Ids, Ids], float], n: int, m: int, *, better: Better, unit: str = "", k: int = 0
-    ) -> Estimate:
-        fewest = min(n, m)
+    def dealt(self, first: Features, second: Features, k: int = 0) -> int:
+        """Into how many blocks two sets are dealt; 0 where they are too small for an interval. k: neighbours that must
+        be left without a block."""
+        fewest = min(len(first), len(second))
         blocks = self.blocks if fewest >= 4 * self.blocks else max(2, fewest // 4)
-        if fewest < 8 or fewest - -(-fewest // blocks) <= k:  # without a block there must be k neighbours left
-            value = statistic(np.arange(n), np.arange(m))
-            reason = f"{fewest} pictures are too few for an interval"
-            return Estimate(value=value, n=n, unit=unit, better=better, reason=reason, details=self.details)
-        return jackknife(
-            statistic,
-            np.arange(n),
-            np.arange(m),
-            blocks=blocks,
-            keys=self.keys,
-            unit=unit,
-            better=better,
-            details=self.details,
-        )
+        return 0 if fewest < 8 or fewest - -(-fewest // blocks) <= k else blocks
+
+    def estimate(self, values: Floats, n: int, *, better: Better, unit: str = "", **details: Any) -> Estimate:
+        """Of a statistic of n pictures and then without each block."""
+        told = of_blocks(values, n, keys=self.keys, unit=unit, better=better, details={**self.details, **details})
+        few = len(values) == 1 and told.value is not None
+        return replace(told, reason=f"{n} pictures are too few for an interval") if few else told
 
 
 def _clipped(estimate: Estimate) -> Estimate:

@@ -18,6 +18,7 @@ from bench.files import hash_bytes
 from bench.seeds import derive
 
 Floats = NDArray[np.float64]
+Ids = NDArray[np.int64]
 Better = Literal["higher", "lower", ""]
 TAILS = np.array([0.025, 0.975])
 RESAMPLES = 4000  # of a bootstrap
@@ -190,42 +191,59 @@ def jackknife(
     Each array is dealt into `blocks` random blocks, the same in every run; the statistic is taken without block j of
     every array, for each j, and the interval is Student's t with blocks - 1 degrees of freedom about the statistic of
     everything (delete-m_j jackknife: Busing, Meijer & van der Leeden 1999). What it covers is the statistic's
-    expectation at this n: a bias that depends on n stays. Arrays may be indices into matrices computed once.
+    expectation at this n: a bias that depends on n stays.
 
     n is the first array's length; fewer items than blocks make as many blocks as items. Details hold `pseudo` (values),
     `sizes` (n over each block's size), `deal` and `items` (a hash of `keys`), by which blocks are compared in pairs.
     """
     n, fewest = len(arrays[0]), min(map(len, arrays))
+    values = [statistic(*arrays)] if fewest else []
+    if (count := min(blocks, fewest)) > 1 and np.isfinite(values[0]):
+        dealt = [deal(len(array), number, count) for number, array in enumerate(arrays)]
+        for parts in zip(*dealt, strict=True):
+            values.append(
+                statistic(*(np.delete(array, part, axis=0) for array, part in zip(arrays, parts, strict=True)))
+            )
+    return of_blocks(values, n, keys=keys, unit=unit, better=better, details=details)
+
+
+def of_blocks(
+    values: Sequence[float] | Floats,
+    n: int,
+    *,
+    keys: Sequence[str] | None = None,
+    unit: str = "",
+    better: Better = "",
+    details: Mapping[str, Any] | None = None,
+) -> Estimate:
+    """`jackknife` of a statistic that is known: of n items, and then without block after block of `deal`."""
     found = dict(details or {})
     told: dict[str, Any] = {"n": n, "unit": unit, "better": better, "details": found}
     if keys is not None:
         found["items"] = _identity(keys, n)
-    if fewest == 0:
+    if not len(values):
         return Estimate.missing("no items", unit=unit, better=better)
-    value = statistic(*arrays)
-    count = min(blocks, fewest)
+    value, without = float(values[0]), np.asarray(values[1:], dtype=np.float64)
     if not np.isfinite(value):
         return Estimate.missing(f"the statistic of {n} items is not finite", unit=unit, better=better)
-    if count < 2:
+    if not len(without):
         return Estimate(value=value, reason=ONE_ITEM, **told)
-    dealt = []
-    for number, array in enumerate(arrays):
-        order = np.random.default_rng(derive(DEAL, "jackknife", number, len(array))).permutation(len(array))
-        dealt.append(np.array_split(order, count))
-    without = [
-        statistic(*(np.delete(array, parts[j], axis=0) for array, parts in zip(arrays, dealt, strict=True)))
-        for j in range(count)
-    ]
-    sizes = np.array([n / len(part) for part in dealt[0]])
-    pseudo = sizes * value - (sizes - 1) * np.array(without)
+    sizes = np.array([n / len(part) for part in deal(n, 0, len(without))])
+    pseudo = sizes * value - (sizes - 1) * without
     found |= {"pseudo": pseudo.tolist(), "sizes": sizes.tolist(), "deal": DEAL}
-    found["interval"] = f"jackknife, {count} blocks"
+    found["interval"] = f"jackknife, {len(without)} blocks"
     if not np.isfinite(pseudo).all():
         return Estimate(value=value, reason="the statistic is not finite without some of the items", **told)
     reach = reach_of_blocks(pseudo, sizes)
     if reach <= 1e-12 * abs(value):
         return Estimate(value=value, reason=NO_SPREAD, **told)
     return Estimate(value=value, low=value - reach, high=value + reach, **told)
+
+
+def deal(length: int, number: int, blocks: int) -> list[Ids]:
+    """The blocks that a jackknife deals the items of its array of this number into."""
+    order = np.random.default_rng(derive(DEAL, "jackknife", number, length)).permutation(length)
+    return np.array_split(order, blocks)
 
 
 def reach_of_blocks(pseudo: Floats, sizes: Floats) -> float:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,15 +18,15 @@ from metrics.differences import difference
 from metrics.features import FeatureExtractor, efficientnet_lite0
 from metrics.fidelity import (
     Features,
-    Neighbours,
     extract,
     fidelity_metrics,
     frechet_distance,
     kernel_distance,
     nearest,
+    neighbour_shares,
 )
 from metrics.inception import Inception, find_weights
-from metrics.statistics import NO_SPREAD, Estimate, jackknife
+from metrics.statistics import BLOCKS, NO_SPREAD, Estimate, deal, of_blocks
 from tests.metrics.known_there import save, torch_fidelity_extractor, torch_fidelity_numbers
 
 
@@ -109,32 +108,47 @@ def test_the_kernel_distance_is_unbiased_and_the_sum_over_pairs() -> None:
     assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(200)
 
 
-def test_neighbour_shares_by_their_definitions() -> None:
-    a, b, k = normal(20, 3, 0), normal(30, 3, 1, shift=0.4), 4
-    found = Neighbours.of(a, b)
-    i, j = np.arange(20), np.arange(30)
+def shares_by_definition(a: NDArray, b: NDArray, k: int, k_coverage: int) -> dict[str, float]:
+    def balls(points: NDArray, k: int) -> list[float]:
+        return [float(np.sort(np.linalg.norm(points - point, axis=1))[k]) for point in points]
 
-    def radius(points: NDArray, index: int) -> float:
-        return float(np.sort(np.linalg.norm(points - points[index], axis=1))[k])
+    def inside(points: NDArray, centres: NDArray, k: int) -> NDArray:
+        radii = balls(centres, k)
+        return np.array([[np.linalg.norm(x - y) <= radii[n] for n, y in enumerate(centres)] for x in points])
 
-    inside_real = [[np.linalg.norm(x - y) <= radius(b, n) for n, y in enumerate(b)] for x in a]
-    inside_generated = [[np.linalg.norm(x - y) <= radius(a, n) for n, x in enumerate(a)] for y in b]
-    assert found.precision(k, i, j) == pytest.approx(np.any(inside_real, axis=1).mean())
-    assert found.recall(k, i, j) == pytest.approx(np.any(inside_generated, axis=1).mean())
-    assert found.density(k, i, j) == pytest.approx(np.sum(inside_real) / (k * 20))
-    assert found.coverage(k, i, j) == pytest.approx(np.any(inside_real, axis=0).mean())
+    return {
+        "precision": inside(a, b, k).any(axis=1).mean(),
+        "recall": inside(b, a, k).any(axis=1).mean(),
+        "density": inside(a, b, k_coverage).sum() / (k_coverage * len(a)),
+        "coverage": inside(a, b, k_coverage).any(axis=0).mean(),
+    }
+
+
+@pytest.mark.parametrize(("n", "m", "blocks"), [(20, 30, 0), (24, 33, 4), (9, 15, 2)])
+def test_neighbour_shares_by_their_definitions_with_and_without_blocks(
+    n: int, m: int, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = normal(n, 3, 0), normal(m, 3, 1, shift=0.4)
+    monkeypatch.setattr(fidelity, "ROWS", 7)
+    found = neighbour_shares(a, b, k=2, k_coverage=3, blocks=blocks)
+    assert {len(values) for values in found.values()} == {blocks + 1}
+    whole = (np.arange(0), np.arange(0))
+    parts = [whole, *zip(deal(n, 0, blocks), deal(m, 1, blocks), strict=True)] if blocks else [whole]
+    for left, (out_a, out_b) in enumerate(parts):
+        expected = shares_by_definition(np.delete(a, out_a, 0), np.delete(b, out_b, 0), 2, 3)
+        assert {name: values[left] for name, values in found.items()} == pytest.approx(expected), left
 
 
 def test_equal_features_are_at_distance_zero_exactly() -> None:
     a = normal(40, 300, 0, shift=7)
-    assert not Neighbours.of(a, a[:20]).across[np.arange(20), np.arange(20)].any()
+    assert not fidelity._distances(a, a[:20])[np.arange(20), np.arange(20)].any()
 
 
 def test_each_share_has_its_own_number_of_neighbours_and_density_may_exceed_one() -> None:
     a, b = normal(64, 4, 0, scale=0.3), normal(80, 4, 1)
-    found, own = fidelity_metrics(features(a), features(b)), Neighbours.of(a.astype(np.float32), b.astype(np.float32))
-    for name, k in (("precision", 3), ("recall", 3), ("density", 5), ("coverage", 5)):
-        assert value(found, name) == pytest.approx(getattr(own, name)(k, np.arange(64), np.arange(80))), name
+    found = fidelity_metrics(features(a), features(b))
+    for name, expected in shares_by_definition(a.astype(np.float32), b.astype(np.float32), 3, 5).items():
+        assert value(found, name) == pytest.approx(expected), name
     rare = fidelity_metrics(features(normal(64, 4, 0, shift=2.5)), features(normal(64, 4, 1)))
     for name in ("precision", "recall", "coverage"):  # nearly nothing: the interval of a share ends at 0
         assert value(rare, name) > 0 and rare[name].low == 0
@@ -194,22 +208,16 @@ def test_sets_that_cant_be_measured_have_reasons() -> None:
         frechet_distance(normal(1, 4, 0), normal(5, 4, 0))
 
 
-def test_a_set_with_too_many_pairs_has_its_frechet_distance_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    sets = [features(normal(n, 4, seed)) for seed, n in enumerate((30, 40, 30, 30))]
-    whole = fidelity_metrics(*sets)
-    monkeypatch.setattr(fidelity, "memory", lambda: 8 * 4 * 40**2)  # a kernel takes 4.1 doubles a pair, or more
-    found = fidelity_metrics(*sets)
-    for name, estimate in whole.items():
-        if name.endswith("fd_test"):
-            assert found[name] == estimate, name
-        else:
-            assert (found[name].value, found[name].better) == (None, estimate.better), name
-            assert found[name].reason.startswith("40 pictures have too many pairs: "), name
-    monkeypatch.setattr(fidelity, "memory", lambda: 8 * 6 * 40**2)
-    found = fidelity_metrics(*sets)
-    assert found["kid_test"] == whole["kid_test"] and found["coverage"].value is None
-    monkeypatch.undo()
-    assert 10**8 < fidelity.memory() < 10**14
+@pytest.mark.parametrize(("n", "m", "blocks"), [(64, 90, 16), (9, 30, 2), (5, 4, 2), (20, 20, 20)])
+def test_a_kernel_distance_without_a_block_is_that_of_the_other_pictures(
+    n: int, m: int, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = normal(n, 6, 0), normal(m, 6, 1, shift=0.3)
+    monkeypatch.setattr(fidelity, "ROWS", 3)
+    found = fidelity._kernel_of_blocks(a, b, blocks)
+    assert found[0] == pytest.approx(kernel_distance(a, b))
+    for without, out_a, out_b in zip(found[1:], deal(n, 0, blocks), deal(m, 1, blocks), strict=True):
+        assert without == pytest.approx(kernel_distance(np.delete(a, out_a, 0), np.delete(b, out_b, 0)))
 
 
 def test_pictures_are_held_by_number_and_by_size() -> None:
@@ -426,19 +434,18 @@ def test_the_jackknife_of_each_number_covers_its_expectation() -> None:
     n, c, trials = 64, 4, 300
     generator = np.random.default_rng(3)
 
-    def drawn() -> dict[str, Any]:
+    def drawn(blocks: int) -> dict[str, Any]:
         a, b = generator.normal(size=(n, c)) * 0.9 + 0.2, generator.normal(size=(n, c))
-        found: dict[str, Any] = {"fd": fidelity._frechet_of_subsets(a, b), "kid": fidelity._kernel_of_subsets(a, b)}
-        neighbours = Neighbours.of(a, b)
-        shares = ("precision", "recall", "density", "coverage")
-        return found | {name: partial(getattr(neighbours, name), 5) for name in shares}
+        found: dict[str, Any] = {"fd": fidelity._frechet_of_blocks(a, b, blocks)}
+        found["kid"] = fidelity._kernel_of_blocks(a, b, blocks)
+        return found | neighbour_shares(a, b, k=5, k_coverage=5, blocks=blocks)
 
-    index = np.arange(n)
-    samples = [{name: statistic(index, index) for name, statistic in drawn().items()} for _ in range(2000)]
+    whole, samples = [drawn(0) for _ in range(2000)], [drawn(BLOCKS) for _ in range(trials)]
     for name in samples[0]:
-        expected = np.mean([sample[name] for sample in samples])
-        bounds = [(told.low, told.high) for told in (jackknife(drawn()[name], index, index) for _ in range(trials))]
+        expected = np.mean([sample[name][0] for sample in whole])
+        bounds = [(told.low, told.high) for told in (of_blocks(sample[name], n) for sample in samples)]
         known = [(low, high) for low, high in bounds if low is not None and high is not None]
         assert len(known) > 0.9 * trials, name  # a share may be one that no block changes
         hits = sum(low <= expected <= high for low, high in known)
-        assert hits / len(known) >= 0.93 and hits / trials <= 0.995, name
+        assert hits / len(known) >= 0.93, name
+        assert hits / trials <= 0.995 or name in ("precision", "recall"), name  # near 1 a block's step is a large one
