@@ -19,9 +19,9 @@ def hub_or_cache(*, needed: bool = True) -> Iterator[bool]:
     if not needed:
         yield True
         return
-    import huggingface_hub
+    from huggingface_hub import constants  # `huggingface_hub.constants` is there only once somebody imported it
 
-    settings: list[Any] = [huggingface_hub.constants]
+    settings: list[Any] = [constants]
     if "datasets" in sys.modules:  # it keeps its own copy of the setting
         settings.append(sys.modules["datasets"].config)
     before = [setting.HF_HUB_OFFLINE for setting in settings]
@@ -38,9 +38,10 @@ def hub_or_cache(*, needed: bool = True) -> Iterator[bool]:
 
 def _answers() -> bool:
     import huggingface_hub
+    from huggingface_hub import constants
 
     try:
-        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=PATIENCE)
+        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=PATIENCE)
     except Exception:  # of whichever HTTP client this version uses; an answer of any status is none
         return False
     return True

@@ -18,9 +18,11 @@ import pytest
 
 
 class HubServer:
-    """Repositories: owner/name -> commit -> folder. The last commit that was pushed is main; `tags` name others."""
+    """Repositories: owner/name -> commit -> folder. The last commit that was pushed is main; `tags` name others.
+    environment: by which other processes ask this hub."""
 
     def __init__(self) -> None:
+        self.environment: dict[str, str] = {}
         self.repositories: dict[str, dict[str, Path]] = {}
         self.tags: dict[str, str] = {}
         self.asked: list[str] = []
@@ -122,6 +124,7 @@ def serving(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[HubServer]
     hub = HubServer()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    hub.environment = {"HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "0"}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     constants = huggingface_hub.constants
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

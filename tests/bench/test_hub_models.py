@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,6 +97,43 @@ def test_what_the_hub_lacks_is_said(hub: HubServer, tmp_path: Path) -> None:
     assert refusal("someone/nothing").endswith("the hub has no such model, or does not show it to you")
     assert refusal("someone/empty@v9").endswith("it has no such revision")
     assert refusal("someone/empty").endswith("there is no config.json in it")
+
+
+def started(hub: HubServer, *words: str) -> subprocess.CompletedProcess[str]:
+    """`python -m bench` in a process of its own, where nobody has imported what a loader needs."""
+    environment = {**os.environ, **hub.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "bench", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "run --text.path ./texts --lm someone/nothing",
+        "array --text.path ./texts --vae someone/nothing",
+        "sweep --text.path ./texts --approach projection --lm someone/nothing",
+        "preview --vae --model.vae someone/nothing",
+    ],
+)
+def test_a_shell_is_told_what_the_hub_lacks(hub: HubServer, line: str, tmp_path: Path) -> None:
+    stand_ins.texts(tmp_path / "texts")
+    ended = started(hub, *line.split())
+    assert ended.returncode == 2, ended.stderr
+    assert "someone/nothing' can't be loaded: the hub has no such model, or does not show it to you" in ended.stderr
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_a_shell_s_run_has_its_models_from_the_hub(hub: HubServer, tmp_path: Path) -> None:
+    first = hub.push("someone/lm", stand_ins.language_model(tmp_path / "first"))
+    second = hub.push("someone/vae", stand_ins.autoencoder(tmp_path / "vae"))
+    stand_ins.texts(tmp_path / "texts")
+    values = {**stand_ins.SIZES, "model.lm": "someone/lm", "model.vae": "someone/vae", "text.path": "./texts"}
+    ended = started(hub, "run", "--approach", "projection", *stand_ins.flags(values), *narrow("projection"))
+    assert ended.returncode == 0, ended.stderr
+    (record,) = (schema.load(path.parent) for path in (tmp_path / "runs").glob("*/record.json"))
+    assert record.identical.language_model == f"hub:someone/lm@{first}"
+    assert record.identical.vae == f"hub:someone/vae@{second}"
 
 
 @pytest.mark.slow
