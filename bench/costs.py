@@ -56,11 +56,14 @@ def drawing_costs(approach: Approach, drawn: Drawn, collection: Collection, conf
 
 
 def traced(trace: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
-    """From what an approach tells of each picture: `redraws`, and of plans that somebody wrote (`parsed` is None where
-    nobody did) `plans_unread` and `plans_corrected`."""
+    """From what an approach tells of each picture: `redraws`, and `redraws_accepted`, the share of the pictures drawn
+    again whose last word was yes; and of plans that somebody wrote (`parsed` is None where nobody did) `plans_unread`
+    and `plans_corrected`."""
     found = {}
     if rounds := [float(entry["rounds"]) for entry in trace if "rounds" in entry]:
         found["redraws"] = mean_estimate(rounds, unit="a picture", better="lower", details={})
+    if again := [float(entry["accepted"]) for entry in trace if entry.get("rounds") and "accepted" in entry]:
+        found["redraws_accepted"] = mean_estimate(again, unit="share", better="higher", details={})
     planned = [entry for entry in trace if entry.get("parsed") is not None]
     if planned:
         unread = [float(not entry["parsed"]) for entry in planned]

@@ -190,7 +190,7 @@ def weights() -> Iterator[Finding]:
 
 def _inception() -> Finding:
     """The weights that `fid` would take."""
-    from metrics import inception
+    from metrics import inception_weights as inception
 
     advice = f"curl -L --create-dirs -o {inception.usual_place()} {INCEPTION_URL}/{inception.WEIGHTS}"
     try:

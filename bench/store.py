@@ -313,6 +313,8 @@ def find(text: str, out: Path) -> Path:
     folder = Path(os.path.expanduser(text))  # os.path, for which no text is too long or of no user
     if os.path.isfile(folder / REQUEST):
         return _done(folder, read_state(folder))
+    if os.path.isfile(folder / schema.FILE):
+        raise UserError(f"{folder} holds a record alone, without what its run trained")
     known = runs(out)
     if not known and (alone := sorted(out.glob(f"*/{schema.FILE}"))):
         raise UserError(f"{out} holds records alone, such as {alone[0].parent.name}, without what their runs trained")

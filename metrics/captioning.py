@@ -212,9 +212,8 @@ def caption_metrics(
     """`caption_exact_match` and `caption_attribute_f1` where every scene is known; `caption_bleu4` and `caption_cider`
     where references are given, one or more a caption. What can't be had is missing, with its reason.
 
-    Details of the first two: `per_item`, `unparsed` (how many captions couldn't be read; each is a failure), `chance`
-    (the same captions, of other pictures), and `reference` (the same score for the scenes' own demands, the most that
-    a caption in the training's manner reaches on average).
+    Details of the first two: `per_item`, `unparsed` (how many captions couldn't be read; each is a failure), and
+    `chance` (the same captions, of other pictures).
     """
     known = [scene for scene in scenes if scene is not None]
     found = {}
@@ -245,35 +244,43 @@ def _judged(
     """The mean of a judgement of captions, with what the same captions get of other scenes."""
     claims = [parse_caption(text) for text in captions]
     values = [judge(claim, scene) for claim, scene in zip(claims, scenes, strict=True)]
-    own = [judge(_own_claims(scene), scene) for scene in scenes]
     order = np.random.default_rng(derive(seed, "captioning/chance")).permutation(len(scenes))
     steps = range(1, min(SHIFTS, len(scenes) - 1) + 1)
     pairs = [(a, b) for step in steps for a, b in zip(order, np.roll(order, step), strict=True)]
     chance = float(np.mean([judge(claims[a], scenes[b]) for a, b in pairs])) if pairs else None
-    details = {"unparsed": claims.count(None), "chance": chance, "reference": float(np.mean(own))}
+    details = {"unparsed": claims.count(None), "chance": chance}
     keys = [repr(scene) for scene in scenes]
     return mean_estimate(values, keys=keys, seed=seed, unit="share", better="higher", details=details)
 
 
 def f1_gap(captions: Sequence[str], scenes: Sequence[Scene], *, seed: int = 0) -> Estimate:
     """By how much a caption's attribute F1 exceeds what it gets of other pictures, a mean over up to SHIFTS of them: 0
-    where captions don't look at their pictures. An item is a caption."""
+    where captions don't look at their pictures. An item is a caption. Details: `reference`, what true and full
+    descriptions get."""
     if len(scenes) < 2:
         return Estimate.missing("a gap takes two pictures", unit="share", better="higher")
-    claims, count = [parse_caption(text) for text in captions], len(scenes)
+    count = len(scenes)
     order = np.random.default_rng(derive(seed, "captioning/gap")).permutation(count)
-    gaps = np.zeros(count)
+    others: dict[int, list[int]] = {}
     for place, item in enumerate(order):
-        others = [order[(place + step) % count] for step in range(1, min(SHIFTS, count - 1) + 1)]
-        elsewhere = np.mean([attribute_f1(claims[item], scenes[other]) for other in others])
-        gaps[item] = attribute_f1(claims[item], scenes[item]) - float(elsewhere)
+        others[item] = [order[(place + step) % count] for step in range(1, min(SHIFTS, count - 1) + 1)]
+
+    def gaps(claims: Sequence[Claims | None]) -> list[float]:
+        own = [attribute_f1(claim, scene) for claim, scene in zip(claims, scenes, strict=True)]
+        elsewhere = [np.mean([attribute_f1(claims[i], scenes[other]) for other in others[i]]) for i in range(count)]
+        return [mine - float(theirs) for mine, theirs in zip(own, elsewhere, strict=True)]
+
+    said, true = gaps([parse_caption(text) for text in captions]), gaps([_whole(scene) for scene in scenes])
+    details = {"others": SHIFTS, "reference": float(np.mean(true))}
     keys = [repr(scene) for scene in scenes]
-    return mean_estimate(gaps, keys=keys, seed=seed, unit="share", better="higher", details={"others": SHIFTS})
+    return mean_estimate(said, keys=keys, seed=seed, unit="share", better="higher", details=details)
 
 
-def _own_claims(scene: Scene) -> Claims:
-    relations = ((0, scene.relation, 1),) if scene.relation is not None else ()
-    return Claims(demands=scene.demands, relations=relations)
+def _whole(scene: Scene) -> Claims:
+    """Everything that a full description says of the things."""
+    return Claims(
+        demands=tuple(Demand(shape=each.shape, colour=each.colour, size=each.size, count=1) for each in scene.things)
+    )
 
 
 def words_of(text: str) -> str:

@@ -125,31 +125,39 @@ def right_objects(
 
 def right_objects_gap(parsed: Sequence[Parsed], scenes: Sequence[Scene], *, seed: int = 0) -> Estimate:
     """By how much a picture's own `right_objects` exceeds what it gets of other scenes of its task, a mean over up to
-    SHIFTS of them: 0 where pictures don't heed their captions. An item is a picture; one alone in its task has none."""
+    SHIFTS of them: 0 where pictures don't heed their captions. An item is a picture; one alone in its task has none.
+    Details: `reference`, what the true pictures get."""
     generator = np.random.default_rng(derive(seed, "composition/right_objects_gap"))
-    found: dict[int, float] = {}
+    others: dict[int, list[int]] = {}
     for task in TASKS:
         members = [i for i, scene in enumerate(scenes) if scene.task == task]
         if len(members) < 2:
             continue
         order = generator.permutation(members)
         for place, item in enumerate(order):
-            others = [order[(place + step) % len(order)] for step in range(1, min(SHIFTS, len(order) - 1) + 1)]
-            things = parsed[item].things
-            elsewhere = np.mean([share_found(things, scenes[other].demands) for other in others])
-            found[item] = share_found(things, scenes[item].demands) - float(elsewhere)
-    if not found:
+            shifts = range(1, min(SHIFTS, len(order) - 1) + 1)
+            others[item] = [order[(place + step) % len(order)] for step in shifts]
+    if not others:
         return Estimate.missing("no task has two pictures", unit="share", better="higher")
-    own = {item: scenes[item] for item in sorted(found)}  # as they come, so that seeds, too, are compared by item
+    own = sorted(others)  # as they come, so that seeds, too, are compared by item
+    drawn, true = ([_gap(each[item].things, item, others[item], scenes) for item in own] for each in (parsed, scenes))
+    strata = [scenes[item].task for item in own]
+    best = {task: [gap for gap, of in zip(true, strata, strict=True) if of == task] for task in strata}
     return mean_estimate(
-        [found[item] for item in own],
-        strata=[scene.task for scene in own.values()],
-        keys=[repr(scene) for scene in own.values()],
+        drawn,
+        strata=strata,
+        keys=[repr(scenes[item]) for item in own],
         seed=seed,
         unit="share",
         better="higher",
-        details={"others": SHIFTS},
+        details={"others": SHIFTS, "reference": float(np.mean([np.mean(gaps) for gaps in best.values()]))},
     )
+
+
+def _gap(things: Sequence[Thing], item: int, others: Sequence[int], scenes: Sequence[Scene]) -> float:
+    """By how much things are an item's rather than its others'."""
+    elsewhere = np.mean([share_found(things, scenes[other].demands) for other in others])
+    return share_found(things, scenes[item].demands) - float(elsewhere)
 
 
 def share_found(things: Sequence[Thing], demands: Sequence[Demand]) -> float:

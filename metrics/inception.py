@@ -1,12 +1,10 @@
 """Inception-v3 as FID means it: torch-fidelity's port of the TensorFlow network of 2015, its weights and its resize.
 
-The weights come with no package. They are looked for at a path, in $BENCH_INCEPTION, and where torch-fidelity keeps
-what it downloads; without them `fid` is missing and says so.
+The weights come with no package (`metrics.inception_weights`); without them `fid` is missing and says so.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -19,30 +17,9 @@ import bench.torchvision_guard  # noqa: F401  (before torch_fidelity, which impo
 from bench.errors import UserError
 from bench.files import hash_file
 from metrics.features import check_images
+from metrics.inception_weights import WEIGHTS_PREFIX, find_weights
 
-WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
-WEIGHTS_PREFIX = "6726825d"  # of the SHA-256, as in the name
 LAYERS = {"64": 64, "192": 192, "768": 768, "2048": 2048}
-
-
-def usual_place() -> Path:
-    """Where torch-fidelity keeps the weights that it downloads."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
-
-
-def find_weights(path: Path | None = None) -> Path:
-    """The file of weights. UserError that says where it was looked for and how to get it."""
-    named = path or (Path(os.environ["BENCH_INCEPTION"]) if os.environ.get("BENCH_INCEPTION") else None)
-    if named is not None:
-        if named.is_file():
-            return named
-        raise UserError(f"no such file: {named}, expected Inception-v3's weights ({WEIGHTS})")
-    if usual_place().is_file():
-        return usual_place()
-    raise UserError(
-        f"fid needs Inception-v3's TensorFlow weights ({WEIGHTS}), which come with no package: put torch-fidelity's "
-        "file into torch's hub checkpoints or name its path in $BENCH_INCEPTION"
-    )
 
 
 class Inception:

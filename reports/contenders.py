@@ -155,9 +155,10 @@ def _over_seeds(name: str, estimates: Sequence[Estimate]) -> Estimate:
     if all(estimate.reason == COUNTED for estimate in known) and len(set(values)) == 1:
         return first
     details = {key: value for key, value in first.details.items() if key not in NO_ITEMS}
-    chances = [e.details["chance"] for e in estimates if isinstance(e.details.get("chance"), float)]
-    if len(chances) == len(known):
-        details["chance"] = mean(chances)
+    for level in ("chance", "reference"):
+        each = [e.details[level] for e in estimates if isinstance(e.details.get(level), float)]
+        if len(each) == len(known):
+            details[level] = mean(each)
     found = mean_over_seeds(known, timed=timed, details={**details, **how, "items_each": first.n})
     share = first.unit == "share" and not any(fnmatchcase(name, pattern) for pattern in BEYOND)
     if found.low is None or found.high is None or not (timed or share):

@@ -29,12 +29,13 @@ SCALES: dict[str, tuple[tuple[float, str], ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Meaning:
-    """A metric's name for a reader, the question it belongs to, and one sentence."""
+    """A metric's name for a reader, the question it belongs to, and one sentence. best: what its `reference` is of."""
 
     name: str
     title: str
     group: str
     says: str
+    best: str = ""
 
 
 @cache
@@ -53,7 +54,7 @@ def meaning(name: str) -> Meaning:
             before, _, after = pattern.partition("*")
             rest = name[len(before) : len(name) - len(after)]
             title = entry["title"].replace("{0}", rest.replace("_", entry.get("joint", " ")).rstrip())
-            return Meaning(name=name, title=title, group=entry["group"], says=entry["says"])
+            return Meaning(name=name, title=title, group=entry["group"], says=entry["says"], best=entry.get("best", ""))
     return Meaning(name=name, title=name.replace("_", " "), group="other", says="")
 
 

@@ -80,6 +80,7 @@ def _table(table: Table) -> str:
     for place, column in enumerate(table.columns):
         unit = f" ({plain(column.scale.unit)})" if column.scale.unit else ""
         name = f"{plain(column.meaning.title)}{unit} {ARROWS[column.better]}".strip()
+        name += f" ({plain(column.best)})" if column.best else ""
         body.append([name, *(_cell(row.cells[place]) for row in table.rows)])
     return rows_as_table(head, body)
 

@@ -35,13 +35,14 @@ BESIDE_DISTANCES = ("null_", "vae_")  # distances that stand beside another
 @dataclass(frozen=True, kw_only=True)
 class Column:
     """One metric: its meaning, the unit that its cells are written in, and the direction. uneven: whether the
-    contenders' numbers rest on different counts of items."""
+    contenders' numbers rest on different counts of items. best: what the truth gets, "" where it isn't known."""
 
     meaning: Meaning
     scale: Scale
     better: str
     decimals: int
     uneven: bool = False
+    best: str = ""
 
     @property
     def arrow(self) -> str:
@@ -153,12 +154,16 @@ def _column(name: str, contenders: Sequence[Contender]) -> Column:
     better = next((e.better for e in estimates if e.better), "")
     scale = scale_of(unit, [e.value for e in estimates if e.value is not None])
     counts = {items_each(e) for e in estimates if e.value is not None and e.unit not in TIMED_UNITS}
+    decimals, told = common_digits(estimates, scale), meaning(name)
+    truths = [best for e in estimates if told.best and isinstance(best := e.details.get("reference"), float)]
+    ends = dict.fromkeys(number(each / scale.factor, decimals) for each in (min(truths), max(truths))) if truths else {}
     return Column(
-        meaning=meaning(name),
+        meaning=told,
         scale=scale,
         better=better,
-        decimals=common_digits(estimates, scale),
+        decimals=decimals,
         uneven=len(counts) > 1,
+        best=f"{told.best} {' to '.join(ends)}" if ends else "",
     )
 
 

@@ -3,6 +3,7 @@ folder or file, or a hub id. Judging a source needs neither torch nor a network.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib.util
 import json
@@ -171,8 +172,8 @@ def check_kind(name: str, source: Source) -> None:
 
 
 def check_clip(text: str, field: str = "model.clip") -> None:
-    """Judge a CLIP model without open_clip: a folder as it saves one, shipped:NAME, or MODEL/WEIGHTS, of which MODEL is
-    judged. UserError where it can't be one."""
+    """Judge a CLIP model without open_clip: a folder as it saves one, shipped:NAME, or MODEL/WEIGHTS. UserError where
+    it can't be one."""
     if text.startswith(("shipped:", "package:", ".", "/", "~")) or Path(text).is_dir():
         path = resolve(text, field=field).path
         if path is None or not (path / "open_clip_config.json").is_file():
@@ -188,6 +189,33 @@ def check_clip(text: str, field: str = "model.clip") -> None:
         close = difflib.get_close_matches(model, known, n=1)
         expected = f"did you mean '{close[0]}/{weights or 'openai'}'?" if close else f"expected {CLIPS}"
         raise UserError(f"{field} is '{text}', which is of no architecture that open_clip has: {expected}")
+    tags = [tag for folder in folders for tag in _clip_tags(Path(folder) / "pretrained.py", model)]
+    if not weights:
+        raise UserError(
+            f"{field} is '{text}', which names no weights: expected '{text}/{(*tags, 'openai')[0]}' or such"
+        )
+    if tags and not os.path.exists(weights) and weights.lower().replace("-", "_") not in tags:
+        raise UserError(f"{field} is '{text}', and open_clip has no such weights of {model}: {nearest(weights, tags)}")
+
+
+def _clip_tags(listing: Path, model: str) -> list[str]:
+    """The weights that open_clip's own listing has for an architecture, read as text: importing it takes torch. Empty
+    where that listing has another form than the one known here."""
+    tables: dict[str, list[str]] = {}
+    for statement in ast.parse(listing.read_text(encoding="utf-8")).body if listing.is_file() else []:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call() as call):
+                tables[name] = _names_of(call)
+            case ast.Assign(targets=[ast.Name(id="_PRETRAINED")], value=ast.Dict(keys=keys, values=values)):
+                for key, value in zip(keys, values, strict=True):
+                    if isinstance(key, ast.Constant) and key.value == model.removesuffix("-quickgelu"):
+                        return tables.get(value.id, []) if isinstance(value, ast.Name) else _names_of(value)
+    return []
+
+
+def _names_of(call: ast.expr) -> list[str]:
+    """The names of a `dict(name=...)`."""
+    return [each.arg for each in call.keywords if each.arg] if isinstance(call, ast.Call) else []
 
 
 def check_folder(source: Source) -> str:

@@ -10,7 +10,15 @@ import torch
 from safetensors.torch import save_file
 
 from approaches.shared import sources
-from approaches.shared.sources import Source, check_folder, check_safetensors, resolve, shipped, smollm2_path
+from approaches.shared.sources import (
+    Source,
+    _clip_tags,
+    check_folder,
+    check_safetensors,
+    resolve,
+    shipped,
+    smollm2_path,
+)
 from bench.errors import UserError
 from bench.files import hash_file
 
@@ -196,3 +204,13 @@ def test_a_folder_of_pickles_is_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="holds no .safetensors weights"):
         check_folder(Source(text="x", path=tmp_path))
+
+
+def test_open_clips_listing_is_read_without_importing_it() -> None:
+    import open_clip
+
+    listing = Path(open_clip.__file__).parent / "pretrained.py"
+    for model in {model for model, _ in open_clip.list_pretrained()}:
+        own, read = set(open_clip.list_pretrained_tags_by_model(model)), set(_clip_tags(listing, model))
+        assert own == read or (model.endswith("-quickgelu") and own < read), model
+    assert _clip_tags(listing, "ViT-B-33") == [] and _clip_tags(listing.with_name("absent.py"), "ViT-B-32") == []

@@ -70,6 +70,8 @@ MISTAKES = [
     ("run --model.lm README.md", "model.lm is 'README.md', a file: expected a folder as transformers saves"),
     ("run --model.lm docs", "model.lm is 'docs', which holds no config.json: expected a folder as transformers saves"),
     ("run --clip ViT-L-15/openai", "is of no architecture that open_clip has: did you mean 'ViT-L-16/openai'?"),
+    ("run --clip ViT-B-32/opena", "and open_clip has no such weights of ViT-B-32: did you mean 'openai'?"),
+    ("run --clip ViT-B-32", "model.clip is 'ViT-B-32', which names no weights: expected 'ViT-B-32/openai' or such"),
     ("run --clip shipped:vae-tiny", "model.clip is 'shipped:vae-tiny', which has no open_clip_config.json"),
     ("run --clip shipped:clip-tinny", "which is not shipped: did you mean 'shipped:clip-tiny'?"),
     ("run --lm nowhere", "and no shipped model: expected one of: shipped:lm-tiny"),

@@ -168,6 +168,21 @@ def test_a_list_of_what_is_asked_for(capsys: pytest.CaptureFixture[str]):
     assert "nothing to list under 'metrix': did you mean 'metrics'?" in capsys.readouterr().err
 
 
+def test_a_metric_that_lacks_its_weights_here_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    def listed() -> dict[str, str]:
+        assert cli.main(["list", "metrics", "--json"]) == 0
+        return {item["name"]: item["obstacle"] for item in json.loads(capsys.readouterr().out)["metrics"]}
+
+    monkeypatch.setenv("BENCH_INCEPTION", str(tmp_path / "weights.pth"))
+    found = listed()
+    assert "expected Inception-v3's weights" in found["fid"] and found["fid"] == found["kid"]
+    assert found["fd_*"] == found["validation_loss"] == ""
+    (tmp_path / "weights.pth").touch()
+    assert listed()["fid"] == ""
+
+
 def test_help_of_a_verb_is_its_own(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["help", "clean"]) == 0
     told = capsys.readouterr().out

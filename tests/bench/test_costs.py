@@ -31,6 +31,9 @@ def test_only_plans_that_somebody_wrote_are_read_or_corrected():
         "redraws": (0.5, 4), "plans_unread": (1 / 3, 3), "plans_corrected": (1 / 3, 3),
     }  # fmt: skip
     assert set(traced(trace[:1])) == {"redraws"}
+    judged: list[dict[str, Any]] = [{"rounds": 2, "accepted": True}, {"rounds": 1, "accepted": False}, {"rounds": 0}]
+    again = traced(judged)["redraws_accepted"]
+    assert (again.value, again.n) == (0.5, 2)
     assert traced([]) == {} and traced([{"anything": 1}]) == {}
 
 

@@ -300,6 +300,8 @@ def test_a_name_that_leads_nowhere_says_what_would(tmp_path: Path):
     (tmp_path / "of-somebody" / "record.json").write_text("{}")
     with pytest.raises(UserError, match="holds records alone, such as of-somebody, without what their runs trained"):
         store.find("of-somebody", tmp_path)
+    with pytest.raises(UserError, match="of-somebody holds a record alone, without what its run trained"):
+        store.find(str(tmp_path / "of-somebody"), tmp_path / "elsewhere")
     (tmp_path / "of-somebody" / "record.json").unlink()
     first, _ = asked(tmp_path), asked(tmp_path, seed=1)
     for text, sentence in (

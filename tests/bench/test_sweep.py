@@ -58,7 +58,10 @@ MISTAKES = [
     ),
     ("sweep --share 0", "share is 0.0, expected a value above 0 and up to 1"),
     ("sweep --steps 10000", "--steps is 10000, expected at most the whole budget of "),
-    ("sweep --train.budget seconds --steps 5", "--steps counts steps, and train.budget is 'seconds': take --share"),
+    (
+        "sweep --train.budget seconds --train.amount 60 --steps 5",
+        "--steps counts steps, and train.budget is 'seconds': take --share",
+    ),
     ("sweep --out README.md", "--out README.md is a file, expected a folder"),
     ("sweep --valus 3", "did you mean --values?"),
     (

@@ -142,8 +142,12 @@ def test_scores_stand_beside_chance_and_unparsed_captions_are_failures() -> None
     assert exact.details["unparsed"] == f1.details["unparsed"] == 20
     assert exact.details["chance"] < 0.15
     assert f1.details["per_item"][-20:] == [0] * 20
-    assert f1.details["chance"] < f1.details["reference"] < 1
-    assert caption_metrics(described, known)["caption_attribute_f1"].value == 1
+    assert f1.details["chance"] < f1.value
+    whole = caption_metrics(described, known)
+    assert whole["caption_attribute_f1"].value == 1
+    gap, best = found["caption_f1_gap"], whole["caption_f1_gap"]
+    assert best.value == pytest.approx(best.details["reference"])  # full descriptions are what it is of
+    assert 0.5 < gap.details["reference"] < 1 and gap.value < gap.details["reference"]
     assert found["caption_cider"].reason == "no reference captions were given"
     unknown = caption_metrics(said, [*known[1:], None], [[text] for text in said])
     assert unknown["caption_exact_match"].value is None

@@ -25,7 +25,8 @@ from metrics.fidelity import (
     nearest,
     neighbour_shares,
 )
-from metrics.inception import Inception, find_weights
+from metrics.inception import Inception
+from metrics.inception_weights import find_weights, usual_place
 from metrics.statistics import BLOCKS, NO_SPREAD, Estimate, deal, of_blocks
 from tests.metrics.known_there import save, torch_fidelity_extractor, torch_fidelity_numbers
 
@@ -413,14 +414,17 @@ def test_official_pool3_is_called_fid() -> None:
 def test_without_inceptions_weights_the_reason_says_where_they_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for home in ("", str(tmp_path)):
+        monkeypatch.setenv("TORCH_HOME", home) if home else monkeypatch.delenv("TORCH_HOME", raising=False)
+        assert usual_place().parents[1] == Path(torch.hub.get_dir())
     monkeypatch.delenv("BENCH_INCEPTION", raising=False)
     with pytest.raises(UserError, match=r"fid needs .*BENCH_INCEPTION"):
         find_weights()
     with pytest.raises(UserError, match="no such file: .*absent"):
         Inception(tmp_path / "absent.pth")
-    (tmp_path / "checkpoints").mkdir()
-    kept = tmp_path / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    kept = tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
     kept.write_bytes(b"not weights")
     assert find_weights() == kept
     with pytest.raises(UserError, match="can't be read as Inception-v3's weights"):

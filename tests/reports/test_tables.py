@@ -133,6 +133,24 @@ def test_a_number_s_chance_level_stands_beside_it_as_a_mean_over_seeds():
     assert row.cells[0].beside.startswith("chance 0.06")
 
 
+def test_what_the_truth_gets_stands_once_at_a_number_s_head():
+    def run(seed: int, name: str, reference: float) -> Record:
+        details = {"reference": reference}
+        x = Estimate(value=0.31, low=0.29, high=0.34, n=9, unit="share", better="higher", details=details)
+        return record_of("modular", seed=seed, metrics={name: x})
+
+    def head(name: str, *contenders: Contender) -> str:
+        return table("t", "T", [name], list(contenders), Judge()).columns[0].best
+
+    alike = [contender(label, run(0, "right_objects_gap", 0.756)) for label in "ab"]
+    assert head("right_objects_gap", *alike) == "true pictures 0.756"
+    over_seeds = contender("a", run(0, "right_objects_gap", 0.74), run(1, "right_objects_gap", 0.76))
+    assert head("right_objects_gap", over_seeds) == "true pictures 0.750"
+    assert head("right_objects_gap", alike[0], over_seeds) == "true pictures 0.750 to 0.756"
+    assert head("caption_f1_gap", contender("a", run(0, "caption_f1_gap", 0.69))).startswith("full descriptions 0.69")
+    assert head("scene_accuracy", contender("a", run(0, "scene_accuracy", 0.69))) == ""  # which says of it nothing
+
+
 def test_a_distance_at_another_n_is_another_number_and_says_so():
     a, b = (
         contender(label, fd_x=Estimate(value=v, low=v - 1, high=v + 1, n=n, better="lower"), y=at(v, 1))
