@@ -15,10 +15,10 @@ from metrics.statistics import COUNTED, Estimate
 from reports import claims, facts
 from reports.contenders import BUDGETS, Contender, Judge, contenders, unlike
 from reports.gather import Gathered, gather
-from reports.glossary import Scale, common_digits, meaning, ordered, scale_of, written
+from reports.glossary import Scale, common_digits, meaning, of_the_truth, ordered, scale_of, written
 from reports.schema import TIMED_UNITS, has
 
-SPENT = {name for name, _, _ in BUDGETS} | {"parameters_borrowed", "training_seconds"}
+SPENT = {name for name, _, _ in BUDGETS} | {"parameters_borrowed", "training_flops_model", "training_seconds"}
 """Numbers whose absence is no loss: nothing was spent, or the record does not know."""
 
 
@@ -235,9 +235,9 @@ def _line(a: Contender, b: Contender, name: str, named: bool) -> Line | None:
         word=found.word if exact else Judge(clocks=True).word(other, one, name),
         paired=found.paired,
         needed=found.needed,
-        counts=named or first.unit not in TIMED_UNITS,
+        counts=named or not (first.unit in TIMED_UNITS or of_the_truth(name)),
         reason="; ".join([*reasons, *([gap.reason] if gap.reason not in ("", COUNTED) else [])]),
         values=(gap.value, gap.low, gap.high),
-        chance=by_chance(gap),
+        chance=None if of_the_truth(name) else by_chance(gap),
         lost=bool(gone) and judged,
     )

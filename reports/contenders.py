@@ -121,6 +121,10 @@ def budget_estimates(record: Record) -> dict[str, Estimate]:
             whole = record.budgets.optimizer_flops_per_step is not None
             told = {"products": "the model's and the optimizer's" if whole else "the model's"} if unit == "FLOP" else {}
             found[name] = Estimate.counted(float(value), unit=unit, better=better, **told)
+    spent = record.budgets
+    if spent.flops is not None and spent.steps is not None and spent.optimizer_flops_per_step is not None:
+        model = spent.flops - spent.steps * spent.optimizer_flops_per_step
+        found["training_flops_model"] = Estimate.counted(model, unit="FLOP", better="lower", products="the model's")
     if record.budgets.borrowed:
         borrowed = float(sum(record.budgets.borrowed.values()))
         found["parameters_borrowed"] = Estimate.counted(borrowed, unit="parameters", better="lower")

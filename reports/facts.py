@@ -34,8 +34,8 @@ OF_THE_SEED = ("batches", "noise")
 NEVER_FATAL = ("kernels", "details")
 """Fields whose difference is no unfairness by itself."""
 BUDGETS = (
-    "parameters", "parameters_trained", "parameters_active", "training_flops", "images_seen", "training_steps",
-    "training_seconds", "parameters_borrowed",
+    "parameters", "parameters_trained", "parameters_active", "training_flops", "training_flops_model", "images_seen",
+    "training_steps", "training_seconds", "parameters_borrowed",
 )  # fmt: skip
 PLACES = {
     "commit": "commit", "sources": "sources (hash)", "python": "Python", "system": "system", "cpu": "processor",

@@ -45,6 +45,11 @@ def known() -> dict[str, Any]:
     return values
 
 
+def of_the_truth(name: str) -> bool:
+    """Whether a number is of true pictures alone, so that what was trained and drawn has no part in it."""
+    return name.startswith(("null_", "vae_")) or name == "parser_accuracy"
+
+
 @cache
 def meaning(name: str) -> Meaning:
     """Of any metric: by the first pattern that fits."""

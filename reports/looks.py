@@ -9,7 +9,7 @@ from itertools import combinations
 from metrics.multiplicity import by_chance, standing
 from metrics.statistics import COUNTED
 from reports.contenders import Contender, Judge
-from reports.glossary import RETENTION, counted, listed, meaning
+from reports.glossary import RETENTION, counted, listed, meaning, of_the_truth
 from reports.schema import has
 
 SKILL = "plans_right"
@@ -77,10 +77,10 @@ def named(left: Sequence[tuple[str, str, str]]) -> list[str]:
 
 def has_a_part(a: Contender, b: Contender, name: str) -> bool:
     """Whether both have a number that another sample or seed would give otherwise: no count, no text kept exactly, nor
-    what two who keep it write."""
+    what two who keep it write, nor what is of true pictures alone."""
     both = [c.metrics[name] for c in (a, b) if has(c.metrics, name)]
     kept = [e for c in (a, b) if (e := c.metrics.get(RETENTION)) is not None and e.low == e.high == 1.0]
-    if len(both) < 2 or (name == SKILL and len(kept) == 2):
+    if len(both) < 2 or (name == SKILL and len(kept) == 2) or of_the_truth(name):
         return False
     return all(e.reason != COUNTED and (e.low is None or e.low != e.high) for e in both)
 

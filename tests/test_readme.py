@@ -36,7 +36,8 @@ ROWS = {  # how a row's label begins: the metric, and what its numbers are multi
     "captions: attribute F1 ↑": ("caption_attribute_f1", 1.0),
     "the same minus that of shuffled": ("caption_f1_gap", 1.0),
     "trained parameters, million": ("parameters_trained", 1e-6),
-    "training, TFLOP": ("training_flops", 1e-12),
+    "training, TFLOP, optimizer included": ("training_flops", 1e-12),
+    "training, TFLOP of the model alone": ("training_flops_model", 1e-12),
     "network evaluations": ("nfe", 1.0),
 }
 QUIET = ("learning rate", "training steps a second", "seconds a picture")  # settings, and clocks of other runs

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from metrics.statistics import Estimate
 from reports.compare import Line, _corrected, _fallen, comparison
+from reports.contenders import Contender
 from reports.gather import Gathered, Run
+from reports.looks import has_a_part
 from reports.schema import Budgets
-from tests.reports.records import record_of, write_run
+from tests.reports.records import contender, record_of, write_run
 
 
 def gathered(*statuses: str) -> Gathered:
@@ -65,3 +67,21 @@ def test_times_with_another_batch_are_not_compared_and_lost_where_they_were_name
     assert unnamed.word == "not comparable" and not unnamed.counts
     (same,) = comparison(sides[:1], sides[:1], ["seconds_*"]).lines
     assert same.word == "not told apart"
+
+
+def test_what_is_of_true_pictures_alone_decides_nothing_unless_it_is_named(tmp_path: Path) -> None:
+    sides: list[Path] = []
+    contenders: list[Contender] = []
+    for side, value in (("before", 20.0), ("after", 30.0)):
+        made = {
+            name: Estimate(value=value, low=value - 1, high=value + 1, n=9, better="lower")
+            for name in ("null_fd_x", "vae_fd_x", "fd_x")
+        }
+        sides.append(write_run(tmp_path / side, record_of("modular", metrics=made), pictures=False))
+        contenders.append(contender(side, **made))
+    found = {line.metric: (line.word, line.counts) for line in comparison(sides[:1], sides[1:], ()).lines}
+    told = ("null_fd_x", "vae_fd_x", "fd_x")
+    assert {name: found[name] for name in told} == dict(zip(told, [("worse", n == "fd_x") for n in told], strict=True))
+    (named,) = comparison(sides[:1], sides[1:], ("null_fd_x",)).lines
+    assert named.counts
+    assert [has_a_part(contenders[0], contenders[1], name) for name in told] == [False, False, True]
