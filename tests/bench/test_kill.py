@@ -22,7 +22,7 @@ from reports import schema
 from tests.bench.conftest import MicroRun
 
 KILLS = int(os.environ.get("BENCH_TEST_KILLS", "3"))
-MOMENTS = [*[CHECKPOINT] * (KILLS // 3), store.WEIGHTS, *[schema.FILE, store.SAMPLES] * KILLS][:KILLS]
+MOMENTS = [*[CHECKPOINT] * (KILLS // 3), store.WEIGHTS, *[store.SAMPLES, schema.FILE] * KILLS][:KILLS]
 """Files that tell how far a run is; the record is written anew when a worker begins. A kill comes up to SPREAD seconds
 after one appears, soon rather than late."""
 SPREAD = 3.0

