@@ -6,8 +6,8 @@ drawn.png: ten by ten pictures of 32 px, the first held-out captions of a `dual_
 judged-by-four.png: captions 100 to 124 of the same runs; the rules were settled before the parser had seen it, but for
 SMALLEST_TOUCHING, which noise made stricter afterwards. It has a second set of labels, by another labeller who saw
 neither the first set nor what the parser says, and was sure of fewer pictures. judged-longer.png: captions 100 to 124
-of the README's table (1,800 steps, seed 0, commit ca87cc0), 25 of each approach, labelled twice in the same way, with no
-rule changed since.
+of README's table (1,800 steps, seed 0, commit ca87cc0), 25 of each approach, labelled twice in the same way; no rule
+was changed since.
 
 Beside each sheet its labels: for each picture the background and every object's colour, with its shape where the eye is
 sure of it; null where the eye is not sure what is there. Labelled from an enlargement by an AI model, no person, before
