@@ -26,7 +26,7 @@ from bench.reproduce_arguments import ReproduceArguments
 from bench.run_arguments import settings_of
 from metrics.replication import difference_over_seeds, mean_over_seeds, only_items
 from metrics.statistics import Estimate
-from reports import reproductions
+from reports import schema
 from reports.contenders import budget_estimates
 from reports.reproductions import Done, Ordering, Reproduction, Row, Stand, Verdict
 from reports.schema import TIMED_UNITS
@@ -50,7 +50,7 @@ def main(arguments: ReproduceArguments, config: Config, console: Console) -> int
         write(work.record(), arguments.out)
     found = work.record()
     if arguments.json:
-        console.emit({"file": str(path), "pages": [str(page) for page in pages], **found.to_json()})
+        console.emit({"file": str(path), "pages": [str(page) for page in pages], **schema.plain(found)})
     else:
         tell(found, console)
         for each in (path, *pages):
@@ -65,7 +65,7 @@ def write(found: Reproduction, folder: Path) -> tuple[Path, ...]:
 
     shown = page(found)
     pages = {folder / f"{found.name}.html": html(shown), folder / f"{found.name}.md": markdown(shown)}
-    path = reproductions.save(found, folder)
+    path = schema.save(found, folder, f"{found.name}.json")
     for to, text in pages.items():
         write_text(to, text)
     return (path, *pages)

@@ -36,7 +36,7 @@ from bench.sweep_arguments import (
     values_of,
 )
 from metrics.statistics import Estimate
-from reports import sweeps
+from reports import schema
 from reports.sweeps import Edge, Effort, Score, Sweep, Trial, Tuned
 
 TRIALS = "trials"
@@ -52,21 +52,21 @@ def main(arguments: SweepArguments, config: Config, console: Console) -> int:
     all trials are done."""
     work = Work(arguments, config, console)
     sweep = work.record()
-    path = sweeps.save(sweep, arguments.out)
+    path = schema.save(sweep, arguments.out, f"{sweep.name}.json")
     if arguments.parallel > 1:
         from bench import array
 
         requests = [work.request(point) for point in work.points]
         work.ended = array.several(requests, arguments.out / TRIALS, arguments.parallel, console)
         sweep = work.record()
-        path = sweeps.save(sweep, arguments.out)
+        path = schema.save(sweep, arguments.out, f"{sweep.name}.json")
     for place, point in enumerate(work.points[len(work.ended) :]):
         console.info(f"trial {place + 1} of {len(work.points)}: {point.approach}, {_told(arguments.field, point)}")
         work.ended.append(runner.execute(work.request(point), arguments.out / TRIALS, console))
         sweep = work.record()
-        path = sweeps.save(sweep, arguments.out)
+        path = schema.save(sweep, arguments.out, f"{sweep.name}.json")
     if arguments.json:
-        console.emit({"file": str(path), **sweep.to_json()})
+        console.emit({"file": str(path), **schema.plain(sweep)})
     else:
         tell(sweep, path, config.preset, console)
     code = runner.exit_code(work.ended)

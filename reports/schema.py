@@ -11,7 +11,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -43,11 +43,7 @@ def behind_the_start_token(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-Upgrades = dict[int, Callable[[dict[str, Any]], dict[str, Any]]]
-UPGRADES: Upgrades = {
-    1: _without_the_optimizers,
-    2: behind_the_start_token,
-}
+UPGRADES = {1: _without_the_optimizers, 2: behind_the_start_token}
 """version -> what makes a record of that version one of the next."""
 
 TIMED_UNITS = ("s", "1/s", "bytes", "J", "share of peak")
@@ -136,15 +132,10 @@ class Record:
         """The config's."""
         return int(self.config["seed"])
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: what `from_json` reads."""
-        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
-        return values
-
     def settled(self) -> dict[str, Any]:
         """What a repetition of the run on the same machine must give again: all but provenance, seconds, and the
         metrics that a clock or a counter of the machine gave."""
-        values = self.to_json()
+        values = plain(self)
         for name in ("provenance", "seconds"):
             del values[name]
         values["metrics"] = {n: v for n, v in values["metrics"].items() if v["unit"] not in TIMED_UNITS}
@@ -159,25 +150,16 @@ NUMBERS = {"per_item", "pseudo", "sizes"}
 
 def from_json(values: Any, whose: str) -> Record:
     """The record in parsed JSON, of this version or an older one. UserError that begins with `whose`."""
-    record: Record = build(Record, upgraded(values, whose, "run", VERSION, UPGRADES), "", whose)
+    if not isinstance(values, dict) or type(values.get("schema")) is not int:
+        raise UserError(f"{whose} is no record of a run: it has no schema")
+    first: int = values["schema"]
+    if not 1 <= first <= VERSION:
+        raise UserError(f"{whose} is a record of a run of schema version {first}, expected 1 to {VERSION}")
+    for older in range(first, VERSION):
+        values = {**UPGRADES[older](dict(values)), "schema": older + 1}
+    record: Record = build(Record, values, "", whose)
     _check(record, whose)
     return record
-
-
-def upgraded(
-    values: Any, whose: str, of: str, version: int, upgrades: Upgrades, sign: str = "schema"
-) -> dict[str, Any]:
-    """Parsed JSON of a versioned record, at its newest version. of: what it is a record of, such as "run". sign: a
-    field that all of these have. UserError that begins with `whose`."""
-    if not isinstance(values, dict) or type(values.get("schema")) is not int or sign not in values:
-        raise UserError(f"{whose} is no record of a {of}: it has no {sign}")
-    first: int = values["schema"]
-    if not 1 <= first <= version:
-        raise UserError(f"{whose} is a record of a {of} of schema version {first}, expected 1 to {version}")
-    newer: dict[str, Any] = values
-    for older in range(first, version):
-        newer = {**upgrades[older](dict(newer)), "schema": older + 1}
-    return newer
 
 
 def _check(record: Record, whose: str) -> None:
@@ -218,10 +200,16 @@ def load(path: Path) -> Record:
     return from_json(read_json(file), str(file))
 
 
-def save(record: Record, folder: Path) -> Path:
-    """Write the record into a run's folder, atomically; its path."""
-    write_json(folder / FILE, record.to_json())
-    return folder / FILE
+def save(record: Any, folder: Path, name: str = FILE) -> Path:
+    """Write a record, of a run or of anything else, into a folder, atomically; its path."""
+    write_json(folder / name, plain(record))
+    return folder / name
+
+
+def plain(record: Any) -> dict[str, Any]:
+    """A record as plain JSON values: what `build` reads."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(record), allow_nan=False))
+    return values
 
 
 def build(kind: Any, value: Any, path: str, whose: str) -> Any:
