@@ -132,15 +132,6 @@ class Record:
         """The config's."""
         return int(self.config["seed"])
 
-    def settled(self) -> dict[str, Any]:
-        """What a repetition of the run on the same machine must give again: all but provenance, seconds, and the
-        metrics that a clock or a counter of the machine gave."""
-        values = plain(self)
-        for name in ("provenance", "seconds"):
-            del values[name]
-        values["metrics"] = {n: v for n, v in values["metrics"].items() if v["unit"] not in TIMED_UNITS}
-        return values
-
 
 NOT_DECIDING = {"": ("pretrain",), "train": ("tracker", "checkpoint_seconds")}
 """Fields of a config that change no result, by section."""

@@ -27,6 +27,16 @@ EVIL = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>`|*_[x](javascr
 LONG = "a caption without an end " * 200
 
 
+def settled(record: Record) -> dict[str, Any]:
+    """What a repetition of the run on the same machine must give again: all but provenance, seconds, and the metrics
+    that a clock or a counter of the machine gave."""
+    values = schema.plain(record)
+    for name in ("provenance", "seconds"):
+        del values[name]
+    values["metrics"] = {n: v for n, v in values["metrics"].items() if v["unit"] not in schema.TIMED_UNITS}
+    return values
+
+
 def noise(name: str, n: int = N) -> np.ndarray:
     """Standard normal numbers that a name alone decides."""
     return np.random.default_rng(zlib.crc32(name.encode())).normal(size=n)

@@ -174,15 +174,3 @@ def test_older_records_go_through_every_version_between(monkeypatch: pytest.Monk
 
 def test_every_version_before_this_one_has_its_upgrade() -> None:
     assert sorted(schema.UPGRADES) == list(range(1, schema.VERSION))
-
-
-def test_what_is_settled_holds_no_clock() -> None:
-    first = record()
-    second = record(
-        provenance={"sources": "cd"},
-        seconds={"train": 9.0},
-        metrics={**first.metrics, "steps_per_second": Estimate(value=1.0, reason="one", unit="1/s")},
-    )
-    assert first.settled() == second.settled()
-    assert first.settled() != record(notes=()).settled()
-    assert first.settled() != record(metrics={**first.metrics, "fid": Estimate.missing("other")}).settled()
