@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from bench import launch, run_arguments
+from bench import launch
 from bench.config import Config
 from bench.environment import usable_cores
 from bench.errors import UserError
@@ -53,6 +53,23 @@ class ArrayArguments(RunArguments):
         here = max(1, usable_cores() // self.parallel)
         return self.cpus or (here if self.executor == "local" else QUEUED_CORES)
 
+    def check(self, config: Config) -> None:
+        """UserError where the runs can't be asked for here."""
+        launch.refuse("array")
+        check_submitit()
+        if self.executor == "slurm" and shutil.which("sbatch") is None:
+            raise UserError("SLURM's sbatch is not found on this machine: take --executor local")
+        seen, asked = len(gpus_here()), self.gpus * self.parallel
+        if self.executor == "local" and seen < asked:
+            raise UserError(
+                f"--gpus {self.gpus} for --parallel {self.parallel} jobs are {asked} GPUs, and {seen} are seen "
+                f"here: lower either, or name them in {VISIBLE}"
+            )
+        if self.values and not self.field:
+            raise UserError("--values are of no field: name it by --field, such as --field settings.learning_rate")
+        super().check(config)
+        check_each(self, config, (point.config for point in points(self, config)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
@@ -61,24 +78,6 @@ class Point:
     approach: str
     settings: Any
     config: Config
-
-
-def check(arguments: ArrayArguments, config: Config) -> None:
-    """UserError where the runs can't be asked for here."""
-    launch.refuse("array")
-    check_submitit()
-    if arguments.executor == "slurm" and shutil.which("sbatch") is None:
-        raise UserError("SLURM's sbatch is not found on this machine: take --executor local")
-    seen, asked = len(gpus_here()), arguments.gpus * arguments.parallel
-    if arguments.executor == "local" and seen < asked:
-        raise UserError(
-            f"--gpus {arguments.gpus} for --parallel {arguments.parallel} jobs are {asked} GPUs, and {seen} are seen "
-            f"here: lower either, or name them in {VISIBLE}"
-        )
-    if arguments.values and not arguments.field:
-        raise UserError("--values are of no field: name it by --field, such as --field settings.learning_rate")
-    run_arguments.check(arguments, config)
-    check_each(arguments, config, (point.config for point in points(arguments, config)))
 
 
 def check_submitit() -> None:

@@ -71,19 +71,18 @@ class EvaluateArguments:
         model = config.model if self.clip is None else replace(config.model, clip=self.clip)
         return replace(config, evaluate=replace(config.evaluate, **given), model=model)
 
+    def check(self, config: Config) -> None:
+        """UserError where there is no run, no such done one, or something to measure with that is not there."""
+        from approaches.shared.sources import check_clip
+        from metrics.registry import EXTRACTORS
 
-def check(arguments: EvaluateArguments, config: Config) -> None:
-    """UserError where there is no run, no such done one, or something to measure with that is not there."""
-    from approaches.shared.sources import check_clip
-    from metrics.registry import EXTRACTORS
-
-    if not arguments.runs:
-        raise UserError(f"'evaluate' needs RUN, {RUN}")
-    for run in arguments.runs:
-        store.find(run, arguments.out)
-    if arguments.extractor is not None and (obstacle := EXTRACTORS[arguments.extractor].obstacle()):
-        raise UserError(f"--extractor is '{arguments.extractor}', which can't run here: {obstacle}")
-    if arguments.inception is not None and not arguments.inception.expanduser().is_file():
-        raise UserError(f"--inception {arguments.inception}: no such file, expected Inception-v3's weights")
-    if arguments.clip is not None:
-        check_clip(arguments.clip, "--clip")
+        if not self.runs:
+            raise UserError(f"'evaluate' needs RUN, {RUN}")
+        for run in self.runs:
+            store.find(run, self.out)
+        if self.extractor is not None and (obstacle := EXTRACTORS[self.extractor].obstacle()):
+            raise UserError(f"--extractor is '{self.extractor}', which can't run here: {obstacle}")
+        if self.inception is not None and not self.inception.expanduser().is_file():
+            raise UserError(f"--inception {self.inception}: no such file, expected Inception-v3's weights")
+        if self.clip is not None:
+            check_clip(self.clip, "--clip")

@@ -65,31 +65,30 @@ class JudgeArguments:
         model = config.model if self.clip is None else replace(config.model, clip=self.clip)
         return replace(config, evaluate=evaluate, model=model)
 
+    def check(self, config: Config) -> None:
+        """UserError where there are no such folders, or something to measure with is not there."""
+        from approaches.shared.sources import check_clip
+        from metrics.registry import EXTRACTORS
 
-def check(arguments: JudgeArguments, config: Config) -> None:
-    """UserError where there are no such folders, or something to measure with is not there."""
-    from approaches.shared.sources import check_clip
-    from metrics.registry import EXTRACTORS
-
-    if not arguments.drawn:
-        raise UserError(f"'judge' needs DRAWN, {DRAWN}")
-    _check_folder(arguments.place, "DRAWN", DRAWN)
-    if (reference := arguments.reference and arguments.reference.expanduser()) is not None:
-        _check_folder(reference, "--reference", "a folder of real pictures")
-        inner, outer = reference.resolve(), arguments.place.resolve()
-        if inner != outer and (inner.is_relative_to(outer) or outer.is_relative_to(inner)):
-            raise UserError(
-                f"--reference {reference} and {arguments.drawn} lie one inside the other, and pictures in sub-folders "
-                "count: expected folders apart"
-            )
-    if (extractor := arguments.extractor) is not None and (obstacle := EXTRACTORS[extractor].obstacle()):
-        raise UserError(f"--extractor is '{extractor}', which can't run here: {obstacle}")
-    if arguments.inception is not None and not arguments.inception.is_file():
-        raise UserError(f"--inception {arguments.inception}: no such file, expected Inception-v3's weights")
-    if arguments.clip is not None:
-        check_clip(arguments.clip, "--clip")
-    if arguments.to is not None:
-        _check_target(arguments.to.expanduser())
+        if not self.drawn:
+            raise UserError(f"'judge' needs DRAWN, {DRAWN}")
+        _check_folder(self.place, "DRAWN", DRAWN)
+        if (reference := self.reference and self.reference.expanduser()) is not None:
+            _check_folder(reference, "--reference", "a folder of real pictures")
+            inner, outer = reference.resolve(), self.place.resolve()
+            if inner != outer and (inner.is_relative_to(outer) or outer.is_relative_to(inner)):
+                raise UserError(
+                    f"--reference {reference} and {self.drawn} lie one inside the other, and pictures in sub-folders "
+                    "count: expected folders apart"
+                )
+        if (extractor := self.extractor) is not None and (obstacle := EXTRACTORS[extractor].obstacle()):
+            raise UserError(f"--extractor is '{extractor}', which can't run here: {obstacle}")
+        if self.inception is not None and not self.inception.is_file():
+            raise UserError(f"--inception {self.inception}: no such file, expected Inception-v3's weights")
+        if self.clip is not None:
+            check_clip(self.clip, "--clip")
+        if self.to is not None:
+            _check_target(self.to.expanduser())
 
 
 def is_run(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-from bench import launch, presets, run_arguments
+from bench import launch, presets
 from bench.config import Config
 from bench.errors import UserError, nearest
 from bench.parsing import type_name
@@ -69,6 +69,22 @@ class SweepArguments(RunArguments):
     json: bool = False
     """Print the sweep's record as JSON."""
 
+    def check(self, config: Config) -> None:
+        """UserError where a sweep can't be done: an unknown field, a value that is not one of it, or what `run`
+        refuses."""
+        launch.refuse("sweep")
+        if self.parallel > 1:
+            from bench.array_arguments import check_submitit
+
+            check_submitit()
+        if self.rank_by == "caption_loss" and _spelt(self.field) in OTHER_TOKENS:
+            raise UserError(
+                f"--rank-by is caption_loss, which is by token, and --field {self.field} changes the tokens that "
+                "count: expected validation_loss"
+            )
+        super().check(config)
+        check_each(self, config, (point.config for point in points(self, config)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
@@ -80,27 +96,11 @@ class Point:
     config: Config
 
 
-def check(arguments: SweepArguments, config: Config) -> None:
-    """UserError where a sweep can't be done: an unknown field, a value that is not one of it, or what `run` refuses."""
-    launch.refuse("sweep")
-    if arguments.parallel > 1:
-        from bench.array_arguments import check_submitit
-
-        check_submitit()
-    if arguments.rank_by == "caption_loss" and _spelt(arguments.field) in OTHER_TOKENS:
-        raise UserError(
-            f"--rank-by is caption_loss, which is by token, and --field {arguments.field} changes the tokens that "
-            "count: expected validation_loss"
-        )
-    run_arguments.check(arguments, config)
-    check_each(arguments, config, (point.config for point in points(arguments, config)))
-
-
 def check_each(arguments: RunArguments, config: Config, configs: Iterable[Config]) -> None:
     """UserError where one of the configs that a field's values make can't be run here; seeds make no difference."""
     for own in dict.fromkeys(replace(each, seed=config.seed) for each in configs):
         check_names(own)
-        run_arguments.check(arguments, own)
+        RunArguments.check(arguments, own)
 
 
 def points(arguments: SweepArguments, config: Config) -> tuple[Point, ...]:

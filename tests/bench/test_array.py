@@ -281,4 +281,4 @@ def test_mistakes_are_answered_with_a_sentence(
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="array starts runs of its own: start it without a launcher"):
-        array_arguments.check(ArrayArguments(), Config())
+        ArrayArguments().check(Config())
