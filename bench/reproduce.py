@@ -6,7 +6,6 @@ process of its own, done once, resumed where it was cut off; the same command go
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import published, runner, store
-from bench.config import Config, to_json
+from bench.config import Config
 from bench.console import Console
 from bench.contents import contents
 from bench.environment import provenance
 from bench.files import hash_bytes, write_text
+from bench.plain import plain
 from bench.presets import shortened
 from bench.published import Table
 from bench.report import after_run
@@ -50,7 +50,7 @@ def main(arguments: ReproduceArguments, config: Config, console: Console) -> int
         write(work.record(), arguments.out)
     found = work.record()
     if arguments.json:
-        console.emit({"file": str(path), "pages": [str(page) for page in pages], **schema.plain(found)})
+        console.emit({"file": str(path), "pages": [str(page) for page in pages], **plain(found)})
     else:
         tell(found, console)
         for each in (path, *pages):
@@ -112,7 +112,7 @@ class Work:
             reason=f"{left} runs are still to do" if left else f"{len(bad)} runs are not done" if bad else "",
             share=self.arguments.share,
             seeds=self.seeds,
-            config=json.loads(to_json(self.config)),
+            config=plain(self.config),
             stands=stands,
             rows=rows,
             orderings=judged,
@@ -125,7 +125,7 @@ class Work:
         return Row(
             name=row.name,
             approach=row.approach,
-            settings=json.loads(to_json(self.settings[row.name])),
+            settings=plain(self.settings[row.name]),
             published=row.published,
             runs=tuple(self._done(end) for end in done),
         )

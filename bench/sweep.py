@@ -22,6 +22,7 @@ from bench.environment import provenance
 from bench.errors import UserError
 from bench.exits import DONE, MISTAKE
 from bench.files import hash_bytes
+from bench.plain import plain
 from bench.run_arguments import chosen
 from bench.sweep_arguments import (
     Point,
@@ -66,7 +67,7 @@ def main(arguments: SweepArguments, config: Config, console: Console) -> int:
         sweep = work.record()
         path = schema.save(sweep, arguments.out, f"{sweep.name}.json")
     if arguments.json:
-        console.emit({"file": str(path), **schema.plain(sweep)})
+        console.emit({"file": str(path), **plain(sweep)})
     else:
         tell(sweep, path, config.preset, console)
     code = runner.exit_code(work.ended)
@@ -113,7 +114,7 @@ class Work:
             seeds=tuple(dict.fromkeys(point.config.seed for point in self.points)),
             ranked_by=arguments.rank_by,
             share=share_of(arguments, self.config),
-            config=json.loads(to_json(self.base)),
+            config=plain(self.base),
             approaches=tuned,
             widened=() if left else self._widened(tuned),
             provenance=self.provenance,
@@ -131,7 +132,7 @@ class Work:
         value = best.value if best else None
         return Tuned(
             approach=approach,
-            settings=json.loads(to_json(settings)),
+            settings=plain(settings),
             trials=trials,
             scores=scores,
             chosen=value,

@@ -21,11 +21,12 @@ from bench.evaluate import CAPTIONS, LANGUAGE, LOSSES
 from bench.exits import DONE, FAILED
 from bench.files import read_json
 from bench.picture_metrics import drawn_names
+from bench.plain import build
 from bench.presets import shortened
 from bench.reproduce_arguments import ReproduceArguments
 from bench.run_arguments import with_settings
 from metrics.statistics import Estimate
-from reports import reproductions, schema
+from reports import reproductions
 from reports.contenders import BUDGETS
 from reports.schema import Budgets, Identical, Record
 from tests.bench import ways
@@ -238,7 +239,7 @@ def tried(tmp_path: Path, **more: Any) -> tuple[int, reproductions.Reproduction]
     arguments = ReproduceArguments(table=TABLE, out=tmp_path / "out", **more)
     code = reproduce.main(arguments, ways.micro(tmp_path), Console(interval=1e9))
     (file,) = (tmp_path / "out").glob(f"{TABLE}-*.json")
-    return code, schema.build(reproductions.Reproduction, read_json(file), "", str(file))
+    return code, build(reproductions.Reproduction, read_json(file), full=True)
 
 
 PLACE = {"dual_tower": 1.0, "dual_projection": 2.0, "single_tower": 3.0, "gated_tower": 3.0}

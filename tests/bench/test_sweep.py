@@ -23,6 +23,7 @@ from bench.config import Config
 from bench.console import Console
 from bench.files import read_json
 from bench.parsing import parse
+from bench.plain import build
 from bench.presets import preset
 from bench.sweep_arguments import GRID, SweepArguments, points, shortened
 from bench.trainee import Budget, decayed
@@ -154,7 +155,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 
 def read(path: Path) -> Sweep:
-    found: Sweep = schema.build(Sweep, read_json(path), "", str(path))
+    found: Sweep = build(Sweep, read_json(path), full=True)
     return found
 
 

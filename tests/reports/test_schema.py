@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import UserError
+from bench.plain import plain
 from metrics.statistics import Estimate
 from reports import schema
-from reports.schema import Budgets, Identical, Record, Sample, from_json, load, plain, save
+from reports.schema import Budgets, Identical, Record, Sample, from_json, load, save
 
 
 def record(**changes: Any) -> Record:

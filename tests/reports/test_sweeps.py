@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bench.files import read_json
+from bench.plain import build
 from metrics.statistics import Estimate
 from reports import schema
 from reports.sweeps import Effort, Score, Sweep, Trial, Tuned
@@ -58,7 +59,7 @@ def sweep(**changes: Any) -> Sweep:
 
 def back(path: Path) -> Any:
     """The sweep in a file."""
-    return schema.build(Sweep, read_json(path), "", str(path))
+    return build(Sweep, read_json(path), full=True)
 
 
 def test_a_sweep_comes_back_from_its_file(tmp_path: Path) -> None:
