@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from bench import launch
 from bench.config import Config
@@ -15,7 +15,7 @@ from bench.environment import usable_cores
 from bench.errors import UserError
 from bench.hardware import VISIBLE, gpus_here
 from bench.ranges import Range
-from bench.run_arguments import RunArguments, chosen
+from bench.run_arguments import Point, RunArguments, chosen
 from bench.sweep_arguments import check_each, placed, values_of
 
 QUEUED_CORES = 2
@@ -71,15 +71,6 @@ class ArrayArguments(RunArguments):
         check_each(self, config, (point.config for point in points(self, config)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """One run to ask for."""
-
-    approach: str
-    settings: Any
-    config: Config
-
-
 def check_submitit() -> None:
     """UserError where jobs can't be asked for."""
     if importlib.util.find_spec("submitit") is None:
@@ -92,11 +83,10 @@ def points(arguments: ArrayArguments, config: Config) -> Iterator[Point]:
     for seed in range(config.seed, config.seed + arguments.seeds):
         for approach in chosen(arguments.approach):
             settings = arguments.settings_for(approach, config)
-            values = values_of(arguments, approach, settings) if arguments.field else (None,)
-            for value in values:
-                own, changed = config, settings
-                if arguments.field:
-                    own, changed = placed(arguments.field, value, config, settings, approach)
+            field, own, changed = arguments.field, config, settings
+            for value in values_of(field, arguments.values, approach, settings) if field else (None,):
+                if field:
+                    own, changed = placed(field, value, config, settings, approach)
                 yield Point(approach=approach, settings=changed, config=replace(own, seed=seed))
 
 

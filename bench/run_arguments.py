@@ -83,6 +83,16 @@ class RunArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Point:
+    """One run to ask for, of several. settings, config: with the value in them that is varied, where one is."""
+
+    approach: str
+    settings: Any
+    config: Config
+    value: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class InCommon:
     """Base of what is made by `in_common`."""
 

@@ -179,7 +179,6 @@ def test_the_runs_are_approach_by_seed_by_value(tmp_path: Path, config: Config) 
 def test_a_tables_runs_are_done_several_at_a_time_too(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(reproduce, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
     rows = [
         {"name": name, "approach": name, "settings": {"depth": depth}, "published": {"loss": float(depth)}}
         for name, depth in (("good", 1), ("killed", 2))
@@ -202,7 +201,6 @@ def test_a_tables_runs_are_done_several_at_a_time_too(
 def test_a_sweeps_trials_are_done_several_at_a_time_too(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sweep, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
     asked = SweepArguments(approach=("good",), values=("1e-3", "2e-3"), out=tmp_path / "out", parallel=2)
     assert sweep.main(asked, config, Console(interval=1e9)) == 0
     (file,) = (tmp_path / "out").glob("*.json")

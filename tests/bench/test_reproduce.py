@@ -74,7 +74,7 @@ def test_a_table_sets_what_its_comparison_is_of(tmp_path: Path, monkeypatch: pyt
         return runner.Ended(request=request, folder=out / request.name, state=state, record=None, code=FAILED)
 
     monkeypatch.setattr(runner, "execute", execute)
-    monkeypatch.setattr(reproduce, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
+    monkeypatch.setattr(array, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
     own = ways.micro(tmp_path)
     own = dataclasses.replace(own, train=dataclasses.replace(own.train, patch_channels=8))
     linear = dataclasses.replace(own, train=dataclasses.replace(own.train, patch_channels=0))
@@ -230,8 +230,7 @@ def faked(monkeypatch: pytest.MonkeyPatch, numbers: Numbers, *, failing: tuple[s
         return runner.Ended(request=request, folder=out / request.name, state=state, record=record, code=DONE)
 
     monkeypatch.setattr(runner, "execute", execute)
-    for module in (reproduce, array):
-        monkeypatch.setattr(module, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
+    monkeypatch.setattr(array, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
     return asked
 
 
@@ -302,7 +301,7 @@ def test_an_array_does_the_same_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     faked(monkeypatch, numbers)
     config, out, console = ways.micro(tmp_path), tmp_path / "out", Console(interval=1e9)
     work = reproduce.Work(ReproduceArguments(table=TABLE, out=out), config, console)
-    of_table = {work.request(row, seed).name for row, seed in work.points}
+    of_table = {work.request(point).name for point in work.points}
     rows, config = published.table(TABLE).rows, published.config_for(published.table(TABLE), config)
     asking: Any = with_settings(ArrayArguments, FullRetrainingSettings(replay_share=0.0, learning_rate=2e-3))
     single = asking(approach=(rows[0].approach,), seeds=3, out=out / reproduce.RUNS)
