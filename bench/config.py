@@ -32,6 +32,10 @@ class DataConfig:
     eval_items: Count = 2_000
     """The same for every other split."""
 
+    def bound(self, split: str) -> int:
+        """The most pictures of a split."""
+        return self.train_items if split == "train" else self.eval_items
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
