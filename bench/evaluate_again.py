@@ -28,6 +28,7 @@ from bench.validation import check_names, validate
 from metrics.registry import EXTRACTORS
 from metrics.statistics import Estimate
 from reports import schema
+from reports.contenders import flat
 from reports.schema import Record, Sample, has
 
 OTHER_TEXT = (
@@ -197,16 +198,11 @@ def _put(place: Path, folder: Path) -> Iterator[None]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _settings(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+def _settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Fields of nested settings that differ, dotted."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for name in sorted(before.keys() | after.keys()):
-        old, new = before.get(name), after.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found |= _settings(old, new, f"{prefix}{name}.")
-        elif old != new:
-            found[prefix + name] = old, new
-    return found
+    old, new = dict(flat(before)), dict(flat(after))
+    pairs = {name: (old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys())}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _compared(before: Record, after: Record) -> Changed:
