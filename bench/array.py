@@ -1,16 +1,16 @@
 """`python -m bench array`: runs as jobs, on this machine or in SLURM's queue, by submitit. Imports no torch.
 
 A job does one ordinary run (see bench.runner) in its folder, and everything is known from there: what a job returns is
-not looked at. `jobs/jobs.json` says which job was asked for which run."""
+not looked at. `jobs/jobs.json` says which job was asked for which run. The runs of `sweep` and `reproduce` are done
+from here, too."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +20,16 @@ import psutil
 
 from bench import launch, runner, store
 from bench.array_arguments import ArrayArguments, jobs_folder, points
-from bench.config import Config, to_json
+from bench.config import Config
 from bench.console import Console
 from bench.contents import contents
 from bench.errors import UserError
 from bench.exits import DONE, FAILED, MISTAKE
 from bench.files import read_json, write_json
 from bench.hardware import VISIBLE, gpus_here
+from bench.run_arguments import Point
 from reports import schema
+from reports.schema import Status
 
 ASKED = "jobs.json"
 TIMES = 1000  # that a job may run out of time and be put back; submitit alone gives up after 3
@@ -104,22 +106,49 @@ def done(requests: Sequence[store.Request], arguments: ArrayArguments, console: 
     return [outcome(request, arguments.out / request.name) for request in requests]
 
 
-def several(requests: Sequence[store.Request], out: Path, parallel: int, console: Console) -> list[runner.Ended]:
-    """The same for whoever has made out its runs: on this machine, `parallel` at a time."""
-    return done(requests, ArrayArguments(out=out, parallel=parallel), console)
+def in_turn(
+    points: Sequence[Point], request: Requests, out: Path, parallel: int, told: Callable[[Point], str], what: str
+) -> Iterator[list[runner.Ended]]:
+    """Do these runs, one after another, or `parallel` at a time as jobs of this machine; those that have ended, each
+    time that more have. what, told: such as "run", and which one, for when its turn comes."""
+    console = request.console
+    if parallel > 1:
+        yield done(list(map(request, points)), ArrayArguments(out=out, parallel=parallel), console)
+        return
+    ended: list[runner.Ended] = []
+    for place, point in enumerate(points):
+        console.info(f"{what} {place + 1} of {len(points)}: {told(point)}")
+        ended.append(runner.execute(request(point), out, console))
+        yield ended
+
+
+def so_far(count: int, ended: Sequence[runner.Ended], what: str) -> tuple[Status, str]:
+    """What became of `count` runs, of which these have ended, and why they are not done. what: such as "run"."""
+    if left := count - len(ended):
+        return "unfinished", f"{left} {what}s are still to do"
+    bad = [end for end in ended if end.state.state != "done"]
+    return ("failed", f"{len(bad)} {what}s are not done") if bad else ("done", "")
+
+
+class Requests:
+    """Makes runs out, each from the sources as they are when it is asked for. What configs name alike is looked at
+    once."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.command = console, ("python", "-m", "bench", *sys.argv[1:])
+        self._contents: dict[Any, dict[str, str]] = {}
+
+    def __call__(self, point: Point) -> store.Request:
+        """UserError where data or weights can't be had."""
+        named = (point.config.data, point.config.text, point.config.model)
+        if named not in self._contents:
+            self._contents[named] = contents(point.config, self.console.info)
+        return store.request(point.config, point.approach, point.settings, self._contents[named], self.command)
 
 
 def plan(arguments: ArrayArguments, config: Config, console: Console) -> list[store.Request]:
     """All runs asked for, from the sources as they are now."""
-    found: dict[str, dict[str, str]] = {}
-    requests = []
-    for point in points(arguments, config):
-        named = json.dumps([to_json(part) for part in (point.config.data, point.config.text, point.config.model)])
-        if named not in found:
-            found[named] = contents(point.config, console.info)
-        command = ("python", "-m", "bench", *sys.argv[1:])
-        requests.append(store.request(point.config, point.approach, point.settings, found[named], command))
-    return requests
+    return list(map(Requests(console), points(arguments, config)))
 
 
 def outcome(request: store.Request, folder: Path) -> runner.Ended:

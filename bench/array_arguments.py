@@ -7,15 +7,15 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from bench import launch, run_arguments
+from bench import launch
 from bench.config import Config
 from bench.environment import usable_cores
 from bench.errors import UserError
 from bench.hardware import VISIBLE, gpus_here
 from bench.ranges import Range
-from bench.run_arguments import RunArguments, chosen
+from bench.run_arguments import Point, RunArguments, chosen
 from bench.sweep_arguments import check_each, placed, values_of
 
 QUEUED_CORES = 2
@@ -53,32 +53,22 @@ class ArrayArguments(RunArguments):
         here = max(1, usable_cores() // self.parallel)
         return self.cpus or (here if self.executor == "local" else QUEUED_CORES)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """One run to ask for."""
-
-    approach: str
-    settings: Any
-    config: Config
-
-
-def check(arguments: ArrayArguments, config: Config) -> None:
-    """UserError where the runs can't be asked for here."""
-    launch.refuse("array")
-    check_submitit()
-    if arguments.executor == "slurm" and shutil.which("sbatch") is None:
-        raise UserError("SLURM's sbatch is not found on this machine: take --executor local")
-    seen, asked = len(gpus_here()), arguments.gpus * arguments.parallel
-    if arguments.executor == "local" and seen < asked:
-        raise UserError(
-            f"--gpus {arguments.gpus} for --parallel {arguments.parallel} jobs are {asked} GPUs, and {seen} are seen "
-            f"here: lower either, or name them in {VISIBLE}"
-        )
-    if arguments.values and not arguments.field:
-        raise UserError("--values are of no field: name it by --field, such as --field settings.learning_rate")
-    run_arguments.check(arguments, config)
-    check_each(arguments, config, (point.config for point in points(arguments, config)))
+    def check(self, config: Config) -> None:
+        """UserError where the runs can't be asked for here."""
+        launch.refuse("array")
+        check_submitit()
+        if self.executor == "slurm" and shutil.which("sbatch") is None:
+            raise UserError("SLURM's sbatch is not found on this machine: take --executor local")
+        seen, asked = len(gpus_here()), self.gpus * self.parallel
+        if self.executor == "local" and seen < asked:
+            raise UserError(
+                f"--gpus {self.gpus} for --parallel {self.parallel} jobs are {asked} GPUs, and {seen} are seen "
+                f"here: lower either, or name them in {VISIBLE}"
+            )
+        if self.values and not self.field:
+            raise UserError("--values are of no field: name it by --field, such as --field settings.learning_rate")
+        super().check(config)
+        check_each(self, config, (point.config for point in points(self, config)))
 
 
 def check_submitit() -> None:
@@ -93,11 +83,10 @@ def points(arguments: ArrayArguments, config: Config) -> Iterator[Point]:
     for seed in range(config.seed, config.seed + arguments.seeds):
         for approach in chosen(arguments.approach):
             settings = arguments.settings_for(approach, config)
-            values = values_of(arguments, approach, settings) if arguments.field else (None,)
-            for value in values:
-                own, changed = config, settings
-                if arguments.field:
-                    own, changed = placed(arguments.field, value, config, settings, approach)
+            field, own, changed = arguments.field, config, settings
+            for value in values_of(field, arguments.values, approach, settings) if field else (None,):
+                if field:
+                    own, changed = placed(field, value, config, settings, approach)
                 yield Point(approach=approach, settings=changed, config=replace(own, seed=seed))
 
 

@@ -34,15 +34,14 @@ class CleanArguments:
     json: bool = False
     """Print JSON: kind -> bytes, paths and whether they are deleted."""
 
-
-def check(arguments: CleanArguments, config: Config) -> None:
-    """UserError on an unknown kind, or where nothing is named to be deleted."""
-    for name in arguments.what:
-        if name not in KINDS:
-            raise UserError(f"--what is '{name}': {nearest(name, KINDS)}")
-    if arguments.delete and not arguments.what:
-        raise UserError(f"--delete needs --what, one or more of: {', '.join(KINDS)}")
-    if arguments.out.exists() and not arguments.out.is_dir():
-        raise UserError(f"--out {arguments.out} is a file, expected a folder")
-    if arguments.out != CleanArguments().out and not arguments.out.exists():
-        raise UserError(f"--out {arguments.out} is not there, expected the folder of some runs")
+    def check(self, config: Config) -> None:
+        """UserError on an unknown kind, or where nothing is named to be deleted."""
+        for name in self.what:
+            if name not in KINDS:
+                raise UserError(f"--what is '{name}': {nearest(name, KINDS)}")
+        if self.delete and not self.what:
+            raise UserError(f"--delete needs --what, one or more of: {', '.join(KINDS)}")
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(f"--out {self.out} is a file, expected a folder")
+        if self.out != CleanArguments().out and not self.out.exists():
+            raise UserError(f"--out {self.out} is not there, expected the folder of some runs")

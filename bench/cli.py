@@ -32,16 +32,15 @@ class Verb:
     """One line of the table of verbs; every path is "module:attribute", imported when the verb is called.
 
     target: called with (arguments, config, console), returns an exit code.
-    arguments: the dataclass of the verb's own options; its module imports no torch.
+    arguments: the dataclass of the verb's own options; its module imports no torch. Where it has a method `check`, that
+    is called with the config before the target is imported; it raises UserError, and imports no torch either.
     configured: whether it takes a config: a preset or a file, and every field.
-    check: called with (arguments, config) before the target is imported; raises UserError, imports no torch.
     """
 
     summary: str
     target: str
     arguments: str
     configured: bool = False
-    check: str = ""
 
 
 VERBS = {
@@ -50,89 +49,75 @@ VERBS = {
         target="bench.runner:main",
         arguments="bench.run_arguments:RunArguments",
         configured=True,
-        check="bench.run_arguments:check",
     ),
     "sweep": Verb(
         summary="try values of one field, such as learning rates, with equal effort for every approach",
         target="bench.sweep:main",
         arguments="bench.sweep_arguments:SweepArguments",
         configured=True,
-        check="bench.sweep_arguments:check",
     ),
     "evaluate": Verb(
         summary="measure done runs again, without training",
         target="bench.evaluate_again:main",
         arguments="bench.evaluate_arguments:EvaluateArguments",
-        check="bench.evaluate_arguments:check",
     ),
     "judge": Verb(
         summary="measure pictures that anybody made against real ones and their captions, without a run",
         target="bench.judge:main",
         arguments="bench.judge_arguments:JudgeArguments",
-        check="bench.judge_arguments:check",
     ),
     "curve": Verb(
         summary="a done run's quality against network evaluations, guidance or training pictures; its speed by batch",
         target="bench.curves:main",
         arguments="bench.curve_arguments:CurveArguments",
-        check="bench.curve_arguments:check",
     ),
     "report": Verb(
         summary="write report.html, report.md, results.csv, results.json and samples.csv about runs",
         target="bench.report:main",
         arguments="bench.report_arguments:ReportArguments",
-        check="bench.report_arguments:check_report",
     ),
     "compare": Verb(
         summary="compare two runs, or two sets of runs, number by number; exit code 1 where the second is worse",
         target="bench.report:compare",
         arguments="bench.report_arguments:CompareArguments",
-        check="bench.report_arguments:check_compare",
     ),
     "plan": Verb(
         summary="what a run would take: parameters, FLOPs, memory, disk, hours, with the arithmetic",
         target="bench.plan:main",
         arguments="bench.plan_arguments:PlanArguments",
         configured=True,
-        check="bench.plan_arguments:check",
     ),
     "array": Verb(
         summary="many runs as jobs, here or in SLURM's queue: approaches by seeds by values of a field",
         target="bench.array:main",
         arguments="bench.array_arguments:ArrayArguments",
         configured=True,
-        check="bench.array_arguments:check",
     ),
     "reproduce": Verb(
         summary="run a published table's rows with several seeds, and say which of its orderings hold",
         target="bench.reproduce:main",
         arguments="bench.reproduce_arguments:ReproduceArguments",
         configured=True,
-        check="bench.reproduce_arguments:check",
     ),
     "generate": Verb(
         summary="draw pictures from words with a trained run",
         target="bench.hands_on:generate",
         arguments="bench.hands_on_arguments:GenerateArguments",
-        check="bench.hands_on_arguments:check_generate",
     ),
     "caption": Verb(
         summary="describe pictures with a trained run",
         target="bench.hands_on:caption",
         arguments="bench.hands_on_arguments:CaptionArguments",
-        check="bench.hands_on_arguments:check_caption",
     ),
     "complete": Verb(
         summary="continue a text with a trained run",
         target="bench.hands_on:complete",
         arguments="bench.hands_on_arguments:CompleteArguments",
-        check="bench.hands_on_arguments:check_complete",
     ),
     "clean": Verb(
         summary="what caches, checkpoints and runs take on the disk, and freeing it by choice",
         target="bench.clean:main",
         arguments="bench.clean_arguments:CleanArguments",
-        check="bench.clean_arguments:check",
     ),
     "list": Verb(
         summary="what there is to choose from, and whether it can run here",
@@ -148,21 +133,18 @@ VERBS = {
         summary="judge this checkout against a base: speed in interleaved pairs, what can be counted, quality",
         target="bench.gates.gate:main",
         arguments="bench.gates.arguments:GateArguments",
-        check="bench.gates.arguments:check",
     ),
     "pretrain": Verb(
         summary="make the tiny weights that every approach starts from",
         target="bench.pretrain:main",
         arguments="bench.pretrain.arguments:PretrainArguments",
         configured=True,
-        check="bench.pretrain.arguments:check",
     ),
     "preview": Verb(
         summary="save contact sheets of datasets and of the VAE's reconstructions",
         target="bench.preview:main",
         arguments="bench.preview_arguments:PreviewArguments",
         configured=True,
-        check="bench.preview_arguments:check",
     ),
 }
 
@@ -267,8 +249,8 @@ def judged(name: str, verb: Verb, words: Sequence[str]) -> Parsed:
     if verb.configured:
         validate(parsed.config)
         check_names(parsed.config)
-    if verb.check:
-        at(verb.check)(parsed.arguments, parsed.config)
+    if hasattr(parsed.arguments, "check"):
+        parsed.arguments.check(parsed.config)
     return parsed
 
 

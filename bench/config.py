@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
-import typing
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
-from bench.errors import UserError, nearest
 from bench.files import hash_bytes
+from bench.plain import build
 from bench.ranges import Count, Depth, Range, Seed, Share, Width
 
 
@@ -33,6 +31,10 @@ class DataConfig:
     """Pictures in the training split of a procedural dataset; a bound on the others'."""
     eval_items: Count = 2_000
     """The same for every other split."""
+
+    def bound(self, split: str) -> int:
+        """The most pictures of a split."""
+        return self.train_items if split == "train" else self.eval_items
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,56 +297,13 @@ def to_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), sort_keys=True, allow_nan=False)
 
 
-def from_json(kind: type[T], text: str) -> T:
-    """The config that `to_json` wrote. UserError on an unknown field, or a value of the wrong type."""
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"the config is not JSON: {error}") from error
-    return from_values(kind, values)
-
-
 def from_values(kind: type[T], values: Any) -> T:
-    """The same from parsed JSON. A tuple may be a list or a tuple."""
-    built: T = _build(kind, values, "")
+    """The config in plain JSON values, as in `to_json`'s text; what they leave out is by default. UserError on an
+    unknown field, or a value of the wrong type."""
+    built: T = build(kind, values)
     return built
 
 
 def fingerprint(config: Any) -> str:
     """16 hex digits of everything in the config."""
     return hash_bytes(type(config).__name__, to_json(config))
-
-
-def _build(kind: Any, value: Any, path: str) -> Any:
-    """`value`, plain JSON, as an instance of the annotation `kind`."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return _build_dataclass(kind, value, path)
-    if origin is Literal:
-        if value not in arguments:
-            raise UserError(f"{path} is {value!r}: {nearest(str(value), map(str, arguments))}")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return _build(next(a for a in arguments if a is not type(None)), value, path)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise UserError(f"{path} is {value!r}, expected a list")
-        return tuple(_build(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
-    if kind is float and type(value) is int and abs(value) < 2**53:
-        return float(value)
-    if type(value) is not kind:
-        raise UserError(f"{path} is {value!r}, expected {kind.__name__}")
-    return value
-
-
-def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
-    if not isinstance(value, dict):
-        raise UserError(f"{path or 'the config'} is {value!r}, expected an object")
-    hints = typing.get_type_hints(kind)
-    for name in value:
-        if name not in hints:
-            raise UserError(f"unknown field '{path}{'.' if path else ''}{name}': {nearest(name, hints)}")
-    children = {name: _build(hints[name], item, f"{path}.{name}".strip(".")) for name, item in value.items()}
-    return kind(**children)

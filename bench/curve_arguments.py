@@ -49,17 +49,16 @@ class CurveArguments:
     json: bool = False
     """Print JSON: the rows."""
 
-
-def check(arguments: CurveArguments, config: Config) -> None:
-    """UserError where there is no such done run, or a value that can't be."""
-    if not arguments.run:
-        raise UserError(f"'curve' needs RUN, {RUN}")
-    for value in arguments.values:
-        if value > MOST[arguments.of]:
-            raise UserError(f"--values has {value:g}, expected at most {MOST[arguments.of]:,} for --of {arguments.of}")
-        if arguments.of != "guidance" and (value != int(value) or value < 1):
-            raise UserError(f"--values has {value:g}, expected whole numbers from 1 for --of {arguments.of}")
-    store.find(arguments.run, arguments.out)
+    def check(self, config: Config) -> None:
+        """UserError where there is no such done run, or a value that can't be."""
+        if not self.run:
+            raise UserError(f"'curve' needs RUN, {RUN}")
+        for value in self.values:
+            if value > MOST[self.of]:
+                raise UserError(f"--values has {value:g}, expected at most {MOST[self.of]:,} for --of {self.of}")
+            if self.of != "guidance" and (value != int(value) or value < 1):
+                raise UserError(f"--values has {value:g}, expected whole numbers from 1 for --of {self.of}")
+        store.find(self.run, self.out)
 
 
 def values_of(arguments: CurveArguments) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 from bench.files import hash_bytes
 
 ROOT = Path(__file__).parent.parent
+WITNESS = "bench/environment.py"
 SOURCES = ("bench", "approaches", "metrics", "reports")
 PACKAGES = (
     "torch", "torchvision", "transformers", "diffusers", "accelerate", "tokenizers", "safetensors", "numpy", "scipy",
@@ -58,20 +59,18 @@ def provenance(seeds: Mapping[str, int] | None = None) -> dict[str, Any]:
     }
 
 
-def commit(folder: Path, witness: str = "bench/environment.py") -> Commit:
-    """The commit checked out around `folder`, and whether the tree differs from it.
-
-    witness: a file that the commit must hold: an installed copy may lie under a repository that is not its own.
-    """
+def commit(folder: Path) -> Commit:
+    """The commit checked out around `folder`, and whether the tree differs from it. It must hold WITNESS: an installed
+    copy may lie under a repository that is not its own."""
     top = _git(folder, "rev-parse", "--show-toplevel")
     if isinstance(top, Exception):
         return Commit(id=None, dirty=None, reason=f"no git checkout: {_why(top)}")
     head = _git(folder, "rev-parse", "HEAD")
     if isinstance(head, Exception):
         return Commit(id=None, dirty=None, reason=f"no commit yet: {_why(head)}")
-    if isinstance(_git(folder, "cat-file", "-e", f"HEAD:./{witness}"), Exception):
+    if isinstance(_git(folder, "cat-file", "-e", f"HEAD:./{WITNESS}"), Exception):
         return Commit(
-            id=None, dirty=None, reason=f"the checkout around these sources has no {witness}: it is another's"
+            id=None, dirty=None, reason=f"the checkout around these sources has no {WITNESS}: it is another's"
         )
     status = _git(folder, "status", "--porcelain")
     if isinstance(status, Exception):

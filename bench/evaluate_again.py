@@ -4,7 +4,6 @@ whole; what changed is told, and noted in it."""
 from __future__ import annotations
 
 import importlib.util
-import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import stages, store
-from bench.config import Config, from_values, to_json
+from bench.config import Config, from_values
 from bench.console import Console
 from bench.contents import changed_clip, changed_other_texts, changed_text, check_data, check_place
 from bench.environment import provenance
@@ -24,10 +23,12 @@ from bench.exits import DONE, MISTAKE
 from bench.files import atomic_path, read_json, write_json
 from bench.meter import now
 from bench.picture_metrics import clip_of, inception_of
+from bench.plain import plain
 from bench.validation import check_names, validate
 from metrics.registry import EXTRACTORS
 from metrics.statistics import Estimate
 from reports import schema
+from reports.contenders import flat
 from reports.schema import Record, Sample, has
 
 OTHER_TEXT = (
@@ -125,7 +126,7 @@ def _kept(folder: Path) -> Iterator[None]:
 def _record(before: Record, run: stages.Run, trained: Mapping[str, Any], measured: Mapping[str, Any]) -> Record:
     """The record with what was measured now; all about training, and curves, as they were."""
     metrics = {**trained["metrics"], **measured["metrics"]}
-    config = json.loads(to_json(run.config))
+    config = plain(run.config)
     evaluated = {
         **provenance({"seed": run.config.seed}),
         "command": ["python", "-m", "bench", *sys.argv[1:]],
@@ -197,16 +198,11 @@ def _put(place: Path, folder: Path) -> Iterator[None]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _settings(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+def _settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Fields of nested settings that differ, dotted."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for name in sorted(before.keys() | after.keys()):
-        old, new = before.get(name), after.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found |= _settings(old, new, f"{prefix}{name}.")
-        elif old != new:
-            found[prefix + name] = old, new
-    return found
+    old, new = dict(flat(before)), dict(flat(after))
+    pairs = {name: (old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys())}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _compared(before: Record, after: Record) -> Changed:

@@ -21,7 +21,44 @@ COUNTS = ("pictures", "captions", "documents", "triples", "pairs", "memorised")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArguments:
+class MeasuringArguments:
+    """What `evaluate` and `judge` measure with. An option that is not given stays as the run has it, or where there is
+    no run, as a config has it by default."""
+
+    clip: str | None = None
+    """CLIP model: shipped:NAME, a folder with open_clip_config.json and weights, or MODEL/WEIGHTS; by default the
+    run's, without one shipped:clip-tiny, which knows coloured shapes and emoji only."""
+    extractor: str | None = None
+    """Feature extractor: see `python -m bench list`; by default the run's, or evaluate.extractor."""
+    extractor_input: Annotated[int, Range(32, 1024)] | None = None
+    """Side in pixels that efficientnet_lite0 resizes pictures to; by default the run's, or evaluate.extractor_input."""
+    inception: Path | None = None
+    """File of Inception-v3's TensorFlow weights, for fid; by default where evaluate.inception looks."""
+
+    def applied(self, config: Config) -> Config:
+        """A config with the options that were given."""
+        names = {item.name for item in dataclasses.fields(config.evaluate)}
+        given = {name: value for name, value in vars(self).items() if name in names and value is not None}
+        if self.inception is not None:
+            given["inception"] = str(self.inception)
+        model = config.model if self.clip is None else replace(config.model, clip=self.clip)
+        return replace(config, evaluate=replace(config.evaluate, **given), model=model)
+
+    def check(self, config: Config) -> None:
+        """UserError where something to measure with is not there."""
+        from approaches.shared.sources import check_clip
+        from metrics.registry import EXTRACTORS
+
+        if self.extractor is not None and (obstacle := EXTRACTORS[self.extractor].obstacle()):
+            raise UserError(f"--extractor is '{self.extractor}', which can't run here: {obstacle}")
+        if self.inception is not None and not self.inception.expanduser().is_file():
+            raise UserError(f"--inception {self.inception}: no such file, expected Inception-v3's weights")
+        if self.clip is not None:
+            check_clip(self.clip, "--clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments(MeasuringArguments):
     """Measure done runs again, without training, with today's code; what changed is told, and the record is written
     anew, beside the last one as record-before.json, which `compare` reads. An option that is not given stays as the
     run has it."""
@@ -30,14 +67,6 @@ class EvaluateArguments:
     """Done runs: folders, the beginnings of their names or keys, or approaches' names for their latest."""
     out: Path = Path("runs")
     """Folder of the runs."""
-    clip: str | None = None
-    """CLIP model: shipped:NAME, a folder with open_clip_config.json and weights, or MODEL/WEIGHTS."""
-    extractor: str | None = None
-    """Feature extractor: see `python -m bench list`."""
-    extractor_input: Annotated[int, Range(32, 1024)] | None = None
-    """Side in pixels that pictures are resized to for the extractor."""
-    inception: Path | None = None
-    """File of Inception-v3's TensorFlow weights, for fid."""
     pictures: Number | None = None
     """Pictures drawn."""
     captions: Number | None = None
@@ -62,28 +91,10 @@ class EvaluateArguments:
         """Whether it was said how much is to be measured."""
         return any(getattr(self, name) is not None for name in COUNTS)
 
-    def applied(self, config: Config) -> Config:
-        """A run's config with the options that were given."""
-        names = {item.name for item in dataclasses.fields(config.evaluate)}
-        given = {name: value for name, value in vars(self).items() if name in names and value is not None}
-        if self.inception is not None:
-            given["inception"] = str(self.inception)
-        model = config.model if self.clip is None else replace(config.model, clip=self.clip)
-        return replace(config, evaluate=replace(config.evaluate, **given), model=model)
-
-
-def check(arguments: EvaluateArguments, config: Config) -> None:
-    """UserError where there is no run, no such done one, or something to measure with that is not there."""
-    from approaches.shared.sources import check_clip
-    from metrics.registry import EXTRACTORS
-
-    if not arguments.runs:
-        raise UserError(f"'evaluate' needs RUN, {RUN}")
-    for run in arguments.runs:
-        store.find(run, arguments.out)
-    if arguments.extractor is not None and (obstacle := EXTRACTORS[arguments.extractor].obstacle()):
-        raise UserError(f"--extractor is '{arguments.extractor}', which can't run here: {obstacle}")
-    if arguments.inception is not None and not arguments.inception.expanduser().is_file():
-        raise UserError(f"--inception {arguments.inception}: no such file, expected Inception-v3's weights")
-    if arguments.clip is not None:
-        check_clip(arguments.clip, "--clip")
+    def check(self, config: Config) -> None:
+        """UserError where there is no run, no such done one, or something to measure with that is not there."""
+        if not self.runs:
+            raise UserError(f"'evaluate' needs RUN, {RUN}")
+        for run in self.runs:
+            store.find(run, self.out)
+        super().check(config)

@@ -56,6 +56,28 @@ class GenerateArguments(OnRun):
     """Folder that receives the pictures, grid.png and metadata.jsonl, as --data.name folder reads it; by default drawn,
     or where that has pictures drawn-2, and so on."""
 
+    def check(self, config: Config) -> None:
+        """UserError where there is nothing to draw, no such done run, or --to has pictures that an earlier command
+        drew: they would be lost, or pass for these."""
+        asked = self.texts if self.prompts is None else (*self.texts, self.prompts)
+        _check_run(self, "generate", asked, '"PROMPT" or --prompts FILE')
+        for text in self.texts:
+            if text == prompt_file.STDIN or text.startswith("@"):
+                file = text.removeprefix("@") or "FILE"
+                raise UserError(
+                    f"'{text}' is no prompt, expected words: a file's prompts are drawn by --prompts {file}"
+                )
+        if self.prompts is not None:
+            prompt_file.check(self.prompts)
+        if self.to is not None:
+            if self.to.exists() and not self.to.is_dir():
+                raise UserError(f"--to {self.to} is a file, expected a folder")
+            if found := earlier(self.to):
+                raise UserError(
+                    f"--to {self.to} holds {found}, which an earlier command may have drawn: name another folder, or "
+                    "remove what is in it"
+                )
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionArguments(OnRun):
@@ -65,6 +87,13 @@ class CaptionArguments(OnRun):
     """Picture files."""
     temperature: Annotated[float, Range(0, 100)] = 0.0
     """0 takes the likeliest word each time."""
+
+    def check(self, config: Config) -> None:
+        """UserError where there is nothing to describe, a picture is not there, or no such done run."""
+        _check_run(self, "caption", self.pictures, "PICTURE")
+        for path in self.pictures:
+            if not path.is_file():
+                raise UserError(f"no such picture: {path}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,26 +107,9 @@ class CompleteArguments(OnRun):
     temperature: Annotated[float, Range(0, 100)] = 0.0
     """0 takes the likeliest word each time."""
 
-
-def check_generate(arguments: GenerateArguments, config: Config) -> None:
-    """UserError where there is nothing to draw, no such done run, or --to has pictures that an earlier command drew:
-    they would be lost, or pass for these."""
-    asked = arguments.texts if arguments.prompts is None else (*arguments.texts, arguments.prompts)
-    _check_run(arguments, "generate", asked, '"PROMPT" or --prompts FILE')
-    for text in arguments.texts:
-        if text == prompt_file.STDIN or text.startswith("@"):
-            file = text.removeprefix("@") or "FILE"
-            raise UserError(f"'{text}' is no prompt, expected words: a file's prompts are drawn by --prompts {file}")
-    if arguments.prompts is not None:
-        prompt_file.check(arguments.prompts)
-    if arguments.to is not None:
-        if arguments.to.exists() and not arguments.to.is_dir():
-            raise UserError(f"--to {arguments.to} is a file, expected a folder")
-        if found := earlier(arguments.to):
-            raise UserError(
-                f"--to {arguments.to} holds {found}, which an earlier command may have drawn: name another folder, or "
-                "remove what is in it"
-            )
+    def check(self, config: Config) -> None:
+        """UserError where there is nothing to continue, or no such done run."""
+        _check_run(self, "complete", self.texts, '"TEXT"')
 
 
 def place(arguments: GenerateArguments) -> Path:
@@ -122,19 +134,6 @@ def earlier(folder: Path) -> str:
     is none."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     return next((name for name in names if OF_GENERATE.fullmatch(name)), "")
-
-
-def check_caption(arguments: CaptionArguments, config: Config) -> None:
-    """UserError where there is nothing to describe, a picture is not there, or no such done run."""
-    _check_run(arguments, "caption", arguments.pictures, "PICTURE")
-    for path in arguments.pictures:
-        if not path.is_file():
-            raise UserError(f"no such picture: {path}")
-
-
-def check_complete(arguments: CompleteArguments, config: Config) -> None:
-    """UserError where there is nothing to continue, or no such done run."""
-    _check_run(arguments, "complete", arguments.texts, '"TEXT"')
 
 
 def _check_run(arguments: OnRun, verb: str, things: tuple[Any, ...], words: str) -> None:

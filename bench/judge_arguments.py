@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from bench.config import Config
 from bench.errors import UserError
+from bench.evaluate_arguments import MeasuringArguments
 from bench.hands_on_arguments import PLACE
 from bench.ranges import Range
 from bench.store import SAMPLES
@@ -20,7 +21,7 @@ DRAWN = "a folder of pictures, or a run's folder"
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeArguments:
+class JudgeArguments(MeasuringArguments):
     """Measure pictures that anybody made, without training: how near they are to real ones (--reference), and to the
     captions that metadata or .txt files in their folder give them, as --data.name folder reads these. Every
     picture under the folder counts, in the order of names. It stays at its own size, and the extractor resizes it, as
@@ -31,16 +32,6 @@ class JudgeArguments:
     """The pictures to judge: a folder of them, in sub-folders too, or a run's folder."""
     reference: Path | None = None
     """Folder of real pictures to compare with; of a run's folder the true pictures that it kept."""
-    extractor: str | None = None
-    """Feature extractor: see `python -m bench list`; by default evaluate.extractor, of a run's folder the run's."""
-    extractor_input: Annotated[int, Range(32, 1024)] | None = None
-    """Side in pixels that efficientnet_lite0 resizes pictures to; by default evaluate.extractor_input, of a run's
-    folder the run's."""
-    inception: Path | None = None
-    """File of Inception-v3's TensorFlow weights, for fid; by default where evaluate.inception looks."""
-    clip: str | None = None
-    """CLIP model: shipped:NAME, a folder with open_clip_config.json and weights, or MODEL/WEIGHTS; by default
-    shipped:clip-tiny, which knows coloured shapes and emoji only, of a run's folder the run's."""
     batch: Annotated[int, Range(1, 100_000)] = 32
     """Pictures at a time."""
     json: bool = False
@@ -53,43 +44,22 @@ class JudgeArguments:
         """Where the pictures to judge lie."""
         return Path(self.drawn).expanduser()
 
-    def applied(self, config: Config) -> Config:
-        """A config with the options that were given."""
-        own = config.evaluate
-        evaluate = replace(
-            own,
-            extractor=own.extractor if self.extractor is None else self.extractor,
-            extractor_input=own.extractor_input if self.extractor_input is None else self.extractor_input,
-            inception=own.inception if self.inception is None else str(self.inception),
-        )
-        model = config.model if self.clip is None else replace(config.model, clip=self.clip)
-        return replace(config, evaluate=evaluate, model=model)
-
-
-def check(arguments: JudgeArguments, config: Config) -> None:
-    """UserError where there are no such folders, or something to measure with is not there."""
-    from approaches.shared.sources import check_clip
-    from metrics.registry import EXTRACTORS
-
-    if not arguments.drawn:
-        raise UserError(f"'judge' needs DRAWN, {DRAWN}")
-    _check_folder(arguments.place, "DRAWN", DRAWN)
-    if (reference := arguments.reference and arguments.reference.expanduser()) is not None:
-        _check_folder(reference, "--reference", "a folder of real pictures")
-        inner, outer = reference.resolve(), arguments.place.resolve()
-        if inner != outer and (inner.is_relative_to(outer) or outer.is_relative_to(inner)):
-            raise UserError(
-                f"--reference {reference} and {arguments.drawn} lie one inside the other, and pictures in sub-folders "
-                "count: expected folders apart"
-            )
-    if (extractor := arguments.extractor) is not None and (obstacle := EXTRACTORS[extractor].obstacle()):
-        raise UserError(f"--extractor is '{extractor}', which can't run here: {obstacle}")
-    if arguments.inception is not None and not arguments.inception.is_file():
-        raise UserError(f"--inception {arguments.inception}: no such file, expected Inception-v3's weights")
-    if arguments.clip is not None:
-        check_clip(arguments.clip, "--clip")
-    if arguments.to is not None:
-        _check_target(arguments.to.expanduser())
+    def check(self, config: Config) -> None:
+        """UserError where there are no such folders, or something to measure with is not there."""
+        if not self.drawn:
+            raise UserError(f"'judge' needs DRAWN, {DRAWN}")
+        _check_folder(self.place, "DRAWN", DRAWN)
+        if (reference := self.reference and self.reference.expanduser()) is not None:
+            _check_folder(reference, "--reference", "a folder of real pictures")
+            inner, outer = reference.resolve(), self.place.resolve()
+            if inner != outer and (inner.is_relative_to(outer) or outer.is_relative_to(inner)):
+                raise UserError(
+                    f"--reference {reference} and {self.drawn} lie one inside the other, and pictures in sub-folders "
+                    "count: expected folders apart"
+                )
+        super().check(config)
+        if self.to is not None:
+            _check_target(self.to.expanduser())
 
 
 def is_run(folder: Path) -> bool:

@@ -320,7 +320,7 @@ class _Touched(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def parameters(approach: Approach, latents: Tensor, words: str = "a red circle") -> dict[str, Any]:
+def parameters(approach: Approach, latents: Tensor) -> dict[str, Any]:
     """How many parameters there are: `total`, `trainable`, `active` (read while one prompt is conditioned on and one
     picture denoised; None for an approach without a denoiser), and `borrowed` by name, which came already trained.
     latents: any, B C H W."""
@@ -329,7 +329,7 @@ def parameters(approach: Approach, latents: Tensor, words: str = "a red circle")
     if "denoise" in approach.capabilities:
         was_training = approach.training
         with torch.no_grad(), _Touched(every) as touched:
-            condition = approach.eval().condition([Prompt.text(words)])
+            condition = approach.eval().condition([Prompt.text("a red circle")])
             approach.denoise(torch.zeros_like(latents[:1]), latents.new_full((1,), 0.5), condition)
         approach.train(was_training)
         active = sum(p.numel() for p in every if storage_of(p) in touched.found)

@@ -23,6 +23,7 @@ from bench.trainee import decaying
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; singular values end between 0.7 and 1.2
 ITERATIONS = 5
 ROOT_MEAN_SQUARE = 0.2
+MOMENTUM = 0.95
 CHUNK_BYTES = 2**28  # of matrices that are put together and worked on at a time, in single precision
 
 
@@ -87,9 +88,8 @@ class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised; decoupled weight decay. groups: as AdamW's, of matrices alone. ValueError on
     anything that is no matrix. A sharded matrix is put together on every rank for its step."""
 
-    def __init__(self, groups: Iterable[dict[str, Any]], *, momentum: float = 0.95) -> None:
+    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         super().__init__(groups, {"lr": 1e-3, "weight_decay": 0.0})
-        self.momentum = momentum
         if wrong := [tuple(p.shape) for group in self.param_groups for p in group["params"] if p.ndim != 2]:
             raise ValueError(f"Muon is for matrices, and was given {wrong[0]}")
 
@@ -105,8 +105,8 @@ class Muon(torch.optim.Optimizer):
                     self.state[parameter]["momentum"] = torch.zeros_like(parameter)
             gradients = [parameter.grad for parameter in moving]
             momenta = [self.state[parameter]["momentum"] for parameter in moving]
-            torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)
-            ahead = torch._foreach_lerp(gradients, momenta, self.momentum)
+            torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+            ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
             torch._foreach_mul_(moving, 1 - group["lr"] * group["weight_decay"])
             alike: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
             for parameter, along in zip(moving, ahead, strict=True):

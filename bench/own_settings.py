@@ -3,14 +3,14 @@ before anything else is done. Imports no torch."""
 
 from __future__ import annotations
 
-import json
 import typing
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from bench.config import from_values, to_json
+from bench.config import from_values
 from bench.errors import UserError
+from bench.plain import plain
 from bench.validation import check_bounds
 
 
@@ -31,7 +31,7 @@ def check_settings(name: str, kind: type[Any]) -> None:
         try:
             settings = kind(**values)
             check_bounds(settings)
-            again = from_values(kind, json.loads(to_json(settings)))
+            again = from_values(kind, plain(settings))
         except Exception as error:  # whatever a stranger's __post_init__ may raise
             raise UserError(f"{whose} can't have their {told}: {error}") from error
         if again != settings:

@@ -42,11 +42,10 @@ class ConfiguredCommon(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Parsed:
-    """One command line: the verb's own arguments, the config (the default one where the verb takes none), debug."""
+    """One command line: the verb's own arguments, the config (the default one where the verb takes none)."""
 
     arguments: Any
     config: Config
-    debug: bool
 
 
 def parse(kind: type[Any], words: Sequence[str], *, verb: str, program: str, configured: bool) -> Parsed:
@@ -78,7 +77,7 @@ def parse(kind: type[Any], words: Sequence[str], *, verb: str, program: str, con
         )
     config = _named_by_path(parsed.config, words) if configured else base
     _check_budget(base.train, config.train, words)
-    return Parsed(arguments=_at_home(parsed.arguments), config=config, debug=parsed.common.debug)
+    return Parsed(arguments=_at_home(parsed.arguments), config=config)
 
 
 def _check_empty(words: Sequence[str], kind: type[Any], flags: dict[str, Any]) -> None:

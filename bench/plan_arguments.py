@@ -31,19 +31,18 @@ class PlanArguments(RunArguments):
     json: bool = False
     """Print JSON: approach -> counts, memory, disk, times."""
 
+    def check(self, config: Config) -> None:
+        """UserError on an unknown approach or kind of GPU, or a run that is not there. Data and weights need not be
+        named; paths that are must be ones that `run` could read."""
+        from bench.data import catalogue, text
 
-def check(arguments: PlanArguments, config: Config) -> None:
-    """UserError on an unknown approach or kind of GPU, or a run that is not there. Data and weights need not be named;
-    paths that are must be ones that `run` could read."""
-    from bench.data import catalogue, text
-
-    chosen(arguments.approach)
-    if not arguments.approach:
-        raise UserError("--approach names none, expected one or more, or all")
-    if arguments.gpu not in (*KINDS, HERE):
-        raise UserError(f"--gpu is '{arguments.gpu}': {nearest(arguments.gpu, (*KINDS, HERE))}")
-    if arguments.measured:
-        store.find(arguments.measured, arguments.out)
-    if config.data.path is not None:
-        catalogue.check_path(config.data)
-    text.check_path(config.text)
+        chosen(self.approach)
+        if not self.approach:
+            raise UserError("--approach names none, expected one or more, or all")
+        if self.gpu not in (*KINDS, HERE):
+            raise UserError(f"--gpu is '{self.gpu}': {nearest(self.gpu, (*KINDS, HERE))}")
+        if self.measured:
+            store.find(self.measured, self.out)
+        if config.data.path is not None:
+            catalogue.check_path(config.data)
+        text.check_path(config.text)

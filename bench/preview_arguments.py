@@ -36,20 +36,19 @@ class PreviewArguments:
         path = None if name == "shapes" and self.shown(config) != ("shapes",) else config.data.path
         return replace(config.data, name=name, path=path)
 
+    def check(self, config: Config) -> None:
+        """UserError where a sheet can't be made here, or nothing reads a path that is given."""
+        from bench.data.catalogue import check_data
+        from bench.data.text import check_path
 
-def check(arguments: PreviewArguments, config: Config) -> None:
-    """UserError where a sheet can't be made here, or nothing reads a path that is given."""
-    from bench.data.catalogue import check_data
-    from bench.data.text import check_path
+        if self.datasets == ():
+            raise UserError("--datasets names none, expected one or more")
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(f"--out {self.out} is a file, expected a folder")
+        for name in self.shown(config):
+            check_data(self.data(name, config))
+        check_path(config.text)  # no text is shown; but who mistypes its path is told so here as by `run`
+        if self.vae:
+            from approaches.shared.sources import resolve
 
-    if arguments.datasets == ():
-        raise UserError("--datasets names none, expected one or more")
-    if arguments.out.exists() and not arguments.out.is_dir():
-        raise UserError(f"--out {arguments.out} is a file, expected a folder")
-    for name in arguments.shown(config):
-        check_data(arguments.data(name, config))
-    check_path(config.text)  # no text is shown; but who mistypes its path is told so here as by `run`
-    if arguments.vae:
-        from approaches.shared.sources import resolve
-
-        resolve(config.model.vae, field="model.vae")
+            resolve(config.model.vae, field="model.vae")

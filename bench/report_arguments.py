@@ -31,6 +31,12 @@ class ReportArguments:
     json: bool = False
     """Print JSON: the written files, and what was refused."""
 
+    def check(self, config: Config) -> None:
+        """UserError where a place doesn't exist, or the report has none to go to."""
+        report_places(self)
+        if self.to is not None and self.to.exists() and not self.to.is_dir():
+            raise UserError(f"--to {self.to} is a file, expected a folder")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompareArguments:
@@ -54,20 +60,12 @@ class CompareArguments:
     json: bool = False
     """Print JSON: every number, and the outcome."""
 
-
-def check_report(arguments: ReportArguments, config: Config) -> None:
-    """UserError where a place doesn't exist, or the report has none to go to."""
-    report_places(arguments)
-    if arguments.to is not None and arguments.to.exists() and not arguments.to.is_dir():
-        raise UserError(f"--to {arguments.to} is a file, expected a folder")
-
-
-def check_compare(arguments: CompareArguments, config: Config) -> None:
-    """UserError where one of the two is lacking, or a place doesn't exist."""
-    if not arguments.first.strip() or not arguments.second.strip():
-        raise UserError("'compare' needs two, A and B: runs, folders of runs, or several with commas between")
-    for text in (arguments.first, arguments.second):
-        set_of(text, arguments.out)  # to which contender their records belong is looked at when they are read
+    def check(self, config: Config) -> None:
+        """UserError where one of the two is lacking, or a place doesn't exist."""
+        if not self.first.strip() or not self.second.strip():
+            raise UserError("'compare' needs two, A and B: runs, folders of runs, or several with commas between")
+        for text in (self.first, self.second):
+            set_of(text, self.out)  # to which contender their records belong is looked at when they are read
 
 
 def report_places(arguments: ReportArguments) -> list[Path]:

@@ -6,27 +6,25 @@ process of its own, done once, resumed where it was cut off; the same command go
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import published, runner, store
-from bench.config import Config, to_json
+from bench import array, published, runner
+from bench.config import Config
 from bench.console import Console
-from bench.contents import contents
 from bench.environment import provenance
 from bench.files import hash_bytes, write_text
+from bench.plain import plain
 from bench.presets import shortened
 from bench.published import Table
 from bench.report import after_run
 from bench.reproduce_arguments import ReproduceArguments
-from bench.run_arguments import settings_of
+from bench.run_arguments import Point, settings_of
 from metrics.replication import difference_over_seeds, mean_over_seeds, only_items
 from metrics.statistics import Estimate
-from reports import reproductions
+from reports import schema
 from reports.contenders import budget_estimates
 from reports.reproductions import Done, Ordering, Reproduction, Row, Stand, Verdict
 from reports.schema import TIMED_UNITS
@@ -36,21 +34,18 @@ RUNS = "runs"
 
 def main(arguments: ReproduceArguments, config: Config, console: Console) -> int:
     """Do every run that is not done yet, and record what they say; 0 where all are done."""
+
+    def told(point: Point) -> str:
+        return f"{point.value}, seed {point.config.seed}"
+
     work = Work(arguments, config, console)
     path, *pages = write(work.record(), arguments.out)
-    if arguments.parallel > 1:
-        from bench import array
-
-        requests = [work.request(row, seed) for row, seed in work.points]
-        work.ended = array.several(requests, arguments.out / RUNS, arguments.parallel, console)
-        write(work.record(), arguments.out)
-    for place, (row, seed) in enumerate(work.points[len(work.ended) :]):
-        console.info(f"run {place + 1} of {len(work.points)}: {row.name}, seed {seed}")
-        work.ended.append(runner.execute(work.request(row, seed), arguments.out / RUNS, console))
+    for ended in array.in_turn(work.points, work.request, arguments.out / RUNS, arguments.parallel, told, "run"):
+        work.ended = ended
         write(work.record(), arguments.out)
     found = work.record()
     if arguments.json:
-        console.emit({"file": str(path), "pages": [str(page) for page in pages], **found.to_json()})
+        console.emit({"file": str(path), "pages": [str(page) for page in pages], **plain(found)})
     else:
         tell(found, console)
         for each in (path, *pages):
@@ -65,39 +60,42 @@ def write(found: Reproduction, folder: Path) -> tuple[Path, ...]:
 
     shown = page(found)
     pages = {folder / f"{found.name}.html": html(shown), folder / f"{found.name}.md": markdown(shown)}
-    path = reproductions.save(found, folder)
+    path = schema.save(found, folder, f"{found.name}.json")
     for to, text in pages.items():
         write_text(to, text)
     return (path, *pages)
 
 
 class Work:
-    """One reproduction at work. points: its runs, seed by seed, so that after each seed all rows can be compared.
-    ended: those that were done."""
+    """One reproduction at work. points: its runs, seed by seed, so that after each seed all rows can be compared,
+    each with its row's name as value. ended: those that were done."""
 
     def __init__(self, arguments: ReproduceArguments, config: Config, console: Console) -> None:
-        self.arguments, self.console = arguments, console
+        self.arguments = arguments
         self.table = published.table(arguments.table)
         shorter = replace(config, train=shortened(config.train, arguments.share))
         self.config = config = published.config_for(self.table, shorter)
         self.seeds = tuple(range(config.seed, config.seed + arguments.seeds))
-        self.points = [(row, seed) for seed in self.seeds for row in self.table.rows]
         self.ended: list[runner.Ended] = []
         defaults = {row.approach: settings_of(row.approach, config) for row in self.table.rows}
         self.settings = published.settings_of_rows(self.table, defaults)
-        self.provenance = {**provenance({"seed": config.seed}), "command": ["python", "-m", "bench", *sys.argv[1:]]}
-        self._contents = contents(self.config, console.info)
-        self.key = hash_bytes(*(self.request(row, seed).key for row, seed in self.points))
-
-    def request(self, row: published.Row, seed: int) -> store.Request:
-        """The run that a row is with a seed, from the sources as they are now."""
-        config, command = replace(self.config, seed=seed), tuple(self.provenance["command"])
-        return store.request(config, row.approach, self.settings[row.name], self._contents, command)
+        self.points = [
+            Point(
+                approach=row.approach,
+                settings=self.settings[row.name],
+                config=replace(config, seed=seed),
+                value=row.name,
+            )
+            for seed in self.seeds
+            for row in self.table.rows
+        ]
+        self.request = array.Requests(console)
+        self.provenance = {**provenance({"seed": config.seed}), "command": list(self.request.command)}
+        self.key = hash_bytes(*(self.request(point).key for point in self.points))
 
     def record(self) -> Reproduction:
         """The reproduction as it stands."""
-        left = len(self.points) - len(self.ended)
-        bad = [end for end in self.ended if end.state.state != "done"]
+        status, reason = array.so_far(len(self.points), self.ended, "run")
         rows = tuple(self._row(row) for row in self.table.rows)
         stands = tuple(stand(name, measure, rows) for name, measure in self.table.measures.items())
         rows = tuple(replace(row, means=_means(row, stands)) for row in rows)
@@ -108,11 +106,11 @@ class Work:
             table=self.table.name,
             source=self.table.source,
             note=self.table.note,
-            status="unfinished" if left else "failed" if bad else "done",
-            reason=f"{left} runs are still to do" if left else f"{len(bad)} runs are not done" if bad else "",
+            status=status,
+            reason=reason,
             share=self.arguments.share,
             seeds=self.seeds,
-            config=json.loads(to_json(self.config)),
+            config=plain(self.config),
             stands=stands,
             rows=rows,
             orderings=judged,
@@ -121,11 +119,11 @@ class Work:
         )
 
     def _row(self, row: published.Row) -> Row:
-        done = [end for (each, _), end in zip(self.points, self.ended, strict=False) if each is row]
+        done = [end for point, end in zip(self.points, self.ended, strict=False) if point.value == row.name]
         return Row(
             name=row.name,
             approach=row.approach,
-            settings=json.loads(to_json(self.settings[row.name])),
+            settings=plain(self.settings[row.name]),
             published=row.published,
             runs=tuple(self._done(end) for end in done),
         )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from bench import array_arguments, launch, published, run_arguments
+from bench import array_arguments, launch, published
 from bench.config import Config
 from bench.errors import UserError
 from bench.hands_on_arguments import PLACE
@@ -35,15 +35,14 @@ class ReproduceArguments:
     json: bool = False
     """Print the record as JSON."""
 
-
-def check(arguments: ReproduceArguments, config: Config) -> None:
-    """UserError where a table can't be run here."""
-    launch.refuse("reproduce")
-    if arguments.parallel > 1:
-        array_arguments.check_submitit()
-    if not arguments.table:
-        raise UserError(f"'reproduce' needs a TABLE, expected one of: {', '.join(published.names())}")
-    table = published.table(arguments.table)
-    approaches = tuple(dict.fromkeys(row.approach for row in table.rows))
-    config = published.config_for(table, config)
-    run_arguments.check(RunArguments(approach=approaches, out=arguments.out), config)
+    def check(self, config: Config) -> None:
+        """UserError where a table can't be run here."""
+        launch.refuse("reproduce")
+        if self.parallel > 1:
+            array_arguments.check_submitit()
+        if not self.table:
+            raise UserError(f"'reproduce' needs a TABLE, expected one of: {', '.join(published.names())}")
+        table = published.table(self.table)
+        approaches = tuple(dict.fromkeys(row.approach for row in table.rows))
+        config = published.config_for(table, config)
+        RunArguments(approach=approaches, out=self.out).check(config)

@@ -61,6 +61,36 @@ class RunArguments:
             return dataclasses.replace(usual, **{name: value for name, value in vars(own).items() if value is not None})
         return usual if own is None else own
 
+    def check(self, config: Config) -> None:
+        """UserError where a run can't be done here: data, text or models that are missing, a picture that does not
+        divide into latents and patches, an unwritable folder."""
+        from bench.data.catalogue import check_data
+        from bench.data.text import check_path, check_text
+
+        launch.check(chosen(self.approach), self.seeds)
+        if not self.approach:
+            raise UserError(f"--approach names none, expected one or more of: {', '.join((*APPROACHES, ALL))}")
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(f"--out {self.out} is a file, expected a folder")
+        for name in chosen(self.approach):
+            if obstacle := APPROACHES[name].obstacle():
+                raise UserError(f"approach '{name}' can't run here: {obstacle}")
+        check_data(config.data)
+        check_text(config.text)
+        check_path(config.text)
+        _check_judges(config)
+        _check_shape(config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One run to ask for, of several. settings, config: with the value in them that is varied, where one is."""
+
+    approach: str
+    settings: Any
+    config: Config
+    value: Any = None
+
 
 @dataclass(frozen=True, kw_only=True)
 class InCommon:
@@ -119,27 +149,6 @@ def settings_of(approach: str, config: Config) -> Any:
     kind = APPROACHES[approach].load_settings()
     check_settings(approach, kind)
     return kind.of_preset(config.preset, other_lm=is_foreign(config.model.lm))
-
-
-def check(arguments: RunArguments, config: Config) -> None:
-    """UserError where a run can't be done here: data, text or models that are missing, a picture that does not divide
-    into latents and patches, an unwritable folder."""
-    from bench.data.catalogue import check_data
-    from bench.data.text import check_path, check_text
-
-    launch.check(chosen(arguments.approach), arguments.seeds)
-    if not arguments.approach:
-        raise UserError(f"--approach names none, expected one or more of: {', '.join((*APPROACHES, ALL))}")
-    if arguments.out.exists() and not arguments.out.is_dir():
-        raise UserError(f"--out {arguments.out} is a file, expected a folder")
-    for name in chosen(arguments.approach):
-        if obstacle := APPROACHES[name].obstacle():
-            raise UserError(f"approach '{name}' can't run here: {obstacle}")
-    check_data(config.data)
-    check_text(config.text)
-    check_path(config.text)
-    _check_judges(config)
-    _check_shape(config)
 
 
 def _check_judges(config: Config) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import UserError
@@ -15,9 +14,9 @@ ROOT = Path(__file__).parents[1]
 JUDGED = ("approaches", "metrics", "reports")
 
 
-def check_ours(names: Sequence[str] = JUDGED) -> None:
+def check_ours() -> None:
     """UserError that names the first file or folder which takes the place of one of our packages, and what to do."""
-    for name in names:
+    for name in JUDGED:
         other = _other(name)
         if other is None:
             continue

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -22,7 +21,7 @@ from bench import launch, shard_checkpoint, store
 from bench.assembly import build, device_here, open_trained, share_for, untrained
 from bench.batches import Batches, moved, part
 from bench.budget import bytes_, disk
-from bench.config import Config, to_json
+from bench.config import Config
 from bench.console import Console
 from bench.counting import flops_per_update
 from bench.data.catalogue import open_dataset
@@ -47,6 +46,7 @@ from bench.meter import (
     taken,
 )
 from bench.owed import unreached
+from bench.plain import plain
 from bench.rehearsal import rehearse
 from bench.sampler import noise_source
 from bench.samples import keep, neighbours, sheets, strips
@@ -115,7 +115,7 @@ def _begun(run: Run) -> Record:
         name=run.folder.name,
         approach=request.approach,
         settings=request.settings,
-        config=json.loads(to_json(run.config)),
+        config=plain(run.config),
         status="unfinished",
         reason="the run is still at work, or ended together with what watched it",
         provenance={
@@ -131,7 +131,7 @@ def _begun(run: Run) -> Record:
 
 def _changed(approach: str, settings: Mapping[str, Any]) -> list[str]:
     """Names of the settings that are not the approach's defaults."""
-    defaults = json.loads(to_json(APPROACHES[approach].load_settings()()))
+    defaults = plain(APPROACHES[approach].load_settings()())
     return sorted(name for name, value in settings.items() if defaults.get(name) != value)
 
 

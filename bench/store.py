@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from bench import launch
-from bench.config import Config, from_values, to_json
+from bench.config import Config, from_values
 from bench.environment import ROOT, source_hash
 from bench.errors import UserError, nearest
 from bench.files import hash_bytes, read_json, write_json
+from bench.plain import plain
 from reports import schema
 
 REQUEST, STATUS, LOCK = "request.json", "status.json", "lock"
@@ -61,7 +62,7 @@ class Request:
 
     def write(self, folder: Path) -> None:
         """Into the run's folder."""
-        values = {**dataclasses.asdict(self), "config": json.loads(to_json(self.config)), "command": list(self.command)}
+        values = {**dataclasses.asdict(self), "config": plain(self.config), "command": list(self.command)}
         write_json(folder / REQUEST, values)
 
     @classmethod
@@ -113,10 +114,10 @@ def request(
     config: Config, approach: str, settings: Any, found: Mapping[str, str], command: tuple[str, ...] = ()
 ) -> Request:
     """The run of an approach with these settings. found: what bench.contents gave for this config."""
-    values = json.loads(to_json(settings))
+    values = plain(settings)
     parts = {
         **found,
-        "config": hash_bytes(json.dumps(schema.deciding(json.loads(to_json(config))), sort_keys=True)),
+        "config": hash_bytes(json.dumps(schema.deciding(plain(config)), sort_keys=True)),
         "approach": approach,
         "settings": hash_bytes(json.dumps(values, sort_keys=True)),
         **sources_now(approach),

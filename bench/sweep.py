@@ -6,25 +6,22 @@ was cut off. The same command goes on with a sweep; one with more values does on
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import runner, store
-from bench.config import Config, to_json
+from bench import array, runner
+from bench.config import Config
 from bench.console import Console, clock
-from bench.contents import contents
 from bench.environment import provenance
 from bench.errors import UserError
 from bench.exits import DONE, MISTAKE
 from bench.files import hash_bytes
-from bench.run_arguments import chosen
+from bench.plain import plain
+from bench.run_arguments import Point, chosen
 from bench.sweep_arguments import (
-    Point,
     SweepArguments,
     bounds_of,
     check_each,
@@ -36,7 +33,7 @@ from bench.sweep_arguments import (
     values_of,
 )
 from metrics.statistics import Estimate
-from reports import sweeps
+from reports import schema
 from reports.sweeps import Edge, Effort, Score, Sweep, Trial, Tuned
 
 TRIALS = "trials"
@@ -50,23 +47,19 @@ KEPT = (
 def main(arguments: SweepArguments, config: Config, console: Console) -> int:
     """Do every trial that is not done yet, and record what came of them; 0 where every approach has its best value and
     all trials are done."""
+
+    def told(point: Point) -> str:
+        return f"{point.approach}, {arguments.field} {_plain(point.value)}, seed {point.config.seed}"
+
     work = Work(arguments, config, console)
     sweep = work.record()
-    path = sweeps.save(sweep, arguments.out)
-    if arguments.parallel > 1:
-        from bench import array
-
-        requests = [work.request(point) for point in work.points]
-        work.ended = array.several(requests, arguments.out / TRIALS, arguments.parallel, console)
+    path = schema.save(sweep, arguments.out, f"{sweep.name}.json")
+    for ended in array.in_turn(work.points, work.request, arguments.out / TRIALS, arguments.parallel, told, "trial"):
+        work.ended = ended
         sweep = work.record()
-        path = sweeps.save(sweep, arguments.out)
-    for place, point in enumerate(work.points[len(work.ended) :]):
-        console.info(f"trial {place + 1} of {len(work.points)}: {point.approach}, {_told(arguments.field, point)}")
-        work.ended.append(runner.execute(work.request(point), arguments.out / TRIALS, console))
-        sweep = work.record()
-        path = sweeps.save(sweep, arguments.out)
+        schema.save(sweep, arguments.out, path.name)
     if arguments.json:
-        console.emit({"file": str(path), **sweep.to_json()})
+        console.emit({"file": str(path), **plain(sweep)})
     else:
         tell(sweep, path, config.preset, console)
     code = runner.exit_code(work.ended)
@@ -77,21 +70,13 @@ class Work:
     """One sweep at work. points: its trials, in the order in which they are done. ended: those that were."""
 
     def __init__(self, arguments: SweepArguments, config: Config, console: Console) -> None:
-        self.arguments, self.config, self.console = arguments, config, console
+        self.arguments, self.config = arguments, config
         self.base = shortened(arguments, config)
         self.points = points(arguments, config)
         self.ended: list[runner.Ended] = []
-        self._contents: dict[str, dict[str, str]] = {}
-        self.provenance = {**provenance({"seed": config.seed}), "command": ["python", "-m", "bench", *sys.argv[1:]]}
+        self.request = array.Requests(console)
+        self.provenance = {**provenance({"seed": config.seed}), "command": list(self.request.command)}
         self.key = hash_bytes(arguments.rank_by, *(self.request(point).key for point in self.points))
-
-    def request(self, point: Point) -> store.Request:
-        """The run that a trial is, from the sources as they are now."""
-        named = json.dumps([to_json(part) for part in (point.config.data, point.config.text, point.config.model)])
-        if named not in self._contents:
-            self._contents[named] = contents(point.config, self.console.info)
-        command = tuple(self.provenance["command"])
-        return store.request(point.config, point.approach, point.settings, self._contents[named], command)
 
     def record(self) -> Sweep:
         """The sweep as it stands."""
@@ -99,23 +84,21 @@ class Work:
         done = list(zip(self.points, self.ended, strict=False))
         names = tuple(dict.fromkeys(point.approach for point in self.points))
         tuned = tuple(self._tuned(name, [each for each in done if each[0].approach == name]) for name in names)
-        left = len(self.points) - len(done)
-        bad = [end for _, end in done if end.state.state != "done"]
-        reason = f"{left} trials are still to do" if left else f"{len(bad)} trials are not done" if bad else ""
+        status, reason = array.so_far(len(self.points), self.ended, "trial")
         first = self.points[0]
         return Sweep(
             name=f"{arguments.field.rpartition('.')[2]}-{self.config.preset}-{self.key[:8]}",
             key=self.key,
-            status="unfinished" if left else "failed" if bad else "done",
+            status=status,
             reason=reason,
             field=arguments.field,
-            values=values_of(arguments, first.approach, first.settings),
+            values=values_of(arguments.field, arguments.values, first.approach, first.settings),
             seeds=tuple(dict.fromkeys(point.config.seed for point in self.points)),
             ranked_by=arguments.rank_by,
             share=share_of(arguments, self.config),
-            config=json.loads(to_json(self.base)),
+            config=plain(self.base),
             approaches=tuned,
-            widened=() if left else self._widened(tuned),
+            widened=() if status == "unfinished" else self._widened(tuned),
             provenance=self.provenance,
             notes=tuple(_notes(tuned, self.base)),
         )
@@ -123,7 +106,7 @@ class Work:
     def _tuned(self, approach: str, done: Sequence[tuple[Point, runner.Ended]]) -> Tuned:
         arguments = self.arguments
         settings = arguments.settings_for(approach, self.config)
-        values = values_of(arguments, approach, settings)
+        values = values_of(arguments.field, arguments.values, approach, settings)
         trials = tuple(_trial(point, end) for point, end in done)
         scores = tuple(score(value, [trial for trial in trials if trial.value == value], arguments) for value in values)
         ranked = [each for each in scores if each.mean is not None]
@@ -131,7 +114,7 @@ class Work:
         value = best.value if best else None
         return Tuned(
             approach=approach,
-            settings=json.loads(to_json(settings)),
+            settings=plain(settings),
             trials=trials,
             scores=scores,
             chosen=value,
@@ -152,7 +135,7 @@ class Work:
         one is from the next; none that one of the approaches could not be tried with."""
         edges = {each.edge for each in tuned} - {""}
         first = self.points[0]
-        values = values_of(self.arguments, first.approach, first.settings)
+        values = values_of(self.arguments.field, self.arguments.values, first.approach, first.settings)
         if not edges or min(values) <= 0:
             return ()
         added = {"smallest": values[0] ** 2 / values[1], "largest": values[-1] ** 2 / values[-2]}
@@ -302,7 +285,3 @@ def _cell(estimates: Sequence[Estimate]) -> str:
 
 def _plain(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _told(field: str, point: Point) -> str:
-    return f"{field} {_plain(point.value)}, seed {point.config.seed}"

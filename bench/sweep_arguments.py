@@ -8,14 +8,14 @@ import typing
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
-from bench import launch, presets, run_arguments
+from bench import launch, presets
 from bench.config import Config
 from bench.errors import UserError, nearest
 from bench.parsing import type_name
 from bench.ranges import Range
-from bench.run_arguments import RunArguments, chosen, settings_of, with_settings
+from bench.run_arguments import Point, RunArguments, chosen, settings_of, with_settings
 from bench.validation import check_bounds, check_names, numbers, validate
 
 LEARNING_RATE = "settings.learning_rate"
@@ -69,38 +69,28 @@ class SweepArguments(RunArguments):
     json: bool = False
     """Print the sweep's record as JSON."""
 
+    def check(self, config: Config) -> None:
+        """UserError where a sweep can't be done: an unknown field, a value that is not one of it, or what `run`
+        refuses."""
+        launch.refuse("sweep")
+        if self.parallel > 1:
+            from bench.array_arguments import check_submitit
 
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """One trial to do: an approach with one value and one seed. settings, config: with the value in them."""
-
-    approach: str
-    value: Any
-    settings: Any
-    config: Config
-
-
-def check(arguments: SweepArguments, config: Config) -> None:
-    """UserError where a sweep can't be done: an unknown field, a value that is not one of it, or what `run` refuses."""
-    launch.refuse("sweep")
-    if arguments.parallel > 1:
-        from bench.array_arguments import check_submitit
-
-        check_submitit()
-    if arguments.rank_by == "caption_loss" and _spelt(arguments.field) in OTHER_TOKENS:
-        raise UserError(
-            f"--rank-by is caption_loss, which is by token, and --field {arguments.field} changes the tokens that "
-            "count: expected validation_loss"
-        )
-    run_arguments.check(arguments, config)
-    check_each(arguments, config, (point.config for point in points(arguments, config)))
+            check_submitit()
+        if self.rank_by == "caption_loss" and _spelt(self.field) in OTHER_TOKENS:
+            raise UserError(
+                f"--rank-by is caption_loss, which is by token, and --field {self.field} changes the tokens that "
+                "count: expected validation_loss"
+            )
+        super().check(config)
+        check_each(self, config, (point.config for point in points(self, config)))
 
 
 def check_each(arguments: RunArguments, config: Config, configs: Iterable[Config]) -> None:
     """UserError where one of the configs that a field's values make can't be run here; seeds make no difference."""
     for own in dict.fromkeys(replace(each, seed=config.seed) for each in configs):
         check_names(own)
-        run_arguments.check(arguments, own)
+        RunArguments.check(arguments, own)
 
 
 def points(arguments: SweepArguments, config: Config) -> tuple[Point, ...]:
@@ -109,7 +99,7 @@ def points(arguments: SweepArguments, config: Config) -> tuple[Point, ...]:
     found = []
     for approach in chosen(arguments.approach):
         settings = arguments.settings_for(approach, config)
-        for value in values_of(arguments, approach, settings):
+        for value in values_of(arguments.field, arguments.values, approach, settings):
             own, changed = placed(arguments.field, value, base, settings, approach)
             for seed in range(config.seed, config.seed + arguments.seeds):
                 point = Point(approach=approach, value=value, settings=changed, config=replace(own, seed=seed))
@@ -151,26 +141,14 @@ def share_of(arguments: SweepArguments, config: Config) -> float:
 # ----------------------------------------------------------------------------------------------- the field's values
 
 
-class Varying(Protocol):
-    """Arguments that vary one field."""
-
-    @property
-    def field(self) -> str:
-        """See SweepArguments."""
-
-    @property
-    def values(self) -> tuple[str, ...]:
-        """See SweepArguments."""
-
-
-def values_of(arguments: Varying, approach: str, settings: Any) -> tuple[Any, ...]:
-    """The values to try, numbers in ascending order. UserError on an unknown field, on values that are none of it, and
-    on fewer than two."""
-    hint = _hint(arguments.field, approach, settings)
-    words = arguments.values or (GRID if _spelt(arguments.field) == LEARNING_RATE else ())
-    values = tuple(dict.fromkeys(parsed(word, hint, arguments.field) for word in words))
+def values_of(field: str, words: Sequence[str], approach: str, settings: Any) -> tuple[Any, ...]:
+    """The values of a field to try, numbers in ascending order. UserError on an unknown field, on words that are no
+    values of it, and on fewer than two."""
+    hint = _hint(field, approach, settings)
+    words = words or (GRID if _spelt(field) == LEARNING_RATE else ())
+    values = tuple(dict.fromkeys(parsed(word, hint, field) for word in words))
     if len(values) < 2:
-        raise UserError(f"--values of {arguments.field} are to be compared: expected two or more, got {len(values)}")
+        raise UserError(f"--values of {field} are to be compared: expected two or more, got {len(values)}")
     return tuple(sorted(values)) if ordered(values) else values
 
 

@@ -233,13 +233,13 @@ class Run:
         self.meter.start()
 
 
-def told(fitted: Fitted, number: str, *, tolerance: float = 0.02) -> dict[str, Any]:
+def told(fitted: Fitted, number: str) -> dict[str, Any]:
     """What a card says of a training: its curve, its seconds, and whether `number` had stopped moving: by less than
-    `tolerance` of its value over the last quarter of the steps."""
+    2% of its value over the last quarter of the steps."""
     rows = fitted.curve
     before = next(row for row in rows if row["step"] >= 0.75 * rows[-1]["step"])
     moved = abs(rows[-1][number] - before[number]) / max(abs(before[number]), 1e-12)
-    verdict = "flat" if moved < tolerance else "not flat: more steps would still help"
+    verdict = "flat" if moved < 0.02 else "not flat: more steps would still help"
     said = f"{number.replace('_', ' ')} moved by {100 * moved:.1f}% over the last quarter of the steps: {verdict}"
     return {"converged": said, "curve": rows, "seconds": round(fitted.seconds)}
 

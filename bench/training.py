@@ -30,6 +30,7 @@ from bench.owed import Frozen, check_counts, check_groups, frozen_changed
 from bench.shards import Step, full, gathered, shard, whole
 from bench.trainee import Budget, Trainee
 from bench.trainer import Fitted, Run
+from reports.contenders import flat
 
 LAG = 7  # steps whose losses an accelerator may still be working on
 
@@ -72,7 +73,8 @@ def train(
         compile_blocks(approach)
     trainee = ApproachTrainee(approach, batches, config, accelerator)
     if settings.tracker:
-        accelerator.init_trackers("draw-bench", config=_flat(asdict(config)))
+        told = {name: v if isinstance(v, int | float | str) else str(v) for name, v in flat(asdict(config))}
+        accelerator.init_trackers("draw-bench", config=told)  # which takes numbers and text only
     run = Run(
         trainee=trainee,
         budget=Budget.of(settings, flops_per_step),
@@ -330,14 +332,3 @@ class ApproachTrainee(Trainee):
         known = own if all(own) else (counts > 0).tolist()  # a process that reached all need not wait for the count
         for parameter, piece, anybody in zip(self.trained, pieces, known, strict=True):
             parameter.grad = piece.view_as(parameter) if anybody else None
-
-
-def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names, as trackers want them: numbers and text only."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{before}{name}.")
-        else:
-            found[before + name] = value if isinstance(value, int | float | str) else str(value)
-    return found

@@ -19,28 +19,24 @@ from bench.files import hash_file
 from metrics.features import check_images
 from metrics.inception_weights import WEIGHTS_PREFIX, find_weights
 
-LAYERS = {"64": 64, "192": 192, "768": 768, "2048": 2048}
-
 
 class Inception:
-    """Inception-v3's features of uint8 pictures, with the interface of `FeatureExtractor`.
+    """Inception-v3's features of uint8 pictures, of pool3, with the interface of `FeatureExtractor`.
 
-    layer: "2048" (pool3, what FID means) or an earlier one, under whose name numbers are then kept apart. official:
-    whether the weights are the TensorFlow ones, by their hash; on any other the name says "inception_v3_other".
+    official: whether the weights are the TensorFlow ones, by their hash; on any other the name says
+    "inception_v3_other".
     UserError where the weights are missing, damaged or another network's.
     """
 
     resize = "TensorFlow 1 bilinear, no antialias, to 299"
 
-    def __init__(self, weights: Path | None = None, *, layer: str = "2048", device: torch.device | str = "cpu") -> None:
+    def __init__(self, weights: Path | None = None, *, device: torch.device | str = "cpu") -> None:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        if layer not in LAYERS:
-            raise UserError(f"Inception-v3 has no layer '{layer}', expected one of: {', '.join(LAYERS)}")
         path = find_weights(weights)
         try:
             torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity itself would unpickle anything
-            network: Any = FeatureExtractorInceptionV3("inception-v3-compat", [layer], str(path))
+            network: Any = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path))
         except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"{path} can't be read as Inception-v3's weights: {reason}") from error
@@ -48,9 +44,7 @@ class Inception:
         self.weights_hash = hash_file(path)
         self.official = self.weights_hash.startswith(WEIGHTS_PREFIX)
         self.name = "inception_v3" if self.official else "inception_v3_other"
-        if layer != "2048":
-            self.name += f"_{layer}"
-        self.feature_size = LAYERS[layer]
+        self.feature_size = 2048
         self.device = device
 
     @torch.inference_mode()

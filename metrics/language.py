@@ -138,7 +138,6 @@ def language_metrics(
     batch: int = 16,
     keys: Sequence[str] | None = None,
     seed: int = 0,
-    details: Mapping[str, Any] | None = None,
 ) -> dict[str, Estimate]:
     """`perplexity`, `bits_per_byte`, `perplexity_retention`, `kl_base_adapted` (mean a token),
     `kl_base_adapted_p99` (the 99th percentile of the tokens) and `top1_agreement` of an adapted model.
@@ -162,7 +161,6 @@ def language_metrics(
     facts = zip(sums["tokens"].tolist(), sums["bytes"].tolist(), strict=True)
     names = keys if keys is not None else [f"{number}: {fact}" for number, fact in enumerate(facts)]
     shared = {
-        **(details or {}),
         "documents": {name: values.tolist() for name, values in sums.items()},
         "windows": RULE,
         "window": length,

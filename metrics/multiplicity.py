@@ -50,13 +50,13 @@ def _quantile(p: float, freedom: float) -> float:
     return float(-ndtri(p / 2) if math.isinf(freedom) else -stdtrit(freedom, p / 2))
 
 
-def holm(chances: Sequence[float], level: float = 0.05) -> list[bool]:
-    """Which hypotheses are rejected, by their p-values, so that the probability of any wrong rejection is at most
-    `level`, however they hang together (Holm, Scandinavian Journal of Statistics 1979)."""
+def holm(chances: Sequence[float]) -> list[bool]:
+    """Which hypotheses are rejected, by their p-values, so that the probability of any wrong rejection is at most 5%,
+    however they hang together (Holm, Scandinavian Journal of Statistics 1979)."""
     ranked = sorted(range(len(chances)), key=lambda place: chances[place])
     left = [False] * len(chances)
     for rank, place in enumerate(ranked):
-        if chances[place] > level / (len(chances) - rank):
+        if chances[place] > 0.05 / (len(chances) - rank):
             break
         left[place] = True
     return left

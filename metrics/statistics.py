@@ -252,12 +252,12 @@ def reach_of_blocks(pseudo: Floats, sizes: Floats) -> float:
     return float(stdtrit(len(pseudo) - 1, TAILS[1]) * np.sqrt(variance))
 
 
-def interval_of_items(estimate: Estimate, *, seed: int = 0) -> Estimate:
+def interval_of_items(estimate: Estimate) -> Estimate:
     """With the interval that its details give, `per_item` (and `strata`) or `pseudo`; without either as it is."""
     found = estimate.details
     if "per_item" in found:
         groups = by_stratum(np.array(found["per_item"]), found.get("strata"))
-        generator = np.random.default_rng(derive(seed, "bootstrap"))
+        generator = np.random.default_rng(derive(0, "bootstrap"))
         low, high, reason = interval_of_mean(groups, generator, shares=estimate.unit == "share")
         return replace(estimate, low=low, high=high, reason="" if low is not None else reason)
     if "pseudo" in found and estimate.value is not None:

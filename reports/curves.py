@@ -144,10 +144,10 @@ def losses(contenders: Sequence[Contender]) -> Plot:
     return lines("losses", question, "step", "diffusion loss in training, smoothed", series, markers=False)
 
 
-def smoothed(points: Sequence[tuple[float, float]], most: int = 60) -> list[tuple[float, float]]:
-    """Means of up to `most` equal stretches."""
+def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Means of up to 60 equal stretches."""
     finite = [(x, y) for x, y in points if math.isfinite(y)]
-    size = max(1, math.ceil(len(finite) / most))
+    size = max(1, math.ceil(len(finite) / 60))
     parts = [finite[start : start + size] for start in range(0, len(finite), size)]
     return [(sum(x for x, _ in p) / len(p), sum(y for _, y in p) / len(p)) for p in parts]
 
@@ -194,10 +194,10 @@ def lines(
     )
 
 
-def log_ticks(values: Sequence[float], most: int = 8) -> list[float]:
+def log_ticks(values: Sequence[float]) -> list[float]:
     """Where a logarithmic axis is labelled: at the values where they are few, else at 1, 2, 5 times powers of ten."""
     distinct = sorted({value for value in values if value > 0})
-    if len(distinct) <= most // 2 or not distinct:
+    if len(distinct) <= 4 or not distinct:
         return distinct
     low, high = math.floor(math.log10(distinct[0])), math.ceil(math.log10(distinct[-1]))
     steps = (1, 2, 5) if high - low <= 3 else (1,)

@@ -38,7 +38,7 @@ BUDGETS = (
     "training_steps", "training_seconds", "parameters_borrowed",
 )  # fmt: skip
 PLACES = {
-    "commit": "commit", "sources": "sources (hash)", "python": "Python", "system": "system", "cpu": "processor",
+    "sources": "sources (hash)", "python": "Python", "system": "system", "cpu": "processor",
     "cores": "cores", "threads": "threads", "devices": "devices", "version": "version", "packages": "packages",
 }  # fmt: skip
 
@@ -209,8 +209,6 @@ def surroundings(provenances: Sequence[Mapping[str, Any]]) -> list[tuple[str, st
     """Machine and packages, in words; where records differ, each value that one had."""
     found = []
     for key, words in PLACES.items():
-        if key == "commit":
-            continue
         values = dict.fromkeys(_worded(provenance[key]) for provenance in provenances if key in provenance)
         if values:
             found.append((words, " / ".join(values)))

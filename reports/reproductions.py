@@ -1,24 +1,16 @@
-"""What `python -m bench reproduce` leaves: one versioned record, as JSON, of a published table's rows, run here, and of
-what became of each of its orderings. As strict as a run's record, see reports.schema."""
+"""What `python -m bench reproduce` leaves: one record, as JSON, of a published table's rows, run here, and of
+what became of each of its orderings."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from bench.files import read_json, write_json
 from metrics.statistics import Estimate
-from reports.schema import Status, Upgrades, build, upgraded
-
-VERSION = 1
+from reports.schema import Status
 
 Verdict = Literal["holds", "contradicted", "not told apart", "not measured"]
-
-UPGRADES: Upgrades = {}
-"""version -> what makes a record of that version one of the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +70,7 @@ class Reproduction:
     """One table, tried. status: done where every run is. share: of the preset's budget that each run got. config: that
     of all runs, but for the seed."""
 
-    schema: int = VERSION
+    schema: int = 1
     name: str
     key: str
     table: str
@@ -94,29 +86,3 @@ class Reproduction:
     orderings: tuple[Ordering, ...] = ()
     notes: tuple[str, ...] = ()
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: what `from_json` reads."""
-        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
-        return values
-
-
-def from_json(values: Any, whose: str) -> Reproduction:
-    """The reproduction in parsed JSON, of this version or an older one. UserError that begins with `whose`."""
-    found: Reproduction = build(
-        Reproduction, upgraded(values, whose, "reproduction", VERSION, UPGRADES, "orderings"), "", whose
-    )
-    return found
-
-
-def load(path: Path) -> Reproduction:
-    """The reproduction in a file. UserError, naming the file, where it is missing, damaged, foreign, or has unknown or
-    missing fields."""
-    return from_json(read_json(path), str(path))
-
-
-def save(found: Reproduction, folder: Path) -> Path:
-    """Write the record into a folder, atomically, under its name; its path."""
-    path = folder / f"{found.name}.json"
-    write_json(path, found.to_json())
-    return path

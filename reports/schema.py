@@ -6,18 +6,15 @@ number. A record of an older version is brought up to date one version at a time
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
-import types
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.errors import UserError, nearest
+from bench.errors import UserError
 from bench.files import read_json, write_json
+from bench.plain import build, plain
 from metrics.statistics import Estimate
 
 VERSION = 3
@@ -43,11 +40,7 @@ def behind_the_start_token(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-Upgrades = dict[int, Callable[[dict[str, Any]], dict[str, Any]]]
-UPGRADES: Upgrades = {
-    1: _without_the_optimizers,
-    2: behind_the_start_token,
-}
+UPGRADES = {1: _without_the_optimizers, 2: behind_the_start_token}
 """version -> what makes a record of that version one of the next."""
 
 TIMED_UNITS = ("s", "1/s", "bytes", "J", "share of peak")
@@ -136,20 +129,6 @@ class Record:
         """The config's."""
         return int(self.config["seed"])
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: what `from_json` reads."""
-        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
-        return values
-
-    def settled(self) -> dict[str, Any]:
-        """What a repetition of the run on the same machine must give again: all but provenance, seconds, and the
-        metrics that a clock or a counter of the machine gave."""
-        values = self.to_json()
-        for name in ("provenance", "seconds"):
-            del values[name]
-        values["metrics"] = {n: v for n, v in values["metrics"].items() if v["unit"] not in TIMED_UNITS}
-        return values
-
 
 NOT_DECIDING = {"": ("pretrain",), "train": ("tracker", "checkpoint_seconds")}
 """Fields of a config that change no result, by section."""
@@ -159,38 +138,32 @@ NUMBERS = {"per_item", "pseudo", "sizes"}
 
 def from_json(values: Any, whose: str) -> Record:
     """The record in parsed JSON, of this version or an older one. UserError that begins with `whose`."""
-    record: Record = build(Record, upgraded(values, whose, "run", VERSION, UPGRADES), "", whose)
-    _check(record, whose)
+    if not isinstance(values, dict) or type(values.get("schema")) is not int:
+        raise UserError(f"{whose} is no record of a run: it has no schema")
+    first: int = values["schema"]
+    if not 1 <= first <= VERSION:
+        raise UserError(f"{whose} is a record of a run of schema version {first}, expected 1 to {VERSION}")
+    for older in range(first, VERSION):
+        values = {**UPGRADES[older](dict(values)), "schema": older + 1}
+    try:
+        record: Record = build(Record, values, full=True)
+        _check(record)
+    except UserError as error:
+        raise UserError(f"{whose}: {error}") from error
     return record
 
 
-def upgraded(
-    values: Any, whose: str, of: str, version: int, upgrades: Upgrades, sign: str = "schema"
-) -> dict[str, Any]:
-    """Parsed JSON of a versioned record, at its newest version. of: what it is a record of, such as "run". sign: a
-    field that all of these have. UserError that begins with `whose`."""
-    if not isinstance(values, dict) or type(values.get("schema")) is not int or sign not in values:
-        raise UserError(f"{whose} is no record of a {of}: it has no {sign}")
-    first: int = values["schema"]
-    if not 1 <= first <= version:
-        raise UserError(f"{whose} is a record of a {of} of schema version {first}, expected 1 to {version}")
-    newer: dict[str, Any] = values
-    for older in range(first, version):
-        newer = {**upgrades[older](dict(newer)), "schema": older + 1}
-    return newer
-
-
-def _check(record: Record, whose: str) -> None:
+def _check(record: Record) -> None:
     """UserError where what a page calculates with is no number."""
     if type(record.config.get("seed")) is not int:
-        raise UserError(f"{whose}: config.seed is {record.config.get('seed')!r:.60}, expected int")
+        raise UserError(f"config.seed is {record.config.get('seed')!r:.60}, expected int")
     if not isinstance(record.config.get("data", {}), dict):
-        raise UserError(f"{whose}: config.data is {record.config['data']!r:.60}, expected an object")
+        raise UserError(f"config.data is {record.config['data']!r:.60}, expected an object")
     for name, estimate in record.metrics.items():
         for key in NUMBERS & estimate.details.keys():
             numbers = estimate.details[key]
             if not isinstance(numbers, list) or not all(map(_number, numbers)):
-                raise UserError(f"{whose}: metrics.{name}.details.{key} is {numbers!r:.60}, expected a list of numbers")
+                raise UserError(f"metrics.{name}.details.{key} is {numbers!r:.60}, expected a list of numbers")
 
 
 def _number(value: Any) -> bool:
@@ -218,63 +191,7 @@ def load(path: Path) -> Record:
     return from_json(read_json(file), str(file))
 
 
-def save(record: Record, folder: Path) -> Path:
-    """Write the record into a run's folder, atomically; its path."""
-    write_json(folder / FILE, record.to_json())
-    return folder / FILE
-
-
-def build(kind: Any, value: Any, path: str, whose: str) -> Any:
-    """`value`, plain JSON, as an instance of the annotation `kind`; every field must be there. UserError that begins
-    with `whose` and names the place, `path`."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return value
-    if dataclasses.is_dataclass(kind):
-        return _build_dataclass(kind, value, path, whose)
-    if origin is Literal:
-        if value not in arguments:
-            raise UserError(f"{whose}: {path} is {value!r}: {nearest(str(value), map(str, arguments))}")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return build(next(a for a in arguments if a is not type(None)), value, path, whose)
-    if origin is tuple:
-        items = _of(list, value, path, whose)
-        return tuple(build(arguments[0], item, f"{path}[{i}]", whose) for i, item in enumerate(items))
-    if origin in (dict, Mapping):
-        pairs = _of(dict, value, path, whose)
-        return {name: build(arguments[1], item, f"{path}.{name}", whose) for name, item in pairs.items()}
-    if kind is float and type(value) is int:
-        return float(value)
-    return _of(kind, value, path, whose)
-
-
-def _build_dataclass(kind: Any, value: Any, path: str, whose: str) -> Any:
-    values = _of(dict, value, path or "the record", whose)
-    hints = typing.get_type_hints(kind)
-    for name in values:
-        if name not in hints:
-            raise UserError(f"{whose}: unknown field {_joined(path, name)!r}: {nearest(name, hints)}")
-    for name in hints:
-        if name not in values:
-            raise UserError(f"{whose}: the field {_joined(path, name)!r} is missing")
-    built = {name: build(hints[name], item, _joined(path, name), whose) for name, item in values.items()}
-    try:
-        return kind(**built)
-    except ValueError as error:  # an estimate that says neither a number nor why not
-        raise UserError(f"{whose}: {path}: {error}") from error
-
-
-def _of(kind: type[Any], value: Any, path: str, whose: str) -> Any:
-    if type(value) is not kind:
-        expected = {"dict": "an object", "list": "a list", "str": "text"}.get(kind.__name__, kind.__name__)
-        raise UserError(f"{whose}: {path} is {value!r:.60}, expected {expected}")
-    if kind is float and not math.isfinite(value):
-        raise UserError(f"{whose}: {path} is {value}, expected a finite number")
-    return value
-
-
-def _joined(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
+def save(record: Any, folder: Path, name: str = FILE) -> Path:
+    """Write a record, of a run or of anything else, into a folder, atomically; its path."""
+    write_json(folder / name, plain(record))
+    return folder / name

@@ -1,24 +1,16 @@
-"""What a sweep leaves for its readers: one versioned record, as JSON, of every trial and of what each approach's best
-one was. As strict as a run's record, see reports.schema."""
+"""What a sweep leaves for its readers: one record, as JSON, of every trial and of what each approach's best
+one was."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from bench.files import read_json, write_json
 from metrics.statistics import Estimate
-from reports.schema import Status, Upgrades, build, upgraded
-
-VERSION = 1
+from reports.schema import Status
 
 Edge = Literal["", "smallest", "largest"]
-
-UPGRADES: Upgrades = {}
-"""version -> what makes a record of that version one of the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +87,7 @@ class Sweep:
     to try next where an approach chose an edge; empty where none did.
     """
 
-    schema: int = VERSION
+    schema: int = 1
     name: str
     key: str
     status: Status
@@ -110,27 +102,3 @@ class Sweep:
     widened: tuple[Any, ...] = ()
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: what `from_json` reads."""
-        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
-        return values
-
-
-def from_json(values: Any, whose: str) -> Sweep:
-    """The sweep in parsed JSON, of this version or an older one. UserError that begins with `whose`."""
-    found: Sweep = build(Sweep, upgraded(values, whose, "sweep", VERSION, UPGRADES, "ranked_by"), "", whose)
-    return found
-
-
-def load(path: Path) -> Sweep:
-    """The sweep in a file. UserError, naming the file, where it is missing, damaged, foreign, or has unknown or missing
-    fields."""
-    return from_json(read_json(path), str(path))
-
-
-def save(sweep: Sweep, folder: Path) -> Path:
-    """Write the record into a folder of sweeps, atomically, under its name; its path."""
-    path = folder / f"{sweep.name}.json"
-    write_json(path, sweep.to_json())
-    return path

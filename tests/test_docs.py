@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +74,9 @@ def test_a_command_that_a_page_tells_is_understood(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").symlink_to(ROOT / "docs")  # of a clone, in which a command that names it is given
     absent = name in OF_RUNS or "slurm" in rest or any(word.startswith("./") for word in rest)  # runs, queue or data
-    asked = replace(verb, check="") if absent else verb
-    assert cli._call(name, asked, rest) == 0 and len(done) == 1
+    if absent:
+        monkeypatch.setattr(at(verb.arguments), "check", lambda *_: None)
+    assert cli._call(name, verb, rest) == 0 and len(done) == 1
 
 
 def anchors(page: Path) -> set[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import math
 import os
 import platform
 import re
@@ -11,7 +13,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -23,6 +27,7 @@ from approaches.shared.randomness import generator
 from bench import torchvision_guard
 from bench.errors import UserError, nearest
 from bench.files import atomic_path, cache_directory, hash_bytes, hash_file, read_json, require_space, write_json
+from bench.plain import build, plain
 from bench.registry import Registry
 from bench.seeds import derive
 
@@ -31,6 +36,51 @@ ROOT = Path(__file__).parents[1]
 
 def parts_in(folder: Path) -> list[Path]:
     return list(folder.rglob("*.part"))
+
+
+# dataclasses as plain values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaf:
+    share: float
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    leaves: dict[str, Leaf]
+    way: Literal["up", "down"] = "up"
+    more: Leaf | None = None
+
+
+def test_a_dataclass_comes_back_from_plain_values() -> None:
+    tree = Tree(leaves={"a": Leaf(share=0.5, names=("x", "y"))}, more=Leaf(share=2.0))
+    assert json.loads(json.dumps(plain(tree))) == plain(tree)
+    assert build(Tree, plain(tree), full=True) == tree
+    assert build(Tree, {"leaves": {"a": {"share": 1}}}) == Tree(leaves={"a": Leaf(share=1.0)})
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ([], "the whole is [], expected an object"),
+        ({}, "the field 'leaves' is missing"),
+        ({"leaves": {"a": {}}}, "the field 'leaves.a.share' is missing"),
+        ({"leaves": {}, "wey": "up"}, "unknown field 'wey': did you mean 'way'?"),
+        ({"leaves": {}, "way": "upp"}, "way is 'upp': did you mean 'up'?"),
+        ({"leaves": {}, "more": {"share": "1"}}, "more.share is '1', expected float"),
+        ({"leaves": {}, "more": {"share": True}}, "more.share is True, expected float"),
+        ({"leaves": {}, "more": {"share": 2**53}}, "more.share is 9007199254740992, expected float"),
+        ({"leaves": {}, "more": {"share": math.inf}}, "more.share is inf, expected a finite number"),
+        ({"leaves": {}, "more": {"share": 1.0, "names": "x"}}, "more.names is 'x', expected a list"),
+        ({"leaves": {}, "more": {"share": 1.0, "names": ["x", 3]}}, "more.names[1] is 3, expected text"),
+    ],
+)
+def test_what_is_not_of_its_kind_is_named(values: Any, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build(Tree, values)
+    assert str(caught.value) == sentence
 
 
 # errors and registry

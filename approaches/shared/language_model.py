@@ -19,7 +19,6 @@ import bench.torchvision_guard  # noqa: F401  (before transformers, which import
 from approaches.shared.decoding import decode
 from approaches.shared.hub import pinned
 from approaches.shared.kernels import Kernels, choose
-from approaches.shared.randomness import generator
 from approaches.shared.reading import next_logits, read
 from approaches.shared.sources import FAMILIES, Source, check_folder, resolve
 from approaches.shared.transformer import RopeScaling, Transformer, TransformerConfig
@@ -93,27 +92,20 @@ class LanguageModel(nn.Module):
         return int(self.tokenizer.eos_token_id)
 
     @torch.no_grad()
-    def continue_text(self, text: str, *, tokens: int, temperature: float = 0.0, seed: int = 0) -> str:
-        """The text's continuation by at most `tokens` tokens, up to the end-of-text token; greedy at temperature 0."""
+    def continue_text(self, text: str, *, tokens: int) -> str:
+        """The text's greedy continuation by at most `tokens` tokens, up to the end-of-text token."""
         hidden, prefix = read(self.transformer, torch.tensor([[self.start_id, *self.encode(text)]]))
         (found,) = decode(
             (self.transformer.logits(hidden[:, -1]), prefix),
             partial(next_logits, self.transformer),
             limit=tokens,
             end_id=self.end_id,
-            temperature=temperature,
-            generators=[generator(seed, "continue")],
         )
         return self.decode(found)
 
 
-def tensors_hash(module: nn.Module) -> str:
-    """16 hex digits of every parameter's and buffer's name and bytes: equal exactly where the weights are."""
-    return named_hash(module.state_dict())
-
-
 def named_hash(tensors: Mapping[str, Tensor]) -> str:
-    """The same of any tensors by name."""
+    """16 hex digits of every tensor's name and bytes: equal exactly where the tensors are."""
     parts: list[bytes | str] = []
     for name, value in sorted(tensors.items()):
         flat = value.detach().cpu().contiguous().reshape(-1)  # a scalar has no bytes to be seen as otherwise
@@ -283,9 +275,9 @@ def _reason(error: Exception) -> str:
     return said if len(said) <= 300 else said[:300] + " ..."
 
 
-def pad_rows(rows: Sequence[Sequence[int]], length: int | None = None) -> tuple[Tensor, Tensor]:
-    """Rows of ids as one long tensor and its mask, B L, zeros on the right up to the longest row or `length`."""
-    longest = max(map(len, rows)) if length is None else length
+def pad_rows(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Rows of ids as one long tensor and its mask, B L, zeros on the right up to the longest row."""
+    longest = max(map(len, rows))
     ids, mask = torch.zeros(len(rows), longest, dtype=torch.long), torch.zeros(len(rows), longest, dtype=torch.bool)
     for place, row in enumerate(rows):
         ids[place, : len(row)], mask[place, : len(row)] = torch.tensor(row, dtype=torch.long), True

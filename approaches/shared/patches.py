@@ -87,10 +87,11 @@ class TimeEmbedding(nn.Module):
     """The diffusion time t in [0, 1], B -> B D: sinusoids of 1000 t in float32, then a two-layer MLP (DiT,
     arXiv 2212.09748). In half precision, sinusoids of 1000 t would confuse neighbouring times."""
 
-    def __init__(self, width: int, *, frequencies: int = 256) -> None:
+    frequencies = 256
+
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.frequencies = frequencies
-        self.rise = nn.Linear(frequencies, width)
+        self.rise = nn.Linear(self.frequencies, width)
         self.mix = nn.Linear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:

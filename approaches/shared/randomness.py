@@ -7,6 +7,6 @@ import torch
 from bench.seeds import derive
 
 
-def generator(seed: int, purpose: str, *steps: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator for the stream (seed, purpose, steps). Draws on "cpu" are the same on every machine."""
-    return torch.Generator(device=device).manual_seed(derive(seed, purpose, *steps))
+def generator(seed: int, purpose: str, *steps: int) -> torch.Generator:
+    """A fresh generator for the stream (seed, purpose, steps), whose draws are the same on every machine."""
+    return torch.Generator().manual_seed(derive(seed, purpose, *steps))

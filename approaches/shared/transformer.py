@@ -212,17 +212,15 @@ class Transformer(nn.Module):
         """B T D -> B T V."""
         return nn.functional.linear(hidden, self.head_weight)
 
-    def loss(self, tokens: Tensor, *, ignore: int = -100) -> Pair:
-        """Next-token cross entropy of B T ids: (sum in nats, number of predicted tokens). Targets equal to `ignore`
-        don't count."""
-        return self.nats(self(tokens[:, :-1].clamp(min=0)), tokens[:, 1:], ignore=ignore)
+    def loss(self, tokens: Tensor) -> Pair:
+        """Next-token cross entropy of B T ids: (sum in nats, number of predicted tokens). Targets of -100 don't
+        count."""
+        return self.nats(self(tokens[:, :-1].clamp(min=0)), tokens[:, 1:])
 
-    def nats(self, hidden: Tensor, targets: Tensor, *, ignore: int = -100) -> Pair:
+    def nats(self, hidden: Tensor, targets: Tensor) -> Pair:
         """-log p of `targets` (B T) after hidden states (B T D): its sum in nats, and how many targets count."""
         backend = self.kernels.cross_entropy
-        return linear_cross_entropy(
-            hidden.flatten(0, 1), self.head_weight, targets.flatten(), ignore=ignore, backend=backend
-        )
+        return linear_cross_entropy(hidden.flatten(0, 1), self.head_weight, targets.flatten(), backend=backend)
 
 
 def _stretched(frequencies: Tensor, scaling: RopeScaling) -> Tensor:

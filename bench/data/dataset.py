@@ -55,8 +55,8 @@ class Dataset(ABC):
     @classmethod
     @abstractmethod
     def build(cls, config: DataConfig, split: str) -> Dataset:
-        """The split, one of `splits`, that a config asks for: at most config.train_items or config.eval_items pictures,
-        at config.size. UserError where there is none."""
+        """The split, one of `splits`, that a config asks for: at most config.bound(split) pictures, at config.size.
+        UserError where there is none."""
 
     @abstractmethod
     def content_hash(self) -> str:

@@ -68,7 +68,7 @@ class Emoji(Dataset):
     @classmethod
     def build(cls, config: DataConfig, split: str) -> Emoji:
         """The split that a config asks for. UserError where there is no font that can be drawn."""
-        bound = config.train_items if split == "train" else config.eval_items
+        bound = config.bound(split)
         return cls(font=choose_font(config.path), size=config.size, split=split, seed=config.seed, bound=bound)
 
     def __len__(self) -> int:

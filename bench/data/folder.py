@@ -83,7 +83,7 @@ class Folder(Listed):
             part=part,
             size=config.size,
             candidates=(row.candidate() for row in chosen),
-            bound=config.train_items if split == "train" else config.eval_items,
+            bound=config.bound(split),
             exclusions=exclusions,
             origin=str(config.path),
         )

@@ -83,7 +83,7 @@ class Hub(Listed):
             part=part,
             size=config.size,
             candidates=_candidates(tables, sorted(rows), told, str(config.path)),
-            bound=config.train_items if split == "train" else config.eval_items,
+            bound=config.bound(split),
             exclusions=exclusions,
             origin=str(config.path),
         )

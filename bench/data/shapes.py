@@ -67,8 +67,7 @@ class Shapes(Dataset):
     @classmethod
     def build(cls, config: DataConfig, split: str) -> Shapes:
         """The split that a config describes."""
-        items = config.train_items if split == "train" else config.eval_items
-        return cls(split=split, size=config.size, seed=config.seed, items=items)
+        return cls(split=split, size=config.size, seed=config.seed, items=config.bound(split))
 
     @classmethod
     def asks_unseen(cls, scene: Scene | None) -> bool:

@@ -72,7 +72,7 @@ class WebDataset(Listed):
             part=part,
             size=config.size,
             candidates=_candidates(found, part, exclusions),
-            bound=config.train_items if split == "train" else config.eval_items,
+            bound=config.bound(split),
             exclusions=exclusions,
             origin=str(config.path),
         )

@@ -46,19 +46,20 @@ class GateArguments:
         """What is to be judged, in the order in which it is."""
         return tuple(kind for kind in KINDS if not self.only or kind in self.only)
 
-
-def check(arguments: GateArguments, config: Config) -> None:
-    """UserError where the words don't fit each other."""
-    if arguments.reason and not arguments.update_baseline:
-        raise UserError("--reason says why the baseline changes, expected --update-baseline beside it")
-    if arguments.update_baseline and (arguments.against or arguments.only or arguments.group or arguments.benchmarks):
-        raise UserError("--update-baseline stores all that is counted and measured, expected only --reason beside it")
-    if arguments.benchmarks and (arguments.against or arguments.only or arguments.group):
-        raise UserError("--benchmarks judges a file alone, expected no --against, --only or --group beside it")
-    if arguments.against and "speed" not in arguments.kinds:
-        raise UserError("--against names the base of the speed gate, which --only leaves out")
-    if arguments.against.startswith("-"):
-        raise UserError(f"--against is '{arguments.against}', expected a commit, branch or tag")
-    for flag, path in (("--markdown", arguments.markdown), ("--junit", arguments.junit)):
-        if path is not None and path.is_dir():
-            raise UserError(f"{flag} {path} is a folder, expected a file")
+    def check(self, config: Config) -> None:
+        """UserError where the words don't fit each other."""
+        if self.reason and not self.update_baseline:
+            raise UserError("--reason says why the baseline changes, expected --update-baseline beside it")
+        if self.update_baseline and (self.against or self.only or self.group or self.benchmarks):
+            raise UserError(
+                "--update-baseline stores all that is counted and measured, expected only --reason beside it"
+            )
+        if self.benchmarks and (self.against or self.only or self.group):
+            raise UserError("--benchmarks judges a file alone, expected no --against, --only or --group beside it")
+        if self.against and "speed" not in self.kinds:
+            raise UserError("--against names the base of the speed gate, which --only leaves out")
+        if self.against.startswith("-"):
+            raise UserError(f"--against is '{self.against}', expected a commit, branch or tag")
+        for flag, path in (("--markdown", self.markdown), ("--junit", self.junit)):
+            if path is not None and path.is_dir():
+                raise UserError(f"{flag} {path} is a folder, expected a file")

@@ -6,8 +6,6 @@ costs that case only."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -87,8 +85,7 @@ def _of_shared_parts() -> Iterator[Case]:
     yield Case(name="metric_computation/fidelity", setup=_fidelity)
     yield Case(name="metric_computation/scenes", setup=_scenes)
     yield Case(name="report_build/record", setup=_record)
-    if importlib.util.find_spec("bench.report") is not None:
-        yield Case(name="report_build/report", setup=_report)
+    yield Case(name="report_build/report", setup=_report)
 
 
 # ------------------------------------------------------------------------------------------------------ approaches
@@ -187,7 +184,8 @@ def _record(world: World) -> Work:
 
 def _report(world: World) -> Work:
     """A whole report of a record of every approach."""
-    write = importlib.import_module("bench.report").write
+    from bench.report import write
+
     places = [world.folder / "records" / name for name in APPROACHES]
     for place in places:
         place.mkdir(parents=True)

@@ -21,20 +21,21 @@ class PretrainArguments:
     out: Path = Path("weights")
     """Folder that receives one folder a model; a run that was cut off there goes on where it stopped."""
 
+    def check(self, config: Config) -> None:
+        """UserError where the pretraining can't run here: nothing to make, no corpus, no font, an unwritable folder."""
+        from bench.data.text import check_text
 
-def check(arguments: PretrainArguments, config: Config) -> None:
-    """UserError where the pretraining can't run here: nothing to make, no corpus, no font, an unwritable folder."""
-    from bench.data.text import check_text
+        if not self.only:
+            raise UserError(f"--only names nothing to make, expected one or more of: {', '.join(MODELS)}")
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(f"--out {self.out} is a file, expected a folder")
+        shares = {"vae": config.pretrain.vae.emoji_share, "clip": config.pretrain.clip.emoji_share}
+        if any(shares.get(model, 0.0) > 0 for model in self.only):
+            from bench.data.fonts import NO_FONT, find_font
 
-    if not arguments.only:
-        raise UserError(f"--only names nothing to make, expected one or more of: {', '.join(MODELS)}")
-    if arguments.out.exists() and not arguments.out.is_dir():
-        raise UserError(f"--out {arguments.out} is a file, expected a folder")
-    shares = {"vae": config.pretrain.vae.emoji_share, "clip": config.pretrain.clip.emoji_share}
-    if any(shares.get(model, 0.0) > 0 for model in arguments.only):
-        from bench.data.fonts import NO_FONT, find_font
-
-        if find_font() is None:
-            raise UserError(f"{NO_FONT}, or train without: --pretrain.vae.emoji-share 0 --pretrain.clip.emoji-share 0")
-    if "lm" in arguments.only:
-        check_text(config.text)
+            if find_font() is None:
+                raise UserError(
+                    f"{NO_FONT}, or train without: --pretrain.vae.emoji-share 0 --pretrain.clip.emoji-share 0"
+                )
+        if "lm" in self.only:
+            check_text(config.text)

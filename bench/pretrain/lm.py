@@ -176,8 +176,9 @@ def quality(config: Config, folder: Path, corpus: TextCorpus, train: Ids) -> dic
     return found | {"plans": plan_quality(config, model)}
 
 
-def plan_quality(config: Config, model: LanguageModel, count: int = 100) -> dict[str, float]:
+def plan_quality(config: Config, model: LanguageModel) -> dict[str, float]:
     """Greedy plans for held-out captions: the share that parses, and the share that fulfils its caption."""
+    count = 100
     dataset = Shapes.build(replace(config.data, eval_items=count), "validation")
     parsed = right = 0
     for sample in dataset.first(count):

@@ -14,9 +14,9 @@ from approaches.registry import APPROACHES
 from bench.config import Config, from_values
 from bench.errors import UserError, nearest
 from bench.files import read_json
+from bench.plain import build
 from bench.presets import changed
 from bench.validation import check_bounds, validate
-from reports.schema import build
 
 FOLDER = Path(__file__).parent
 
@@ -36,8 +36,8 @@ class Row:
 
     name: str
     approach: str
+    published: dict[str, float]
     settings: dict[str, Any] = field(default_factory=dict)
-    published: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Table:
 
     name: str
     source: str
-    note: str
+    note: str = "Orderings are compared, never values."
     measures: dict[str, Measure]
     rows: tuple[Row, ...]
     config: dict[str, Any] = field(default_factory=dict)
@@ -81,20 +81,9 @@ def table(name: str) -> Table:
 
 
 def _of_file(path: Path) -> Table:
-    """The table in a file, with what it may leave out. UserError, naming the file."""
-    values = read_json(path)
-    if isinstance(values, dict):
-        values = {"note": "Orderings are compared, never values.", "config": {}, "equal_rates": False, **values}
-        rows, measures = values.get("rows"), values.get("measures")
-        if isinstance(rows, list):
-            values["rows"] = [{"settings": {}, **row} if isinstance(row, dict) else row for row in rows]
-        if isinstance(measures, dict):
-            left = {"stands_in": [], "why_not": ""}
-            values["measures"] = {
-                key: {**left, **each} if isinstance(each, dict) else each for key, each in measures.items()
-            }
-    found: Table = build(Table, values, "", str(path))
+    """The table in a file. UserError, naming the file."""
     try:
+        found: Table = build(Table, read_json(path))
         _check(found)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

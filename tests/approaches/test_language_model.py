@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Llam
 from transformers import MistralConfig as Mistral
 
 from approaches.shared.kernels import choose
-from approaches.shared.language_model import LanguageModel, our_names, save_pretrained, tensors_hash, their_names
+from approaches.shared.language_model import LanguageModel, named_hash, our_names, save_pretrained, their_names
 from approaches.shared.sources import shipped, smollm2_path
 from approaches.shared.transformer import RopeScaling, Transformer, TransformerConfig
 from approaches.shared.unpacked import folder_of
@@ -67,7 +67,7 @@ def test_what_we_write_transformers_reads_as_the_same_function(config: Transform
         torch.testing.assert_close(theirs(tokens).logits, model.logits(model(tokens)), atol=1e-4, rtol=1e-4)
     again = LanguageModel.load(str(tmp_path))
     assert again.transformer.config == config
-    assert tensors_hash(again.transformer) == tensors_hash(model)
+    assert named_hash(again.transformer.state_dict()) == named_hash(model.state_dict())
     assert again.weights_hash == hash_file(tmp_path / "model.safetensors")
 
 
@@ -77,7 +77,7 @@ def test_half_precision_is_written_once_and_read_in_float32(tmp_path: Path) -> N
     byte_tokenizer().save_pretrained(tmp_path)
     again = LanguageModel.load(str(tmp_path)).transformer
     assert {value.dtype for value in again.state_dict().values()} == {torch.float32}
-    assert tensors_hash(again) == tensors_hash(fresh().half().float())
+    assert named_hash(again.state_dict()) == named_hash(fresh().half().float().state_dict())
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,6 @@ def test_a_text_survives_its_tokens(text: str) -> None:
 def test_greedy_text_is_the_argmax_of_the_whole_forward() -> None:
     model = language_model()
     said = model.continue_text("some text", tokens=12)
-    assert said == model.continue_text("some text", tokens=12, seed=5)
     ids = [model.start_id, *model.encode("some text")]
     for _ in range(12):
         with torch.no_grad():
@@ -244,14 +243,6 @@ def test_greedy_text_is_the_argmax_of_the_whole_forward() -> None:
             break
         ids.append(chosen)
     assert said == model.decode(ids[1 + len("some text") :])
-
-
-def test_drawn_text_follows_the_seed() -> None:
-    model = language_model()
-    said = [model.continue_text("a", tokens=20, temperature=1.0, seed=seed) for seed in (0, 0, 1)]
-    assert said[0] == said[1] != said[2]
-    cold = model.continue_text("a", tokens=20, temperature=1e-4)
-    assert cold == model.continue_text("a", tokens=20)
 
 
 def test_text_stops_at_the_end_token() -> None:
@@ -304,7 +295,7 @@ def test_smollm2_comes_from_the_cache_the_second_time_and_is_the_same(smollm2: L
     began = time.monotonic()
     again = LanguageModel.load("package:smollm2")
     assert time.monotonic() - began < 15  # half a minute from the file, two seconds from the cache
-    assert tensors_hash(again) == tensors_hash(smollm2)
+    assert named_hash(again.state_dict()) == named_hash(smollm2.state_dict())
     assert again.weights_hash == smollm2.weights_hash
     text = pydoc_data.topics.topics["lambda"]
     assert again.encode(text) == smollm2.encode(text)
@@ -332,11 +323,11 @@ def test_a_shipped_language_model_knows_the_world_of_shapes(name: str) -> None:
         ]
     )
     assert math.exp(nats.mean()) < 4
-    assert plan_quality(Config(), model, 10)["parsed"] == 1.0
+    assert plan_quality(Config(), model)["parsed"] == 1.0
 
 
 def test_a_scalar_has_a_hash_too():
     one, other = nn.Module(), nn.Module()
     for module, value in ((one, 1.0), (other, 2.0)):
         module.scale = nn.Parameter(torch.tensor(value), requires_grad=False)
-    assert tensors_hash(one) != tensors_hash(other)
+    assert named_hash(one.state_dict()) != named_hash(other.state_dict())

@@ -16,7 +16,7 @@ from approaches.registry import APPROACHES
 from approaches.settings import ProjectionSettings
 from approaches.shared.decoding import decode, score
 from approaches.shared.denoiser import Prepared
-from approaches.shared.language_model import tensors_hash
+from approaches.shared.language_model import named_hash
 from bench.errors import UserError
 from tests.approaches.small import small_batch, small_generators, small_shared
 
@@ -94,13 +94,13 @@ def test_fifty_steps_lower_both_losses_and_leave_the_language_model(connector: s
     with torch.no_grad():
         base = transformer.logits(transformer(tokens))
         assert torch.equal(model.text_logits(tokens), base)
-    weights, frozen = tensors_hash(model.language_model), model.frozen_hash()
+    weights, frozen = named_hash(model.language_model.state_dict()), model.frozen_hash()
     first = {name: value.clone() for name, value in model.trained_state().items()}
     curve = train(model, batches, 50)
     for term in ("diffusion", "caption"):
         early, late = (sum(row[term] for row in rows) / 4 for rows in (curve[:4], curve[-4:]))
         assert late < 0.8 * early, (term, early, late)
-    assert tensors_hash(model.language_model) == weights
+    assert named_hash(model.language_model.state_dict()) == weights
     assert model.frozen_hash() == frozen
     with torch.no_grad():
         assert torch.equal(model.text_logits(tokens), base)
@@ -277,7 +277,7 @@ def test_the_seed_decides_the_weights_and_nothing_else_does() -> None:
     first = made()
     torch.manual_seed(2)
     again, other = made(), made(seed=1)
-    assert tensors_hash(first) == tensors_hash(again)
+    assert named_hash(first.state_dict()) == named_hash(again.state_dict())
     assert first.queries is not None and other.queries is not None
     assert not torch.equal(first.queries, other.queries)
     # readouts start from the same queries and differ in whether these are trained

@@ -21,10 +21,11 @@ from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError
 from bench.exits import FAILED
+from bench.files import read_json
 from bench.hardware import VISIBLE
 from bench.reproduce_arguments import ReproduceArguments
 from bench.sweep_arguments import SweepArguments
-from reports import reproductions, schema, sweeps
+from reports import schema
 from tests.bench import ways
 from tests.bench.jobs import ActedJob, CountingJob, SeeingJob
 
@@ -178,7 +179,6 @@ def test_the_runs_are_approach_by_seed_by_value(tmp_path: Path, config: Config) 
 def test_a_tables_runs_are_done_several_at_a_time_too(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(reproduce, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
     rows = [
         {"name": name, "approach": name, "settings": {"depth": depth}, "published": {"loss": float(depth)}}
         for name, depth in (("good", 1), ("killed", 2))
@@ -189,24 +189,24 @@ def test_a_tables_runs_are_done_several_at_a_time_too(
     asked = ReproduceArguments(table=str(table), out=tmp_path / "out", seeds=2, parallel=2)
     assert reproduce.main(asked, config, Console(interval=1e9)) == FAILED
     (file,) = (tmp_path / "out").glob("mine-*.json")
-    found = reproductions.load(file)
-    states = {(row.name, run.seed): run.state for row in found.rows for run in row.runs}
+    found = read_json(file)
+    states = {(row["name"], run["seed"]): run["state"] for row in found["rows"] for run in row["runs"]}
     assert states == {("good", 0): "done", ("good", 1): "done", ("killed", 0): "killed", ("killed", 1): "killed"}
-    assert found.status == "failed" and "run 1 of" not in capsys.readouterr().out
+    assert found["status"] == "failed" and "run 1 of" not in capsys.readouterr().out
     monkeypatch.setenv("SPARED", "by whoever killed them")
     assert reproduce.main(asked, config, Console(interval=1e9)) == 0
-    assert reproductions.load(file).status == "done" and "done already" in capsys.readouterr().out
+    assert read_json(file)["status"] == "done" and "done already" in capsys.readouterr().out
 
 
 def test_a_sweeps_trials_are_done_several_at_a_time_too(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sweep, "contents", lambda config, progress: {"data": "pictures", "text": "words"})
     asked = SweepArguments(approach=("good",), values=("1e-3", "2e-3"), out=tmp_path / "out", parallel=2)
     assert sweep.main(asked, config, Console(interval=1e9)) == 0
     (file,) = (tmp_path / "out").glob("*.json")
-    found = sweeps.load(file)
-    assert found.status == "done" and [trial.value for trial in found.approaches[0].trials] == [1e-3, 2e-3]
+    found = read_json(file)
+    assert found["status"] == "done"
+    assert [trial["value"] for trial in found["approaches"][0]["trials"]] == [1e-3, 2e-3]
     told = capsys.readouterr().out
     assert "begins; its output is in" in told and "trial 1 of" not in told
 
@@ -279,4 +279,4 @@ def test_mistakes_are_answered_with_a_sentence(
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="array starts runs of its own: start it without a launcher"):
-        array_arguments.check(ArrayArguments(), Config())
+        ArrayArguments().check(Config())

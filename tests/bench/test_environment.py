@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.environment import PACKAGES, SOURCES, commit, provenance, source_hash, versions
+from bench.environment import PACKAGES, SOURCES, WITNESS, commit, provenance, source_hash, versions
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -25,27 +25,27 @@ def tree(tmp_path: Path) -> Path:
     for package in SOURCES:
         (tmp_path / package / "inner").mkdir(parents=True)
         (tmp_path / package / "inner" / "a.py").write_text(f"x = '{package}'\n")
+    (tmp_path / WITNESS).touch()
     return tmp_path
 
 
 def test_the_dirty_flag_follows_the_tree(tree: Path):
-    witness = "bench/inner/a.py"
     git(tree, "init", "-q")
-    assert commit(tree, witness).reason.startswith("no commit yet")
+    assert commit(tree).reason.startswith("no commit yet")
     git(tree, "add", ".")
     git(tree, "commit", "-qm", "first")
-    clean = commit(tree, witness)
+    clean = commit(tree)
     assert (clean.id, clean.dirty, clean.reason) == (git(tree, "rev-parse", "HEAD"), False, "")
     (tree / "bench/inner/a.py").write_text("x = 1\n")
-    assert commit(tree, witness).dirty
+    assert commit(tree).dirty
     git(tree, "commit", "-qam", "second")
-    second = commit(tree, witness)
+    second = commit(tree)
     assert second.dirty is False
     assert second.id != clean.id
     (tree / "new.py").touch()
-    assert commit(tree, witness).dirty
+    assert commit(tree).dirty
     (tree / ".gitignore").write_text("new.py\n.gitignore\n")
-    assert commit(tree, witness).dirty is False
+    assert commit(tree).dirty is False
 
 
 def test_a_hooks_environment_does_not_mislead(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -53,7 +53,7 @@ def test_a_hooks_environment_does_not_mislead(tree: Path, tmp_path: Path, monkey
     git(tree, "add", ".")
     git(tree, "commit", "-qm", "first")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
-    assert commit(tree, "bench/inner/a.py").id is not None
+    assert commit(tree).id is not None
 
 
 def test_outside_a_checkout_there_is_a_reason(tree: Path):
@@ -67,7 +67,7 @@ def test_an_installed_copy_is_not_of_the_repository_around_it(tree: Path):
     (tree / ".gitignore").write_text("bench\n")
     git(tree, "add", ".")
     git(tree, "commit", "-qm", "first")
-    found = commit(tree, "bench/inner/a.py")
+    found = commit(tree)
     assert found.id is None
     assert "another's" in found.reason
 

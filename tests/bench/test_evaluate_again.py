@@ -21,7 +21,7 @@ from reports import schema
 from reports.gather import gather
 from reports.schema import Record
 from tests.bench.conftest import MicroRun
-from tests.reports.records import record_of
+from tests.reports.records import record_of, settled
 
 QUIET = Console(interval=1e9)
 
@@ -84,7 +84,7 @@ def test_a_run_measured_again_says_the_same_and_with_fewer_pictures_something_el
     same = evaluate_again.again(copy, EvaluateArguments(), QUIET)
     assert same.metrics == {} and same.settings == {} and same.same > 40
     after = schema.load(copy)
-    assert after.settled()["metrics"] == before.settled()["metrics"] and after.samples == before.samples
+    assert settled(after)["metrics"] == settled(before)["metrics"] and after.samples == before.samples
     assert after.notes[-1] == "measured again" and after.curves == before.curves
     assert after.provenance["evaluated"]["command"] and after.provenance["key"] == before.provenance["key"]
     assert evaluate_again.main(EvaluateArguments(runs=(str(copy),), pictures=3, captions=2), Config(), QUIET) == 0

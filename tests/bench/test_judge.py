@@ -32,7 +32,7 @@ from metrics.statistics import Estimate
 from reports import schema
 from tests.bench.conftest import MicroRun
 from tests.bench.png import deep_colour
-from tests.metrics.known_there import save, torch_fidelity_extractor, torch_fidelity_numbers
+from tests.metrics.known_there import early, save, torch_fidelity_extractor, torch_fidelity_numbers
 from tests.reports.records import record_of
 
 COUNT = 40
@@ -104,7 +104,7 @@ def test_the_numbers_on_inception_are_torch_fidelitys(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def pool(config: Config, device: torch.device) -> Inception:  # an early layer: more pictures than features
-        return Inception(Path(config.evaluate.inception), layer="64", device=device)
+        return early(Inception(Path(config.evaluate.inception), device=device))
 
     monkeypatch.setattr(judge, "inception_of", pool)
     folders = [tmp_path / "a", tmp_path / "b"]
@@ -125,10 +125,10 @@ def test_the_numbers_on_inception_are_torch_fidelitys(
         feature_extractor_weights_path=str(inception_file),
         **layers,
     )
-    fd = value(found, "fd_inception_v3_other_64")
+    fd = value(found, "fd_inception_v3_other")
     assert fd > 1e-3 and fd == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
     kid = theirs["kernel_inception_distance_mean"]  # its kernels are in single precision
-    assert value(found, "kid_inception_v3_other_64") == pytest.approx(kid, rel=1e-4)
+    assert value(found, "kid_inception_v3_other") == pytest.approx(kid, rel=1e-4)
     assert found["fid"].value is None and "--inception names other weights" in found["fid"].reason
 
 

@@ -20,6 +20,7 @@ from bench.run_arguments import RunArguments
 from bench.stages import CHECKPOINT
 from reports import schema
 from tests.bench.conftest import MicroRun
+from tests.reports.records import settled
 
 KILLS = int(os.environ.get("BENCH_TEST_KILLS", "3"))
 MOMENTS = [*[CHECKPOINT] * (KILLS // 3), store.WEIGHTS, *[store.SAMPLES, schema.FILE] * KILLS][:KILLS]
@@ -65,7 +66,7 @@ def test_killed_at_any_moment_a_run_ends_as_one_that_was_not(
     monkeypatch.setattr(runner, "plan", lambda *_: iter([request]))
     assert runner.main(RunArguments(out=tmp_path / "runs"), micro_run.config, Console(interval=1e9)) == 0
     assert hash_file(folder / store.WEIGHTS) == hash_file(micro_run.folder / store.WEIGHTS)
-    assert schema.load(folder).settled() == schema.load(micro_run.folder).settled()
+    assert settled(schema.load(folder)) == settled(schema.load(micro_run.folder))
     for name in sorted(path.name for path in (micro_run.folder / store.SAMPLES).iterdir()):
         assert hash_file(folder / store.SAMPLES / name) == hash_file(micro_run.folder / store.SAMPLES / name), name
     assert any("resumed at step" in words for words in told), told

@@ -31,7 +31,7 @@ from bench.data.text import open_text
 from bench.files import read_json
 from bench.presets import preset
 from bench.pretrain import lm
-from bench.pretrain.arguments import MODELS, PretrainArguments, check
+from bench.pretrain.arguments import MODELS, PretrainArguments
 from bench.pretrain.card import evaluations, finished
 from bench.pretrain.clip import contrastive_loss, sides_loss, twin_loss
 from bench.pretrain.clip_batches import SIDES, Batch
@@ -96,7 +96,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fonts, "find_font", lambda: None)
         patch.setattr(lm, "WORLD_DOCUMENTS", 500)
-        check(arguments, config)
+        arguments.check(config)
         assert pretrain.main(arguments, config, Console(interval=1e9)) == 0
     yield Made(config=config, out=arguments.out)
 

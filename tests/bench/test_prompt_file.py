@@ -111,10 +111,10 @@ def test_pictures_of_before_are_not_written_over(tmp_path: Path, monkeypatch: py
     (own / "notes.txt").touch()
     (own / "cat.png").touch()
     asked = GenerateArguments(run="r", texts=("a",), to=own)
-    hands_on_arguments.check_generate(asked, bench.config.Config())  # what is not ours stands beside it
+    asked.check(bench.config.Config())  # what is not ours stands beside it
     (own / name).touch()
     with pytest.raises(UserError, match=f"holds {name}, which an earlier command may have drawn"):
-        hands_on_arguments.check_generate(asked, bench.config.Config())
+        asked.check(bench.config.Config())
     assert place(GenerateArguments()) == Path("drawn-2")
     (tmp_path / "drawn-3").touch()
     assert place(GenerateArguments()) == Path("drawn-4") and place(asked) == own  # each is there, once it was given

@@ -21,12 +21,14 @@ from bench import array_arguments, cli, runner, store, sweep
 from bench.array_arguments import ArrayArguments
 from bench.config import Config
 from bench.console import Console
+from bench.files import read_json
 from bench.parsing import parse
+from bench.plain import build
 from bench.presets import preset
 from bench.sweep_arguments import GRID, SweepArguments, points, shortened
 from bench.trainee import Budget, decayed
 from metrics.statistics import Estimate
-from reports import schema, sweeps
+from reports import schema
 from reports.sweeps import Sweep
 from tests.bench import ways
 from tests.bench.test_run_cli import JUDGED
@@ -155,12 +157,17 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     return ways.micro(tmp_path)
 
 
+def read(path: Path) -> Sweep:
+    found: Sweep = build(Sweep, read_json(path), full=True)
+    return found
+
+
 def swept(tmp_path: Path, config: Config, *approaches: str, **more: Any) -> tuple[int, Sweep]:
     """The exit code, and the latest record."""
     arguments = SweepArguments(approach=approaches, out=tmp_path / "sweeps", **more)
     code = sweep.main(arguments, config, Console(as_json=arguments.json))
     latest = max((tmp_path / "sweeps").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-    return code, sweeps.load(latest)
+    return code, read(latest)
 
 
 def folders(tmp_path: Path) -> set[str]:
@@ -179,9 +186,7 @@ def test_a_sweep_records_every_trial_and_its_effort(tmp_path: Path, config: Conf
     assert tuned.effort.trials == 4 and tuned.effort.train_seconds == 4 * 61.0
     assert found.config["train"]["amount"] == 0.25 * config.train.amount
     printed = json.loads(capfd.readouterr().out)
-    assert sweeps.from_json({n: v for n, v in printed.items() if n != "file"}, "x") == sweeps.load(
-        Path(printed["file"])
-    )
+    assert {name: value for name, value in printed.items() if name != "file"} == read_json(Path(printed["file"]))
 
 
 def test_what_is_done_is_not_done_again_and_new_values_join_it(
@@ -246,7 +251,7 @@ def test_killed_and_started_again_it_goes_on(tmp_path: Path, config: Config, mon
     process.send_signal(signal.SIGKILL)
     process.wait()
     (path,) = (tmp_path / "sweeps").glob("*.json")
-    left = sweeps.load(path)
+    left = read(path)
     assert (left.status, left.reason) == ("unfinished", "2 trials are still to do")
     assert left.approaches[0].chosen == 1e-3 and left.approaches[1].chosen is None
     # The slow worker is the good one's now; trials, and so the sweep, are the same.

@@ -28,7 +28,7 @@ from metrics.fidelity import (
 from metrics.inception import Inception
 from metrics.inception_weights import find_weights, usual_place
 from metrics.statistics import BLOCKS, NO_SPREAD, Estimate, deal, of_blocks
-from tests.metrics.known_there import save, torch_fidelity_extractor, torch_fidelity_numbers
+from tests.metrics.known_there import early, save, torch_fidelity_extractor, torch_fidelity_numbers
 
 
 def normal(n: int, c: int, seed: int, shift: float = 0.0, scale: float = 1.0) -> NDArray[np.float64]:
@@ -349,8 +349,8 @@ def test_the_nearest_training_picture_is_found() -> None:
 
 
 def test_parity_with_torch_fidelity_on_folders(inception_file: Path, small_inception: None, tmp_path: Path) -> None:
-    inception = Inception(inception_file, layer="64")
-    assert not inception.official and inception.name == "inception_v3_other_64"  # never `fid` on other weights
+    inception = early(Inception(inception_file))
+    assert not inception.official and inception.name == "inception_v3_other"  # never `fid` on other weights
     a, b = pictures("train", 96), pictures("test", 96) // 8 * 7
     found = fidelity_metrics(extract(inception, a), extract(inception, b))
     layers: dict[str, Any] = {f"feature_layer_{metric}": "64" for metric in ("fid", "kid", "prc")}
@@ -396,7 +396,7 @@ def test_parity_with_torch_fidelity_in_double_precision(extractor: FeatureExtrac
 def test_parity_with_torchmetrics_where_the_resize_is_tensorflows(inception_file: Path, small_inception: None) -> None:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    inception = Inception(inception_file, layer="64")
+    inception = early(Inception(inception_file))
     a, b = pictures("train", 80), pictures("pairs", 80) // 8 * 7
     theirs = FrechetInceptionDistance(feature=64, feature_extractor_weights_path=str(inception_file), antialias=False)
     for images, real in ((a, False), (b, True)):

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from bench.plain import plain
 from metrics.statistics import Estimate, jackknife, mean_estimate
 from reports import schema
 from reports.contenders import Contender
@@ -25,6 +26,16 @@ N = 40
 KEYS = [f"test/{i}" for i in range(N)]
 EVIL = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>`|*_[x](javascript:alert(3))"
 LONG = "a caption without an end " * 200
+
+
+def settled(record: Record) -> dict[str, Any]:
+    """What a repetition of the run on the same machine must give again: all but provenance, seconds, and the metrics
+    that a clock or a counter of the machine gave."""
+    values = plain(record)
+    for name in ("provenance", "seconds"):
+        del values[name]
+    values["metrics"] = {n: v for n, v in values["metrics"].items() if v["unit"] not in schema.TIMED_UNITS}
+    return values
 
 
 def noise(name: str, n: int = N) -> np.ndarray:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import UserError
+from bench.plain import plain
 from metrics.statistics import Estimate
 from reports import schema
 from reports.schema import Budgets, Identical, Record, Sample, from_json, load, save
@@ -61,7 +62,7 @@ def test_any_number_text_and_details_come_back(value: float, text: str, details:
         metrics={text: Estimate(value=value, n=1, reason="counted", unit=text, details=details)},
         samples=(Sample(key=text, prompt=text, caption=text, trace=details),),
     )
-    assert from_json(json.loads(json.dumps(whole.to_json())), "x") == whole
+    assert from_json(plain(whole), "x") == whole
 
 
 def fields(kind: Any, prefix: tuple[Any, ...]) -> list[tuple[Any, ...]]:
@@ -80,7 +81,7 @@ NESTED = [
 @pytest.mark.parametrize("place", NESTED, ids=lambda place: ".".join(map(str, place)))
 def test_every_missing_and_every_unknown_field_is_named(tmp_path: Path, place: tuple[Any, ...]) -> None:
     for change in ("missing", "unknown"):
-        values = record().to_json()
+        values = plain(record())
         target: Any = values
         for step in place[:-1]:
             target = target[step]
@@ -96,7 +97,7 @@ def test_every_missing_and_every_unknown_field_is_named(tmp_path: Path, place: t
 
 
 def test_a_number_that_no_float_holds_is_refused(tmp_path: Path) -> None:
-    text = json.dumps({**record().to_json(), "seconds": {"train": 1.25}}).replace("1.25", "1e999")
+    text = json.dumps({**plain(record()), "seconds": {"train": 1.25}}).replace("1.25", "1e999")
     (tmp_path / "record.json").write_text(text)
     with pytest.raises(UserError, match="seconds.train is inf, expected a finite number"):
         load(tmp_path)
@@ -132,14 +133,14 @@ def metric(**details: Any) -> dict[str, Any]:
     ],
 )
 def test_what_is_no_record_is_refused_by_name(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
-    (tmp_path / "record.json").write_text(json.dumps({**record().to_json(), **change}))
+    (tmp_path / "record.json").write_text(json.dumps({**plain(record()), **change}))
     with pytest.raises(UserError) as caught:
         load(tmp_path)
     assert sentence in str(caught.value) and "record.json" in str(caught.value)
 
 
 def test_an_estimate_without_number_and_reason_is_refused(tmp_path: Path) -> None:
-    values = record().to_json()
+    values = plain(record())
     values["metrics"]["fid"]["reason"] = ""
     with pytest.raises(UserError, match=r"x: metrics\.fid: .*needs a reason"):
         from_json(values, "x")
@@ -165,7 +166,7 @@ def test_older_records_go_through_every_version_between(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(schema, "VERSION", 3)
     monkeypatch.setattr(schema, "UPGRADES", {1: rename, 2: add})
-    values = {**record().to_json(), "schema": 1}
+    values = {**plain(record()), "schema": 1}
     del values["sheets"]
     values["remarks"] = values.pop("notes")
     read = from_json(values, "x")
@@ -174,15 +175,3 @@ def test_older_records_go_through_every_version_between(monkeypatch: pytest.Monk
 
 def test_every_version_before_this_one_has_its_upgrade() -> None:
     assert sorted(schema.UPGRADES) == list(range(1, schema.VERSION))
-
-
-def test_what_is_settled_holds_no_clock() -> None:
-    first = record()
-    second = record(
-        provenance={"sources": "cd"},
-        seconds={"train": 9.0},
-        metrics={**first.metrics, "steps_per_second": Estimate(value=1.0, reason="one", unit="1/s")},
-    )
-    assert first.settled() == second.settled()
-    assert first.settled() != record(notes=()).settled()
-    assert first.settled() != record(metrics={**first.metrics, "fid": Estimate.missing("other")}).settled()

@@ -14,12 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+IGNORED = -100
+"""The target of a row that does not count, as torch has it."""
 
-def _eager(hidden: Tensor, weight: Tensor, targets: Tensor, ignore: int, chunk: int) -> Tensor:
+
+def _eager(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
     """The reference: all logits, log-softmax in float32."""
     logits = F.linear(hidden, weight)
     share = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-    return F.nll_loss(share, targets, ignore_index=ignore, reduction="sum")
+    return F.nll_loss(share, targets, ignore_index=IGNORED, reduction="sum")
 
 
 class _Chunked(torch.autograd.Function):
@@ -28,7 +31,7 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, ignore: int, chunk: int, want: tuple[bool, bool]
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, want: tuple[bool, bool]
     ) -> Tensor:
         exact = torch.promote_types(hidden.dtype, torch.float32)
         total = torch.zeros((), dtype=exact, device=hidden.device)
@@ -36,8 +39,8 @@ class _Chunked(torch.autograd.Function):
         to_weight = torch.zeros_like(weight, dtype=exact) if want[1] else None
         for start in range(0, hidden.shape[0], chunk):
             rows, names = hidden[start : start + chunk], targets[start : start + chunk]
-            counted = (names != ignore).unsqueeze(1)
-            names = names.masked_fill(names == ignore, 0).unsqueeze(1)
+            counted = (names != IGNORED).unsqueeze(1)
+            names = names.masked_fill(names == IGNORED, 0).unsqueeze(1)
             logits = F.linear(rows, weight).to(exact)
             normaliser = logits.logsumexp(-1, keepdim=True)
             total += (normaliser - logits.gather(1, names)).mul_(counted).sum()
@@ -58,7 +61,7 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         scale = upstream[0]
         to_hidden, to_weight = (None if g is None else _scaled(g, scale) for g in ctx.saved_tensors)
-        return to_hidden, to_weight, None, None, None, None
+        return to_hidden, to_weight, None, None, None
 
 
 def _scaled(gradient: Tensor, scale: Tensor) -> Tensor:
@@ -67,25 +70,25 @@ def _scaled(gradient: Tensor, scale: Tensor) -> Tensor:
     return (gradient.to(exact) * scale.to(exact)).to(gradient.dtype)
 
 
-def _chunked(hidden: Tensor, weight: Tensor, targets: Tensor, ignore: int, chunk: int) -> Tensor:
+def _chunked(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
     """Never more than chunk x V logits; as many FLOPs as the reference, and V x D of gradient held till backward."""
     training = torch.is_grad_enabled()
     want = (training and hidden.requires_grad, training and weight.requires_grad)
-    total: Tensor = _Chunked.apply(hidden, weight, targets, ignore, chunk, want)  # type: ignore[no-untyped-call]
+    total: Tensor = _Chunked.apply(hidden, weight, targets, chunk, want)  # type: ignore[no-untyped-call]
     return total
 
 
-def _liger(hidden: Tensor, weight: Tensor, targets: Tensor, ignore: int, chunk: int) -> Tensor:
+def _liger(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
     """Liger's fused Triton kernel (arXiv 2410.10989); it picks its own chunk."""
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
     # Without accum_dtype the weight's gradient adds up in the weight's own type, bfloat16 included.
-    fused = LigerFusedLinearCrossEntropyLoss(ignore_index=ignore, reduction="sum", accum_dtype=torch.float32)
+    fused = LigerFusedLinearCrossEntropyLoss(ignore_index=IGNORED, reduction="sum", accum_dtype=torch.float32)
     loss: Tensor = fused(weight, hidden, targets)
     return loss.float()
 
 
-CROSS_ENTROPY: dict[str, Callable[[Tensor, Tensor, Tensor, int, int], Tensor]] = {
+CROSS_ENTROPY: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {
     "eager": _eager,
     "chunked": _chunked,
     "liger": _liger,
@@ -93,11 +96,11 @@ CROSS_ENTROPY: dict[str, Callable[[Tensor, Tensor, Tensor, int, int], Tensor]] =
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, ignore: int = -100, backend: str, chunk: int | None = None
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, backend: str, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """The summed negative log-likelihood of `targets` under softmax(hidden weight^T), and how many targets it sums.
 
-    hidden: N D. weight: V D. targets: N int64, `ignore` where a row does not count. Returns two scalars: the sum in
+    hidden: N D. weight: V D. targets: N int64, -100 where a row does not count. Returns two scalars: the sum in
     float32 (float64 for float64 inputs; 0 where no row counts, never NaN), and the int64 count. chunk: rows at a time,
     for the chunked backend; by default 512, on CUDA as many as have 2^28 logits.
     Errors: ValueError on shapes that don't fit.
@@ -107,5 +110,5 @@ def linear_cross_entropy(
         raise ValueError(f"cross entropy of hidden, weight, targets {shapes}: expected (N, D), (V, D), (N,)")
     if chunk is None:  # on CUDA few launches, and the weight's gradient is rarely added to
         chunk = max(512, 2**28 // len(weight)) if hidden.is_cuda else 512
-    total = CROSS_ENTROPY[backend](hidden, weight, targets, ignore, chunk)
-    return total, (targets != ignore).sum()
+    total = CROSS_ENTROPY[backend](hidden, weight, targets, chunk)
+    return total, (targets != IGNORED).sum()
