@@ -6,7 +6,7 @@ JSON in the file's metadata."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,50 +78,65 @@ def load(
         meta: dict[str, Any] = json.loads(metadata["meta"])
         check_meta(path, meta, key, frozen_hash)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    scalars = json.loads(metadata["scalars"])
-    live = {f"model/{name}": value for name, value in weights.items()}
-    live |= {f"ema/{name}": value for name, value in average.items()}
-    shapes = ({name: list(value.shape) for name, value in of.items()} for of in (tensors, live))
-    check_shapes(path, *shapes)
-    if len(scalars) != len(optimizers):
-        raise UserError(f"{path} is of {len(scalars)} optimizers, this training has {len(optimizers)}; remove it")
-    slots = [_slots(path, tensors, scalars, number, optimizer) for number, optimizer in enumerate(optimizers)]
-    with torch.no_grad():
+
+    def fill(live: Mapping[str, Tensor]) -> None:
         for name, value in live.items():
             value.copy_(like(tensors[name], value))
+
+    shapes = {name: list(value.shape) for name, value in tensors.items()}
+    restore(path, shapes, json.loads(metadata["scalars"]), fill, weights, average, optimizers)
+    return meta
+
+
+def restore(
+    path: Path,
+    shapes: Mapping[str, list[int]],
+    scalars: list[dict[str, Any]],
+    fill: Callable[[dict[str, Tensor]], None],
+    weights: Mapping[str, Tensor],
+    average: Mapping[str, Tensor],
+    optimizers: list[torch.optim.Optimizer],
+) -> None:
+    """Bring a stored state back. shapes, scalars: of its tensors, and what else its optimizers keep. fill: writes its
+    tensors into live ones by their names. UserError, before anything is changed, where it is another model's."""
+    live, _ = tensors_of(weights, average, [])
+    check_shapes(path, shapes, {name: list(value.shape) for name, value in live.items()})
+    if len(scalars) != len(optimizers):
+        raise UserError(f"{path} is of {len(scalars)} optimizers, this training has {len(optimizers)}; remove it")
+    slots = [_slots(path, shapes, scalars, number, optimizer) for number, optimizer in enumerate(optimizers)]
+    for number, of_optimizer in enumerate(slots):
+        for index, found in of_optimizer.items():
+            live |= {f"optimizer{number}/{index}/{n}": v for n, v in found.items() if isinstance(v, Tensor)}
+    with torch.no_grad():
+        fill(live)
     for optimizer, state in zip(optimizers, slots, strict=True):
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return meta
 
 
 def _slots(
     path: Path,
-    tensors: dict[str, Tensor],
+    shapes: Mapping[str, list[int]],
     scalars: list[dict[str, Any]],
     number: int,
     optimizer: torch.optim.Optimizer,
 ) -> dict[int, dict[str, Any]]:
-    """An optimizer's state by parameter index; UserError where a tensor has not its parameter's shape."""
-    slots: dict[int, dict[str, Any]] = {}
+    """Room for an optimizer's state by parameter index, sharded and in memory as its parameters are: a file holds no
+    strides (channels_last, say), and torch's fused AdamW walks both through memory side by side. UserError where a
+    tensor has not its parameter's shape."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    prefix = f"optimizer{number}/"
-    for name, value in tensors.items():
-        if name.startswith(prefix):
-            index, slot = name.removeprefix(prefix).split("/")
-            if int(index) >= len(parameters) or (value.ndim and value.shape != parameters[int(index)].shape):
-                raise UserError(f"{path} is of another optimizer: {name} fits no parameter; remove it")
-            slots.setdefault(int(index), {})[slot] = _beside(parameters[int(index)], value) if value.ndim else value
+    slots: dict[int, dict[str, Any]] = {}
+    for name, shape in shapes.items():
+        if not name.startswith(f"optimizer{number}/"):
+            continue
+        _, index, slot = name.split("/")
+        if int(index) >= len(parameters) or (shape and shape != list(parameters[int(index)].shape)):
+            raise UserError(f"{path} is of another optimizer: {name} fits no parameter; remove it")
+        room = torch.zeros_like(parameters[int(index)].detach()) if shape else torch.zeros(())
+        slots.setdefault(int(index), {})[slot] = room
     for name, value in scalars[number].items():
         index, slot = name.split("/")
         slots.setdefault(int(index), {})[slot] = value
     return slots
-
-
-def _beside(parameter: Tensor, value: Tensor) -> Tensor:
-    """A moment in its parameter's order of strides (channels_last, say): a file holds none, and torch's fused AdamW
-    walks both through memory side by side."""
-    stored = like(value, parameter)
-    return torch.empty_like(parameter.detach(), dtype=stored.dtype, device=stored.device).copy_(stored)
 
 
 def step(path: Path) -> int:

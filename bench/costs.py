@@ -122,12 +122,12 @@ def to_pixels(
     """The first captions at these places of a collection, which begins anew after its last, drawn as one batch: seconds
     from words to pixels. first: whose noise the first gets."""
     shared, device = approach.shared, next(approach.parameters()).device
-    sampling = Sampling(diffusion=shared.diffusion, nfe=config.diffusion.nfe, guidance=config.diffusion.guidance)
-    shape, chosen = tuple(collection.latents.shape[1:]), [place % len(collection) for place in places]
+    sampling = Sampling(nfe=config.diffusion.nfe, guidance=config.diffusion.guidance)
+    chosen = [place % len(collection) for place in places]
     prompts = [Prompt.text(collection.captions[place][0], collection.scenes[place]) for place in chosen]
     synchronise(device)
     begun = now()
-    drawn = draw(approach, prompts, sampling, shape=shape, seed=config.seed, batch=len(prompts), first=first)
+    drawn = draw(approach, prompts, sampling, seed=config.seed, batch=len(prompts), first=first)
     shared.codecs["image"].decode_images(drawn.latents)
     return now() - begun, drawn
 

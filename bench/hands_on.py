@@ -58,15 +58,12 @@ class Trained:
             return []
         shared, own = self.approach.shared, self.config.diffusion
         sampling = Sampling(
-            diffusion=shared.diffusion,
-            nfe=own.nfe if nfe is None else nfe,
-            guidance=own.guidance if guidance is None else guidance,
+            nfe=own.nfe if nfe is None else nfe, guidance=own.guidance if guidance is None else guidance
         )
         drawn = draw(
             self.approach,
             [Prompt.text(text) for text in words],
             sampling,
-            shape=(shared.codecs["image"].channels, shared.latent_size, shared.latent_size),
             seed=seed,
             batch=self.config.evaluate.batch,
         )

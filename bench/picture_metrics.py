@@ -110,17 +110,12 @@ def draw_pictures(
     count = min(count, len(collection))
     captions = tuple(collection.captions[i][0] for i in range(count))
     prompts = [Prompt.text(captions[i], collection.scenes[i]) for i in range(count)]
-    sampling = Sampling(
-        diffusion=shared.diffusion,
-        nfe=own.nfe if nfe is None else nfe,
-        guidance=own.guidance if guidance is None else guidance,
-    )
+    sampling = Sampling(nfe=own.nfe if nfe is None else nfe, guidance=own.guidance if guidance is None else guidance)
     with console.progress(count, description) as progress:
         drawn = draw(
             approach,
             prompts,
             sampling,
-            shape=tuple(collection.latents.shape[1:]),
             seed=config.seed,
             batch=config.evaluate.batch,
             progress=progress,

@@ -37,8 +37,8 @@ def rehearse(approach: Approach, batch: Batch, generators: Generators) -> None:
                 if "denoise" in approach.capabilities:
                     _denoise(approach, prompts, latents)
                 if "generate" in approach.capabilities:
-                    sampling = Sampling(diffusion=approach.shared.diffusion, nfe=NFE, guidance=2.0)
-                    draw(approach, prompts[:1], sampling, shape=tuple(latents.shape[1:]), seed=0, batch=1)
+                    sampling = Sampling(nfe=NFE, guidance=2.0)
+                    draw(approach, prompts[:1], sampling, seed=0, batch=1)
                 if "caption" in approach.capabilities:
                     _text(approach, [Prompt.image(latent) for latent in latents])
                 if "complete" in approach.capabilities:

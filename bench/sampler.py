@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from approaches.base import Approach, Generation, NoiseFor, Prompt
-from approaches.shared.diffusion import Diffusion, Sampled, guided
+from approaches.shared.diffusion import Sampled, guided
 from approaches.shared.randomness import generator
 from bench.console import Progress
 from bench.errors import UserError
@@ -25,7 +25,6 @@ class Sampling:
     keep: times at which the reverse process is to be kept.
     """
 
-    diffusion: Diffusion
     nfe: int
     guidance: float
     keep: Sequence[float] = ()
@@ -38,7 +37,7 @@ class Sampling:
             rows = torch.zeros(len(noise), dtype=torch.long, device=noise.device)
             condition = type(condition).cat([condition, empty.select(rows)])
         denoise = guided(lambda x_t, t: approach.denoise(x_t, t, condition), self.guidance)
-        return self.diffusion.sample(denoise, noise, nfe=self.nfe, keep=self.keep)
+        return approach.shared.diffusion.sample(denoise, noise, nfe=self.nfe, keep=self.keep)
 
 
 @dataclass(kw_only=True)
@@ -72,14 +71,14 @@ def draw(
     prompts: Sequence[Prompt],
     sampling: Sampling,
     *,
-    shape: tuple[int, ...],
     seed: int,
     batch: int,
     first: int = 0,
     progress: Progress | None = None,
 ) -> Drawn:
-    """Pictures for prompts, `batch` at a time. shape: of a latent, C H W. first: whose noise the first prompt gets."""
-    device = next(approach.parameters()).device
+    """Pictures for prompts, `batch` at a time. first: whose noise the first prompt gets."""
+    shared, device = approach.shared, next(approach.parameters()).device
+    shape = (shared.codecs["image"].channels, shared.latent_size, shared.latent_size)
     approach.eval()
     generations: list[Generation] = []
     seconds = []

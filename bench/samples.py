@@ -79,9 +79,7 @@ def strips(folder: Path, approach: Approach, held: HeldOut, config: Config) -> d
     made = {"forward": _strip(folder, "forward", forward, words)}
     if "denoise" not in approach.capabilities:
         return made
-    sampling = Sampling(
-        diffusion=shared.diffusion, nfe=config.diffusion.nfe, guidance=config.diffusion.guidance, keep=TIMES
-    )
+    sampling = Sampling(nfe=config.diffusion.nfe, guidance=config.diffusion.guidance, keep=TIMES)
     prompts = [Prompt.text(held.test.captions[i][0], held.test.scenes[i]) for i in range(count)]
     trajectory = sampling(approach, approach.condition(prompts), noise.to(device)).trajectory
     assert trajectory is not None

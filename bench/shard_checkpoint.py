@@ -88,42 +88,14 @@ def load(
         raise UserError(f"{top} lacks the shards that its {LATEST} names: remove it, and the training begins anew")
     meta: dict[str, Any] = latest["meta"]
     checkpoint.check_meta(top, meta, key, frozen_hash)
-    live = {f"model/{name}": value for name, value in weights.items()}
-    live |= {f"ema/{name}": value for name, value in average.items()}
-    checkpoint.check_shapes(top, latest["shapes"], {name: list(value.shape) for name, value in live.items()})
-    if len(latest["scalars"]) != len(optimizers):
-        raise UserError(f"{top} is of {len(latest['scalars'])} optimizers, this training has {len(optimizers)}")
-    slots = [_slots(top, latest, number, optimizer) for number, optimizer in enumerate(optimizers)]
-    for number, of_optimizer in enumerate(slots):
-        for index, found in of_optimizer.items():
-            live |= {f"optimizer{number}/{index}/{n}": v for n, v in found.items() if isinstance(v, Tensor)}
-    with torch.no_grad():
+
+    def fill(live: dict[str, Tensor]) -> None:
         load_shards(live, storage_reader=HuggingFaceStorageReader(str(top / latest["folder"])))
-    for optimizer, state in zip(optimizers, slots, strict=True):
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+    checkpoint.restore(top, latest["shapes"], latest["scalars"], fill, weights, average, optimizers)
     return meta
 
 
 def remove(path: Path) -> None:
     """The shards beside `path`, where there are any."""
     shutil.rmtree(folder_of(path), ignore_errors=True)
-
-
-def _slots(
-    top: Path, latest: dict[str, Any], number: int, optimizer: torch.optim.Optimizer
-) -> dict[int, dict[str, Any]]:
-    """Room for an optimizer's state, sharded as its parameters are."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    slots: dict[int, dict[str, Any]] = {}
-    for name, shape in latest["shapes"].items():
-        if not name.startswith(f"optimizer{number}/"):
-            continue
-        _, index, slot = name.split("/")
-        if int(index) >= len(parameters) or (shape and shape != list(parameters[int(index)].shape)):
-            raise UserError(f"{top} is of another optimizer: {name} fits no parameter; remove it")
-        room = torch.zeros_like(parameters[int(index)].detach()) if shape else torch.zeros(())
-        slots.setdefault(int(index), {})[slot] = room
-    for name, value in latest["scalars"][number].items():
-        index, slot = name.split("/")
-        slots.setdefault(int(index), {})[slot] = value
-    return slots

@@ -232,9 +232,7 @@ def _asked(approach: Approach) -> Iterator[list[int]]:
 
 
 def _draw(world: World, approach: Approach, nfe: int) -> object:
-    sampling = Sampling(diffusion=approach.shared.diffusion, nfe=nfe, guidance=3.0)
-    shape = tuple(world.test.latents.shape[1:])
-    return draw(approach, world.prompts(), sampling, shape=shape, seed=0, batch=ROWS)
+    return draw(approach, world.prompts(), Sampling(nfe=nfe, guidance=3.0), seed=0, batch=ROWS)
 
 
 def _latents(world: World) -> Counts:

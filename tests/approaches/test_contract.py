@@ -294,8 +294,8 @@ def test_shapes(way: Trained) -> None:
         assert len(condition) == ROWS
         assert approach.denoise(x_t, torch.full((ROWS,), 0.5), condition).shape == x_t.shape
     if "generate" in approach.capabilities:
-        sampling = Sampling(diffusion=shared.diffusion, nfe=2, guidance=2.0)
-        drawn = draw(approach, prompts(), sampling, shape=tuple(x_t.shape[1:]), seed=0, batch=ROWS)
+        sampling = Sampling(nfe=2, guidance=2.0)
+        drawn = draw(approach, prompts(), sampling, seed=0, batch=ROWS)
         assert drawn.latents.shape == x_t.shape and bool(torch.isfinite(drawn.latents).all())
     starts = [[Prompt.image(latent) for latent in x_t]] if "caption" in approach.capabilities else []
     starts += [prompts()] if "complete" in approach.capabilities else []

@@ -64,8 +64,8 @@ def test_an_approach_learns_draws_describes_and_writes(name: str, family: str) -
     begun = [language_model.start_id, *language_model.encode(words)]
     read, tokens = len(begun), torch.tensor([[*begun, *range(50, 61)]])
     with torch.no_grad():
-        sampling = Sampling(diffusion=shared.diffusion, nfe=2, guidance=2.0)
-        pictures = draw(approach, prompts, sampling, shape=tuple(latents.shape[1:]), seed=0, batch=3).latents
+        sampling = Sampling(nfe=2, guidance=2.0)
+        pictures = draw(approach, prompts, sampling, seed=0, batch=3).latents
         assert pictures.shape == latents.shape and bool(torch.isfinite(pictures).all())
         logits, state = approach.text_start([Prompt.image(latent) for latent in latents])
         assert bool(torch.isfinite(approach.text_step(logits.argmax(-1, keepdim=True), state)[0]).all())

@@ -244,7 +244,7 @@ def test_layouts_matter_and_only_the_oracle_sees_scenes(shared) -> None:
 
 
 def generate(approach: Modular, asked, *, nfe: int, noise_for=None):
-    sampling = Sampling(diffusion=approach.shared.diffusion, nfe=nfe, guidance=2.0)
+    sampling = Sampling(nfe=nfe, guidance=2.0)
     return approach.generate(asked, noise_for or noise_source((4, 8, 8), 0, 0, torch.device("cpu")), sampling)
 
 

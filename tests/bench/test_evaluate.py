@@ -168,13 +168,12 @@ def test_a_number_does_not_depend_on_the_batch_size(held: Held) -> None:
     counts = {name: ((times >= float(name.split("_t")[1].split("_")[0])).sum()) for name in bands}
     assert bands and all(counts.values())
     prompts = [Prompt.text(captions[0]) for captions in fixed.test.captions[:5]]
-    sampling = Sampling(diffusion=shared.diffusion, nfe=3, guidance=2.0)
-    shape = tuple(fixed.noise.shape[1:])
-    whole = draw(approach, prompts, sampling, shape=shape, seed=0, batch=5)
-    parts = draw(approach, prompts, sampling, shape=shape, seed=0, batch=2)
+    sampling = Sampling(nfe=3, guidance=2.0)
+    whole = draw(approach, prompts, sampling, seed=0, batch=5)
+    parts = draw(approach, prompts, sampling, seed=0, batch=2)
     torch.testing.assert_close(whole.latents, parts.latents, atol=1e-4, rtol=1e-4)
     assert whole.nfe == [3] * 5
-    other = draw(approach, prompts, sampling, shape=shape, seed=1, batch=5)
+    other = draw(approach, prompts, sampling, seed=1, batch=5)
     assert not torch.allclose(whole.latents, other.latents)
 
 
@@ -555,8 +554,8 @@ def test_every_approach_draws_from_the_same_noise_and_is_judged_on_the_same_trip
             given.append(noise)
             return super().__call__(approach, condition, noise)
 
-    sampling = Noting(diffusion=shared.diffusion, nfe=1, guidance=1.0)
-    draw(approach, prompts, sampling, shape=(4, 8, 8), seed=5, batch=3)
+    sampling = Noting(nfe=1, guidance=1.0)
+    draw(approach, prompts, sampling, seed=5, batch=3)
     rows = [torch.randn((4, 8, 8), generator=generator(5, "noise", place, 0)) for place in range(3)]
     assert torch.equal(given[0], torch.stack(rows))
 

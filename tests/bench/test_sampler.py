@@ -10,7 +10,6 @@ from torch import Tensor
 
 from approaches.base import Approach, Generation, Prompt
 from approaches.settings import Settings
-from approaches.shared.diffusion import Diffusion
 from bench.errors import UserError
 from bench.sampler import Sampling, draw, noise_source
 from tests.approaches.small import small_shared
@@ -70,7 +69,7 @@ def test_guidance_leads_away_from_the_empty_prompt(guidance: float, factors: tup
     """One Euler step of a flow is noise less the prediction; the prompts' are 4 and 6, the empty one's 1."""
     approach = Numbers(small_shared(), Settings())
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    sampling = Sampling(diffusion=Diffusion(), nfe=1, guidance=guidance)
+    sampling = Sampling(nfe=1, guidance=guidance)
     sampled = sampling(approach, approach.condition([Prompt.text("abc"), Prompt.text("abcde")]), noise)
     torch.testing.assert_close(sampled.x_0, noise - torch.tensor(factors)[:, None, None, None])
     with pytest.raises(UserError, match="condition gives 1 rows for 2 prompts"):
@@ -80,14 +79,14 @@ def test_guidance_leads_away_from_the_empty_prompt(guidance: float, factors: tup
 def test_what_batches_made_and_spent_is_joined() -> None:
     approach = Numbers(small_shared(), Settings())
     prompts = [Prompt.text(words) for words in ("a", "c", "b")]
-    sampling = Sampling(diffusion=Diffusion(), nfe=2, guidance=1.0)
-    drawn = draw(approach, prompts, sampling, shape=(4, 8, 8), seed=0, batch=2)
+    sampling = Sampling(nfe=2, guidance=1.0)
+    drawn = draw(approach, prompts, sampling, seed=0, batch=2)
     assert drawn.nfe == [2, 2, 2] and drawn.tokens == 3 and drawn.parts == {"plan": 2.0}
     assert [entry["of"] for entry in drawn.trace] == ["a", "c", "b"] and [n for _, n in drawn.seconds] == [2, 1]
     assert drawn.first is not None  # those of a batch without any redraw are its pictures
     assert torch.equal(drawn.first[:2], drawn.latents[:2]) and torch.equal(drawn.first[2], drawn.latents[2] + 1)
-    assert draw(approach, prompts[:2], sampling, shape=(4, 8, 8), seed=0, batch=2).first is None
-    alone = draw(approach, prompts[1:2], sampling, shape=(4, 8, 8), seed=0, batch=1, first=1)
+    assert draw(approach, prompts[:2], sampling, seed=0, batch=2).first is None
+    alone = draw(approach, prompts[1:2], sampling, seed=0, batch=1, first=1)
     assert torch.equal(alone.latents[0], drawn.latents[1])  # its own noise, whoever is drawn with it
 
 

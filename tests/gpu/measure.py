@@ -264,7 +264,7 @@ def sampling(session: Session, stepper: Stepper) -> dict[str, float]:
     approach: Any = stepper.model.eval()
     shape, shared = stepper.data.shape, stepper.data.shared
     prompts = [Prompt.text("a large red circle left of a small blue square on a dark background")] * session.pictures
-    sampler = Sampling(diffusion=shared.diffusion, nfe=session.nfe, guidance=3.0)
+    sampler = Sampling(nfe=session.nfe, guidance=3.0)
 
     def noise_for(indices: Any, turn: int) -> torch.Tensor:
         draw = generator(0, "noise", turn)
