@@ -25,7 +25,7 @@ from bench.run_arguments import Point, settings_of
 from metrics.replication import difference_over_seeds, mean_over_seeds, only_items
 from metrics.statistics import Estimate
 from reports import schema
-from reports.contenders import budget_estimates
+from reports.contenders import bounded, budget_estimates
 from reports.reproductions import Done, Ordering, Reproduction, Row, Stand, Verdict
 from reports.schema import TIMED_UNITS
 
@@ -217,7 +217,8 @@ def _means(row: Row, stands: Sequence[Stand]) -> dict[str, Estimate]:
     for known in stands:
         if known.metric and (values := _by_seed(row, known.metric)):
             known_values = list(values.values())
-            found[known.measure] = mean_over_seeds(known_values, timed=known_values[0].unit in TIMED_UNITS)
+            mean = mean_over_seeds(known_values, timed=known_values[0].unit in TIMED_UNITS)
+            found[known.measure] = bounded(known.metric, mean)
     return found
 
 

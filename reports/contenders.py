@@ -18,6 +18,7 @@ from metrics.differences import Difference, difference
 from metrics.replication import difference_over_seeds, mean_over_seeds
 from metrics.statistics import COUNTED, Estimate
 from reports.gather import Run
+from reports.glossary import RETENTION
 from reports.schema import TIMED_UNITS, Record, deciding, has
 
 BUDGETS: tuple[tuple[str, str, str], ...] = (
@@ -143,8 +144,7 @@ def budget_estimates(record: Record) -> dict[str, Estimate]:
 
 def _over_seeds(name: str, estimates: Sequence[Estimate]) -> Estimate:
     """The mean over those seeds that have the number; what is the same exact count in all stays one. Clocks that were
-    read on several machines have no mean: it would tell of the machines. Student's t knows no bounds; time, memory and
-    shares have some."""
+    read on several machines have no mean: it would tell of the machines."""
     known = [estimate for estimate in estimates if estimate.value is not None]
     if not known:
         return estimates[0]
@@ -163,9 +163,15 @@ def _over_seeds(name: str, estimates: Sequence[Estimate]) -> Estimate:
         each = [e.details[level] for e in estimates if isinstance(e.details.get(level), float)]
         if len(each) == len(known):
             details[level] = mean(each)
-    found = mean_over_seeds(known, timed=timed, details={**details, **how, "items_each": first.n})
-    share = first.unit == "share" and not any(fnmatchcase(name, pattern) for pattern in BEYOND)
-    if found.low is None or found.high is None or not (timed or share):
+    return bounded(name, mean_over_seeds(known, timed=timed, details={**details, **how, "items_each": first.n}))
+
+
+def bounded(name: str, found: Estimate) -> Estimate:
+    """A mean over seeds with an interval of what its number can be. Student's t knows no bounds; time, memory, shares
+    and what is kept of text have some."""
+    share = found.unit == "share" and not any(fnmatchcase(name, pattern) for pattern in BEYOND)
+    positive = found.unit in TIMED_UNITS or share or name.startswith(RETENTION)
+    if found.low is None or found.high is None or not positive:
         return found
     return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0) if share else found.high)
 

@@ -70,6 +70,19 @@ def test_a_share_over_seeds_stays_one_and_a_gap_may_be_negative():
     assert (over("caption_f1_gap", 0.01, 0.0, 0.04).low or 0) < 0 and (over("density", 1.0, 0.9, 1.1).high or 0) > 1
 
 
+def test_what_is_kept_of_text_is_never_less_than_nothing():
+    runs = (
+        record_of("modular", seed=seed, metrics={name: Estimate(value=v, low=v, high=v, n=9, better="higher")})
+        for name, kept in (("perplexity_retention_x", (1e-6, 2e-5, 3e-4)), ("other", (1e-6, 2e-5, 3e-4)))
+        for seed, v in enumerate(kept)
+    )
+    *retained, a, b, c = runs
+    found = contender("way", *retained).metrics["perplexity_retention_x"]
+    assert found.low == 0 and found.high is not None and found.high > 3e-4
+    other = contender("way", a, b, c).metrics["other"]
+    assert other.low is not None and other.low < 0 and other.high == found.high
+
+
 def test_a_seed_without_the_number_is_left_out_of_the_mean():
     have = Estimate(value=0.5, low=0.4, high=0.6, n=7, better="lower")
     records = [record_of("modular", seed=0, metrics={"x": have}), record_of("modular", seed=1, metrics={"x": have}),
