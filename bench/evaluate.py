@@ -242,6 +242,7 @@ def _check_text(approach: Approach, base: LanguageModel) -> None:
     `text_logits`: retention would then be of another model than the one that writes."""
     device = next(approach.parameters()).device
     first, more = ([*base.encode(words)] for words in PROBE)
+    first = first[: approach.shared.caption_tokens - 2]  # as a prompt is cut
     ids = torch.tensor([[base.start_id, *first, *more]], device=device)
     with torch.no_grad():
         start, state = approach.text_start([Prompt.text(PROBE[0])])

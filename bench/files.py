@@ -17,8 +17,12 @@ from typing import Any
 
 from bench.errors import UserError
 
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
-"""What the system says where a disk is full, one may not write (or read) there, or no file can have that name."""
+REFUSALS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EISDIR,
+    errno.ENOTDIR, errno.ELOOP,
+)  # fmt: skip
+"""What the system says where a disk is full, one may not write (or read) there, no file can have that name, a folder
+stands where a file was expected (or a file where a folder), or links lead round in a circle."""
 FULL = tuple(word for number in REFUSALS[:2] for word in (os.strerror(number), f"os error {number}"))
 """How libraries that raise no OSError say that a disk is full, or that one's share of it is."""
 
@@ -108,13 +112,23 @@ def write_json(target: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; UserError that names the file where it is missing or no JSON (which has no NaN)."""
+    """Read JSON; UserError that names the file where it is missing or no JSON (which has no NaN), says one thing twice,
+    or holds more inside each other than Python reads."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_each_once)
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable as JSON: {error}") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it says '{next(name for name in names if names.count(name) > 1)}' twice")
+    return found
 
 
 def _no_constant(word: str) -> None:

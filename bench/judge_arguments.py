@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 from bench.config import Config
 from bench.errors import UserError
 from bench.evaluate_arguments import MeasuringArguments
+from bench.files import read_json
 from bench.hands_on_arguments import PLACE
 from bench.ranges import Range
 from bench.store import SAMPLES
@@ -68,12 +69,27 @@ def is_run(folder: Path) -> bool:
 
 
 def _check_target(path: Path) -> None:
-    """UserError, before hours of work, where nothing could be written there."""
+    """UserError, before hours of work, where nothing could be written there, or something else would be lost."""
     if path.is_dir():
         raise UserError(f"--to {path} is a folder, expected a file")
+    if path.exists() and not _of_judge(path):
+        raise UserError(f"--to {path} is there already, and holds no numbers that `judge` wrote: expected another name")
     there = next(place for place in path.absolute().parents if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise UserError(f"--to {path} can't be written: {there} is {'read-only' if there.is_dir() else 'no folder'}")
+
+
+def _of_judge(path: Path) -> bool:
+    """Whether a file holds what an earlier `judge` wrote: a number by each name, and nothing else."""
+    try:
+        values = read_json(path) if path.is_file() else None
+    except UserError:
+        return False
+    return isinstance(values, dict) and bool(values) and all(_is_number(value) for value in values.values())
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, dict) and {"value", "low", "high", "n", "better"} <= value.keys()
 
 
 def _check_folder(folder: Path, what: str, expected: str) -> None:
@@ -85,3 +101,6 @@ def _check_folder(folder: Path, what: str, expected: str) -> None:
             f"{what} {folder} holds a run's drawn, true and nearest pictures beside each other: expected the run's own "
             f"folder, {folder.resolve().parent}"
         )
+    if runs := sorted(folder.glob(f"*/{schema.FILE}")):
+        one = runs[0].parent
+        raise UserError(f"{what} {folder} holds runs, each with several kinds of pictures: expected one, as {one}")

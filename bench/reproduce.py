@@ -73,8 +73,8 @@ class Work:
     def __init__(self, arguments: ReproduceArguments, config: Config, console: Console) -> None:
         self.arguments = arguments
         self.table = published.table(arguments.table)
-        shorter = replace(config, train=shortened(config.train, arguments.share))
-        self.config = config = published.config_for(self.table, shorter)
+        whole = published.config_for(self.table, config)
+        self.config = config = replace(whole, train=shortened(whole.train, arguments.share))
         self.seeds = tuple(range(config.seed, config.seed + arguments.seeds))
         self.ended: list[runner.Ended] = []
         defaults = {row.approach: settings_of(row.approach, config) for row in self.table.rows}

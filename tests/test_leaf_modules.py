@@ -83,6 +83,21 @@ def test_what_is_not_of_its_kind_is_named(values: Any, sentence: str) -> None:
     assert str(caught.value) == sentence
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"a": {"b": 1, "c": 2, "b": 3}}', "it says 'b' twice"),
+        ("[" * 100_000, "is not readable as JSON: "),
+        ('{"a": NaN}', "it holds NaN"),
+    ],
+)
+def test_json_that_says_two_things_or_none_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "file.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_json(tmp_path / "file.json")
+    assert sentence in str(caught.value) and str(tmp_path / "file.json") in str(caught.value)
+
+
 # errors and registry
 
 

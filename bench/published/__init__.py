@@ -112,7 +112,11 @@ def _check(table: Table) -> None:
 
 
 def config_for(table: Table, config: Config) -> Config:
-    """A config with what the table's comparison is of. UserError on what is no field, or out of bounds."""
+    """A config with what the table's comparison is of. UserError on what is no field, or out of bounds, and on a preset
+    or a seed, which whoever tries the table chooses."""
+    for name in ("preset", "seed"):
+        if name in table.config:
+            raise UserError(f"config holds {name}, which --{name} chooses: expected fields such as train or data")
     found = changed(config, table.config)
     validate(found)
     return found

@@ -32,6 +32,7 @@ from bench.evaluate import (
     LOSSES,
     HeldOut,
     _captions,
+    _check_text,
     hold_out,
     hold_out_others,
     loss_metrics,
@@ -572,3 +573,12 @@ def test_every_approach_draws_from_the_same_noise_and_is_judged_on_the_same_trip
     expected = shared.diffusion.add_noise(fixed.validation.latents[some], fixed.noise[some], fixed.times[some])
     assert torch.equal(torch.cat([x_t for x_t, _ in noised]), expected)
     assert torch.equal(torch.cat([t for _, t in noised]), fixed.times[some])
+
+
+@pytest.mark.parametrize("name", APPROACHES)
+@pytest.mark.parametrize("caption_tokens", [4, 12, 40])
+def test_what_text_is_judged_by_does_not_depend_on_how_long_captions_may_be(name: str, caption_tokens: int) -> None:
+    shared = replace(small_shared(), caption_tokens=caption_tokens)
+    entry = APPROACHES[name]
+    approach = entry.load().build(shared, entry.load_settings()()).eval()
+    _check_text(approach, shared.language_model)

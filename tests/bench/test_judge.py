@@ -323,6 +323,7 @@ def test_the_json_is_the_same_in_the_file_and_reads_as_estimates(
     assert cli.main([*words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert json.loads(target.read_text()) == told
+    assert cli.main(words) == 0 and json.loads(target.read_text()) == told  # its own are written anew
     for name, values in told.items():
         assert Estimate.from_json(values).to_json() == values, name
     assert told[f"fd_{LITE0}"]["details"]["resize"].endswith("to 64") and told[f"fd_{LITE0}"]["details"]["batch"] == 32
@@ -405,6 +406,15 @@ MISTAKES = [
     ("{drawn} --clip ViT-L-15/openai", "--clip is 'ViT-L-15/openai', which is of no architecture that open_clip has"),
     ("{drawn} --batch 0", "batch is 0, expected a value from 1"),
     ("{drawn} --to {real}", "--to {real} is a folder, expected a file"),
+    ("{drawn} --to {drawn}/0000.png", "0000.png is there already, and holds no numbers that `judge` wrote"),
+    ("{drawn} --to {runs}/one/record.json", "record.json is there already, and holds no numbers that `judge` wrote"),
+    ("{drawn} --to /dev/full", "--to /dev/full is there already, and holds no numbers"),
+    (
+        "{runs} --reference {real}",
+        "DRAWN {runs} holds runs, each with several kinds of pictures: expected one, as {runs}/",
+    ),
+    ("{drawn} --reference {runs}", "--reference {runs} holds runs, each with several kinds of pictures: expected one"),
+    ("~nobody_of_this_name --reference {real}", "~nobody_of_this_name begins with ~ and a name that no user here has"),
     ("{drawn} --refrence {real}", "did you mean --reference?"),
 ]
 
@@ -427,7 +437,9 @@ def test_a_mistake_gets_one_sentence(
     shutil.copy(drawn / "0000.png", copy / "inner")
     for name in "ab":
         (copy / "torn" / f"{name}.png").write_bytes(b"no picture")
-    places = {"drawn": str(copy), "real": str(real), "empty": str(empty)}
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "record.json").write_text('{"name": "one"}')
+    places = {"drawn": str(copy), "real": str(real), "empty": str(empty), "runs": str(tmp_path / "runs")}
     assert cli.main(["judge", *(word.format(**places) for word in line.split())]) == 2
     captured = capsys.readouterr()
     said = [text for text in captured.err.splitlines() if not text.startswith("reading ")]

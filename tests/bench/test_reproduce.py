@@ -22,7 +22,8 @@ from bench.exits import DONE, FAILED
 from bench.files import read_json
 from bench.picture_metrics import drawn_names
 from bench.plain import build
-from bench.presets import shortened
+from bench.presets import preset, shortened
+from bench.reproduce import Work
 from bench.reproduce_arguments import ReproduceArguments
 from bench.run_arguments import with_settings
 from metrics.statistics import Estimate
@@ -149,6 +150,7 @@ def row(**more: Any) -> dict[str, Any]:
         ),
         ({"config": {"train": {"patch_chanels": 0}}}, "unknown field 'train.patch_chanels': did you mean"),
         ({"config": {"train": {"batch": 0}}}, "train.batch is 0, expected"),
+        ({"config": {"preset": "base"}}, "config holds preset, which --preset chooses: expected fields such as train"),
     ],
 )
 def test_a_mistake_in_it_gets_one_sentence(
@@ -310,6 +312,13 @@ def test_an_array_does_the_same_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     towers = asking(approach=("dual_tower",), seeds=3, out=single.out, field="settings.variant", values=variants)
     asked = [request.name for arguments in (single, towers) for request in array.plan(arguments, config, console)]
     assert sorted(asked) == sorted(of_table) and len(of_table) == 12
+
+
+def test_a_share_is_of_the_budget_that_the_table_sets(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(own(config={"train": {"amount": 480.0}})))
+    arguments = ReproduceArguments(table=str(file), share=0.5, out=tmp_path / "out")
+    assert Work(arguments, preset("smoke"), Console(interval=1e9)).config.train.amount == 240
 
 
 def test_a_share_of_the_budget_shrinks_the_warmup_alike() -> None:
