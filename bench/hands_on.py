@@ -24,6 +24,7 @@ from bench.files import atomic_path
 from bench.hands_on_arguments import CaptionArguments, CompleteArguments, GenerateArguments, OnRun, place
 from bench.preview import sheet
 from bench.sampler import Sampling, draw
+from bench.validation import check_bounds
 
 GRID = 400  # pictures that a page still shows
 Picture = Image.Image | NDArray[np.uint8] | Path | str
@@ -53,6 +54,7 @@ class Trained:
         """A picture for each prompt. The same seed, prompt and place in the list give the same picture. nfe, guidance:
         the run's own where None. UserError where the run can't draw, or a number is out of range."""
         words = [prompts] if isinstance(prompts, str) else list(prompts)
+        check_bounds(GenerateArguments(seed=seed, nfe=nfe, guidance=guidance))
         self._require("generate", "draw")
         if not words:
             return []
@@ -72,7 +74,8 @@ class Trained:
     @torch.no_grad()
     def caption(self, images: Sequence[Picture] | Picture, *, temperature: float = 0.0, seed: int = 0) -> list[str]:
         """A caption for each picture: files, PIL images of any size and mode, or uint8 arrays H W 3. Greedy at
-        temperature 0. UserError where the run can't describe, or a picture can't be read."""
+        temperature 0. UserError where the run can't describe, a picture can't be read, or a number is out of range."""
+        check_bounds(CaptionArguments(seed=seed, temperature=temperature))
         self._require("caption", "describe")
         one = isinstance(images, Image.Image | np.ndarray | Path | str)
         several: list[Any] = [images] if one else [*images]  # type: ignore[misc]
@@ -91,7 +94,8 @@ class Trained:
     @torch.no_grad()
     def complete(self, text: str, *, tokens: int = 32, temperature: float = 0.0, seed: int = 0) -> str:
         """What follows a text, at most `tokens` tokens of it. Greedy at temperature 0. UserError where the run can't
-        continue text, or there is no room for it."""
+        continue text, there is no room for it, or a number is out of range."""
+        check_bounds(CompleteArguments(seed=seed, tokens=tokens, temperature=temperature))
         self._require("complete", "continue text")
         model = self.approach.shared.language_model
         ids, room = model.encode(text), model.transformer.config.context

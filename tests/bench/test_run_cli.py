@@ -256,6 +256,14 @@ def test_one_system_draws_describes_and_continues(micro_run: MicroRun, tmp_path:
         trained.complete("x", tokens=100_000)
     with pytest.raises(UserError, match="can't be used"):
         trained.caption(__file__)
+    for asked, sentence in (
+        (lambda: trained.generate("a", guidance=-1.0), "guidance is -1.0, expected a value from 0 to 1000"),
+        (lambda: trained.generate("a", nfe=0), "nfe is 0, expected a value from 1"),
+        (lambda: trained.caption(picture, temperature=float("nan")), "temperature is nan, expected"),
+        (lambda: trained.complete("x", tokens=-5), "tokens is -5, expected a value from 1"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            asked()
 
 
 @pytest.mark.slow
