@@ -413,6 +413,10 @@ def test_hub_users_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     datasets.Dataset.from_dict({"a": ["x"], "b": ["y"], "c": [1]}).save_to_disk(tmp_path / "columns")
     with pytest.raises(UserError, match=r"needs a column text.*it has: a, b"):
         open_text(TextConfig(name="hub", path=str(tmp_path / "columns")))
+    whole, lacking = datasets.Dataset.from_dict(rows(9)), datasets.Dataset.from_dict({"line": ["x"], "id": [1]})
+    datasets.DatasetDict(train=whole, test=lacking).save_to_disk(tmp_path / "lacking")
+    with pytest.raises(UserError, match=r"split test has no column text of text, .*; it has: line, id$"):
+        open_text(TextConfig(name="hub", path=str(tmp_path / "lacking")))
     asked: list[tuple[str, str | None]] = []
     monkeypatch.setattr(reach, "_answers", lambda: False)
 
