@@ -299,6 +299,16 @@ def test_folder_is_read_whatever_the_order_of_its_files(tmp_path: Path) -> None:
     assert_separate(one)
 
 
+def test_what_is_hidden_in_a_folder_is_left_out(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / ".folder", 1)
+    before = all_hashes(open_text(TextConfig(name="folder", path=str(folder))))
+    for name in (".git/a.txt", "a/.cache/deep/b.md", ".c.rst", ".git/HEAD"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(sentence(name, 1))
+    corpus = open_text(TextConfig(name="folder", path=str(folder)))
+    assert all_hashes(corpus) == before and corpus.exclusions == {"hidden (a name begins with a dot)": 4}
+
+
 def test_folder_counts_what_it_cannot_use(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "folder", 1)
     (folder / "binary.txt").write_bytes(b"text\0text")
