@@ -120,7 +120,8 @@ class TextFile(LoadedCorpus):
 class TextFolder(LoadedCorpus):
     """A folder's .txt, .md, .rst and .jsonl files, at any depth: a file is a document, a line of .jsonl is one.
 
-    What lies under a name that begins with a dot, as in .git, is left out. A folder with a single text file is read as that file is by `file`.
+    What lies under a name that begins with a dot, as in .git, is left out. A folder with a single text file is read as
+    that file is by `file`.
     """
 
     @classmethod
