@@ -151,6 +151,8 @@ def _read(metadata: Path, exclusions: Counter[str]) -> Iterator[dict[str, Any]]:
         rows = list(_csv(text) if metadata.suffix == ".csv" else _jsonl(text, exclusions))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{metadata} can't be read: {error}") from error
+    if metadata.suffix == ".jsonl" and (shape := _no_lines(text, rows)):
+        raise UserError(f"{metadata} {shape}: expected one JSON object a line")
     columns = {name for row in rows for name in row}
     if "file_name" not in columns or not columns.intersection(CAPTION_COLUMNS):
         listing = ", ".join(sorted(columns)) or "none"
@@ -192,3 +194,15 @@ def _jsonl(text: str, exclusions: Counter[str]) -> Iterator[dict[str, Any]]:
             yield row
         else:
             exclusions["malformed metadata line"] += 1
+
+
+def _no_lines(text: str, rows: list[dict[str, Any]]) -> str:
+    """How a text is JSON of another shape than one object a line; "" where it may be that."""
+    if text.lstrip().startswith("["):
+        try:
+            json.loads(text)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            return "is one JSON array"
+    return "has no line that is a JSON object" if text.strip() and not rows else ""
