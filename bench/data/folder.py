@@ -151,6 +151,8 @@ def _read(metadata: Path, exclusions: Counter[str]) -> Iterator[dict[str, Any]]:
         rows = list(_csv(text) if metadata.suffix == ".csv" else _jsonl(text, exclusions))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{metadata} can't be read: {error}") from error
+    if metadata.suffix == ".jsonl" and (shape := _no_lines(text, rows)):
+        raise UserError(f"{metadata} {shape}: expected one JSON object a line")
     columns = {name for row in rows for name in row}
     if "file_name" not in columns or not columns.intersection(CAPTION_COLUMNS):
         listing = ", ".join(sorted(columns)) or "none"
@@ -159,8 +161,25 @@ def _read(metadata: Path, exclusions: Counter[str]) -> Iterator[dict[str, Any]]:
 
 
 def _csv(text: str) -> Iterator[dict[str, Any]]:
-    for row in csv.DictReader(io.StringIO(text, newline="")):  # splitlines would cut at more than ends of lines
-        yield {name: value for name, value in row.items() if name is not None}
+    """The rows of a table; a short one lacks its last columns. csv.Error that names the line where a table is torn."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)  # splitlines would cut at more than ends of lines
+    columns: list[str] = []
+    line = 1
+    try:
+        for fields in reader:
+            if not columns:
+                columns = fields
+                if twice := [name for name, count in Counter(fields).items() if name and count > 1]:
+                    raise csv.Error(f"it has two columns named {twice[0]}, expected one of each name")
+            elif len(fields) > len(columns):
+                problem = f"it has {len(fields)} fields, expected {len(columns)}"
+                raise csv.Error(f"{problem}: put quotes around text that holds a comma")
+            elif fields:
+                yield dict(zip(columns, fields, strict=False))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        unclosed = ": is a quote unclosed?" if "unexpected end" in str(error) else ""
+        raise csv.Error(f"line {line}: {error}{unclosed}") from error
 
 
 def _jsonl(text: str, exclusions: Counter[str]) -> Iterator[dict[str, Any]]:
@@ -175,3 +194,15 @@ def _jsonl(text: str, exclusions: Counter[str]) -> Iterator[dict[str, Any]]:
             yield row
         else:
             exclusions["malformed metadata line"] += 1
+
+
+def _no_lines(text: str, rows: list[dict[str, Any]]) -> str:
+    """How a text is JSON of another shape than one object a line; "" where it may be that."""
+    if text.lstrip().startswith("["):
+        try:
+            json.loads(text)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            return "is one JSON array"
+    return "has no line that is a JSON object" if text.strip() and not rows else ""

@@ -1,10 +1,12 @@
 """Hugging Face datasets: a hub id, a folder that `save_to_disk` wrote, or a folder that `load_dataset` reads.
 
-The picture column is found by its feature type, the caption column by its name or, where only one can be meant, by
-its type. Splits that the source lacks are carved out of its training data; see `assign`."""
+The picture column is found by its feature type and, where there are several, its name; the caption column by its name
+or, where only one can be meant, by its type. Splits that the source lacks are carved out of its training data; see
+`assign`."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +27,10 @@ CAPTION_COLUMNS = (
     "caption_0", "title", "label_text",
 )  # fmt: skip
 """In order of preference."""
+PICTURE_COLUMNS = ("image", "picture", "img", "photo")
+"""The same, where there are several of pictures."""
+NO_CAPTIONS = re.compile(r"(?i)(^|[^a-z])(urls?|uri|link|path|id|key|file_?name|hash|md5|sha256|licen[cs]e)$")
+"""How a column's name ends that holds no captions, though it holds text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +102,8 @@ def _candidates(
     import datasets
 
     picture, caption = _columns(next(iter(tables.values())).features, origin)
+    for name, table in tables.items():
+        _check_columns(name, table.features, picture, caption, origin)
     texts = {name: table.select_columns([caption]) for name, table in tables.items()}
     cells = {
         name: table.select_columns([picture]).cast_column(picture, datasets.Image(decode=False))
@@ -149,17 +157,36 @@ def _download(source: str) -> Any:
 
 def _columns(features: Any, origin: str) -> tuple[str, str]:
     """The picture column and the caption column. UserError that lists the columns where they can't be told."""
-    import datasets
-
-    listing = ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
-    pictures = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    listing = _listing(features)
+    pictures = [name for name, feature in features.items() if _kind(feature) == "Image"]
     if not pictures:
         raise UserError(f"--data.path {origin} has no image column; its columns are: {listing}")
+    known = [name for name in PICTURE_COLUMNS if name in pictures]
+    if not known and len(pictures) > 1:
+        raise UserError(
+            f"--data.path {origin} has {len(pictures)} image columns: {', '.join(pictures)}; expected one, or one that "
+            f"is named {' or '.join(PICTURE_COLUMNS[:2])}: rename it with datasets and pass what save_to_disk wrote"
+        )
     texts = [name for name, feature in features.items() if _kind(feature) in ("text", "texts")]
     named = [name for name in CAPTION_COLUMNS if name in texts]
-    if not named and len(texts) != 1:
+    if not named and (len(texts) != 1 or NO_CAPTIONS.search(texts[0])):
         raise UserError(f"--data.path {origin} has no column named text or caption; its columns are: {listing}")
-    return pictures[0], (named or texts)[0]
+    return (known or pictures)[0], (named or texts)[0]
+
+
+def _check_columns(split: str, features: Any, picture: str, caption: str, origin: str) -> None:
+    """UserError where one split of several lacks a column."""
+    for column, kinds in ((picture, ("Image",)), (caption, ("text", "texts"))):
+        if column not in features or _kind(features[column]) not in kinds:
+            wanted = "pictures" if column == picture else "text"
+            raise UserError(
+                f"--data.path {origin}: split {split} has no column {column} of {wanted}, as the first split has; "
+                f"its columns are: {_listing(features)}"
+            )
+
+
+def _listing(features: Any) -> str:
+    return ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
 
 
 def _kind(feature: Any) -> str:

@@ -120,7 +120,8 @@ class TextFile(LoadedCorpus):
 class TextFolder(LoadedCorpus):
     """A folder's .txt, .md, .rst and .jsonl files, at any depth: a file is a document, a line of .jsonl is one.
 
-    A folder with a single text file is read as that file is by `file`.
+    What lies under a name that begins with a dot, as in .git, is left out. A folder with a single text file is read as
+    that file is by `file`.
     """
 
     @classmethod
@@ -130,7 +131,10 @@ class TextFolder(LoadedCorpus):
         if not folder.is_dir():
             raise UserError(f"text.path {folder} is a file: use the corpus 'file'")
         exclusions: Counter[str] = Counter()
-        found = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+        every = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+        found = [(key, path) for key, path in every if "/." not in f"/{key}"]
+        if len(found) < len(every):
+            exclusions["hidden (a name begins with a dot)"] += len(every) - len(found)
         texts = [(key, path) for key, path in found if path.suffix.lower() in SUFFIXES]
         if len(texts) < len(found):
             exclusions[f"not one of {' '.join(SUFFIXES)}"] += len(found) - len(texts)

@@ -39,6 +39,8 @@ class HubText(LoadedCorpus):
         # A dataset's further splits (unsupervised, extra) are used only where it has no training split.
         splits = {name: ALIASES.get(name.lower()) for name in sorted(loaded)}
         used = [name for name, split in splits.items() if split or "train" not in splits.values()]
+        for name in used:
+            _check_column(config.path, name, loaded[name], column)
         own = {name: list(_documents(name, loaded[name], column, exclusions)) for name in used}
         return cls(f"hub {config.path}", _arrange(own, config, exclusions), exclusions, limit=config.limit)
 
@@ -82,6 +84,15 @@ def _text_column(path: str, rows: Any) -> str:
         found = ", ".join(columns) or "none"
         raise UserError(f"dataset {path} needs a column text, or a single column of strings (it has: {found})")
     return columns[0]
+
+
+def _check_column(path: str, split: str, rows: Any, column: str) -> None:
+    """UserError where one split of several lacks the column of text."""
+    if getattr(rows.features.get(column), "dtype", "") not in _STRINGS:
+        found = ", ".join(rows.features) or "none"
+        raise UserError(
+            f"dataset {path}: split {split} has no column {column} of text, as the first split has; it has: {found}"
+        )
 
 
 def _documents(split: str, rows: Any, column: str, exclusions: Counter[str]) -> Iterator[Document]:

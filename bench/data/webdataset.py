@@ -1,4 +1,5 @@
 """Tar shards by the WebDataset convention: consecutive files with one base name make a sample (000.jpg, 000.txt).
+A base name ends at its first dot, as in the webdataset package, so v1.5_000.png is no picture of v1.5_000.
 
 Read with the standard library's tarfile, not the webdataset package, whose reader stops at the first damage, can't
 resume within a shard, and imports torch. Shards are indexed once; after that a picture is read by its position."""
@@ -22,6 +23,7 @@ from bench.data.splits import rank_of
 TEXTS = ("txt", "json")
 CAPTION_FIELDS = ("caption", "text", "captions")
 BLOCK = 512  # bytes of a tar record
+DOTTED = "picture whose base name holds a dot (a base name ends at its first dot: rename it)"
 OPEN = 32  # shards that samples are taken from in turn
 
 
@@ -106,6 +108,7 @@ def _of_shard(shard: Shard, part: Part, exclusions: Counter[str]) -> Iterator[Ca
 def _samples(shard: Shard, exclusions: Counter[str]) -> Iterator[tuple[str, dict[str, Slice]]]:
     """A shard's samples: base name, and extension -> where its bytes are. Damage ends the shard, and is counted."""
     samples: dict[str, dict[str, Slice]] = {}
+    dotted: list[str] = []
     try:
         with tarfile.open(shard.path, "r:") as tar, shard.path.open("rb") as file:
             size = shard.path.stat().st_size
@@ -113,12 +116,14 @@ def _samples(shard: Shard, exclusions: Counter[str]) -> Iterator[tuple[str, dict
                 folder, _, name = member.name.removeprefix("./").rpartition("/")
                 stem, _, kind = name.partition(".")
                 kind = kind.lower()
+                base = f"{folder}/{stem}" if folder else stem
                 if not member.isfile() or not stem or kind not in PICTURES + TEXTS:
+                    dotted += [base] if member.isfile() and stem and kind.rpartition(".")[2] in PICTURES else []
                     continue
                 if member.offset_data + member.size > size:
                     break  # the check below counts it
                 place = Slice(path=shard.path, offset=member.offset_data, length=member.size)
-                kinds = samples.setdefault(f"{folder}/{stem}" if folder else stem, {})
+                kinds = samples.setdefault(base, {})
                 if kind in kinds and kind in PICTURES:
                     exclusions["a base name's second picture"] += 1
                 kinds.setdefault(kind, place)
@@ -127,6 +132,9 @@ def _samples(shard: Shard, exclusions: Counter[str]) -> Iterator[tuple[str, dict
                 exclusions["truncated or damaged tar"] += 1
     except (tarfile.TarError, OSError, ValueError, EOFError):
         exclusions["truncated or damaged tar"] += 1
+    # Beside 000.png, 000.mask.png is one more part of the sample 000, which nobody misses.
+    if lost := sum(not any(kind in samples.get(base, {}) for kind in PICTURES) for base in dotted):
+        exclusions[DOTTED] += lost
     yield from samples.items()
 
 

@@ -334,3 +334,16 @@ def test_refusals_say_what_is_expected(tmp_path):
     describe(tmp_path, [(f"{i}.png", "absent") for i in range(50)])
     with pytest.raises(UserError, match=r"no usable picture for split 'train' .*missing image file: \d+"):
         build(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "text", "message"), [
+    ("csv", "file_name,text\na.png,a\n\nb.png,a cat, asleep\n", "line 4: it has 3 fields, expected 2: put quotes"),
+    ("csv", "file_name,text,text\na.png,a,b\n", "line 1: it has two columns named text"),
+    ("csv", 'file_name,text\na.png,"a cat\nb.png,b\n', "line 2: unexpected end of data: is a quote unclosed"),
+    ("jsonl", '[\n{"file_name": "a"},\n{"file_name": "b"}\n]', "is one JSON array: expected one JSON object"),
+    ("jsonl", '{\n"file_name": "a",\n"text": "b"\n}\n', "has no line that is a JSON object: expected one"),
+])  # fmt: skip
+def test_metadata_that_is_no_table_is_refused(tmp_path, kind, text, message):
+    (tmp_path / f"metadata.{kind}").write_text(text)
+    with pytest.raises(UserError, match=message):
+        build(tmp_path)

@@ -125,6 +125,29 @@ def test_columns_that_cannot_be_told_are_listed(tmp_path):
         build(saved(tmp_path / "plain", train=plain))
 
 
+@pytest.mark.parametrize("column", ["url", "image_url", "file_name", "ID"])
+def test_a_lone_text_column_that_holds_no_captions_is_not_taken(tmp_path, column):
+    with pytest.raises(UserError, match="no column named text or caption"):
+        build(saved(tmp_path, train=table(["a"], column=column)))
+
+
+def test_of_several_image_columns_the_one_named_image_is_taken(tmp_path):
+    one = table(["a"]).add_column("image", [encode(9)], feature=datasets.Image())
+    taken = build(saved(tmp_path / "one", train=one, validation=one, test=one)).first(1)[0].image
+    only = one.remove_columns("photo")
+    assert (taken == build(saved(tmp_path / "only", train=only, validation=only, test=only)).first(1)[0].image).all()
+    two = one.rename_columns({"photo": "mask", "image": "source"})
+    with pytest.raises(UserError, match="2 image columns: mask, source; expected one, or one that is named image or"):
+        build(saved(tmp_path / "two", train=two))
+
+
+@pytest.mark.parametrize(("column", "wanted"), [("text", "text"), ("photo", "pictures")])
+def test_a_split_without_a_column_is_named(tmp_path, column, wanted):
+    lacking = table(["b"]).remove_columns(column)
+    with pytest.raises(UserError, match=f"split test has no column {column} of {wanted}, .*; its columns are: id "):
+        build(saved(tmp_path, train=table(["a"]), test=lacking))
+
+
 def test_an_unreachable_hub_is_said_in_one_sentence_and_at_once(monkeypatch):
     import huggingface_hub
 

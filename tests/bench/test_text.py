@@ -299,6 +299,16 @@ def test_folder_is_read_whatever_the_order_of_its_files(tmp_path: Path) -> None:
     assert_separate(one)
 
 
+def test_what_is_hidden_in_a_folder_is_left_out(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / ".folder", 1)
+    before = all_hashes(open_text(TextConfig(name="folder", path=str(folder))))
+    for name in (".git/a.txt", "a/.cache/deep/b.md", ".c.rst", ".git/HEAD"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(sentence(name, 1))
+    corpus = open_text(TextConfig(name="folder", path=str(folder)))
+    assert all_hashes(corpus) == before and corpus.exclusions == {"hidden (a name begins with a dot)": 4}
+
+
 def test_folder_counts_what_it_cannot_use(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "folder", 1)
     (folder / "binary.txt").write_bytes(b"text\0text")
@@ -413,6 +423,10 @@ def test_hub_users_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     datasets.Dataset.from_dict({"a": ["x"], "b": ["y"], "c": [1]}).save_to_disk(tmp_path / "columns")
     with pytest.raises(UserError, match=r"needs a column text.*it has: a, b"):
         open_text(TextConfig(name="hub", path=str(tmp_path / "columns")))
+    whole, lacking = datasets.Dataset.from_dict(rows(9)), datasets.Dataset.from_dict({"line": ["x"], "id": [1]})
+    datasets.DatasetDict(train=whole, test=lacking).save_to_disk(tmp_path / "lacking")
+    with pytest.raises(UserError, match=r"split test has no column text of text, .*; it has: line, id$"):
+        open_text(TextConfig(name="hub", path=str(tmp_path / "lacking")))
     asked: list[tuple[str, str | None]] = []
     monkeypatch.setattr(reach, "_answers", lambda: False)
 

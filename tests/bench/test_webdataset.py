@@ -161,6 +161,19 @@ def test_a_base_name_that_comes_twice_keeps_its_first_picture_and_says_so(tmp_pa
     assert len(data) <= 2 and data.exclusions["a base name's second picture"] == 1
 
 
+def test_pictures_whose_base_name_holds_a_dot_are_counted(tmp_path):
+    for number, split in enumerate(("val", "test")):
+        shard(tmp_path / f"{split}.tar", samples(1, 50 + number))
+    dotted = [(f"a/v1.5_{name}", data) for name, data in samples(3)]
+    shard(tmp_path / "train.tar", [*samples(2), ("000000.mask.png", picture(7)), *dotted])
+    data = build(tmp_path)
+    (reason,) = data.exclusions
+    assert len(data) == 2 and data.exclusions[reason] == 3 and "base name holds a dot" in reason
+    shard(tmp_path / "train.tar", dotted)
+    with pytest.raises(UserError, match="base name holds a dot .*: 3"):
+        build(tmp_path)
+
+
 def test_without_named_splits_the_picture_decides(tmp_path):
     shard(tmp_path / "0.tar", ((f"{i}.{kind}", data) for i in range(120) for kind, data in
                                (("png", picture(i)), ("txt", b"x"))))  # fmt: skip
