@@ -58,8 +58,8 @@ def write(places: Sequence[Path], to: Path) -> tuple[Any, list[Path]]:
     pages = {HTML: html(found), MARKDOWN: text, CSV: results.as_csv(found.contenders)}
     if rows := samples_csv(found.contenders):
         pages[SAMPLES] = rows
-    else:
-        (to / SAMPLES).unlink(missing_ok=True)  # of an earlier report, and of other runs
+    elif (to / HTML).exists() and (to / JSON).exists():  # an earlier report's, of other runs; else somebody's own
+        (to / SAMPLES).unlink(missing_ok=True)
     values = results.as_json(found)
     for name, data in pictures.items():
         with atomic_path(to / name) as part:
