@@ -306,6 +306,16 @@ def test_what_b_has_lost_is_no_pass(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["lost"] == ["y"]
 
 
+def test_another_record_of_the_same_run_is_told_and_no_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    record = record_of("modular")
+    for name, notes in (("a", ()), ("b", ("measured again",))):
+        write_run(tmp_path / name, dataclasses.replace(record, notes=notes), pictures=False)
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path), "--metrics", "caption_gap"]) == 0
+    assert "b/record.json: left out beside another record of the same run: a/record.json counts" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_number_that_one_seed_lacks_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for side in "ab":
         for seed in (0, 1):
