@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import stages, store
+from bench import runner, stages, store
 from bench.config import Config, from_values
 from bench.console import Console
 from bench.contents import changed_clip, changed_other_texts, changed_text, check_data, check_place
@@ -75,6 +75,7 @@ def again(folder: Path, arguments: EvaluateArguments, console: Console) -> Chang
     with store.locked(folder):
         before = schema.load(folder)
         run = stages.Run(folder, console)
+        trained = _trained(folder)
         asked, old = run.config, from_values(Config, before.config)
         run.config = arguments.applied(old)
         validate(run.config)
@@ -86,7 +87,6 @@ def again(folder: Path, arguments: EvaluateArguments, console: Console) -> Chang
         unread = same_texts and changed_other_texts(run.request, console.info)
         same_clip = run.config.model.clip == asked.model.clip
         other_clip = same_clip and has(before.metrics, "clip_score") and changed_clip(run.request)
-        trained = read_json(folder / stages.TRAINED)
         place = folder / PLACE
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
@@ -166,6 +166,22 @@ def _check_judges(run: stages.Run, arguments: EvaluateArguments, before: Record)
     if arguments.inception is not None or has(before.metrics, "fid", "fd_inception_v3_other"):
         check_place(run.request, "evaluate.inception", run.config.evaluate.inception)
         inception_of(run.config, run.device)
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    """What the run's training found. UserError, before anything is measured, where this, what was measured, or the
+    weights are gone or damaged."""
+    for name in (stages.TRAINED, stages.MEASURED, store.WEIGHTS):
+        if not (folder / name).is_file():
+            raise UserError(f"{name} is gone: {runner.ANEW.format(folder)}")
+    found = read_json(folder / stages.TRAINED)
+    fields = {"metrics": dict, "notes": list, "budgets": dict, "frozen_hash": str}
+    bad = [
+        name for name, kind in fields.items() if not isinstance(found, dict) or not isinstance(found.get(name), kind)
+    ]
+    if bad:
+        raise UserError(f"{stages.TRAINED} is damaged, expected {', '.join(bad)} in it: {runner.ANEW.format(folder)}")
+    return dict(found)
 
 
 def _check_lost(before: Record, after: Record) -> None:

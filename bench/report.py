@@ -58,8 +58,8 @@ def write(places: Sequence[Path], to: Path) -> tuple[Any, list[Path]]:
     pages = {HTML: html(found), MARKDOWN: text, CSV: results.as_csv(found.contenders)}
     if rows := samples_csv(found.contenders):
         pages[SAMPLES] = rows
-    else:
-        (to / SAMPLES).unlink(missing_ok=True)  # of an earlier report, and of other runs
+    elif (to / HTML).exists() and (to / JSON).exists():  # an earlier report's, of other runs; else somebody's own
+        (to / SAMPLES).unlink(missing_ok=True)
     values = results.as_json(found)
     for name, data in pictures.items():
         with atomic_path(to / name) as part:
@@ -94,7 +94,7 @@ def compare(arguments: CompareArguments, config: Config, console: Console) -> in
     """Say how B differs from A; 1 where it is told to be worse in something that counts, lacks it, did not come to an
     end where A did, or holds a record that can't be read."""
     from reports.compare import comparison
-    from reports.gather import NO_RECORD
+    from reports.gather import LEFT_OUT, NO_RECORD
 
     first, second = (one_contender(text, arguments.out) for text in (arguments.first, arguments.second))
     found = comparison(first, second, arguments.metrics)
@@ -123,7 +123,7 @@ def compare(arguments: CompareArguments, config: Config, console: Console) -> in
     else:
         _tell(found, console)
     worse = [line for line in found.worse if line.stands or not arguments.holm]
-    damaged = [each for each in found.gathered[1].refused if each.reason != NO_RECORD]
+    damaged = [each for each in found.gathered[1].refused if not each.reason.startswith((NO_RECORD, LEFT_OUT))]
     return REGRESSION if worse or found.lost or found.fallen or damaged else DONE
 
 

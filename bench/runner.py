@@ -33,6 +33,7 @@ from reports.schema import Record
 
 WORKER = (sys.executable, "-P", "-m", "bench.worker")  # -P: from the path given, not from where it is started
 PATIENCE = 20.0  # seconds that an interrupted worker may take to end by itself
+ANEW = "to train it anew, delete {} and run it again"
 COLUMNS = 4  # runs side by side in a table
 MAIN = (
     "fid", "fd_dinov2", "fd_efficientnet_lite0", "kid_efficientnet_lite0", "precision", "recall", "clip_score",
@@ -121,7 +122,8 @@ def begun(request: store.Request, out: Path, console: Console) -> tuple[Path, En
     if state is not None and state.state == "done":
         try:
             record = schema.load(folder)
-            console.info(f"{folder.name}: done already")
+            gone = "" if (folder / store.WEIGHTS).exists() else f", but {store.WEIGHTS} is gone: {ANEW.format(folder)}"
+            console.info(f"{folder.name}: done already{gone}")
             return folder, Ended(request=request, folder=folder, state=state, record=record, code=DONE)
         except UserError as error:
             console.warn(f"{error}; the run's last stage is done again")

@@ -15,7 +15,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -140,10 +140,7 @@ def sources_now(approach: str) -> dict[str, str]:
     """Hashes of what decides a run's result: of our sources, and of an approach's own package."""
     from approaches.registry import APPROACHES
 
-    return {
-        "sources": source_hash(ROOT, DECIDING),
-        "foreign sources": foreign_sources(APPROACHES[approach].target),
-    }
+    return {"sources": source_hash(ROOT, DECIDING), "foreign sources": foreign_sources(APPROACHES[approach].target)}
 
 
 def foreign_sources(target: str) -> str:
@@ -166,16 +163,10 @@ def foreign_sources(target: str) -> str:
 
 def write_state(folder: Path, state: RunState, reason: str = "", *, mistake: bool = False) -> None:
     """Say what became of the run; "running" is said of this process. mistake: see State."""
-    running = state == "running"
-    value = State(
-        state=state,
-        reason=reason,
-        process=os.getpid() if running else 0,
-        born=_born(os.getpid()) or 0.0 if running else 0.0,
-        machine=platform.node() if running else "",
-        ended=0.0 if running else time.time(),
-        mistake=mistake,
-    )
+    value = State(state=state, reason=reason, ended=time.time(), mistake=mistake)
+    if state == "running":
+        me = os.getpid()
+        value = dataclasses.replace(value, process=me, born=_born(me) or 0.0, machine=platform.node(), ended=0.0)
     write_json(folder / STATUS, dataclasses.asdict(value))
 
 
@@ -293,13 +284,17 @@ def runs(out: Path) -> list[Found]:
     """Every run under `out`, by name. What does not read as one is left out."""
     found = []
     for path in sorted(out.glob(f"*/{REQUEST}")):
-        try:
-            values = read_json(path)
-            state = read_state(path.parent)
-            found.append(Found(folder=path.parent, approach=values["approach"], key=values["key"], state=state))
-        except (UserError, KeyError, TypeError):
-            continue
+        with suppress(UserError):
+            found.append(_look(path.parent))
     return found
+
+
+def _look(folder: Path) -> Found:
+    values, state = read_json(folder / REQUEST), read_state(folder)
+    try:
+        return Found(folder=folder, approach=values["approach"], key=values["key"], state=state)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / REQUEST} is no request of a run: {type(error).__name__} {error}") from error
 
 
 def damaged(out: Path) -> list[Path]:
@@ -310,13 +305,20 @@ def damaged(out: Path) -> list[Path]:
 
 def find(text: str, out: Path) -> Path:
     """The folder of the done run that `text` means: a folder, the beginning of one run's name or key under `out`, or an
-    approach's name, for its latest. UserError that suggests the nearest, or says how to finish what is not done."""
+    approach's name, for its latest. UserError that suggests the nearest, or says what is damaged, or not done."""
     folder = Path(os.path.expanduser(text))  # os.path, for which no text is too long or of no user
     if os.path.isfile(folder / REQUEST):
         return _done(folder, read_state(folder))
     if os.path.isfile(folder / schema.FILE):
         raise UserError(f"{folder} holds a record alone, without what its run trained")
     known = runs(out)
+    if text and not any(run.folder.name == text for run in known):
+        begins = f"{text}-" if any(run.approach == text for run in known) else text
+        for lost in (x for x in damaged(out) if x.name.startswith(begins) or x.name.endswith(f"-{text[:8]}")):
+            try:
+                _look(lost)
+            except UserError as error:
+                raise UserError(f"run {lost.name} is damaged, mend or delete {lost}: {error}") from error
     if not known and (alone := sorted(out.glob(f"*/{schema.FILE}"))):
         raise UserError(f"{out} holds records alone, such as {alone[0].parent.name}, without what their runs trained")
     if not known:

@@ -82,7 +82,8 @@ def comparison(first: Sequence[Path], second: Sequence[Path], metrics: Sequence[
     count; without any, all are compared, and those that no clock or machine's counter gave count. A number that only
     the first has counts where both are of one approach, or it was named.
 
-    UserError where a set has no done run, where nobody has a partner, or where a pattern fits no number.
+    UserError where a set has no done run, where nobody has a partner, or where a pattern fits no number that either
+    set has measured.
     """
     gathered = gather(first), gather(second)
     sides = [_side(found, places) for found, places in zip(gathered, (first, second), strict=True)]
@@ -93,6 +94,8 @@ def comparison(first: Sequence[Path], second: Sequence[Path], metrics: Sequence[
             raise UserError(f"no number '{pattern}' in either set: {nearest(pattern, names)}")
     wanted = [name for name in names if not metrics or any(fnmatchcase(name, pattern) for pattern in metrics)]
     judged = [_over_common(a, b) for a, b in pairs]
+    for pattern in metrics:
+        _check_measured(pattern, judged)
     both = [(a, b, name) for a, b in judged for name in wanted if name in a.metrics or name in b.metrics]
     lines = [line for a, b, name in both if (line := _line(a, b, name, bool(metrics))) is not None]
     lines = _corrected(lines)
@@ -109,6 +112,16 @@ def comparison(first: Sequence[Path], second: Sequence[Path], metrics: Sequence[
         one_seed=any(len(c.runs) == 1 for pair in judged for c in pair),
         gathered=gathered,
     )
+
+
+def _check_measured(pattern: str, pairs: Sequence[tuple[Contender, Contender]]) -> None:
+    """UserError, with the record's reason, where neither of any pair has measured a number that the pattern fits."""
+    contenders = [contender for pair in pairs for contender in pair]
+    fitting = [(name, e) for c in contenders for name, e in c.metrics.items() if fnmatchcase(name, pattern)]
+    if any(estimate.value is not None for _, estimate in fitting):
+        return
+    name, reason = next(((name, e.reason) for name, e in fitting if e.reason), (pattern, "no record compared holds it"))
+    raise UserError(f"--metrics has '{pattern}', expected a number that was measured: {name} is missing: {reason}")
 
 
 def _corrected(lines: Sequence[Line]) -> list[Line]:

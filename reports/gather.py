@@ -18,6 +18,10 @@ ENLARGED = 64  # up to this side a picture is shown with its pixels as squares
 
 
 NO_RECORD = "the run has no record yet"
+LEFT_OUT = "left out beside another record of the same run"
+"""Begins the reason of a record that reads, and that another one stands for."""
+INSIDE = ("trials", "runs")
+"""Where a sweep's and a reproduction's folder have their runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,23 +59,47 @@ class Gathered:
 
 
 def gather(places: Sequence[Path]) -> Gathered:
-    """The records in files, runs' folders, and folders of runs. The same run from two places counts once."""
-    runs: dict[str, Run] = {}
+    """The records in files, runs' folders, and folders of runs. The same run from two places counts once: the done one,
+    else the one whose path comes first; another record of it is told among the refused."""
+    files: dict[str, list[Path]] = {}
+    runs: dict[Path, Run] = {}
     refused: dict[str, Refused] = {}
-    for place in places:
-        for file in _files(place):
-            name = _named(file)
-            try:
-                run = Run(record=schema.load(file), folder=file.parent)
-            except UserError as error:
-                begun = not _exists(file) and _exists(file.parent / REQUEST)
-                reason = NO_RECORD if begun else str(error).replace(str(file), name)
-                refused[str(file)] = Refused(place=name, reason=reason)
-                continue
-            kept = runs.get(run.record.key)
-            if kept is None or (kept.record.status != "done" and run.record.status == "done"):
-                runs[run.record.key] = run
-    return Gathered(runs=tuple(runs.values()), refused=tuple(refused.values()))
+    for file in (file for place in places for file in _files(place)):
+        name = _named(file)
+        try:
+            run = Run(record=schema.load(file), folder=file.parent)
+        except UserError as error:
+            refused[str(file)] = Refused(place=name, reason=_why(file, str(error).replace(str(file), name)))
+            continue
+        same = files.setdefault(run.record.key, [])
+        if file.resolve() not in {other.resolve() for other in same}:
+            same.append(file)
+            runs[file] = run
+    kept, others = [], []
+    for same in files.values():
+        first, *rest = sorted(same, key=lambda file: (runs[file].record.status != "done", file.resolve()))
+        kept.append(runs[first])
+        others += [_left_out(file, first) for file in rest if runs[file].record != runs[first].record]
+    return Gathered(runs=tuple(kept), refused=(*refused.values(), *sorted(others, key=lambda each: each.place)))
+
+
+def _why(file: Path, reason: str) -> str:
+    """Why there is no record in a file: what it is, or where the records are, rather than that it is missing."""
+    if _exists(file):
+        return reason
+    if _exists(file.parent / REQUEST):
+        return NO_RECORD
+    for name in INSIDE:
+        if file.name == schema.FILE and any(file.parent.glob(f"{name}/*/{schema.FILE}")):
+            return f"the folder is no run's, and holds runs in {name}: name {file.parent.name}/{name}"
+    return reason
+
+
+def _left_out(file: Path, kept: Path) -> Refused:
+    """What is said of a record whose run another one stands for, by as much of their paths as tells them apart."""
+    parts, others = file.resolve().parts, kept.resolve().parts
+    count = next(n for n in range(2, 1 + max(len(parts), len(others))) if parts[-n:] != others[-n:])
+    return Refused(place="/".join(parts[-count:]), reason=f"{LEFT_OUT}: {'/'.join(others[-count:])} counts")
 
 
 def _files(place: Path) -> Iterator[Path]:

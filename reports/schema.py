@@ -130,6 +130,11 @@ class Record:
         return int(self.config["seed"])
 
 
+OTHERS = {
+    "a sweep, not of a run: name the folder of its runs, trials": {"ranked_by", "values", "approaches"},
+    "a reproduction, not of a run: name the folder of its runs, runs": {"table", "source", "orderings"},
+}
+"""What other records are of, by fields that no run's has."""
 NOT_DECIDING = {"": ("pretrain",), "train": ("tracker", "checkpoint_seconds")}
 """Fields of a config that change no result, by section."""
 NUMBERS = {"per_item", "pseudo", "sizes"}
@@ -140,6 +145,9 @@ def from_json(values: Any, whose: str) -> Record:
     """The record in parsed JSON, of this version or an older one. UserError that begins with `whose`."""
     if not isinstance(values, dict) or type(values.get("schema")) is not int:
         raise UserError(f"{whose} is no record of a run: it has no schema")
+    for kind, fields in OTHERS.items():
+        if fields <= values.keys():
+            raise UserError(f"{whose} is the record of {kind}")
     first: int = values["schema"]
     if not 1 <= first <= VERSION:
         raise UserError(f"{whose} is a record of a run of schema version {first}, expected 1 to {VERSION}")

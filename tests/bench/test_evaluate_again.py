@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import cli, curves, evaluate_again, store
+from bench import cli, curves, evaluate_again, stages, store
 from bench.config import Config
 from bench.console import Console
 from bench.curve_arguments import CurveArguments, values_of
@@ -148,6 +148,31 @@ def test_a_missing_package_is_told_before_anything_is_measured(copy: Path, monke
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pycocoevalcap" else find(name))
     with pytest.raises(UserError, match="caption_cider needs pycocoevalcap"):
         evaluate_again.again(copy, EvaluateArguments(captions=2), QUIET)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("measured.json", None, "measured.json is gone: to train it anew, delete "),
+        ("trained.json", None, "trained.json is gone"),
+        ("weights.safetensors", None, "weights.safetensors is gone: to train it anew, delete "),
+        ("trained.json", "{}", "trained.json is damaged, expected metrics, notes, budgets, frozen_hash in it"),
+        ("trained.json", "[]", "trained.json is damaged"),
+        ("trained.json", "{", "not readable as JSON"),
+    ],
+)
+def test_what_is_gone_or_damaged_is_told_before_anything_is_measured(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str | None, sentence: str
+) -> None:
+    monkeypatch.setattr(stages, "measure_run", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(evaluate_again, "_check_judges", lambda *_: None)
+    kept = (copy / schema.FILE).read_bytes()
+    (copy / name).unlink()
+    if text is not None:
+        (copy / name).write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        evaluate_again.again(copy, EvaluateArguments(), QUIET)
+    assert (copy / schema.FILE).read_bytes() == kept and not (copy / evaluate_again.PLACE).exists()
 
 
 def test_a_number_that_would_be_lost_is_named(copy: Path) -> None:

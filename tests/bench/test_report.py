@@ -80,6 +80,21 @@ def test_with_nothing_that_reads_it_is_a_mistake_and_writes_nothing(tmp_path: Pa
     assert (tmp_path / "to" / "report.html").read_text() == "a good one"
 
 
+def test_samples_of_an_earlier_report_go_and_somebody_s_own_stay(tmp_path: Path):
+    bare = str(write_run(tmp_path / "bare", record_of("modular", samples=()), pictures=False))
+    full = str(write_run(tmp_path / "full", record_of("modular", seed=1), pictures=False))
+    to = tmp_path / "to"
+    to.mkdir()
+    (to / "samples.csv").write_text("mine")
+    assert cli.main(["report", bare, "--to", str(to)]) == 0
+    assert (to / "samples.csv").read_text() == "mine"
+    other = tmp_path / "other"
+    assert cli.main(["report", full, "--to", str(other)]) == 0
+    assert (other / "samples.csv").exists()
+    assert cli.main(["report", bare, "--to", str(other)]) == 0
+    assert not (other / "samples.csv").exists()
+
+
 def test_results_for_machines_are_the_records_numbers(tmp_path: Path):
     out = four(tmp_path / "runs", seeds=2)
     assert cli.main(["report", str(out)]) == 0
@@ -262,6 +277,9 @@ def test_what_can_t_be_compared_is_said(tmp_path: Path, capsys: pytest.CaptureFi
     a, b = pair(tmp_path, x=0.0)
     assert cli.main(["compare", a, b, "--metrics", "z"]) == 2
     assert "no number 'z' in either set" in capsys.readouterr().err
+    full = str(write_run(tmp_path / "full", record_of("modular"), pictures=False))
+    assert cli.main(["compare", full, full, "--metrics", "fid"]) == 2
+    assert "fid is missing: " in capsys.readouterr().err
     lost: Record = dataclasses.replace(record_of("modular"), status="failed", reason="a fire")
     gone = write_run(tmp_path / "lost", lost, pictures=False)
     assert cli.main(["compare", a, str(gone)]) == 2
@@ -286,6 +304,16 @@ def test_what_b_has_lost_is_no_pass(tmp_path: Path, capsys: pytest.CaptureFixtur
     capsys.readouterr()
     assert cli.main(["compare", a, less, "--metrics", "y", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["lost"] == ["y"]
+
+
+def test_another_record_of_the_same_run_is_told_and_no_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    record = record_of("modular")
+    for name, notes in (("a", ()), ("b", ("measured again",))):
+        write_run(tmp_path / name, dataclasses.replace(record, notes=notes), pictures=False)
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path), "--metrics", "caption_gap"]) == 0
+    assert "b/record.json: left out beside another record of the same run: a/record.json counts" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_number_that_one_seed_lacks_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -111,6 +111,21 @@ def test_what_is_done_is_not_done_again_and_a_changed_config_is_another_run(
     assert len(list((tmp_path / "runs").glob("good-*"))) == 5
 
 
+def test_a_done_run_without_its_weights_says_how_to_have_them_again(
+    tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str]
+):
+    assert run(tmp_path, config, "good") == 0
+    folder = only(tmp_path, "good")
+    (folder / store.WEIGHTS).write_bytes(b"")
+    capfd.readouterr()
+    assert run(tmp_path, config, "good") == 0
+    assert "done already\n" in capfd.readouterr().out
+    (folder / store.WEIGHTS).unlink()
+    assert run(tmp_path, config, "good") == 0
+    out = " ".join(capfd.readouterr().out.split())
+    assert f"done already, but weights.safetensors is gone: to train it anew, delete {folder} and run it again" in out
+
+
 def test_a_done_run_whose_record_is_damaged_is_worked_on_again(tmp_path: Path, config: Config):
     assert run(tmp_path, config, "good") == 0
     (only(tmp_path, "good") / schema.FILE).write_text("{")

@@ -273,6 +273,26 @@ def test_a_whole_name_is_that_run_though_it_begins_another(tmp_path: Path):
         store.find(folder.name[:-1], tmp_path)
 
 
+@pytest.mark.parametrize(("file", "text"), [(store.STATUS, "{"), (store.REQUEST, "{"), (store.REQUEST, "[]")])
+def test_a_damaged_run_is_not_passed_over_in_silence(tmp_path: Path, file: str, text: str):
+    first, second = asked(tmp_path), asked(tmp_path, seed=1)
+    other = asked(tmp_path, "projection")
+    for folder in (first, second, other):
+        store.write_state(folder, "done")
+    (second / file).write_text(text)
+    (tmp_path / "projection_two-tiny-01").mkdir()
+    (tmp_path / "projection_two-tiny-01" / store.REQUEST).write_text("{")  # another approach's
+    for asked_for in ("dual_tower", second.name, second.name[:-1], second.name[-8:] + "0" * 56):
+        with pytest.raises(UserError, match=f"run {second.name} is damaged, mend or delete .*: .*{file}"):
+            store.find(asked_for, tmp_path)
+    assert store.find(first.name, tmp_path) == first and store.find("projection", tmp_path) == other
+    shutil.rmtree(first)
+    shutil.rmtree(other)
+    (second / "record.json").write_text("{}")
+    with pytest.raises(UserError, match="is damaged"):  # rather than that there are records alone
+        store.find("dual_tower", tmp_path)
+
+
 def test_a_part_that_an_older_run_did_not_keep_is_no_other_source(tmp_path: Path):
     request = store.Request.read(asked(tmp_path))
     assert store.other_sources(request) == []

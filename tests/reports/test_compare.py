@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from bench.errors import UserError
 from metrics.statistics import Estimate
 from reports.compare import Line, _corrected, _fallen, comparison
 from reports.contenders import Contender
@@ -85,3 +88,18 @@ def test_what_is_of_true_pictures_alone_decides_nothing_unless_it_is_named(tmp_p
     (named,) = comparison(sides[:1], sides[1:], ("null_fd_x",)).lines
     assert named.counts
     assert [has_a_part(contenders[0], contenders[1], name) for name in told] == [False, False, True]
+
+
+def test_a_named_number_that_nobody_measured_is_a_mistake_with_the_records_reason(tmp_path: Path) -> None:
+    missing = Estimate.missing("the weights of Inception-v3 are not here", better="lower")
+    there = Estimate(value=1.0, low=0.9, high=1.1, n=9, better="lower")
+    places = [
+        write_run(tmp_path / side, record_of("modular", metrics={"fid": fid, "fd_x": there}), pictures=False)
+        for side, fid in (("a", missing), ("b", missing), ("c", there))
+    ]
+    for pattern in ("fid", "fi*"):
+        with pytest.raises(UserError, match=r"fid is missing: .*the weights of Inception-v3 are not here"):
+            comparison(places[:1], places[1:2], ["fd_x", pattern])
+    assert [each.metric for each in comparison(places[:1], places[1:2], ["f*"]).lines] == ["fd_x"]
+    (line,) = comparison(places[2:], places[:1], ["fid"]).lines
+    assert line.lost and line.counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from PIL import Image
 
 from reports import schema
 from reports.gather import Album, Picture, Run, gather
+from reports.reproductions import Reproduction
+from reports.sweeps import Sweep
 from tests.reports.records import record_of, whole, write_run
 
 
@@ -75,6 +78,35 @@ def test_of_the_same_run_from_two_places_the_done_one_counts(tmp_path: Path):
     for order in (["a", "b"], ["b", "a"]):
         (run,) = gather([tmp_path / name for name in order]).runs
         assert run.record.status == "done"
+
+
+def test_another_record_of_the_same_run_is_told_and_the_order_of_the_places_decides_nothing(tmp_path: Path):
+    done = record_of("modular")
+    for place, record in (("a", done), ("b", dataclasses.replace(done, notes=("measured again",))), ("c", done)):
+        write_run(tmp_path / place / "run", record, pictures=False)
+    for order in (["a", "b", "c"], ["c", "b", "a"], ["b", "a", "b"]):
+        found = gather([tmp_path / place / "run" for place in order])
+        assert [run.folder for run in found.runs] == [tmp_path / "a" / "run"]
+        (told,) = found.refused  # the copy that says the same is not
+        assert told.place == "b/run/record.json"
+        assert told.reason == "left out beside another record of the same run: a/run/record.json counts"
+
+
+@pytest.mark.parametrize("name", ["trials", "runs"])
+def test_around_a_folder_of_runs_that_folder_is_named(tmp_path: Path, name: str):
+    write_run(tmp_path / "made" / name / "a", record_of("modular"), pictures=False)
+    (told,) = gather([tmp_path / "made"]).refused
+    assert told.reason.endswith(f"holds runs in {name}: name made/{name}")
+
+
+def test_a_sweep_s_and_a_reproduction_s_record_are_told_for_what_they_are(tmp_path: Path):
+    for kind, folder in ((Sweep, "trials"), (Reproduction, "runs")):
+        file = tmp_path / f"{folder}.json"
+        file.write_text(json.dumps({field.name: 1 for field in dataclasses.fields(kind)}))
+        (told,) = gather([file]).refused
+        assert f"is the record of a {kind.__name__.lower()}, not of a run: name the folder of its runs, {folder}" in (
+            told.reason
+        )
 
 
 @pytest.mark.parametrize(
