@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 from bench.class_source import sources_read_once
-from bench.config import Config, TrainConfig
+from bench.config import Config
 from bench.errors import UserError, nearest
-from bench.presets import beside, load_config, preset
+from bench.presets import beside, check_unit, load_config, preset
 
 SHORT = {"--lm": "--model.lm", "--vae": "--model.vae", "--clip": "--model.clip"}
 """Short names of flags that every verb with a config takes."""
@@ -76,7 +76,8 @@ def parse(kind: type[Any], words: Sequence[str], *, verb: str, program: str, con
             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
         )
     config = _named_by_path(parsed.config, words) if configured else base
-    _check_budget(base.train, config.train, words)
+    if not last_values(words, "--train.amount") and last_values(words, "--field") != ["train.amount"]:
+        check_unit(base.train, config.train)
     return Parsed(arguments=_at_home(parsed.arguments), config=config)
 
 
@@ -156,26 +157,6 @@ def spelled_out(words: Sequence[str], own: Container[str] = ()) -> list[str]:
     """
     parted = [word.partition("=") for word in words]
     return [(flag if flag in own else SHORT.get(flag, flag)) + equals + value for flag, equals, value in parted]
-
-
-def _check_budget(before: TrainConfig, train: TrainConfig, words: Sequence[str]) -> None:
-    """UserError where the words change what a budget counts, and leave its amount in what it counted."""
-    if train.budget == before.budget or last_values(words, "--train.amount"):
-        return
-    batch = float(train.batch)
-    alike = {("images", "steps"): before.amount / batch, ("steps", "images"): before.amount * batch}
-    same = alike.get((before.budget, train.budget))
-    told = (
-        f", such as {same:g} for as much"
-        if same
-        else "; `plan` tells what a run takes"
-        if train.budget == "flops"
-        else ""
-    )
-    raise UserError(
-        f"--train.budget {train.budget} without --train.amount, which is {before.amount:g} {before.budget}: "
-        f"expected an amount of {train.budget}{told}"
-    )
 
 
 def _named_by_path(config: Config, words: Sequence[str]) -> Config:

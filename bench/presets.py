@@ -166,9 +166,28 @@ def load_config(path: Path) -> Config:
 
 
 def changed(config: Config, changes: dict[str, Any]) -> Config:
-    """A config with the leaves that nested `changes` name replaced. UserError on what is no field or not of its
-    type."""
-    return from_values(Config, _merge(asdict(config), changes))
+    """A config with the leaves that nested `changes` name replaced. UserError on what is no field or not of its type,
+    and on a budget of another kind without its amount."""
+    found = from_values(Config, _merge(asdict(config), changes))
+    if "amount" not in changes.get("train", {}):
+        check_unit(config.train, found.train)
+    return found
+
+
+def check_unit(before: TrainConfig, train: TrainConfig) -> None:
+    """UserError where a training's budget counts something else than before: its amount, left as it was, would be of
+    what was counted then."""
+    if train.budget == before.budget:
+        return
+    batch = float(max(1, train.batch))
+    alike = {("images", "steps"): before.amount / batch, ("steps", "images"): before.amount * batch}
+    told = "; `plan` tells what a run takes" if train.budget == "flops" else ""
+    if same := alike.get((before.budget, train.budget)):
+        told = f", such as {same:g} for as much"
+    raise UserError(
+        f"train.budget is {train.budget}, and train.amount is still the {before.amount:g} {before.budget} of before: "
+        f"expected an amount of {train.budget}, too{told}"
+    )
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def fidelity_metrics(
     keys: Sequence[str] | None = None,
 ) -> dict[str, Estimate]:
     """`distance_metrics`, and `precision`, `recall`, `density`, `coverage`, of generated against real pictures; `k` in
-    their details."""
+    their details. These four are dealt into blocks alike, so that the largest k has neighbours left without a block."""
     found = distance_metrics(generated, real, held_out, through_vae, blocks=blocks, keys=keys)
     maker = _Maker(details=_details(generated, real), blocks=blocks, keys=keys)
     shares = {"precision": k, "recall": k, "density": k_coverage, "coverage": k_coverage}
@@ -224,7 +224,7 @@ def fidelity_metrics(
     blocks = maker.dealt(generated, real, max(shares.values()))
     made = neighbour_shares(generated.values, real.values, k=k, k_coverage=k_coverage, blocks=blocks)
     for name, values in made.items():
-        share = maker.estimate(values, len(generated), better="higher", unit="share", k=shares[name])
+        share = maker.estimate(values, generated, real, better="higher", unit="share", k=shares[name])
         found[name] = share if name == "density" else _clipped(share)
     return found
 
@@ -301,7 +301,7 @@ class _Maker:
         if reason := _unfit(first, second):
             return Estimate.missing(reason, better="lower")
         a, b = first.values.astype(np.float64), second.values.astype(np.float64)
-        return self.estimate(by(a, b, self.dealt(first, second)), len(a), better="lower")
+        return self.estimate(by(a, b, self.dealt(first, second)), first, second, better="lower")
 
     def dealt(self, first: Features, second: Features, k: int = 0) -> int:
         """Into how many blocks two sets are dealt; 0 where they are too small for an interval. k: neighbours that must
@@ -310,11 +310,15 @@ class _Maker:
         blocks = self.blocks if fewest >= 4 * self.blocks else max(2, fewest // 4)
         return 0 if fewest < 8 or fewest - -(-fewest // blocks) <= k else blocks
 
-    def estimate(self, values: Floats, n: int, *, better: Better, unit: str = "", **details: Any) -> Estimate:
-        """Of a statistic of n pictures and then without each block."""
-        told = of_blocks(values, n, keys=self.keys, unit=unit, better=better, details={**self.details, **details})
-        few = len(values) == 1 and told.value is not None
-        return replace(told, reason=f"{n} pictures are too few for an interval") if few else told
+    def estimate(
+        self, values: Floats, first: Features, second: Features, *, better: Better, unit: str = "", **details: Any
+    ) -> Estimate:
+        """Of a statistic of two sets, whole and then without each block."""
+        details = {**self.details, **details}
+        told = of_blocks(values, len(first), keys=self.keys, unit=unit, better=better, details=details)
+        if len(values) > 1 or told.value is None:
+            return told
+        return replace(told, reason=f"{min(len(first), len(second))} pictures are too few for an interval")
 
 
 def _clipped(estimate: Estimate) -> Estimate:

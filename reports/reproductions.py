@@ -67,7 +67,7 @@ class Ordering:
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduction:
-    """One table, tried. status: done where every run is. share: of the preset's budget that each run got. config: that
+    """One table, tried. status: done where every run is. share: of the budget that each run got. config: that
     of all runs, but for the seed."""
 
     schema: int = 1

@@ -337,7 +337,7 @@ def test_refusals_say_what_is_expected(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "text", "message"), [
-    ("csv", "file_name,text\na.png,a\n\nb.png,a cat, asleep\n", "line 4: it has 3 fields, expected 2: put quotes"),
+    ("csv", "file_name,text\na.png,a,\n\nb.png,a cat, asleep\n", "line 4: it has 3 fields, expected 2: put quotes"),
     ("csv", "file_name,text,text\na.png,a,b\n", "line 1: it has two columns named text"),
     ("csv", 'file_name,text\na.png,"a cat\nb.png,b\n', "line 2: unexpected end of data: is a quote unclosed"),
     ("jsonl", '[\n{"file_name": "a"},\n{"file_name": "b"}\n]', "is one JSON array: expected one JSON object"),

@@ -150,6 +150,10 @@ def row(**more: Any) -> dict[str, Any]:
         ),
         ({"config": {"train": {"patch_chanels": 0}}}, "unknown field 'train.patch_chanels': did you mean"),
         ({"config": {"train": {"batch": 0}}}, "train.batch is 0, expected"),
+        (
+            {"config": {"train": {"budget": "steps"}}},
+            "train.budget is steps, and train.amount is still the 10800",
+        ),
         ({"config": {"preset": "base"}}, "config holds preset, which --preset chooses: expected fields such as train"),
     ],
 )

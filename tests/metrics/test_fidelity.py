@@ -199,6 +199,8 @@ def test_sets_that_cant_be_measured_have_reasons() -> None:
     some = fidelity_metrics(features(normal(5, 4, 1)), real)
     assert some["fd_test"].value is not None and some["fd_test"].low is None and "5 pictures" in some["fd_test"].reason
     assert some["precision"].value is None
+    fewer = fidelity_metrics(features(normal(50, 4, 1)), features(normal(7, 4, 2)))["fd_test"]
+    assert fewer.low is None and fewer.reason == "7 pictures are too few for an interval"
     broken = normal(50, 4, 1)
     broken[3] = np.nan
     assert "1 of 50 pictures are not finite" in fidelity_metrics(features(broken), real)["kid_test"].reason
