@@ -76,7 +76,7 @@ def parse(kind: type[Any], words: Sequence[str], *, verb: str, program: str, con
             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
         )
     config = _named_by_path(parsed.config, words) if configured else base
-    if not last_values(words, "--train.amount") and last_values(words, "--field") != ["train.amount"]:
+    if not last_values(words, "--train.amount"):
         check_unit(base.train, config.train)
     return Parsed(arguments=_at_home(parsed.arguments), config=config)
 

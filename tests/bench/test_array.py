@@ -23,7 +23,6 @@ from bench.errors import UserError
 from bench.exits import FAILED
 from bench.files import read_json
 from bench.hardware import VISIBLE
-from bench.parsing import parse
 from bench.reproduce_arguments import ReproduceArguments
 from bench.sweep_arguments import SweepArguments
 from reports import schema
@@ -281,10 +280,3 @@ def test_mistakes_are_answered_with_a_sentence(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="array starts runs of its own: start it without a launcher"):
         ArrayArguments().check(Config())
-
-
-def test_amounts_may_be_varied_in_another_unit_than_the_presets() -> None:
-    words = "--field train.amount --values 100 200 --train.budget steps --approach modular".split()
-    found = parse(ArrayArguments, words, verb="array", program=cli.PROGRAM, configured=True)
-    varied = [point.config.train for point in array_arguments.points(found.arguments, found.config)]
-    assert [(train.budget, train.amount) for train in varied] == [("steps", 100.0), ("steps", 200.0)]
