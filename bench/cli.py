@@ -180,12 +180,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
-        if "home directory" not in str(error):  # pathlib's words for ~name where nobody has that name
-            return _internal(error, words, debug)
-        named = next((word for word in words if "~" in word), "a path")
-        print(f"error: {named} begins with ~ and a name that no user here has: ./~name is a file", file=sys.stderr)
-        return 2
     except SystemExit as exit_:  # --help
         return exit_.code if isinstance(exit_.code, int) else 0
     except Exception as error:

@@ -3,7 +3,6 @@ whole; what changed is told, and noted in it."""
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,7 @@ from bench.meter import now
 from bench.picture_metrics import clip_of, inception_of
 from bench.plain import plain
 from bench.validation import check_names, validate
-from metrics.registry import EXTRACTORS
+from metrics.registry import EXTRACTORS, cider_obstacle
 from metrics.statistics import Estimate
 from reports import schema
 from reports.contenders import flat
@@ -156,8 +155,8 @@ def _check_judges(run: stages.Run, arguments: EvaluateArguments, before: Record)
     if arguments.clip is not None or has(before.metrics, "clip_score"):
         check_place(run.request, "model.clip", run.config.model.clip)
         clip_of(run.config, run.device)
-    if has(before.metrics, "caption_cider") and importlib.util.find_spec("pycocoevalcap") is None:
-        raise UserError("caption_cider needs pycocoevalcap: install this project's extra 'data'")
+    if has(before.metrics, "caption_cider") and (obstacle := cider_obstacle()):
+        raise UserError(f"caption_cider can't be measured: {obstacle}")
     distances = [name for name in before.metrics if name.startswith("fd_") and name != "fd_inception_v3_other"]
     if has(before.metrics, *distances):
         extractor = run.config.evaluate.extractor

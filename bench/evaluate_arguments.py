@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 from bench import store
 from bench.config import Config
 from bench.errors import UserError
+from bench.files import at_home
 from bench.hands_on_arguments import PLACE, RUN
 from bench.ranges import Range
 
@@ -51,7 +52,7 @@ class MeasuringArguments:
 
         if self.extractor is not None and (obstacle := EXTRACTORS[self.extractor].obstacle()):
             raise UserError(f"--extractor is '{self.extractor}', which can't run here: {obstacle}")
-        if self.inception is not None and not self.inception.expanduser().is_file():
+        if self.inception is not None and not at_home(self.inception).is_file():
             raise UserError(f"--inception {self.inception}: no such file, expected Inception-v3's weights")
         if self.clip is not None:
             check_clip(self.clip, "--clip")

@@ -27,11 +27,21 @@ FULL = tuple(word for number in REFUSALS[:2] for word in (os.strerror(number), f
 """How libraries that raise no OSError say that a disk is full, or that one's share of it is."""
 
 
+def at_home(path: str | Path) -> Path:
+    """The path with its ~ as the home folder. Where nobody has that name, or home, it stays as it is: a file that isn't
+    there."""
+    return Path(os.path.expanduser(path))
+
+
 def cache_directory() -> Path:
-    """Where derived files live: $BENCH_CACHE, else $XDG_CACHE_HOME/draw-bench, else ~/.cache/draw-bench."""
+    """Where derived files live: $BENCH_CACHE, else $XDG_CACHE_HOME/draw-bench, else ~/.cache/draw-bench. UserError
+    where nobody has a home."""
     if chosen := os.environ.get("BENCH_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "draw-bench"
+        return at_home(chosen)
+    caches = at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    if caches.parts[:1] == ("~",):
+        raise UserError("this user has no home folder to keep caches in: name a folder in BENCH_CACHE")
+    return caches / "draw-bench"
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from bench.data.loose import Files, Loose, look, named
 from bench.data.sources import has_metadata
 from bench.errors import UserError
 from bench.exits import DONE
-from bench.files import write_json
+from bench.files import at_home, write_json
 from bench.judge_arguments import JudgeArguments, is_run
 from bench.measured import Measured, Names
 from bench.picture_metrics import CLIP, FID, NEIGHBOURS, as_fid, clip_of, distances, inception_of
@@ -83,7 +83,7 @@ def main(arguments: JudgeArguments, config: Config, console: Console) -> int:
     if console.as_json:
         console.emit(values)
     if arguments.to is not None:
-        write_json(arguments.to.expanduser(), values)
+        write_json(at_home(arguments.to), values)
     return DONE
 
 
@@ -139,7 +139,7 @@ def _kept(folder: Path, part: Literal["drawn", "true"]) -> Given:
 def _reference(arguments: JudgeArguments) -> Given | None:
     """The real pictures; None where there are none."""
     if arguments.reference is not None:
-        return _given(arguments.reference.expanduser(), "true")
+        return _given(at_home(arguments.reference), "true")
     return _given(arguments.place, "true") if is_run(arguments.place) else None
 
 

@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from bench.config import Config
 from bench.errors import UserError
 from bench.evaluate_arguments import MeasuringArguments
-from bench.files import read_json
+from bench.files import at_home, read_json
 from bench.hands_on_arguments import PLACE
 from bench.ranges import Range
 from bench.store import SAMPLES
@@ -43,14 +43,14 @@ class JudgeArguments(MeasuringArguments):
     @property
     def place(self) -> Path:
         """Where the pictures to judge lie."""
-        return Path(self.drawn).expanduser()
+        return at_home(self.drawn)
 
     def check(self, config: Config) -> None:
         """UserError where there are no such folders, or something to measure with is not there."""
         if not self.drawn:
             raise UserError(f"'judge' needs DRAWN, {DRAWN}")
         _check_folder(self.place, "DRAWN", DRAWN)
-        if (reference := self.reference and self.reference.expanduser()) is not None:
+        if (reference := self.reference and at_home(self.reference)) is not None:
             _check_folder(reference, "--reference", "a folder of real pictures")
             inner, outer = reference.resolve(), self.place.resolve()
             if inner != outer and (inner.is_relative_to(outer) or outer.is_relative_to(inner)):
@@ -60,7 +60,7 @@ class JudgeArguments(MeasuringArguments):
                 )
         super().check(config)
         if self.to is not None:
-            _check_target(self.to.expanduser())
+            _check_target(at_home(self.to))
 
 
 def is_run(folder: Path) -> bool:

@@ -23,6 +23,7 @@ from bench.errors import UserError, nearest
 from bench.files import read_json
 from bench.own_settings import check_settings
 from bench.registry import Registry, at
+from metrics.registry import cider_obstacle
 
 REGISTRIES = (
     ("approaches", "approaches.registry:APPROACHES"),
@@ -95,8 +96,8 @@ def _metrics() -> Iterator[Item]:
 
 def _unmeasured(name: str) -> str:
     """Why no run here would have a metric; "" where one may."""
-    if name == "caption_cider" and importlib.util.find_spec("pycocoevalcap") is None:
-        return "CIDEr needs pycocoevalcap: install this project's extra 'data'"
+    if name == "caption_cider":
+        return cider_obstacle()
     if name in ("fid", "kid"):
         from metrics.inception_weights import find_weights
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import difflib
 import io
-import os
 import re
 import types
 import typing
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from bench.class_source import sources_read_once
 from bench.config import Config
 from bench.errors import UserError, nearest
+from bench.files import at_home
 from bench.presets import beside, check_unit, load_config, preset
 
 SHORT = {"--lm": "--model.lm", "--vae": "--model.vae", "--clip": "--model.clip"}
@@ -95,7 +95,7 @@ def _check_empty(words: Sequence[str], kind: type[Any], flags: dict[str, Any]) -
 def _at_home(arguments: Any) -> Any:
     """The arguments with every path's ~ as the home folder: a shell expands it only where a word begins."""
     own = {item.name: getattr(arguments, item.name) for item in dataclasses.fields(arguments)}
-    found = {name: Path(os.path.expanduser(value)) for name, value in own.items() if isinstance(value, Path)}
+    found = {name: at_home(value) for name, value in own.items() if isinstance(value, Path)}
     return replace(arguments, **found) if found else arguments
 
 
@@ -143,7 +143,7 @@ def base_of(words: Sequence[str]) -> Config:
         raise UserError("--preset and --config both name a config to start from, expected one of them")
     lm = last_values(words, "--model.lm")
     if file:
-        config = load_config(Path(file[-1]).expanduser())
+        config = load_config(at_home(file[-1]))
         return replace(config, model=replace(config.model, lm=lm[-1])) if lm else config
     config = preset(name[-1] if name else "tiny")
     return beside(config, lm[-1]) if lm else config

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from bench.console import Console
 from bench.costs import COSTS, drawing_costs
 from bench.data.scene import Scene
 from bench.errors import UserError
+from bench.files import at_home
 from bench.measured import Measured, Names
 from bench.memorisation import SEEN, memorisation
 from bench.sampler import Drawn, Sampling, draw
@@ -146,14 +146,14 @@ def _finite(latents: torch.Tensor) -> torch.Tensor:
 def clip_of(config: Config, device: torch.device) -> Clip:
     """The config's CLIP. UserError where it can't be had."""
     name = config.model.clip
-    local = name.startswith("shipped:") or Path(name).expanduser().exists()
+    local = name.startswith("shipped:") or at_home(name).exists()
     return Clip(resolve(name, field="model.clip").location if local else name, device=device)
 
 
 def inception_of(config: Config, device: torch.device) -> Inception:
     """Inception-v3, with the weights that the config names. UserError where they can't be had."""
     path = config.evaluate.inception
-    return Inception(Path(path).expanduser() if path else None, device=device)
+    return Inception(at_home(path) if path else None, device=device)
 
 
 def as_fid(

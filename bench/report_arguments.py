@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 from bench import store
 from bench.config import Config
 from bench.errors import UserError, nearest
+from bench.files import at_home
 from bench.hands_on_arguments import PLACE
 from reports import schema
 
@@ -80,8 +81,8 @@ def report_places(arguments: ReportArguments) -> list[Path]:
 def set_of(text: str, out: Path) -> list[Path]:
     """The places that one word means: paths with commas between, or beginnings of runs' names in `out`, each of which
     means all that begin so."""
-    if text and os.path.exists(Path(text).expanduser()):  # a folder may have a comma in its name; a long list is none
-        return [Path(text).expanduser()]
+    if text and os.path.exists(at_home(text)):  # a folder may have a comma in its name; a long list is none
+        return [at_home(text)]
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
         raise UserError(f"'{text}' names no run, expected a run, a folder of runs, or several with commas between")
@@ -94,7 +95,7 @@ def one_contender(text: str, out: Path) -> list[Path]:
     from reports.contenders import contenders
     from reports.gather import gather
 
-    if os.path.exists(Path(text).expanduser()):
+    if os.path.exists(at_home(text)):
         return set_of(text, out)
     meant: list[Path] = []
     for part in filter(None, map(str.strip, text.split(","))):
@@ -114,7 +115,7 @@ def one_contender(text: str, out: Path) -> list[Path]:
 def places(text: str, out: Path) -> list[Path]:
     """A path that exists, or the runs whose names begin so, in its folder or in `out`. UserError that suggests the
     nearest."""
-    path = Path(text).expanduser()
+    path = at_home(text)
     if os.path.exists(path):  # unlike Path's, of a name of any length
         return [path]
     if path.parent != Path("."):

@@ -19,6 +19,7 @@ from approaches.registry import ALL, APPROACHES
 from bench import launch
 from bench.config import Config, EvaluateConfig
 from bench.errors import UserError, nearest
+from bench.files import at_home
 from bench.own_settings import check_settings
 from bench.parsing import last_values
 from bench.presets import is_foreign
@@ -159,7 +160,7 @@ def _check_judges(config: Config) -> None:
     extractor, path = config.evaluate.extractor, config.evaluate.inception
     if (obstacle := EXTRACTORS[extractor].obstacle()) and extractor != EvaluateConfig().extractor:
         raise UserError(f"evaluate.extractor is '{extractor}', which can't run here: {obstacle}")
-    if path and not Path(path).expanduser().is_file():
+    if path and not at_home(path).is_file():
         raise UserError(f"evaluate.inception is '{path}': no such file, expected Inception-v3's weights")
 
 

@@ -24,7 +24,7 @@ from bench import launch
 from bench.config import Config, from_values
 from bench.environment import ROOT, source_hash
 from bench.errors import UserError, nearest
-from bench.files import hash_bytes, read_json, write_json
+from bench.files import at_home, hash_bytes, read_json, write_json
 from bench.plain import plain
 from reports import schema
 
@@ -306,7 +306,7 @@ def damaged(out: Path) -> list[Path]:
 def find(text: str, out: Path) -> Path:
     """The folder of the done run that `text` means: a folder, the beginning of one run's name or key under `out`, or an
     approach's name, for its latest. UserError that suggests the nearest, or says what is damaged, or not done."""
-    folder = Path(os.path.expanduser(text))  # os.path, for which no text is too long or of no user
+    folder = at_home(text)
     if os.path.isfile(folder / REQUEST):
         return _done(folder, read_state(folder))
     if os.path.isfile(folder / schema.FILE):

@@ -23,6 +23,7 @@ from scipy.optimize import linear_sum_assignment
 import bench.torchvision_guard  # noqa: F401  (before torchmetrics, which imports torchvision)
 from bench.data.scene import BACKGROUNDS, COLOURS, Demand, Scene, Thing, satisfied, stands
 from bench.seeds import derive
+from metrics.registry import cider_obstacle
 from metrics.statistics import ONE_ITEM, Estimate, bootstrap, mean_estimate
 
 NUMBERS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
@@ -323,12 +324,12 @@ def cider(captions: Sequence[str], references: Sequence[Sequence[str]], *, seed:
     """CIDEr-D, sigma 6, times 10 (Vedantam et al., arXiv 1411.5726), by the COCO captions' own code, with document
     frequencies from these references; a bootstrap over captions. Missing without the package, and below two captions,
     where every word's weight would be 0."""
-    try:
-        from pycocoevalcap.cider.cider import Cider
-    except ImportError:
-        return Estimate.missing("CIDEr needs pycocoevalcap: install this project's extra 'data'", better="higher")
+    if obstacle := cider_obstacle():
+        return Estimate.missing(obstacle, better="higher")
     if len(captions) < 2:
         return Estimate.missing(f"CIDEr needs two captions or more, there are {len(captions)}", better="higher")
+    from pycocoevalcap.cider.cider import Cider
+
     known = {i: [words_of(text) for text in texts] for i, texts in enumerate(references)}
     said = {i: [words_of(text)] for i, text in enumerate(captions)}
     _, values = Cider().compute_score(known, said)

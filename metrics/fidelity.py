@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from bench.errors import UserError
 from metrics.extraction import Extractor, Features, extract
-from metrics.statistics import BLOCKS, Better, Estimate, Ids, deal, of_blocks
+from metrics.statistics import BLOCKS, Better, Estimate, Ids, deal, of_blocks, without_blocks
 
 __all__ = [
     "Extractor", "Features", "Floats", "distance_metrics", "extract", "fidelity_metrics", "frechet_distance",
@@ -67,10 +67,7 @@ def _root(features: Floats) -> Floats:
 def _frechet_of_blocks(first: Floats, second: Floats, blocks: int) -> Floats:
     """`frechet_distance` of two sets, and then without block after block of a jackknife, blocks + 1."""
     distance = _frechet_of_subsets(first, second)
-    parts = [_parts(each, number, blocks) for number, each in enumerate((first, second))]
-    left = [(np.arange(0), np.arange(0)), *zip(*parts, strict=True)][: blocks + 1]
-    i, j = np.arange(len(first)), np.arange(len(second))
-    return np.array([distance(np.delete(i, out_i), np.delete(j, out_j)) for out_i, out_j in left])
+    return np.array([distance(i, j) for i, j in without_blocks((len(first), len(second)), blocks)])
 
 
 def _parts(features: Floats, number: int, blocks: int) -> list[Ids]:

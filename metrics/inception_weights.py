@@ -7,16 +7,15 @@ import os
 from pathlib import Path
 
 from bench.errors import UserError
+from metrics.registry import hub_folder
 
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_PREFIX = "6726825d"  # of the SHA-256, as in the name
 
 
 def usual_place() -> Path:
-    """Where torch-fidelity keeps the weights that it downloads: in torch's hub folder, as torch finds it."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    home = Path(os.environ.get("TORCH_HOME") or cache / "torch")
-    return home.expanduser() / "hub" / "checkpoints" / WEIGHTS
+    """Where torch-fidelity keeps the weights that it downloads."""
+    return hub_folder() / "checkpoints" / WEIGHTS
 
 
 def find_weights(path: Path | None = None) -> Path:

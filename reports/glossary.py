@@ -16,6 +16,7 @@ from typing import Any
 from metrics.statistics import Estimate
 
 RETENTION = "perplexity_retention"
+BESIDE_DISTANCES = ("null_", "vae_")  # distances of true pictures, which stand beside another
 ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 SCALES: dict[str, tuple[tuple[float, str], ...]] = {
     "bytes": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes")),
@@ -47,7 +48,7 @@ def known() -> dict[str, Any]:
 
 def of_the_truth(name: str) -> bool:
     """Whether a number is of true pictures alone, so that what was trained and drawn has no part in it."""
-    return name.startswith(("null_", "vae_")) or name == "parser_accuracy"
+    return name.startswith(BESIDE_DISTANCES) or name == "parser_accuracy"
 
 
 @cache

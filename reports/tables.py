@@ -10,6 +10,7 @@ from metrics.statistics import COUNTED, Estimate
 from reports.contenders import NO_ITEMS, Contender, Judge, flat, items_each
 from reports.glossary import (
     ARROWS,
+    BESIDE_DISTANCES,
     Meaning,
     Scale,
     common_digits,
@@ -29,7 +30,6 @@ DISTANCES = ("fid", "fd_dinov2", "fd_*", "kid_*")
 RANK_DEFICIENT = (
     "n is no larger than the number of features: the distance is far above its limit, by an amount that n sets"
 )
-BESIDE_DISTANCES = ("null_", "vae_")  # distances that stand beside another
 
 
 @dataclass(frozen=True, kw_only=True)

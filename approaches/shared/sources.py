@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError, nearest
-from bench.files import hash_bytes, hash_file
+from bench.files import at_home, hash_bytes, hash_file
 
 WEIGHTS = Path(__file__).parent / "weights"
 BESIDE = re.compile(
@@ -86,7 +86,7 @@ def resolve(text: str, *, field: str = "model") -> Source:
         return Source(text=text, path=known[name])
     if scheme == "package":
         return Source(text=text, path=_package_file(name, field))
-    path = Path(os.path.expanduser(text))
+    path = at_home(text)
     if text and os.path.exists(path):  # the path of an empty text is the working directory
         return Source(text=text, path=path)
     if text.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(text):

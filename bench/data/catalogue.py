@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.config import DataConfig
 from bench.data import sources
 from bench.data.fonts import NO_FONT, choose_font, find_font
 from bench.errors import UserError, nearest
+from bench.files import at_home
 from bench.registry import Registry
 from bench.validation import check_bounds
 
@@ -40,9 +40,9 @@ DATASETS.add(
 
 
 def _no_path(path: str | None) -> None:
-    if path is not None and not Path(path).expanduser().exists():
+    if path is not None and not at_home(path).exists():
         raise UserError(f"--data.path {path}: no such file or folder; a hub id goes with --data.name hub")
-    if path is not None and Path(path).expanduser().is_file():
+    if path is not None and at_home(path).is_file():
         raise UserError(f"--data.path {path} is a file, expected a folder of pictures, or tar shards")
     if path is not None:
         raise UserError(f"--data.path {path}: dataset 'shapes' is generated and reads no path")

@@ -23,6 +23,7 @@ from bench.data.pictures import read
 from bench.data.sources import beside, metadata_files
 from bench.data.splits import ALIASES, rank_of
 from bench.errors import UserError
+from bench.files import at_home
 
 CAPTION_COLUMNS = ("text", "caption", "captions")
 
@@ -95,7 +96,7 @@ def rows_of(path: str | None, exclusions: Counter[str]) -> list[Row]:
     rows: dict[str, Row] = {}
     files = metadata_files(path)
     if not files:
-        return list(_pictures(Path(str(path)).expanduser(), exclusions))
+        return list(_pictures(at_home(str(path)), exclusions))
     for metadata, told in files:
         prefix = "" if told is None else metadata.parent.name
         for values in _read(metadata, exclusions):

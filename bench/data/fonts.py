@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.errors import UserError
+from bench.files import at_home
 
 NO_FONT = "no colour-emoji font found: install fonts-noto-color-emoji (Debian/Ubuntu) or pass --data.path FONT.ttf"
 
@@ -53,7 +54,7 @@ def choose_font(path: str | None) -> Path:
         if (font := find_font()) is None:
             raise UserError(NO_FONT)
         return font
-    font = Path(path).expanduser()
+    font = at_home(path)
     if not font.is_file():
         raise UserError(f"--data.path {path}: no such font file; expected a colour-emoji font (.ttf, .ttc)")
     match colour_format(font):
@@ -69,7 +70,7 @@ def choose_font(path: str | None) -> Path:
 
 def _candidates() -> Iterator[Path]:
     """Files in the usual font folders, and in fontconfig's list, that are named like an emoji font."""
-    home = Path.home()
+    home = at_home("~")
     data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
     folders = [
         Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), data / "fonts", home / ".fonts",

@@ -20,6 +20,7 @@ from bench.data.pictures import PictureError, read
 from bench.data.sources import hub_source, saved
 from bench.data.splits import named_split, rank_of
 from bench.errors import UserError
+from bench.files import at_home
 from bench.reach import hub_or_cache
 
 CAPTION_COLUMNS = (
@@ -122,7 +123,7 @@ def _open(source: str) -> dict[str, Any]:
     except ImportError as error:
         raise UserError("dataset 'hub' needs the package datasets: pip install '.[data]'") from error
 
-    folder = Path(source).expanduser()
+    folder = at_home(source)
     try:
         if saved(folder):
             opened = datasets.load_from_disk(str(folder))

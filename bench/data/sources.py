@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench.data.splits import ALIASES, named_split
 from bench.errors import UserError
+from bench.files import at_home
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 PICTURES = ("jpg", "jpeg", "png", "webp")
@@ -37,7 +38,7 @@ def metadata_files(path: str | None) -> list[tuple[Path, str | None]]:
     """The metadata files of an image folder, each with the split that its sub-folder speaks of (None at the root); none
     where captions lie beside the pictures: see `beside`. UserError where there is no folder, or neither in it."""
     given = require_path(path, "folder", "a folder of pictures with metadata.jsonl or metadata.csv, or a .txt to each")
-    folder = Path(given).expanduser()
+    folder = at_home(given)
     if not folder.is_dir():
         raise UserError(f"--data.path {given}: {'not a folder' if folder.exists() else 'no such folder'}")
     with os.scandir(folder) as children:  # of many pictures: it knows folders without asking for each
@@ -93,7 +94,7 @@ def shards(path: str | None) -> list[Shard]:
     given = require_path(path, "webdataset", "a folder of .tar shards, or a pattern such as shards-{000..003}.tar")
     if "://" in given or given.startswith("pipe:"):
         raise UserError(f"--data.path {given}: shards are read from disk; download them first and pass their folder")
-    root = Path(given).expanduser()
+    root = at_home(given)
     if root.is_dir():
         files = sorted(file for file in root.rglob("*.tar") if file.is_file())
     else:
@@ -137,8 +138,8 @@ def hub_source(path: str | None) -> str:
     """A local folder, or a hub id ("owner/name", with ":configuration" behind it where it has several). UserError where
     it can be neither."""
     given = require_path(path, "hub", "a Hugging Face dataset id such as owner/name, or a dataset's folder")
-    if Path(given).expanduser().exists():
-        if not Path(given).expanduser().is_dir():
+    if at_home(given).exists():
+        if not at_home(given).is_dir():
             raise UserError(f"--data.path {given} is a file; expected a folder or a hub id such as owner/name")
     elif given.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?", given):
         raise UserError(f"--data.path {given}: no such folder, and no hub id such as owner/name")
@@ -150,7 +151,7 @@ def dataset_of(name: str, path: str | None) -> str:
     is only that one knows."""
     if name not in ("shapes", "folder", "webdataset", "hub") or not path:
         return ""
-    root = Path(path).expanduser()
+    root = at_home(path)
     if root.is_dir():
         if has_metadata(root) or any(name and text for name, text in beside(root)):
             return "folder"
@@ -162,7 +163,7 @@ def dataset_of(name: str, path: str | None) -> str:
 
 def text_of(path: str | None) -> str:
     """The corpus that reads a path, by what lies there; "" where nothing does."""
-    root = Path(path or "").expanduser()
+    root = at_home(path or "")
     if not path or not root.exists():
         return ""
     return "file" if root.is_file() else "hub" if saved(root) or any(root.rglob("*.parquet")) else "folder"

@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.config import TextConfig
 from bench.data.dataset import SPLITS
 from bench.errors import UserError, nearest
-from bench.files import hash_bytes, whole_characters
+from bench.files import at_home, hash_bytes, whole_characters
 from bench.registry import Registry
 from bench.seeds import derive
 
@@ -191,7 +191,7 @@ def check_path(config: TextConfig) -> None:
 
 def _check_pathless(config: TextConfig) -> None:
     if config.name in PATHLESS and config.path is not None:
-        there = Path(config.path).expanduser().exists()
+        there = at_home(config.path).exists()
         wanted = "--text.name file or folder reads it" if there else "a hub id goes with --text.name hub"
         missing = "" if there else "no such file or folder, and "
         raise UserError(f"--text.path {config.path}: {missing}{config.name} reads none; {wanted}")
@@ -285,7 +285,7 @@ def require_path(config: TextConfig) -> Path:
     """config.path, which must exist; UserError otherwise."""
     if not config.path:
         raise UserError(f"text corpus '{config.name}' needs text.path")
-    path = Path(config.path).expanduser()
+    path = at_home(config.path)
     if not path.exists():
         raise UserError(f"text.path {path} doesn't exist")
     return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from bench.config import TextConfig
@@ -13,6 +12,7 @@ from bench.data.sources import saved
 from bench.data.splits import ALIASES
 from bench.data.text import Document, LoadedCorpus, Progress, chunk, silent, split_by_group
 from bench.errors import UserError
+from bench.files import at_home
 from bench.reach import hub_or_cache
 
 LIMIT = 200_000_000  # characters of one split, since a corpus is held in memory
@@ -51,7 +51,7 @@ def _load(path: str) -> dict[str, Any]:
         import datasets
     except ImportError as error:
         raise UserError(f"text corpus 'hub' needs the package datasets, which can't be imported: {error}") from error
-    local = Path(path).expanduser()
+    local = at_home(path)
     attempts = [(str(local), None)] if local.exists() else _readings(path)
     failures = []
     with hub_or_cache(needed=not local.exists()):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from approaches.registry import APPROACHES
 from bench.config import Config, from_values
 from bench.errors import UserError, nearest
-from bench.files import read_json
+from bench.files import at_home, read_json
 from bench.plain import build
 from bench.presets import changed
 from bench.validation import check_bounds, validate
@@ -76,7 +76,7 @@ def table(name: str) -> Table:
     if name in names():
         return _of_file(FOLDER / f"{name}.json")
     if name.endswith(".json"):
-        return _of_file(Path(name).expanduser())
+        return _of_file(at_home(name))
     raise UserError(f"unknown table '{name}': {nearest(name, names())}, or give a path to a .json file")
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import sys
+import importlib.util
 from dataclasses import replace
 
 import numpy as np
@@ -193,7 +193,8 @@ def test_cider_is_ten_for_the_references_themselves_and_falls() -> None:
 
 
 def test_without_the_package_cider_is_missing_and_bleu_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider", None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pycocoevalcap" else find(name))
     found = caption_metrics(["a b c d", "e f g h"], [PAIR, replace(PAIR)], [["a b c d"], ["e f g h"]])
     assert found["caption_cider"].value is None and "pycocoevalcap" in found["caption_cider"].reason
     assert found["caption_bleu4"].value == pytest.approx(1)
