@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ NoiseFor = Callable[[Sequence[int], int], Tensor]
 class Prompt:
     """One request. segments: ordered (modality, content): ("text", str) or ("image", a clean latent, C H W).
 
-    scene: what the text describes, where that is known; only an oracle may look.
+    scene: what the text describes, where that is known and the approach is an oracle: see `Approach.prompts`.
     """
 
     segments: tuple[tuple[str, Any], ...]
@@ -104,8 +104,9 @@ class Batch:
     """What every approach sees in one step, the same for all.
 
     draw: rows to draw, each at K levels of noise side by side: `times` (B K) and `noise` (B K C H W, B and K in one);
-    `empty` (B bool) marks those whose caption is left out. describe: rows to describe, from clean latents. text: R W
-    windows of plain text, for those that replay. place: (index, parts), of a part of a batch.
+    `empty` (B bool) marks those whose caption is left out. describe: rows to describe, from clean latents. text: R
+    windows of plain text, a token longer than train.replay_tokens, for those that replay. place: (index, parts), of a
+    part of a batch. parent: what `whole` gives.
     """
 
     step: int
@@ -120,7 +121,7 @@ class Batch:
 
     @property
     def whole(self) -> Batch:
-        """The batch that this is a part of, or was before it was moved to a device; this one where it is neither."""
+        """All of the batch that this is a part of, on the CPU: what is drawn for a whole batch is drawn from it."""
         return self if self.parent is None else self.parent
 
     @property
@@ -150,24 +151,9 @@ class Loss:
     weight: float = 1.0
 
 
-class Condition(Protocol):
-    """Everything about prompts that depends on neither x_t nor t: computed once a prompt."""
-
-    def select(self, index: Tensor) -> Self:
-        """The rows at `index`, repeated where it repeats."""
-
-    @staticmethod
-    def cat(parts: Sequence[Any]) -> Any:
-        """One batch of several, padded and masked where they differ in length."""
-
-    def __len__(self) -> int: ...
-
-
-class Sampler(Protocol):
-    """The shared sampling loop: the same solver, evaluations and guidance for everyone."""
-
-    def __call__(self, approach: Approach, condition: Any, noise: Tensor) -> Sampled:
-        """Latents drawn from `noise` under a condition of as many rows."""
+Sampler = Callable[["Approach", Any, Tensor], Sampled]
+"""(approach, condition, noise of as many rows, B C H W) -> latents, by the shared sampling loop: the same solver,
+evaluations and guidance for everyone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +216,12 @@ class Shared:
             torch.manual_seed(derive(self.seed, f"weights/{purpose}"))
             yield
 
+    def cut(self, text: str) -> str:
+        """As much of a text as `tokenise` reads."""
+        ids = self.language_model.encode(text)
+        room = self.caption_tokens - 2
+        return text if len(ids) <= room else self.language_model.decode(ids[:room])
+
     def tokenise(self, texts: Sequence[str], *, end: bool = False) -> tuple[Tensor, Tensor]:
         """Start token, text (cut so that `caption_tokens` hold both ends), and the end token where asked for: ids and
         mask, B L, padded on the right to the longest."""
@@ -248,20 +240,17 @@ class Approach(nn.Module, ABC):
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"denoise", "generate", "caption", "complete"})
 
     def __init__(self, shared: Shared, settings: Settings) -> None:
+        """The approach before training. UserError where settings and shared models don't fit each other."""
         super().__init__()
         self.shared, self.settings = shared, settings
         self.language_model = shared.language_model
-
-    @classmethod
-    def build(cls, shared: Shared, settings: Any) -> Self:
-        """The approach before training. UserError where settings and shared models don't fit each other."""
-        return cls(shared, settings)
 
     # ------------------------------------------------------------------------------------------------ training
 
     @abstractmethod
     def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
-        """The terms of one step's loss. `diffusion` is a mean over drawn rows, others over what they predict."""
+        """The terms of one step's loss. `diffusion` is a mean over drawn rows at each of their levels of noise, others
+        over what they predict."""
 
     def counts(self, batch: Batch) -> Mapping[str, Tensor | float]:
         """The counts of `losses`, by term, from a batch alone. Empty where only `losses` can tell: then a batch in
@@ -320,8 +309,20 @@ class Approach(nn.Module, ABC):
 
     # ------------------------------------------------------------------------------------------ text to image
 
+    @property
+    def oracle(self) -> bool:
+        """Whether its prompts tell it the true scenes: then what it draws is an upper bound, and no result."""
+        return False
+
+    def prompts(self, texts: Sequence[str], scenes: Sequence[Scene | None]) -> list[Prompt]:
+        """A prompt of each text, with what it describes for an oracle alone."""
+        told = scenes if self.oracle else [None] * len(texts)
+        return [Prompt.text(text, scene) for text, scene in zip(texts, told, strict=True)]
+
     def condition(self, prompts: Sequence[Prompt]) -> Any:
-        """A Condition of as many rows as prompts; the prompt "" is guidance's."""
+        """All that depends on prompts and on neither x_t nor t, a row a prompt; the prompt "" is guidance's. It has
+        `len`, `select(index)`, which gives rows, repeated where the index repeats, and a static `cat(parts)`, which
+        joins several, padded and masked where they differ in length: as `Prefix` has (approaches.shared.prefix)."""
         raise NotImplementedError(f"{type(self).__name__} has no condition")
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: Any) -> Tensor:

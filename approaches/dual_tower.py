@@ -36,12 +36,12 @@ from torch import Tensor, nn
 
 from approaches.base import Approach, Batch, Generators, Loss, ParameterGroup, Prompt, Shared
 from approaches.settings import DualTowerSettings
-from approaches.shared.interleaved import ImageTokens, Interleaved, Rope, Tap
+from approaches.shared.interleaved import ImageTokens, Interleaved, Tap
 from approaches.shared.kernels import AttentionMask
 from approaches.shared.prefix import Pair, Prefix
 from approaches.shared.prompts import check_picture, read_parts
 from approaches.shared.randomness import generator
-from approaches.shared.transformer import Block, Transformer
+from approaches.shared.transformer import Block, Rope, Transformer
 from bench.errors import UserError
 
 SEEN = {
@@ -80,26 +80,26 @@ class TwoTowers(Interleaved):
         self.beta = nn.Parameter(torch.zeros(layers)) if settings.fuse else None
         self.image_through_text = self.variant == "gated" or settings.fuse
 
-    def reader(self, modality: str) -> str:
+    def looks_at(self, modality: str) -> str:
         """Whose keys and values tokens of a modality look at."""
         return modality if modality in self.seen else "all"
 
     def kept_for(self, modality: str) -> tuple[str, ...]:
         """See Interleaved."""
         through = (modality, "text") if modality == "image" and self.image_through_text else (modality,)
-        return tuple(dict.fromkeys(map(self.reader, through)))
+        return tuple(dict.fromkeys(map(self.looks_at, through)))
 
     def layer(
         self, index: int, modality: str, x: Tensor, rope: Rope, mask: AttentionMask | None, prefix: Prefix
     ) -> tuple[Tensor, dict[str, Pair]]:
         """See Interleaved."""
         tower = "text" if modality == "text" else "vision"
-        out, pair = self.block(tower, index).read(x, rope, mask, prefix.layer(self.reader(modality), index))
-        pairs = dict.fromkeys(self.readers(tower, modality), pair)
+        out, pair = self.block(tower, index).read(x, rope, mask, prefix.layer(self.looks_at(modality), index))
+        pairs = dict.fromkeys(self.seen_by(tower, modality), pair)
         if modality == "image" and self.image_through_text:
-            earlier = prefix.layer(self.reader("text"), index)
+            earlier = prefix.layer(self.looks_at("text"), index)
             through_text, pair = self.block("text", index).read(x, rope, mask, earlier)
-            pairs |= dict.fromkeys(self.readers("text", modality), pair)
+            pairs |= dict.fromkeys(self.seen_by("text", modality), pair)
             if self.gamma is not None:
                 out = through_text + self.gamma[index] * out
             else:
@@ -115,7 +115,7 @@ class TwoTowers(Interleaved):
         """See Interleaved."""
         return self.own(tokens) if self.own is not None and reader == "image" else None
 
-    def readers(self, tower: str, modality: str) -> list[str]:
+    def seen_by(self, tower: str, modality: str) -> list[str]:
         """Who sees the keys and values that a tower makes of tokens of a modality."""
         return [reader for reader, makers in self.seen.items() if makers[modality] == tower]
 

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from approaches.base import Approach, Batch, Generators, Loss, ParameterGroup, Prompt, Shared
 from approaches.settings import FullRetrainingSettings
 from approaches.shared.devices import sent
-from approaches.shared.interleaved import ImageTokens, Interleaved, Rope
+from approaches.shared.interleaved import ImageTokens, Interleaved
 from approaches.shared.kernels import AttentionMask
 from approaches.shared.low_rank import add_low_rank
 from approaches.shared.prefix import Pair, Prefix
 from approaches.shared.prompts import check_picture, read_parts
 from approaches.shared.randomness import generator
-from approaches.shared.transformer import Block
+from approaches.shared.transformer import Block, Rope
 from bench.errors import UserError
 
 

@@ -69,7 +69,7 @@ class Reading:
     prefix: Prefix
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Drawings:
     """Of each prompt the drawing that stands, B C H W, the checker's probability of it, B, and of its items, B E+2; the
     probabilities of all its drawings in turn, which of them stands, and the denoiser's evaluations for all."""
@@ -81,7 +81,7 @@ class Drawings:
     kept: list[int]
     nfe: list[int]
 
-    def compare(self, rows: Tensor, turn: int, sampled: Sampled, probability: Tensor, items: Tensor) -> None:
+    def keep_better(self, rows: Tensor, turn: int, sampled: Sampled, probability: Tensor, items: Tensor) -> None:
         """The prompts at `rows` were drawn again: the new drawing stands where the checker likes it better."""
         better = probability > self.best[rows]
         index = rows[better]
@@ -144,10 +144,7 @@ class Modular(Approach):
 
     def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
         """Diffusion on drawn rows under their true layouts; next token on described rows; the checker on both."""
-        layouts, luck_whole, luck_dropped = self._learned_from(batch, generators("whole/layout"))
-        layouts = layouts.said(batch.draw.captions, luck_whole < self.settings.layout_whole)
-        empty = batch.whole.empty  # on the CPU, where the batch's own would have to be waited for
-        layouts = layouts.without((luck_dropped < self.settings.layout_dropout) | empty[batch.rows(len(empty))])
+        layouts = self._learned_from(batch, generators("whole/layout"))
         error = self.diffusion_errors(batch, self._prepare(*batch.drawn_prompt(), layouts))
         tokens, mask = batch.describe.prompt
         nats = self.captioner.loss(batch.describe.latents, tokens, mask, batch.describe.targets)
@@ -163,16 +160,18 @@ class Modular(Approach):
         described = batch.describe.predicted
         return {"diffusion": len(batch.times), "caption": described, "check": len(batch.draw) + len(batch.describe)}
 
-    def _learned_from(self, batch: Batch, draw: torch.Generator) -> tuple[Layouts, Tensor, Tensor]:
-        """The drawn rows' layouts, `layout_false` of them false of their pictures, as a planner's are at times; and two
-        numbers from 0 to 1 a row, by which a layout stays whole, and by which it is dropped. Drawn for the whole
-        batch."""
+    def _learned_from(self, batch: Batch, draw: torch.Generator) -> Layouts:
+        """The drawn rows' layouts: some made false of their pictures, as a planner's are at times; then all but
+        `layout_whole` of them opened to what their captions say; then some dropped. Drawn for the whole batch."""
+        settings = self.settings
         true = Layouts.of([scene_plan(scene) for scene in batch.whole.draw.scenes])
         luck_whole, luck_dropped, luck_false = torch.rand(len(true), 3, generator=draw).unbind(1)
         ways = torch.randint(len(WAYS_TO_BE_FALSE), (len(true),), generator=draw)
-        layouts = corrupted(true, torch.where(luck_false < self.settings.layout_false, ways, -1), draw)
+        layouts = corrupted(true, torch.where(luck_false < settings.layout_false, ways, -1), draw)
         mine = torch.arange(len(true))[batch.rows(len(true))]
-        return layouts.select(mine), luck_whole[mine], luck_dropped[mine]
+        captions = [self.shared.cut(text) for text in batch.draw.captions]
+        layouts = layouts.select(mine).said(captions, luck_whole[mine] < settings.layout_whole)
+        return layouts.without((luck_dropped[mine] < settings.layout_dropout) | batch.whole.empty[mine])
 
     def _misread(self, batch: Batch, draw: torch.Generator) -> Tensor:
         """The checker's cross entropy on lightly noised pictures beside true and false plans, summed over all rows; one
@@ -202,21 +201,29 @@ class Modular(Approach):
 
     # ------------------------------------------------------------------------------------------ text to image
 
+    @property
+    def oracle(self) -> bool:
+        """See Approach."""
+        return self.settings.planner == "oracle"
+
     def plan(self, prompts: Sequence[Prompt], *, anew: bool = False) -> list[Planned]:
-        """A plan for each prompt, or why there is none. Only the oracle looks at scenes. anew: see Planner.plan."""
+        """A plan for each prompt, or why there is none. anew: see Planner.plan."""
         if not self.layout.trained:
             return [Planned(source=self.settings.planner, reason="no layout was learned from")] * len(prompts)
-        scenes = [prompt.scene for prompt in prompts]
-        return self.planner.plan([prompt.words for prompt in prompts], scenes, anew=anew)
+        return self.planner.plan(self._words(prompts), [prompt.scene for prompt in prompts], anew=anew)
+
+    def _words(self, prompts: Sequence[Prompt]) -> list[str]:
+        """As much of each prompt's words as the drawing expert reads."""
+        return [self.shared.cut(prompt.words) for prompt in prompts]
 
     def condition(self, prompts: Sequence[Prompt]) -> Prepared:
         """Plans made, words and what they say of the layouts read; a picture in a prompt is not looked at."""
         layouts, _ = self._layouts(prompts, self.plan(prompts))
-        return self._condition(prompts, layouts.said([prompt.words for prompt in prompts]))
+        return self._condition(prompts, layouts.said(self._words(prompts)))
 
     def _layouts(self, prompts: Sequence[Prompt], planned: Sequence[Planned]) -> tuple[Layouts, tuple[bool, ...]]:
         """Plans as layouts, and whose background was not the one that its caption names, and was set right."""
-        return Layouts.of([one.plan for one in planned]).corrected([prompt.words for prompt in prompts])
+        return Layouts.of([one.plan for one in planned]).corrected(self._words(prompts))
 
     def _condition(self, prompts: Sequence[Prompt], layouts: Layouts) -> Prepared:
         device = self.layout.mark.device
@@ -261,7 +268,7 @@ class Modular(Approach):
                 break
             sampled = sampler(self, condition.select(rejected), noise_for(rejected.tolist(), turn))
             clock.stop("draw")
-            drawings.compare(
+            drawings.keep_better(
                 rejected, turn, sampled, *self.checker.probabilities(sampled.x_0, on_device.select(rejected))
             )
             clock.stop("check")

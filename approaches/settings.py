@@ -81,7 +81,7 @@ class DualTowerSettings(Settings):
     words: Literal["own", "frozen"] = "own"
     """What the vision tower makes keys and values of text from: a trained copy of the token embeddings beside the text
     tower's states, or, as in the paper, these states alone, through which pictures hardly hear their captions at first
-    beside the shipped language model. dual_projection makes none."""
+    beside the shipped language model. dual_projection makes none: compare variants with `frozen`."""
     words_learning_rate_ratio: Ratio = 5.0
     """Learning rate of that copy as a share of the others'."""
     start: Literal["language_model", "scratch"] = "language_model"
@@ -176,7 +176,8 @@ class ModularSettings(Settings):
     layout_whole: Share = 0.5
     """Share of drawn rows trained with their whole layout; the others with what their captions say of it."""
     layout_false: Share = 0.25
-    """Share of drawn rows trained with a layout that is false of their picture: about as often as a plan is wrong."""
+    """Share of drawn rows whose layout is made false of their picture, before it is opened to what the caption says:
+    with the other two at their defaults a sixth stay false."""
     layout_dropout: Share = 0.15
     """Share of drawn rows trained without their layout, so that the fallback to plain text works."""
 

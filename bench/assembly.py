@@ -109,7 +109,7 @@ def build(request: store.Request, shared: Shared) -> Approach:
     settings, made = from_values(entry.load_settings(), request.settings), entry.load()
     check_class(request.approach, made)
     layers = [name for name, _ in shared.language_model.named_parameters()]
-    approach: Approach = made.build(shared, settings)
+    approach: Approach = made(shared, settings)
     if [name for name, _ in shared.language_model.named_parameters()] != layers:
         raise UserError(
             f"approach '{request.approach}' has changed the layers of the shared language model, which its costs are "

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from approaches.base import Approach, Prompt
+from approaches.base import Approach
 from bench.collection import Collection
 from bench.config import Config
 from bench.measured import Names
@@ -124,7 +124,8 @@ def to_pixels(
     shared, device = approach.shared, next(approach.parameters()).device
     sampling = Sampling(nfe=config.diffusion.nfe, guidance=config.diffusion.guidance)
     chosen = [place % len(collection) for place in places]
-    prompts = [Prompt.text(collection.captions[place][0], collection.scenes[place]) for place in chosen]
+    words = [collection.captions[place][0] for place in chosen]
+    prompts = approach.prompts(words, [collection.scenes[place] for place in chosen])
     synchronise(device)
     begun = now()
     drawn = draw(approach, prompts, sampling, seed=config.seed, batch=len(prompts), first=first)

@@ -44,7 +44,7 @@ def count(approach: str, settings: Any, config: Config, *, ranks: int, bf16: boo
     part = tuple(-(-each // parts) for each in rows)
     with imagining():
         shared = imagine(config)
-        built: Approach = APPROACHES[approach].load().build(shared, settings)
+        built: Approach = APPROACHES[approach].load()(shared, settings)
         sizes = {
             "levels": train.noise_levels,
             "caption": caption,

@@ -102,6 +102,8 @@ def measure(approach: Approach, held: HeldOut, config: Config, base: LanguageMod
         else:
             found.lack(names, f"the approach declares no '{capability}'")
     found.notes += _short(held, config, found)
+    if approach.oracle:
+        found.notes.append("its prompts told it the true scenes: what it drew is an upper bound, not a result")
     return found
 
 
@@ -137,10 +139,7 @@ def _short(held: HeldOut, config: Config, found: Measured) -> list[str]:
 def validation_losses(approach: Approach, held: HeldOut, batch: int) -> tuple[Floats, Floats]:
     """The diffusion loss of each fixed triple with its own caption, and with another picture's, N each."""
     count = len(held.validation)
-    prompts = [
-        Prompt.text(captions[0], scene)
-        for captions, scene in zip(held.validation.captions, held.validation.scenes, strict=True)
-    ]
+    prompts = approach.prompts([captions[0] for captions in held.validation.captions], held.validation.scenes)
     right, wrong = (
         triple_losses(approach, held, range(count), some, batch) for some in (prompts, prompts[-1:] + prompts[:-1])
     )

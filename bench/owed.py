@@ -107,11 +107,11 @@ def check_counts(approach: Approach, told: Mapping[str, Any], found: Mapping[str
 
 
 def check_condition(approach: Approach, condition: Any, rows: int) -> None:
-    """UserError where what `condition` gave is no Condition of as many rows as prompts."""
+    """UserError where what `condition` gave is not what it owes, of as many rows as prompts."""
     whose = f"{type(approach).__name__}.condition"
     if lacking := [name for name in ("select", "cat", "__len__") if not hasattr(type(condition), name)]:
         told = f"a {type(condition).__name__}, which has no {lacking[0]}"
-        raise UserError(f"{whose} gives {told}: expected an approaches.base.Condition")
+        raise UserError(f"{whose} gives {told}: expected a condition, with len, select and cat")
     if len(condition) != rows:
         raise UserError(f"{whose} gives {len(condition)} rows for {rows} prompts")
 

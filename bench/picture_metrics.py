@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from approaches.base import Approach, Prompt, Shared
+from approaches.base import Approach, Shared
 from approaches.shared.sources import resolve
 from bench import held_out
 from bench.collection import Collection
@@ -109,7 +109,7 @@ def draw_pictures(
     shared, own = approach.shared, config.diffusion
     count = min(count, len(collection))
     captions = tuple(collection.captions[i][0] for i in range(count))
-    prompts = [Prompt.text(captions[i], collection.scenes[i]) for i in range(count)]
+    prompts = approach.prompts(captions, collection.scenes[:count])
     sampling = Sampling(nfe=own.nfe if nfe is None else nfe, guidance=own.guidance if guidance is None else guidance)
     with console.progress(count, description) as progress:
         drawn = draw(

@@ -24,7 +24,7 @@ def rehearse(approach: Approach, batch: Batch, generators: Generators) -> None:
     pass sees, on the approach's device."""
     was = approach.training
     captions, scenes = batch.draw.captions * ROWS, batch.draw.scenes * ROWS
-    prompts = [Prompt.text(caption, scene) for caption, scene in zip(captions[:ROWS], scenes[:ROWS], strict=True)]
+    prompts = approach.prompts(captions[:ROWS], scenes[:ROWS])
     latents = batch.draw.latents[:1].expand(ROWS, -1, -1, -1)
     try:
         with torch.random.fork_rng(devices=[]):

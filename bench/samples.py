@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 
-from approaches.base import Approach, Prompt
+from approaches.base import Approach
+from approaches.shared.diffusion import Sampled, Trajectory
 from bench import store
 from bench.config import Config
 from bench.evaluate import HeldOut, Measured
@@ -68,21 +71,33 @@ def sheets(folder: Path, found: Measured, held: HeldOut) -> dict[str, str]:
 @torch.no_grad()
 def strips(folder: Path, approach: Approach, held: HeldOut, config: Config) -> dict[str, str]:
     """`forward`: the first held-out pictures' latents with growing noise, decoded; the same for every approach.
-    `reverse`: the states that the shared sampler visits on its way from noise to a picture of their captions, decoded.
-    An approach without a denoiser has no `reverse`. Each file says in its `Description` what it shows."""
+    `reverse`: the states that the shared sampler visits on its way from noise to a first drawing of their captions,
+    decoded. An approach that doesn't draw by that sampler has no `reverse`. Each file says in its `Description` what it
+    shows."""
     shared, count = approach.shared, min(STRIPS, len(held.test))
     codec, device = shared.codecs["image"], next(approach.parameters()).device
     x_0 = held.test.latents[:count].float()
-    noise = noise_source(tuple(x_0.shape[1:]), config.seed, 0, torch.device("cpu"))(range(count), 0)
+    noise_for = noise_source(tuple(x_0.shape[1:]), config.seed, 0, device)
+    noise = noise_for(range(count), 0).cpu()
     forward = [codec.decode_images(x_t) for x_t in shared.diffusion.forward_trajectory(x_0, noise, TIMES)]
     words = f"{count} true pictures, one a row, from clean to noise: t = {', '.join(f'{t:g}' for t in TIMES)}"
     made = {"forward": _strip(folder, "forward", forward, words)}
-    if "denoise" not in approach.capabilities:
+    if "generate" not in approach.capabilities:
         return made
     sampling = Sampling(nfe=config.diffusion.nfe, guidance=config.diffusion.guidance, keep=TIMES)
-    prompts = [Prompt.text(held.test.captions[i][0], held.test.scenes[i]) for i in range(count)]
-    trajectory = sampling(approach, approach.condition(prompts), noise.to(device)).trajectory
-    assert trajectory is not None
+    visited: list[Trajectory] = []
+
+    def kept(drawer: Approach, condition: Any, noise: Tensor) -> Sampled:
+        sampled = sampling(drawer, condition, noise)
+        assert sampled.trajectory is not None
+        visited.append(sampled.trajectory)
+        return sampled
+
+    prompts = approach.prompts([texts[0] for texts in held.test.captions[:count]], held.test.scenes[:count])
+    approach.generate(prompts, noise_for, kept)
+    if not visited:
+        return made
+    trajectory = visited[0]
     reverse = [codec.decode_images(x_t.cpu()) for x_t in trajectory.x_t]
     words = f"{count} prompts, one a row, from noise to picture: t = {', '.join(f'{t:.2g}' for t in trajectory.times)}"
     return {**made, "reverse": _strip(folder, "reverse", reverse, words)}

@@ -55,8 +55,8 @@ def decayed(step: int, warmup: int, progress: float) -> float:
 def decaying(
     groups: Sequence[tuple[Sequence[Tensor], float]], decay: float, *, betas: tuple[float, float] = (0.9, 0.99)
 ) -> torch.optim.AdamW:
-    """AdamW for groups of parameters, each with its peak learning rate; weight decay touches matrices only (not gains,
-    biases or other vectors)."""
+    """AdamW for groups of parameters, each with its peak learning rate; weight decay touches what has two dimensions or
+    more (so tables of positions and queries, too), not gains, biases or other vectors."""
     split: list[dict[str, Any]] = []
     for parameters, rate in groups:
         split.append({"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay, "lr": rate})

@@ -42,7 +42,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 def adamw(model: nn.Module, config: OptimizerConfig, *, betas: tuple[float, float] = (0.9, 0.99)) -> torch.optim.AdamW:
-    """AdamW whose weight decay touches matrices only (not gains, biases or other vectors)."""
+    """AdamW whose weight decay touches no gains, biases or other vectors."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return decaying([(trained, config.lr)], config.weight_decay, betas=betas)
 

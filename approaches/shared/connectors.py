@@ -81,6 +81,10 @@ class PerState(Connector):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
         initialise(self)
 
+    def blocks(self) -> list[nn.Module]:
+        """The layers between its first and its last."""
+        return list(self.layers[1:-1])
+
     def connect(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """See Connector."""
         for place, layer in enumerate(self.layers):

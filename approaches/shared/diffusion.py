@@ -115,7 +115,7 @@ class Diffusion:
         """Standard normal noise of the shape and device of `x_0`, float32, drawn on the generator's device."""
         return torch.randn(x_0.shape, generator=generator, device=generator.device).to(x_0.device)
 
-    def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def signal_and_noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """`alpha` and `sigma` at `t`, of t's shape, float32."""
         t = t.float()
         if self.prediction == "flow":
@@ -126,7 +126,7 @@ class Diffusion:
 
     def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t, B C H W float32."""
-        alpha, sigma = self._levels_for(x_0, t)
+        alpha, sigma = self._signal_and_noise_for(x_0, t)
         return alpha * x_0.float() + sigma * noise.float()
 
     def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class Diffusion:
             return noise - x_0
         if self.prediction == "epsilon":
             return noise
-        alpha, sigma = self._levels_for(x_0, t)
+        alpha, sigma = self._signal_and_noise_for(x_0, t)
         return alpha * noise - sigma * x_0
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ class Diffusion:
     def predict_x_0(self, x_t: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
         """The clean latent that a prediction implies, B C H W float32. Epsilon divides by alpha, 0.07 at t = 1."""
         x_t, prediction = x_t.float(), prediction.float()
-        alpha, sigma = self._levels_for(x_t, t)
+        alpha, sigma = self._signal_and_noise_for(x_t, t)
         if self.prediction == "flow":
             return x_t - sigma * prediction
         if self.prediction == "epsilon":
@@ -160,9 +160,9 @@ class Diffusion:
         """The forward process at each of `times`, with the same noise: K B C H W float32."""
         return torch.stack([self.add_noise(x_0, noise, _full(x_0, t)) for t in times])
 
-    def _levels_for(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def _signal_and_noise_for(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         shape = (-1, *[1] * (x.dim() - 1))
-        alpha, sigma = self.levels(t)
+        alpha, sigma = self.signal_and_noise(t)
         return alpha.reshape(shape), sigma.reshape(shape)
 
     # ------------------------------------------------------------------------------------------------- sampling

@@ -27,9 +27,10 @@ from approaches.shared.kernels import AttentionMask
 from approaches.shared.patches import PatchEmbedding, TimeEmbedding, positions_2d
 from approaches.shared.prefix import Pair, Prefix, reading_mask
 from approaches.shared.prompts import last_logits
-from approaches.shared.transformer import RMSNorm, Transformer
+from approaches.shared.transformer import RMSNorm, Rope, Transformer
 
-Rope = tuple[Tensor, Tensor]
+Entered = tuple[Tensor | None, Tensor]
+"""What the way out wants of the way in: what the U-Net block kept, and the embedded time."""
 
 
 @dataclass
@@ -55,18 +56,18 @@ class ImageTokens(nn.Module):
         for zero in (self.modulate.weight, self.modulate.bias):
             nn.init.zeros_(zero)
 
-    def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Entered]:
         """B C H W, B -> B N+2 D: begin of image, the picture, end of image; time enters these tokens only. And what
         `predict` wants back."""
         time = self.time(t)
         patches, kept = self.patches.encode(x_t, time)
         frame = [edge.expand(len(patches), 1, -1) for edge in (self.begin, self.end)]
         tokens = torch.cat([frame[0], patches + self.place, frame[1]], 1) + time[:, None]
-        return tokens, kept
+        return tokens, (kept, time)
 
-    def predict(self, hidden: Tensor, kept: Tensor | None, t: Tensor) -> Tensor:
+    def predict(self, hidden: Tensor, entered: Entered) -> Tensor:
         """B N+2 D -> B C H W; exactly 0 before training."""
-        time = self.time(t)
+        kept, time = entered
         shift, scale = self.modulate(F.silu(time))[:, None].chunk(2, -1)
         normed = torch.addcmul(shift, self.norm(hidden[:, 1:-1]), 1 + scale)
         return self.patches.decode(normed, kept, time)
@@ -166,9 +167,9 @@ class Interleaved(nn.Module, ABC):
 
     def denoise(self, x_t: Tensor, t: Tensor, prefix: Prefix, tap: Tap | None = None) -> Tensor:
         """The scheduler's prediction, B C H W."""
-        tokens, kept = self.image(x_t, t)
+        tokens, entered = self.image(x_t, t)
         hidden, _ = self.read(tokens, "image", prefix, tap=tap)
-        return self.image.predict(hidden, kept, t)
+        return self.image.predict(hidden, entered)
 
     def text_loss(
         self, tokens: Tensor, targets: Tensor, prefix: Prefix | None = None, mask: Tensor | None = None

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from approaches.shared.kernels import AttentionMask, Kernels, attention, linear_cross_entropy, rms_norm, swiglu
 from approaches.shared.prefix import Pair
 
+Rope = tuple[Tensor, Tensor]
+"""The cosines and sines that turn queries and keys by their positions."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
@@ -78,7 +81,7 @@ class Rotary(nn.Module):
             frequencies = _stretched(frequencies, config.rope_scaling)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
-    def forward(self, positions: Tensor, dtype: torch.dtype) -> Pair:
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> Rope:
         """positions (T or B T) -> cos, sin, each 1 or B, 1, T, K."""
         angles = positions.float()[..., None] * self.frequencies
         angles = torch.cat([angles, angles], dim=-1)
@@ -86,7 +89,7 @@ class Rotary(nn.Module):
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def rotate(x: Tensor, rope: Pair) -> Tensor:
+def rotate(x: Tensor, rope: Rope) -> Tensor:
     """Turn each pair (x_i, x_{i + K/2}) of queries or keys, B H T K, by its position's angle; in the type of x, which
     is half precision under autocast, where the angles are not."""
     cos, sin = rope
@@ -118,11 +121,11 @@ class Block(nn.Module):
         self.up = nn.Linear(config.width, config.hidden, bias=config.mlp_bias)
         self.down = nn.Linear(config.hidden, config.width, bias=config.mlp_bias)
 
-    def queries(self, normed: Tensor, rope: Pair) -> Tensor:
+    def queries(self, normed: Tensor, rope: Rope) -> Tensor:
         """B T D -> B H T K, rotated."""
         return self._placed(self.q_norm(self._split(self.q(normed), self.heads)), rope)
 
-    def keys_values(self, normed: Tensor, rope: Pair) -> Pair:
+    def keys_values(self, normed: Tensor, rope: Rope) -> Pair:
         """B T D -> keys (rotated) and values, each B G T K."""
         k, v = (self._split(project(normed), self.kv_heads) for project in (self.k, self.v))
         return self._placed(self.k_norm(k), rope), v
@@ -138,16 +141,16 @@ class Block(nn.Module):
         lowered: Tensor = self.down(swiglu(self.gate(normed), self.up(normed), backend=self.kernels.swiglu))
         return lowered
 
-    def forward(self, x: Tensor, rope: Pair, mask: AttentionMask | None = None) -> Tensor:
+    def forward(self, x: Tensor, rope: Rope, mask: AttentionMask | None = None) -> Tensor:
         """B T D -> B T D. Without a mask attention is causal."""
         return self._read(x, rope, mask, None)[0]
 
-    def read(self, x: Tensor, rope: Pair, mask: AttentionMask | None, earlier: Pair | None) -> tuple[Tensor, Pair]:
+    def read(self, x: Tensor, rope: Rope, mask: AttentionMask | None, earlier: Pair | None) -> tuple[Tensor, Pair]:
         """New tokens, B T D, that also see earlier keys and values: the block's output, B T D, and the new tokens' own
         keys and values. Without a mask attention is causal."""
         return self._read(x, rope, mask, earlier)
 
-    def _read(self, x: Tensor, rope: Pair, mask: AttentionMask | None, earlier: Pair | None) -> tuple[Tensor, Pair]:
+    def _read(self, x: Tensor, rope: Rope, mask: AttentionMask | None, earlier: Pair | None) -> tuple[Tensor, Pair]:
         """What `forward` and `read` do: sharding and compiling wrap these two, and neither may call the other."""
         normed = self.attention_norm(x)
         q = self.queries(normed, rope)
@@ -157,11 +160,11 @@ class Block(nn.Module):
         x = x + self.output(attention(q, k, v, mask=mask, causal=mask is None, backend=self.kernels.attention))
         return x + self.mlp(x), own
 
-    def pair(self, x: Tensor, rope: Pair) -> Pair:
+    def pair(self, x: Tensor, rope: Rope) -> Pair:
         """The keys and values that the block makes of tokens."""
         return self.keys_values(self.attention_norm(x), rope)
 
-    def _placed(self, x: Tensor, rope: Pair) -> Tensor:
+    def _placed(self, x: Tensor, rope: Rope) -> Tensor:
         return rotate(x, rope) if self.rotates else x
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
@@ -212,12 +215,12 @@ class Transformer(nn.Module):
         """B T D -> B T V."""
         return nn.functional.linear(hidden, self.head_weight)
 
-    def loss(self, tokens: Tensor) -> Pair:
+    def loss(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Next-token cross entropy of B T ids: (sum in nats, number of predicted tokens). Targets of -100 don't
         count."""
         return self.nats(self(tokens[:, :-1].clamp(min=0)), tokens[:, 1:])
 
-    def nats(self, hidden: Tensor, targets: Tensor) -> Pair:
+    def nats(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """-log p of `targets` (B T) after hidden states (B T D): its sum in nats, and how many targets count."""
         backend = self.kernels.cross_entropy
         return linear_cross_entropy(hidden.flatten(0, 1), self.head_weight, targets.flatten(), backend=backend)

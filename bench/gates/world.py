@@ -84,7 +84,7 @@ class World:
     def fresh(self, name: str) -> Approach:
         """An approach before training, with the settings of the preset."""
         entry = APPROACHES[name]
-        approach: Approach = entry.load().build(self.share(), settings_of(name, self.config))
+        approach: Approach = entry.load()(self.share(), settings_of(name, self.config))
         return approach
 
     def approach(self, name: str) -> Approach:
@@ -98,8 +98,8 @@ class World:
         return ApproachTrainee(approach, self.batches, self.config, accelerator_for(self.config, self.folder))
 
     def prompts(self) -> list[Prompt]:
-        """Held-out captions of different lengths, ROWS of them, with their scenes."""
-        return [Prompt.text(self.test.captions[i][0], self.test.scenes[i]) for i in range(ROWS)]
+        """Held-out captions of different lengths, ROWS of them."""
+        return [Prompt.text(self.test.captions[i][0]) for i in range(ROWS)]
 
 
 def quiet() -> Console:

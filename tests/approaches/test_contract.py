@@ -98,7 +98,7 @@ class Trained:
         """Anew, from the same sources."""
         entry = APPROACHES[self.name]
         shared = dataclasses.replace(small_shared(seed), describe_prompt=DESCRIBE)
-        approach: Approach = entry.load().build(shared, entry.load_settings()(**self.changes))
+        approach: Approach = entry.load()(shared, entry.load_settings()(**self.changes))
         return shared, approach
 
     @cached_property

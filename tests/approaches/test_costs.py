@@ -31,8 +31,8 @@ def step_flops(approach: Approach, drawn: int, described: int) -> int:
 
 def towers() -> tuple[DualTower, FullRetraining]:
     """Both of the same width and depth, the shipped language model's; no replayed text."""
-    one = FullRetraining.build(small_shared(), FullRetrainingSettings(replay_share=0.0))
-    return DualTower.build(small_shared(), DualTowerSettings()), one
+    one = FullRetraining(small_shared(), FullRetrainingSettings(replay_share=0.0))
+    return DualTower(small_shared(), DualTowerSettings()), one
 
 
 @pytest.mark.parametrize(("drawn", "described"), [(16, 8), (16, 1), (2, 16)])

@@ -74,7 +74,7 @@ def test_discrete_noising_equals_diffusers(prediction):
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_levels_keep_variance_order_and_ends(prediction):
     diffusion = make(prediction)
-    alpha, sigma = diffusion.levels(torch.linspace(0, 1, 1001))
+    alpha, sigma = diffusion.signal_and_noise(torch.linspace(0, 1, 1001))
     assert (alpha.diff() < 0).all() and (sigma.diff() > 0).all()
     assert alpha[0] == 1 and sigma[0] == 0
     if prediction == "flow":

@@ -39,7 +39,7 @@ def shared_of(family: str) -> Shared:
 def built(name: str, family: str) -> tuple[Shared, Approach]:
     """An approach of ours in its own settings."""
     shared, entry = shared_of(family), APPROACHES[name]
-    return shared, entry.load().build(shared, entry.load_settings()())
+    return shared, entry.load()(shared, entry.load_settings()())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -82,7 +82,7 @@ def test_an_approach_learns_draws_describes_and_writes(name: str, family: str) -
 def test_a_tower_begins_as_the_language_model_has_it(family: str, variant: str) -> None:
     """What is copied is all of a layer: its biases, the norms of its heads, and whether it turns by position."""
     shared, entry = shared_of(family), APPROACHES["dual_tower"]
-    approach = entry.load().build(shared, entry.load_settings()(variant=variant))
+    approach = entry.load()(shared, entry.load_settings()(variant=variant))
     blocks = [block for block in approach.modules() if type(block).__name__ == "Block" and hasattr(block, "rotates")]
     theirs = shared.language_model.transformer.blocks
     assert len(blocks) == 2 * len(theirs)

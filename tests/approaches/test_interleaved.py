@@ -41,7 +41,7 @@ def shared():
 def build(shared, settings):
     """The approach with every trained weight moved off its start, so that gates and zero-initialised parts count."""
     kind = FullRetraining if isinstance(settings, FullRetrainingSettings) else DualTower
-    approach = kind.build(shared, settings).eval()
+    approach = kind(shared, settings).eval()
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in approach.parameters():
@@ -115,10 +115,10 @@ def test_drawing_and_describing_equal_the_naive_form(shared, settings):
     given = approach.denoise(x_t, batch.times, approach.condition(prompts))
     tokens, mask = words
     whole = Whole(mask, count, text_first=True)
-    picture, kept = tower.image(x_t, batch.times)
+    picture, entered = tower.image(x_t, batch.times)
     x = torch.cat([tower.text.embed(tokens), picture], 1)
     hidden = naive(tower, whole, x, tokens)
-    expected = tower.image.predict(hidden[:, whole.image_places], kept, batch.times)
+    expected = tower.image.predict(hidden[:, whole.image_places], entered)
     torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-4)
     assert float(given.abs().mean()) > 1e-3
     # image first
@@ -212,7 +212,7 @@ def test_neither_batch_nor_padding_changes_a_row(shared, settings):
 def test_weights_and_rates_are_those_of_the_settings(shared):
     batch, draws = small_batch(shared, rows=6), lambda purpose: torch.Generator().manual_seed(0)
     rates: dict[str, Any] = {"words_learning_rate_ratio": 3.0, "caption_weight": 0.2}
-    one = FullRetraining.build(
+    one = FullRetraining(
         shared, FullRetrainingSettings(replay_weight=0.3, prompt_weight=0.7, lm_learning_rate_ratio=0.5, **rates)
     )
     weights = {name: term.weight for name, term in one.losses(batch, draws).items()}
@@ -220,7 +220,7 @@ def test_weights_and_rates_are_those_of_the_settings(shared):
     told = batch.draw.targets[~batch.empty] != -100  # a caption that is left out is not learned
     assert bool(batch.empty.any()) and one.counts(batch)["prompt"] == told.sum()
     assert {g.name: g.ratio for g in one.parameter_groups()} == {"words": 3.0, "language_model": 0.5, "new": 1.0}
-    two = DualTower.build(shared, DualTowerSettings(**rates))
+    two = DualTower(shared, DualTowerSettings(**rates))
     assert {name: term.weight for name, term in two.losses(batch, draws).items()} == {"diffusion": 1.0, "caption": 0.2}
     assert {g.name: g.ratio for g in two.parameter_groups()} == {"words": 3.0, "new": 1.0}
 
@@ -243,11 +243,11 @@ def test_a_token_is_its_patch_its_place_and_the_time(shared):
 def test_a_picture_that_leaves_no_room_for_its_caption_is_refused(shared, kind, settings):
     large = dataclasses.replace(shared, latent_size=32)
     with pytest.raises(UserError, match="a picture of 256 tokens, the 1 tokens of .* context of 256 tokens: raise"):
-        kind.build(large, settings())
+        kind(large, settings())
     for spoken, mend in (("many words " * 30, "raise train.patch"), ("many words " * 90, "shorten it")):
         talkative = dataclasses.replace(shared, describe_prompt=spoken, latent_size=24)
         with pytest.raises(UserError, match=f"and a caption of 40 don't fit .* of 256 tokens: {mend}"):
-            kind.build(talkative, settings())
+            kind(talkative, settings())
 
 
 def test_each_noised_picture_is_aligned_with_its_own_clean_one(shared):

@@ -44,7 +44,7 @@ def moved(approach: Modular, deviation: float = 0.05) -> Modular:
 
 
 def build(shared, **changes) -> Modular:
-    return moved(Modular.build(shared, dataclasses.replace(SMALL, **changes)))
+    return moved(Modular(shared, dataclasses.replace(SMALL, **changes)))
 
 
 def prompts(count: int, *, scenes: bool = True) -> list[Prompt]:
@@ -82,7 +82,7 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> None:
 
 
 def test_parameter_counts(shared) -> None:
-    approach = Modular.build(shared, ModularSettings())
+    approach = Modular(shared, ModularSettings())
     counts = {
         name: sum(p.numel() for p in getattr(approach, name).parameters() if p.requires_grad)
         for name in ("language_model", "denoiser", "layout", "captioner", "checker")
@@ -101,7 +101,7 @@ def test_parameter_counts(shared) -> None:
 
 
 def test_fifty_steps_lower_every_loss_and_leave_the_language_model_as_it_was(shared) -> None:
-    approach = Modular.build(shared, SMALL)
+    approach = Modular(shared, SMALL)
     frozen, text = approach.frozen_hash(), torch.arange(40).view(2, 20) + 7
     base = shared.language_model.transformer
     before_logits = base.logits(base(text))
@@ -130,14 +130,16 @@ def test_every_draw_of_a_step_is_a_stream_of_its_own(shared) -> None:
         asked.append(purpose)
         return small_generators()(purpose)
 
-    Modular.build(shared, SMALL).losses(small_batch(shared, 6), noted)
+    Modular(shared, SMALL).losses(small_batch(shared, 6), noted)
     assert len(set(asked)) == len(asked) == 2 and all(purpose.startswith("whole/") for purpose in asked)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_the_share_of_false_layouts_is_the_settings(shared, share: float) -> None:
-    approach, batch = Modular.build(shared, dataclasses.replace(SMALL, layout_false=share)), small_batch(shared, 24)
-    layouts, *_ = approach._learned_from(batch, generator(0, "test"))
+    settings = dataclasses.replace(SMALL, layout_false=share, layout_whole=1.0, layout_dropout=0.0)
+    approach, batch = Modular(shared, settings), small_batch(shared, 24)
+    batch = dataclasses.replace(batch, empty=torch.zeros(len(batch.draw), dtype=torch.bool))
+    layouts = approach._learned_from(batch, generator(0, "test"))
     true = Layouts.of([scene_plan(scene) for scene in batch.draw.scenes]).widened(layouts.mask.shape[1])
     labels = agreement(layouts, true)
     right = ((labels[:, :-2] | ~layouts.mask).all(1) & labels[:, -2:].all(1)).float().mean()
@@ -145,7 +147,7 @@ def test_the_share_of_false_layouts_is_the_settings(shared, share: float) -> Non
 
 
 def test_gradients_reach_every_expert_from_its_own_loss_alone(shared) -> None:
-    approach, batch = Modular.build(shared, SMALL), small_batch(shared, 6)
+    approach, batch = Modular(shared, SMALL), small_batch(shared, 6)
     train(approach, [batch], 3, 1e-3)
     for term, own in EXPERTS.items():
         approach.zero_grad()
@@ -191,7 +193,7 @@ def test_where_the_caption_or_the_layout_is_left_out_no_scene_is_seen(shared) ->
 
 
 def test_without_scenes_no_layout_is_learned_and_none_is_planned(shared) -> None:
-    approach, batch = Modular.build(shared, SMALL), small_batch(shared, 6)
+    approach, batch = Modular(shared, SMALL), small_batch(shared, 6)
     blind = [dataclasses.replace(part, scenes=(None,) * len(part)) for part in (batch.draw, batch.describe)]
     batch = dataclasses.replace(batch, draw=blind[0], describe=blind[1])
     train(approach, [batch], 5, 1e-2)
@@ -238,6 +240,23 @@ def test_layouts_matter_and_only_the_oracle_sees_scenes(shared) -> None:
     assert torch.equal(generate(build(shared, planner="rules"), blind, nfe=2).latents, latents["rules"])
     traces = generate(build(shared, planner="oracle"), asked, nfe=2).trace
     assert [entry["plan"] for entry in traces] == [plan_text(prompt.scene) for prompt in asked if prompt.scene]
+
+
+def test_prompts_tell_scenes_to_an_oracle_alone(shared) -> None:
+    texts, scenes = zip(*((prompt.words, prompt.scene) for prompt in prompts(3)), strict=True)
+    for arm in ("oracle", "rules"):
+        told = build(shared, planner=arm).prompts(texts, scenes)
+        assert [prompt.words for prompt in told] == list(texts)
+        assert [prompt.scene for prompt in told] == (list(scenes) if arm == "oracle" else [None] * 3)
+
+
+def test_a_plan_is_of_no_more_words_than_are_read(shared) -> None:
+    said = "a red circle left of a blue square"
+    approach = build(shared, planner="rules")
+    approach.shared = dataclasses.replace(shared, caption_tokens=2 + len(shared.language_model.encode("a red circle")))
+    (planned,), (short,) = (approach.plan([Prompt.text(text)]) for text in (said, "a red circle"))
+    assert planned.plan == short.plan and planned.plan is not None
+    assert approach.shared.cut("a red circle") == "a red circle"
 
 
 # --------------------------------------------------------------------------------------------------------- redraws
@@ -367,4 +386,4 @@ def test_captions_are_trained_as_they_are_written(shared) -> None:
 )
 def test_settings_that_do_not_fit_are_named(shared, field: str, value: int) -> None:
     with pytest.raises(UserError, match=f"settings.{field} is {value}"):
-        Modular.build(shared, ModularSettings(**{**dataclasses.asdict(SMALL), field: value}))
+        Modular(shared, ModularSettings(**{**dataclasses.asdict(SMALL), field: value}))

@@ -28,7 +28,7 @@ TEXTS = ("a red circle", "", "two small blue squares and a large yellow triangle
 
 
 def made(seed: int = 0, settings: ProjectionSettings = LITTLE, **changes: Any) -> Projection:
-    return Projection.build(small_shared(seed), replace(settings, **changes))
+    return Projection(small_shared(seed), replace(settings, **changes))
 
 
 def shallow(**changes: Any) -> Projection:
@@ -36,7 +36,7 @@ def shallow(**changes: Any) -> Projection:
     shared = small_shared()
     transformer = shared.language_model.transformer
     transformer.blocks, transformer.config = transformer.blocks[:2], replace(transformer.config, layers=2)
-    return Projection.build(shared, replace(LITTLE, **changes))
+    return Projection(shared, replace(LITTLE, **changes))
 
 
 def alive(model: Projection) -> Projection:
@@ -320,7 +320,7 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         made(queries=220)
     made(readout="last_hidden", connector="mlp", queries=220)  # which uses none
     with pytest.raises(UserError, match="context of 256 tokens: raise train.patch, or take connector qformer"):
-        Projection.build(replace(small_shared(), caption_tokens=250), replace(LITTLE, connector="mlp", queries=1))
+        Projection(replace(small_shared(), caption_tokens=250), replace(LITTLE, connector="mlp", queries=1))
 
 
 def test_it_is_registered() -> None:

@@ -46,7 +46,7 @@ def test_a_tokenizer_that_puts_a_space_before_every_text_gets_no_second_one(monk
 def test_a_caption_is_learned_where_it_is_written(name: str) -> None:
     """The loss of training is that of reading a picture, the words and then the caption."""
     shared = replace(small_shared(), describe_prompt=WORDS)
-    approach = APPROACHES[name].load().build(shared, APPROACHES[name].load_settings()()).eval()
+    approach = APPROACHES[name].load()(shared, APPROACHES[name].load_settings()()).eval()
     batch, words = small_batch(shared, 4), lead(shared.language_model, WORDS)
     with torch.no_grad():
         loss = approach.losses(batch, small_generators())["caption"]

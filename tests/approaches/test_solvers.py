@@ -40,7 +40,7 @@ def best_denoiser(diffusion: Diffusion) -> Callable[[Tensor, Tensor], Tensor]:
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         shape = (-1, *[1] * (x_t.dim() - 1))
-        alpha, sigma = (level.double().reshape(shape) for level in diffusion.levels(t))
+        alpha, sigma = (level.double().reshape(shape) for level in diffusion.signal_and_noise(t))
         away = (x_t.double() - alpha * MEAN) / (alpha**2 * SPREAD**2 + sigma**2)
         x_0, noise = MEAN + alpha * SPREAD**2 * away, sigma * away
         target = {"flow": noise - x_0, "epsilon": noise, "v_prediction": alpha * noise - sigma * x_0}
@@ -53,7 +53,7 @@ def exact_state(diffusion: Diffusion, noise: Tensor, t: float) -> Tensor:
     """Where the probability-flow ODE that starts at `noise`, t = 1, is at `t`: the distance from the mean scales with
     the marginal's standard deviation."""
     (alpha, sigma), (alpha_1, sigma_1) = (
-        [float(level) for level in diffusion.levels(torch.tensor(time))] for time in (t, 1.0)
+        [float(level) for level in diffusion.signal_and_noise(torch.tensor(time))] for time in (t, 1.0)
     )
     scale = math.hypot(alpha * SPREAD, sigma) / math.hypot(alpha_1 * SPREAD, sigma_1)
     return (alpha * MEAN + scale * (noise.double() - alpha_1 * MEAN)).float()

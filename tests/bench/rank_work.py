@@ -60,7 +60,7 @@ def drawn(approach: Approach) -> dict[str, float]:
 def training(name: str, path: Path, *, until_stop: bool = False) -> Trained | None:
     """One training of an approach; None where it is left at STOP."""
     entry = APPROACHES[name]
-    approach: Approach = entry.load().build(small_shared(), entry.load_settings()())
+    approach: Approach = entry.load()(small_shared(), entry.load_settings()())
     batches: Any = batches_of(CONFIG)
     if until_stop:
         batches = Watched(batches, stop)

@@ -74,7 +74,7 @@ Held = tuple[Shared, HeldOut, Config]
 
 def made(name: str) -> Approach:
     entry = APPROACHES[name]
-    approach: Approach = entry.load().build(small_shared(), entry.load_settings()())
+    approach: Approach = entry.load()(small_shared(), entry.load_settings()())
     return approach
 
 
@@ -580,5 +580,5 @@ def test_every_approach_draws_from_the_same_noise_and_is_judged_on_the_same_trip
 def test_what_text_is_judged_by_does_not_depend_on_how_long_captions_may_be(name: str, caption_tokens: int) -> None:
     shared = replace(small_shared(), caption_tokens=caption_tokens)
     entry = APPROACHES[name]
-    approach = entry.load().build(shared, entry.load_settings()()).eval()
+    approach = entry.load()(shared, entry.load_settings()()).eval()
     _check_text(approach, shared.language_model)

@@ -97,7 +97,7 @@ def test_each_approach_has_its_own_size_at_each_preset(name: str):
     with imagining():
         shared = imagine(config)
         for approach in SIZES[name]:
-            built = APPROACHES[approach].load().build(shared, settings_of(approach, config))
+            built = APPROACHES[approach].load()(shared, settings_of(approach, config))
             trained = sum(each.numel() for group in built.parameter_groups() for each in group.parameters)
             found[approach] = (sum(each.numel() for each in built.parameters()), trained)
     assert found == SIZES[name]
@@ -123,7 +123,7 @@ def test_a_plan_counts_what_is_measured(approach: str, own_cache):
     settings = settings_of(approach, config)
     planned = count(approach, settings, config, ranks=1, bf16=False)
     shared = share(config, torch.device("cpu"))
-    built = APPROACHES[approach].load().build(shared, settings)
+    built = APPROACHES[approach].load()(shared, settings)
     sizes = {"caption": planned.caption_tokens, "window": config.train.replay_tokens, "picture": config.data.size}
     sizes["levels"] = config.train.noise_levels
     batch = blank_batch(shared, planned.rows, **sizes)

@@ -37,7 +37,7 @@ def measured(approach: Approach, config: Config = CONFIG) -> dict[str, Estimate]
 
 def made(name: str) -> Approach:
     entry = APPROACHES[name]
-    approach: Approach = entry.load().build(small_shared(), entry.load_settings()())
+    approach: Approach = entry.load()(small_shared(), entry.load_settings()())
     return approach.eval()
 
 

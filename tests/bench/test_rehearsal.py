@@ -26,7 +26,7 @@ ROWS = 6
 
 def made(name: str = "dual_tower") -> Approach:
     entry = APPROACHES[name]
-    approach: Approach = entry.load().build(small_shared(), entry.load_settings()())
+    approach: Approach = entry.load()(small_shared(), entry.load_settings()())
     return approach
 
 
@@ -52,7 +52,7 @@ class Bare:
         return 2
 
     def select(self, index: Any) -> Bare:
-        """See Condition."""
+        """See Approach.condition."""
         return self
 
 
@@ -199,7 +199,7 @@ def test_what_has_no_values_has_pinned_memory() -> None:
 
 def test_a_step_s_operations_are_the_whole_batch_s_however_many_parts_it_has() -> None:
     entry = APPROACHES["dual_tower"]
-    approach = entry.load().build(models(), entry.load_settings()())
+    approach = entry.load()(models(), entry.load_settings()())
     whole = stages._step_flops(approach, batches_of(CONFIG))
     assert whole > 0
     for parts in (2, 4):

@@ -216,6 +216,11 @@ def test_every_picture_that_a_record_names_is_there(micro_run: MicroRun):
     for name in ("forward", "reverse"):
         with Image.open(micro_run.folder / record.sheets[name]) as image:
             assert "t = " in image.info["Description"]
+    with Image.open(micro_run.folder / record.sheets["reverse"]) as strip:  # which ends with what was drawn
+        for row, sample in enumerate(record.samples[:3]):
+            last = np.asarray(strip.crop((width - 32, row * 34, width, row * 34 + 32)), dtype=int)
+            with Image.open(micro_run.folder / str(sample.drawn)) as drawn:
+                assert np.abs(last - np.asarray(drawn, dtype=int)).max() <= 2
 
 
 @pytest.mark.slow

@@ -25,12 +25,12 @@ class Rows:
         return len(self.values)
 
     def select(self, rows: Tensor) -> Rows:
-        """See Condition."""
+        """See Approach.condition."""
         return Rows(self.values[rows])
 
     @classmethod
     def cat(cls, parts: list[Rows]) -> Rows:
-        """See Condition."""
+        """See Approach.condition."""
         return cls(torch.cat([part.values for part in parts]))
 
 

@@ -98,7 +98,7 @@ def test_an_approach_trains_on_smollm2_and_what_is_frozen_stays(approach: str) -
     _, windows, before = base()
     shared = share(CONFIG, torch.device("cpu"))
     assert (shared.patchify.tokens, shared.latent_size) == (64, 16)
-    built = APPROACHES[approach].load().build(shared, settings_of(approach, CONFIG))
+    built = APPROACHES[approach].load()(shared, settings_of(approach, CONFIG))
     frozen_text = not any(p.requires_grad for p in built.language_model.parameters())
     own = {name: value.clone() for name, value in built.trained_state().items()}
     # Muon's matrices of this width take ten seconds a step on a CPU, and are held elsewhere

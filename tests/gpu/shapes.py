@@ -183,7 +183,7 @@ def build(name: str, shape: Shape, shared: Shared) -> Approach:
     entry = APPROACHES[name]
     settings = entry.load_settings()()
     own = {key: value for key, value in shape.settings.items() if hasattr(settings, key)}
-    made: Approach = entry.load().build(shared, replace(settings, **own))
+    made: Approach = entry.load()(shared, replace(settings, **own))
     return made
 
 
