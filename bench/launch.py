@@ -5,6 +5,7 @@ What the launcher says is read from the environment that all of them set."""
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,13 +28,14 @@ _waiting: Any = None  # the group of all ranks for that, once there is one
 
 
 def ranks() -> int:
-    """How many processes the run has; 1 without a launcher."""
-    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ and "WORLD_SIZE" in os.environ else 1
+    """How many processes the run has; 1 without a launcher. UserError on what no launcher says."""
+    said = {name: _number(name) for name in RANKS if name in os.environ}
+    return said["WORLD_SIZE"] if said.keys() >= {"RANK", "WORLD_SIZE"} else 1
 
 
 def rank() -> int:
     """The number of this process; 0 writes files and lines."""
-    return int(os.environ["RANK"]) if ranks() > 1 else 0
+    return _number("RANK") if ranks() > 1 else 0
 
 
 def sharded() -> bool:
@@ -227,6 +229,16 @@ def leave() -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
         _waiting = None
+
+
+def _number(name: str) -> int:
+    """Of a variable that launchers set."""
+    text = os.environ[name]
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise UserError(
+            f"the variable {name} is '{text}', expected a number, as launchers set it"
+        )
+    return int(text)
 
 
 def _says(name: str) -> bool:

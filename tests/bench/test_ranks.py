@@ -238,6 +238,15 @@ def test_only_the_wait_for_the_first_of_a_machine_may_be_long(tmp_path: Path) ->
 # ------------------------------------------------------------------------------------------------ bad input
 
 
+@pytest.mark.parametrize("name", launch.RANKS)
+def test_ranks_are_numbers(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before accelerate reads them: its own error is no sentence."""
+    for each in launch.RANKS:
+        monkeypatch.setenv(each, "x" if each == name else "1")
+    assert cli.main(["run", "--preset", "smoke", "--approach", NAMES[0]]) == 2
+    assert f"the variable {name} is 'x', expected a number" in capsys.readouterr().err
+
+
 def test_ranks_do_one_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
