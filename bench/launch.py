@@ -235,9 +235,7 @@ def _number(name: str) -> int:
     """Of a variable that launchers set."""
     text = os.environ[name]
     if not re.fullmatch(r"\d{1,9}", text):
-        raise UserError(
-            f"the variable {name} is '{text}', expected a number, as launchers set it"
-        )
+        raise UserError(f"the variable {name} is '{text}', expected a number, as launchers set it")
     return int(text)
 
 

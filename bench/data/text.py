@@ -215,8 +215,7 @@ def split_by_group(
     groups: dict[str, list[Document]] = {}
     seen: set[str] = set()
     for item in sorted(documents, key=lambda item: item.key):
-        content = hash_bytes(" ".join(item.text.lower().split()))
-        if content in seen:
+        if (content := content_of(item)) in seen:
             exclusions["repeats another document"] += 1
             continue
         seen.add(content)
@@ -230,6 +229,11 @@ def split_by_group(
     share = max(1, round(HELD_OUT * len(ranked)))
     parts = {"test": ranked[:share], "validation": ranked[share : 2 * share], "train": ranked[2 * share :]}
     return {split: [item for group in names for item in groups[group]] for split, names in parts.items()}
+
+
+def content_of(document: Document) -> str:
+    """A hash of its text, up to case and spacing."""
+    return hash_bytes(" ".join(document.text.lower().split()))
 
 
 def chunk(text: str, size: int = CHUNK) -> Iterator[str]:

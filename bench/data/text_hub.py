@@ -10,7 +10,7 @@ from bench.config import TextConfig
 from bench.data.dataset import SPLITS
 from bench.data.sources import saved
 from bench.data.splits import ALIASES
-from bench.data.text import Document, LoadedCorpus, Progress, chunk, silent, split_by_group
+from bench.data.text import Document, LoadedCorpus, Progress, chunk, content_of, silent, split_by_group
 from bench.errors import UserError
 from bench.files import at_home
 from bench.reach import hub_or_cache
@@ -128,4 +128,19 @@ def _arrange(own: dict[str, list[Document]], config: TextConfig, exclusions: Cou
         parts = split_by_group(named["train"], config.seed, str(config.path), exclusions)
         named |= {split: parts.pop(split) for split in absent}
         named["train"] = [item for items in parts.values() for item in items]
+    return _apart(named, str(config.path), exclusions)
+
+
+def _apart(named: dict[str, list[Document]], source: str, exclusions: Counter[str]) -> dict[str, list[Document]]:
+    """The splits without what a split that is held out longer has, too. UserError where nothing else is in one."""
+    held: set[str] = set()
+    for split in reversed(SPLITS):
+        contents = [content_of(item) for item in named[split]]
+        kept = [item for item, content in zip(named[split], contents, strict=True) if content not in held]
+        if not kept:
+            raise UserError(f"dataset {source}: every document of split {split} is in another one, too")
+        if repeated := len(contents) - len(kept):
+            exclusions["document that is held out in another split"] += repeated
+        held |= set(contents)
+        named[split] = kept
     return named

@@ -395,6 +395,21 @@ def test_hub_keeps_a_datasets_own_splits_and_cuts_the_absent_ones(tmp_path: Path
     assert [len(single.documents(split)) for split in SPLITS] == [54, 3, 3]
 
 
+def test_what_a_dataset_holds_out_is_in_no_other_split(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="the package datasets is missing")
+    texts = {"train": ["one", "Two  words", "three", "four"], "validation": ["four", "five"], "test": ["two words"]}
+    parts = {split: datasets.Dataset.from_dict({"text": part}) for split, part in texts.items()}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "mixed")
+    corpus = open_text(TextConfig(name="hub", path=str(tmp_path / "mixed")))
+    kept = {split: [item.text for item in corpus.documents(split)] for split in ("train", "validation", "test")}
+    assert kept == {"train": ["one", "three"], "validation": ["four", "five"], "test": ["two words"]}
+    assert corpus.exclusions["document that is held out in another split"] == 2
+    parts["validation"] = parts["test"]
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "same")
+    with pytest.raises(UserError, match="every document of split validation is in another one, too"):
+        open_text(TextConfig(name="hub", path=str(tmp_path / "same")))
+
+
 def test_hub_joins_the_lines_of_running_text(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", reason="the package datasets is missing")
     lines = [line for number in range(600) for line in (f" {sentence(f'row{number}', number)} \n", "")]
