@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from bench import store
 from bench.config import Config
 from bench.errors import UserError, nearest
-from bench.files import at_home
+from bench.files import at_home, check_folder
 from bench.hands_on_arguments import PLACE
 from reports import schema
 
@@ -35,8 +35,8 @@ class ReportArguments:
     def check(self, config: Config) -> None:
         """UserError where a place doesn't exist, or the report has none to go to."""
         report_places(self)
-        if self.to is not None and self.to.exists() and not self.to.is_dir():
-            raise UserError(f"--to {self.to} is a file, expected a folder")
+        if self.to is not None:
+            check_folder(self.to, "--to")
 
 
 @dataclass(frozen=True, kw_only=True)

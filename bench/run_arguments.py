@@ -19,7 +19,7 @@ from approaches.registry import ALL, APPROACHES
 from bench import launch
 from bench.config import Config, EvaluateConfig
 from bench.errors import UserError, nearest
-from bench.files import at_home
+from bench.files import at_home, check_folder
 from bench.own_settings import check_settings
 from bench.parsing import last_values
 from bench.presets import is_foreign
@@ -71,8 +71,7 @@ class RunArguments:
         launch.check(chosen(self.approach), self.seeds)
         if not self.approach:
             raise UserError(f"--approach names none, expected one or more of: {', '.join((*APPROACHES, ALL))}")
-        if self.out.exists() and not self.out.is_dir():
-            raise UserError(f"--out {self.out} is a file, expected a folder")
+        check_folder(self.out, "--out")
         for name in chosen(self.approach):
             if obstacle := APPROACHES[name].obstacle():
                 raise UserError(f"approach '{name}' can't run here: {obstacle}")

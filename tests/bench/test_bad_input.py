@@ -171,8 +171,10 @@ def test_a_folder_that_may_not_be_read_is_told_in_a_sentence(
 
 def test_a_file_in_the_way_of_the_output_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     (tmp_path / "taken").touch()
-    for verb in ("pretrain", "preview"):
-        assert "is a file, expected a folder" in refused(capsys, [verb, "--out", str(tmp_path / "taken")])
+    for verb in ("pretrain", "preview", "run", "clean"):
+        assert "taken is a file, expected a folder" in refused(capsys, [verb, "--out", str(tmp_path / "taken")])
+        inside = str(tmp_path / "taken" / "in" / "it")
+        assert "it: " + str(tmp_path / "taken is a file") in refused(capsys, [verb, "--out", inside])
 
 
 def test_a_missing_font_says_what_to_install_or_pass(
