@@ -249,7 +249,7 @@ def lines(counts: Counts, config: Config, machine: Machine, steps: int) -> list[
     parts = config.train.accumulation
     told = [
         f"parameters    {counts.total:,} in all = {counts.total - counts.trainable:,} frozen + {counts.trainable:,} "
-        f"trained; {counts.active or 0:,} active in a drawing; borrowed: {borrowed}",
+        f"trained{_by_muon(counts, config)}; {counts.active or 0:,} active in a drawing; borrowed: {borrowed}",
         f"a batch       {draw:,} pictures to draw, {describe:,} to describe, {windows:,} windows of "
         f"{config.train.replay_tokens} tokens to replay at hand; {counts.image_tokens} image tokens a picture, captions"
         f" of {counts.caption_tokens} ({counts.captions_of})",
@@ -270,6 +270,12 @@ def lines(counts: Counts, config: Config, machine: Machine, steps: int) -> list[
             f"{hours(values['seconds'])}"
         )
     return told + _memory_lines(counts, config, machine) + _disk_lines(counts, config)
+
+
+def _by_muon(counts: Counts, config: Config) -> str:
+    if config.train.optimizer != "muon":
+        return ""
+    return f" ({counts.hidden:,} in matrices of blocks, by Muon; the rest by AdamW)"
 
 
 def _who(stage: str, machine: Machine) -> str:

@@ -45,6 +45,18 @@ def check_class(name: str, made: type[Approach]) -> None:
                 raise UserError(f"approach '{name}' declares 'generate': its class has neither {method} nor generate")
 
 
+def check_sharding(approach: Approach) -> None:
+    """UserError where a block's parameter is another module's too, which would find a shard of it."""
+    blocks = approach.blocks()
+    inside = {id(module) for block in blocks for module in block.modules()}
+    shards = {id(parameter): place for place, block in enumerate(blocks) for parameter in block.parameters()}
+    for name, module in approach.named_modules():
+        for own, parameter in [] if id(module) in inside else module.named_parameters(recurse=False):
+            if id(parameter) in shards:
+                whose = f"{name}.{own} is block {shards[id(parameter)]}'s parameter, too"
+                raise UserError(f"{type(approach).__name__} can't be sharded: {whose}, expected one module's alone")
+
+
 def check_groups(approach: Approach) -> None:
     """UserError where the parameter groups don't hold every trained parameter once, and nothing else."""
     grouped = Counter(id(parameter) for group in approach.parameter_groups() for parameter in group.parameters)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from approaches.base import Approach, Batch, Generators
 from bench import launch
-from bench.owed import check_losses
+from bench.owed import check_losses, check_sharding
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -53,9 +53,11 @@ class Step(nn.Module):
 
 
 def shard(step: Step) -> None:
-    """Spread the parameters over all ranks, where the launcher asks for it. Gradients become sums over ranks."""
+    """Spread the parameters over all ranks, where the launcher asks for it. Gradients become sums over ranks. UserError
+    where blocks share parameters with what lies beside them."""
     if not launch.sharded():
         return
+    check_sharding(step.approach)
     from accelerate.utils import FullyShardedDataParallelPlugin
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method

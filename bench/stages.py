@@ -91,8 +91,9 @@ class Run:
 def work(folder: Path, console: Console) -> None:
     """Do what is left to do of a run, and write its record."""
     run = Run(folder, console)
-    if store.other_sources(run.request):
-        raise UserError("the sources have changed since this run was asked for: start it again, as another run")
+    if other := store.other_sources(run.request):
+        whose = "the suite's sources" if "sources" in other else f"the package of approach '{run.request.approach}'"
+        raise UserError(f"{whose} changed since this run was asked for: start it again, as another run")
     record = _begun(run)
     if run.main:
         schema.save(record, folder)

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,6 +21,7 @@ from bench.gates import clock, thresholds
 from bench.gates.findings import wanted
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+OWN_FINDER = "__editable___draw_bench_"  # how setuptools names the module of an editable installation's finder
 
 
 class Server:
@@ -130,16 +131,17 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _module(finder: Any) -> str:
-    return str(getattr(finder, "__module__", ""))
+def of_this_tree(finders: Iterable[Any]) -> list[Any]:
+    """Without this project's own finder: an editable installation hands out its own modules where this tree has none of
+    a name, and no tree may borrow them. Other people's packages stay."""
+    return [finder for finder in finders if not str(getattr(finder, "__module__", "")).startswith(OWN_FINDER)]
 
 
 def main() -> int:
     """Serve until standard input ends. Whatever else prints goes to standard error."""
     if sys.platform == "linux":  # a gate that is killed leaves no worker at work
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    # An editable installation hands out its own modules where this tree has none of a name: no tree may borrow them.
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not _module(finder).startswith("__editable__")]
+    sys.meta_path[:] = of_this_tree(sys.meta_path)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     serve(lambda: Server(Path(sys.argv[1])), sys.stdin, answers)

@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from approaches.base import Approach, Loss, Prompt, Shared
+from approaches.base import Approach, Batch, Captioned, Loss, Prompt, Shared
 from approaches.registry import APPROACHES
 from approaches.shared.decoding import score
 from approaches.shared.language_model import named_hash
 from approaches.shared.prompts import gap
+from approaches.shared.randomness import generator
 from bench.batches import part
 from bench.errors import UserError
 from bench.owed import Frozen, check_class, check_groups, check_losses, strays
@@ -28,6 +29,7 @@ from bench.sampler import Sampling, draw
 from tests.approaches.small import samples, small_batch, small_generators, small_shared
 
 STEPS = 3
+LESSONS = 25  # steps on one batch, after which something is learned
 ROWS = 4
 DESCRIBE = "picture: "  # two tokens, as every preset has it, where the start token is one
 
@@ -122,12 +124,18 @@ class Trained:
         """The trained one, for measuring."""
         return self.history.approach.eval()
 
+    @cached_property
+    def stirred(self) -> Approach:
+        """One whose trained parameters are all moved by chance: what a few steps hardly open weighs in its answers."""
+        return stir(self.build()[1]).eval()
+
 
 class History:
     """Three steps of AdamW; the state after two; which parameters ever had a gradient."""
 
     def __init__(self, shared: Shared, approach: Approach) -> None:
         self.shared, self.approach = shared, approach
+        answers(shared, approach)  # whatever is kept of these must not be told after the steps
         self.frozen, self.kept = approach.frozen_hash(), Frozen(approach)
         self.text = text_logits(approach)
         self.optimizer = optimizer(approach)
@@ -144,6 +152,27 @@ class History:
                     (self.reached if parameter.requires_grad else self.stray).add(name)
 
 
+def stir(approach: Approach) -> Approach:
+    """Move every trained parameter, the same way in every process."""
+    with torch.no_grad():
+        for name, value in approach.trained_state().items():
+            value.add_(0.05 * torch.randn(value.shape, generator=generator(0, "stir", name)))
+    return approach
+
+
+@torch.no_grad()
+def answers(shared: Shared, approach: Approach) -> dict[str, Tensor]:
+    """By capability: a prediction under prompts, and the first words after a picture and after words."""
+    x_t, t = pictures(shared), torch.full((ROWS,), 0.5)
+    told, approach = prompts(), approach.eval()
+    asked = {
+        "denoise": lambda: approach.denoise(x_t, t, approach.condition(told)),
+        "caption": lambda: approach.text_start([Prompt.image(x) for x in x_t])[0],
+        "complete": lambda: approach.text_start(told)[0],
+    }
+    return {name: ask() for name, ask in asked.items() if name in approach.capabilities}
+
+
 def optimizer(approach: Approach) -> torch.optim.Optimizer:
     """AdamW over the approach's own groups."""
     groups = [{"params": list(group.parameters), "lr": 1e-3 * group.ratio} for group in approach.parameter_groups()]
@@ -158,7 +187,11 @@ def step(shared: Shared, approach: Approach, optimizer: torch.optim.Optimizer, i
     check_losses(approach, terms)
     assert not (found := strays(approach, terms)), f"losses would train what is no parameter, of shapes {found}"
     whole = torch.stack([term.weight * term.sum / term.count for term in terms.values()]).sum()
-    whole.backward()
+    try:
+        whole.backward()
+    except RuntimeError as error:
+        error.add_note("A second time through a graph: was something kept from the last batch?")
+        raise
     optimizer.step()
     return {name: dataclasses.replace(term, sum=term.sum.detach()) for name, term in terms.items()}
 
@@ -220,8 +253,8 @@ def test_three_steps_can_be_taken(way: Trained) -> None:
 
 
 def test_a_block_is_a_module_of_its_own(way: Trained) -> None:
-    """Blocks are compiled and sharded one by one: there are some, they are the approach's, and none shares a trained
-    parameter with another."""
+    """Blocks are compiled and sharded one by one: there are some, they are the approach's, and none shares a parameter
+    with another."""
     blocks, owner = way.approach.blocks(), dict[int, int]()
     names = {id(parameter): name for name, parameter in way.approach.named_parameters()}
     assert blocks, "blocks() is empty"
@@ -239,7 +272,8 @@ def test_losses_are_finite_and_of_something(way: Trained) -> None:
         for name, term in terms.items():
             assert float(term.count) > 0 and term.weight > 0, name
             assert term.sum.ndim == 0 and bool(torch.isfinite(term.sum)), name
-        assert float(terms["diffusion"].count) == ROWS
+        told = "the term 'diffusion' is a sum over rows at their levels of noise, and its count how many there are"
+        assert float(terms["diffusion"].count) == ROWS, told
 
 
 def test_counts_told_ahead_are_those_of_the_losses(way: Trained) -> None:
@@ -257,8 +291,8 @@ def test_counts_told_ahead_are_those_of_the_losses(way: Trained) -> None:
 def test_gradients_reach_all_that_is_trained_and_nothing_else(way: Trained) -> None:
     approach, history = way.approach, way.history
     trained = {name for name, parameter in approach.named_parameters() if parameter.requires_grad}
-    assert history.reached == trained
-    assert not history.stray
+    assert not (left := trained - history.reached), f"trained, and no loss has a gradient for it: {sorted(left)}"
+    assert not history.stray, f"not trained, and a loss has a gradient for it: {sorted(history.stray)}"
     check_groups(approach)
     assert set(approach.trained_state()) == trained
 
@@ -303,7 +337,7 @@ def test_shapes(way: Trained) -> None:
         logits, state = approach.text_start(start)
         assert logits.shape == (ROWS, vocabulary)
         logits, _ = approach.text_step(logits.argmax(-1, keepdim=True), state)
-        assert logits.shape == (ROWS, 1, vocabulary)
+        assert logits.shape == (ROWS, 1, vocabulary), "text_step gives logits after each token, B T V"
     if "complete" in approach.capabilities:
         assert approach.text_logits(text()).shape == (*text().shape, vocabulary)
 
@@ -377,33 +411,77 @@ def test_the_sums_of_parts_are_the_whole_s(way: Trained) -> None:
 @torch.no_grad()
 def test_drawing_is_judged_as_it_is_learned(way: Trained) -> None:
     """The diffusion term is that of `condition` and `denoise`, by which pictures are drawn, on the same pictures, times
-    and noise; an approach that draws something at random for its training may condition it otherwise."""
-    shared, approach = way.history.shared, way.approach
-    needs(approach, "denoise")
+    and noise. An approach that draws something at random for its training may condition it otherwise: of that one what
+    `condition` and `denoise` say must get better as it learns."""
+    shared = way.history.shared
+    needs(way.approach, "denoise")
     batch, asked = small_batch(shared, ROWS, 7), list[str]()
 
     def noted(purpose: str) -> torch.Generator:
         asked.append(purpose)
         return small_generators(shared.seed, 7)(purpose)
 
-    learned = float(approach.losses(batch, noted)["diffusion"].sum)
-    if asked:
-        pytest.skip("the approach has no training without draws of its own")
+    learned = float(way.stirred.losses(batch, noted)["diffusion"].sum)
+    if not asked:
+        why = "the term 'diffusion' is not what condition and denoise say of the same pictures"
+        assert learned == pytest.approx(judged_drawing(shared, way.stirred, batch), rel=1e-4), why
+        return
+    shared, approach = way.build()
+    before, taken = judged_drawing(shared, approach, batch), optimizer(approach)
+    with torch.enable_grad():
+        for _ in range(LESSONS):
+            step(shared, approach, taken, 7)
+    after = judged_drawing(shared, approach, batch)
+    assert after < 0.97 * before, "losses trains something else than what condition and denoise draw by"
+
+
+def judged_drawing(shared: Shared, approach: Approach, batch: Batch) -> float:
+    """The summed diffusion loss of a batch's drawn rows by what draws pictures."""
+    approach.eval()
     words = ["" if empty else caption for empty, caption in zip(batch.empty, batch.draw.captions, strict=True)]
-    told = [Prompt.text(text, scene) for text, scene in zip(words, batch.draw.scenes, strict=True)]
     latents, diffusion = batch.draw.latents, shared.diffusion
     x_t = diffusion.add_noise(latents, batch.noise, batch.times)
-    given = approach.denoise(x_t, batch.times, approach.condition(told))
-    judged = diffusion.loss(given, diffusion.target(latents, batch.noise, batch.times))
-    why = "the term 'diffusion' is not what condition and denoise say of the same pictures"
-    assert learned == pytest.approx(float(judged.sum()), rel=1e-4), why
+    given = approach.denoise(x_t, batch.times, approach.condition(approach.prompts(words, batch.draw.scenes)))
+    return float(diffusion.loss(given, diffusion.target(latents, batch.noise, batch.times)).sum())
+
+
+@torch.no_grad()
+def test_losses_are_the_same_in_training_and_in_evaluation(way: Trained) -> None:
+    """What is random comes from the generators: so a loss is a function of batch and generators, in either mode."""
+    needs(way.approach, "denoise")
+    shared, approach = way.history.shared, way.stirred
+    batch = small_batch(shared, ROWS, 7)
+    given = [approach.train(mode).losses(batch, small_generators(shared.seed, 7)) for mode in (True, False)]
+    for name, term in given[0].items():
+        why = f"the term '{name}' differs between train() and eval(): what is evaluated is not what is trained"
+        assert float(term.sum) == pytest.approx(float(given[1][name].sum), rel=1e-4), why
+
+
+@torch.no_grad()
+def test_a_caption_that_is_left_out_is_not_heard(way: Trained) -> None:
+    """Guidance needs a picture model that has learned without captions: `drawn_prompt` leaves them out."""
+    needs(way.approach, "denoise")
+    shared, approach = way.history.shared, way.stirred
+    batch = small_batch(shared, ROWS, 7)
+    draw = batch.draw
+    other = dataclasses.replace(
+        draw, tokens=draw.tokens.flip(0), mask=draw.mask.flip(0), captions=draw.captions[::-1], scenes=draw.scenes[::-1]
+    )
+
+    def loss(empty: bool, rows: Captioned) -> float:
+        given = dataclasses.replace(batch, draw=rows, empty=torch.full((ROWS,), empty))
+        return float(approach.losses(given, small_generators(shared.seed, 7))["diffusion"].sum)
+
+    said = "rows whose caption batch.empty leaves out are drawn from it all the same: see Batch.drawn_prompt"
+    assert loss(True, draw) == pytest.approx(loss(True, other), rel=1e-5), said
+    assert loss(False, draw) != pytest.approx(loss(False, other), rel=1e-5), "captions have no part in the loss"
 
 
 @torch.no_grad()
 def test_captions_are_judged_as_they_are_learned(way: Trained) -> None:
     """The term `caption`, where there is one, is that of `text_start` and `text_step`, by which captions are written,
     in nats, summed over the same words."""
-    shared, approach = way.history.shared, way.approach
+    shared, approach = way.history.shared, way.stirred
     needs(approach, "denoise", "caption")
     batch = small_batch(shared, ROWS, 8)
     terms = approach.losses(batch, small_generators(shared.seed, 8))
@@ -419,13 +497,19 @@ def test_captions_are_judged_as_they_are_learned(way: Trained) -> None:
 
 
 @torch.no_grad()
-def test_after_a_few_steps_prompts_decide(way: Trained) -> None:
+def test_prompts_decide(way: Trained) -> None:
     """Nobody is deaf or blind: other words draw otherwise, and other pictures are described otherwise."""
-    approach, x_t = way.approach, pictures(way.history.shared)
+    approach, x_t = way.stirred, pictures(way.history.shared)
     if "denoise" in approach.capabilities:
         t = torch.full((ROWS,), 0.5)
         one, other = (approach.denoise(x_t, t, approach.condition(told)) for told in (prompts(), prompts()[::-1]))
         assert not torch.equal(one, other), "what is drawn does not depend on the prompt"
+    if "generate" in approach.capabilities:
+        sampling = Sampling(nfe=2, guidance=2.0)
+        one, other = (
+            draw(approach, told, sampling, seed=0, batch=ROWS).latents for told in (prompts(), prompts()[::-1])
+        )
+        assert not torch.equal(one, other), "what generate draws does not depend on the prompt"
     if "caption" in approach.capabilities:
         one, other = (approach.text_start([Prompt.image(x) for x in seen])[0] for seen in (x_t, x_t.flip(0)))
         assert not torch.equal(one, other), "what is written does not depend on the picture"
@@ -437,17 +521,10 @@ def test_what_is_kept_of_a_training_is_enough_to_measure(way: Trained) -> None:
     shared, again = way.build()
     for name, value in again.trained_state().items():
         value.copy_(way.approach.trained_state()[name])
-    x_t, t = pictures(shared), torch.full((ROWS,), 0.5)
-    for one in ("denoise", "caption", "complete"):
-        if one not in way.approach.capabilities:
-            continue
-        given = []
-        for approach in (way.approach, again.eval()):
-            if one == "denoise":
-                given.append(approach.denoise(x_t, t, approach.condition(prompts())))
-            else:
-                given.append(approach.text_start([Prompt.image(x) for x in x_t] if one == "caption" else prompts())[0])
-        assert torch.equal(*given), one
+    given = answers(shared, again)
+    for name, told in answers(shared, way.approach).items():
+        why = "state is kept outside the trained parameters: of earlier batches, or of answers before the last step"
+        assert torch.equal(told, given[name]), f"{name}: {why}"
 
 
 def test_what_is_kept_of_a_training_is_enough_to_go_on(way: Trained) -> None:
@@ -460,8 +537,9 @@ def test_what_is_kept_of_a_training_is_enough_to_go_on(way: Trained) -> None:
     again.load_state_dict(copy.deepcopy(history.moments))
     step(shared, approach, again, STEPS - 1)
     ended = history.approach.trained_state()
-    for name, value in approach.trained_state().items():
-        assert torch.equal(value, ended[name]), name
+    parted = [name for name, value in approach.trained_state().items() if not torch.equal(value, ended[name])]
+    why = "the same step from the same state gave others: state is kept elsewhere, or chance is not the generators'"
+    assert not parted, f"{why}: {parted}"
 
 
 def test_the_seed_decides_and_nothing_else_does(way: Trained) -> None:
@@ -476,8 +554,9 @@ def test_the_seed_decides_and_nothing_else_does(way: Trained) -> None:
     drawn = []
     for approach, noise in ((one, 3), (two, 4)):
         torch.manual_seed(noise)
-        drawn.append(approach.losses(small_batch(shared, ROWS), small_generators()))
-    assert [name for name, term in drawn[0].items() if not torch.equal(term.sum, drawn[1][name].sum)] == []
+        drawn.append(stir(approach).losses(small_batch(shared, ROWS), small_generators()))
+    parted = [name for name, term in drawn[0].items() if not torch.equal(term.sum, drawn[1][name].sum)]
+    assert not parted, f"of torch's global generator, in place of generators(purpose): {parted}"
 
 
 @torch.no_grad()

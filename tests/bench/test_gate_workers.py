@@ -135,6 +135,13 @@ def test_every_request_has_one_answer_and_an_exception_is_one() -> None:
     assert "AttributeError" in found[3]["error"]
 
 
+def test_no_tree_borrows_this_project_s_modules_and_other_packages_are_found() -> None:
+    """As setuptools names the finders of what is installed with pip install -e."""
+    names = ("__editable___draw_bench_0_1_0_finder", "__editable___plain_way_0_1_finder", "_frozen_importlib")
+    finders = [type("Finder", (), {"__module__": name}) for name in names]
+    assert worker.of_this_tree([*finders, object()])[:-1] == finders[1:]
+
+
 def test_a_server_that_can_not_start_says_so_every_time() -> None:
     def broken() -> Any:
         raise ImportError("no such module")

@@ -28,7 +28,7 @@ from bench.evaluate_again import again
 from bench.evaluate_arguments import EvaluateArguments
 from bench.hands_on_arguments import CompleteArguments
 from bench.listing import collect
-from bench.owed import check_class, check_losses, unreached
+from bench.owed import check_class, check_losses, check_sharding, unreached
 from bench.own_settings import check_settings
 from bench.trainer import NonFiniteLossError
 from bench.training import ApproachTrainee, accelerator_for
@@ -129,6 +129,15 @@ def test_a_language_model_that_was_changed_in_place_is_refused(
     with pytest.raises(UserError, match="has changed the layers of the shared language model.*copy.deepcopy"):
         build(request, small_shared())
     assert before["language_model"] == sum(p.numel() for p in small_shared().language_model.parameters())
+
+
+def test_a_block_whose_parameters_are_another_module_s_too_can_not_be_sharded() -> None:
+    approach = Fake(small_shared(), Settings())
+    check_sharding(approach)
+    approach.second = nn.Linear(256, 32)
+    approach.second.weight = approach.draw[0].weight
+    with pytest.raises(UserError, match=r"Fake can't be sharded: second.weight is block 0's parameter, too"):
+        check_sharding(approach)
 
 
 # ---------------------------------------------------------------------------------------------------------- training
