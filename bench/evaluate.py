@@ -6,7 +6,7 @@ other one is still there. Estimates of the same items carry the items' names, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -151,7 +151,7 @@ def loss_metrics(
 ) -> dict[str, Estimate]:
     """`validation_loss` and `caption_gap` of the fixed triples' losses, N each, and with `bands` both for each quarter
     of the times."""
-    keys, times = np.array(held.validation.keys), held.times.numpy()
+    keys = np.array(held.validation.keys)
     shuffled = "each picture with the caption of the one before it"
 
     def both(inside: NDArray[np.bool_], name: str, details: dict[str, object]) -> dict[str, Estimate]:
@@ -168,23 +168,27 @@ def loss_metrics(
         }
 
     found = both(np.ones(len(right), dtype=bool), "", {"triples": len(right)})
-    for low, high in _BANDS if bands else ():
-        inside = (times >= low) & ((times < high) | (high == 1))
-        found |= both(inside, f"_t{low:g}_{high:g}", {"times": [low, high]})
+    for name, ends, inside in _bands(held) if bands else ():
+        found |= both(inside, name, {"times": ends})
     return found
+
+
+def _bands(held: HeldOut) -> Iterator[tuple[str, list[float], NDArray[np.bool_]]]:
+    """Each quarter of the times: how metrics of it end, its ends, and which triples lie in it."""
+    times = held.times.numpy()
+    for low, high in _BANDS:
+        yield f"_t{low:g}_{high:g}", [low, high], (times >= low) & ((times < high) | (high == 1))
 
 
 def validation_row(approach: Approach, held: HeldOut, batch: int, seed: int) -> dict[str, float]:
     """The losses of the fixed triples as numbers of a training curve's row: with intervals, and means by time band."""
     right, wrong = validation_losses(approach, held, batch)
     found = row(loss_metrics(right, wrong, held, seed=seed, bands=False))
-    times = held.times.numpy()
-    for low, high in _BANDS:
-        inside = (times >= low) & ((times < high) | (high == 1))
+    for name, _, inside in _bands(held):
         if inside.any():
-            found[f"validation_loss_t{low:g}_{high:g}"] = float(right[inside].mean())
+            found[f"validation_loss{name}"] = float(right[inside].mean())
         if inside.any() and len(right) > 1:
-            found[f"caption_gap_t{low:g}_{high:g}"] = float((wrong - right)[inside].mean())
+            found[f"caption_gap{name}"] = float((wrong - right)[inside].mean())
     return found
 
 
