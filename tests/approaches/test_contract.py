@@ -156,7 +156,7 @@ def stir(approach: Approach) -> Approach:
     """Move every trained parameter, the same way in every process."""
     with torch.no_grad():
         for name, value in approach.trained_state().items():
-            value.add_(0.05 * torch.randn(value.shape, generator=generator(0, "stir", name)))
+            value.add_(0.05 * torch.randn(value.shape, generator=generator(0, f"stir/{name}")))
     return approach
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from approaches.base import Approach, Batch, Generation, Generators, Loss, NoiseFor, Prompt, Sampler, Shared
 from approaches.projection import Projection
+from approaches.registry import APPROACHES
 from tests.approaches import test_contract as contract
 from tests.approaches.small import small_shared
 
@@ -127,7 +128,7 @@ class Faulty(contract.Trained):
 
     def build(self, seed: int = 0) -> tuple[Shared, Approach]:
         shared = replace(small_shared(seed), describe_prompt=contract.DESCRIBE)
-        return shared, self.kind(shared, contract.APPROACHES["projection"].load_settings()(**self.changes))
+        return shared, self.kind(shared, APPROACHES["projection"].load_settings()(**self.changes))
 
 
 FAULTS: list[tuple[type[Approach], Callable[[Any], None], str]] = [
