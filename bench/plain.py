@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import types
@@ -49,7 +50,7 @@ def build(kind: Any, value: Any, path: str = "", *, full: bool = False) -> Any:
 
 def _build_dataclass(kind: Any, value: Any, path: str, full: bool) -> Any:
     values, inside = _of(dict, value, path or "the whole"), f"{path}." if path else ""
-    hints, fields = typing.get_type_hints(kind), {item.name: item for item in dataclasses.fields(kind)}
+    hints, fields = _hints(kind), {item.name: item for item in dataclasses.fields(kind)}
     for name in values:
         if name not in fields:
             raise UserError(f"unknown field '{inside}{name}': {nearest(name, fields)}")
@@ -61,6 +62,12 @@ def _build_dataclass(kind: Any, value: Any, path: str, full: bool) -> Any:
         return kind(**built)
     except ValueError as error:  # an estimate that says neither a number nor why not
         raise UserError(f"{path}: {error}" if path else str(error)) from error
+
+
+@functools.cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    """A dataclass' annotations: resolving them takes longer than all else."""
+    return typing.get_type_hints(kind)
 
 
 def _of(kind: type[Any], value: Any, path: str) -> Any:
