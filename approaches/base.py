@@ -249,8 +249,7 @@ class Approach(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
-        """The terms of one step's loss. `diffusion` is a mean over drawn rows at each of their levels of noise, others
-        over what they predict."""
+        """One step's terms. `diffusion` is a mean over drawn rows' levels of noise, others over what they predict."""
 
     def counts(self, batch: Batch) -> Mapping[str, Tensor | float]:
         """The counts of `losses`, by term, from a batch alone. Empty where only `losses` can tell: then a batch in

@@ -414,7 +414,7 @@ MISTAKES = [
         "DRAWN {runs} holds runs, each with several kinds of pictures: expected one, as {runs}/",
     ),
     ("{drawn} --reference {runs}", "--reference {runs} holds runs, each with several kinds of pictures: expected one"),
-    ("~nobody_of_this_name --reference {real}", "~nobody_of_this_name begins with ~ and a name that no user here has"),
+    ("~nobody_of_this_name --reference {real}", "DRAWN ~nobody_of_this_name: no such folder"),
     ("{drawn} --refrence {real}", "did you mean --reference?"),
 ]
 
