@@ -30,6 +30,8 @@ KINDS = {
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "smollm3")
 """The model types of language models that our transformer runs."""
 CLIPS = "one such as ViT-B-32/openai, shipped:clip-tiny, or a folder as open_clip saves it"
+LAYERS = 1000
+"""More layers than any language model has: a config.json that names more is damaged, or meant to be built for ever."""
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """Files of which one holds a tokenizer's words."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?(:[\w./-]+)?")
@@ -169,6 +171,17 @@ def check_kind(name: str, source: Source) -> None:
         raise UserError(f"model.lm is '{source.text}', a {told[field]} model: expected one of {', '.join(FAMILIES)}")
     if name == "lm" and not any((source.path / each).is_file() for each in TOKENIZERS):
         raise UserError(f"model.lm is '{source.text}', which holds no tokenizer: expected {' or '.join(TOKENIZERS)}")
+    if name == "lm":
+        check_layers(told, source)
+
+
+def check_layers(told: dict[str, Any], source: Source) -> None:
+    """UserError where a language model's config.json names more layers than can be meant; before they are built."""
+    count = told.get("num_hidden_layers")
+    if isinstance(count, int | float) and count > LAYERS:
+        raise UserError(
+            f"model.lm is '{source.text}', whose config.json names {count} layers: expected {LAYERS} at most"
+        )
 
 
 def check_clip(text: str, field: str = "model.clip") -> None:
