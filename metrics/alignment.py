@@ -5,6 +5,7 @@ N pictures or texts, E embedding width."""
 from __future__ import annotations
 
 import difflib
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,8 +38,9 @@ class Clip:
     """An open_clip model with its own preprocessing and tokenizer.
 
     location: a folder with open_clip_config.json and weights, or MODEL/WEIGHTS (open_clip's architecture and its tag or
-    file of weights). UserError where it can't be loaded, or where weights and architecture differ in their GELU, of
-    which open_clip only warns. weights_hash: of all its tensors.
+    file of weights). UserError where it can't be loaded, as where its tokenizer needs Python of its own, which is never
+    run, or where weights and architecture differ in their GELU, of which open_clip only warns. weights_hash: of all its
+    tensors.
     """
 
     def __init__(self, location: str, *, device: torch.device | str = "cpu") -> None:
@@ -63,7 +65,7 @@ class Clip:
                     model, preprocess = open_clip.create_model_from_pretrained(name)
                 else:
                     model, preprocess = open_clip.create_model_from_pretrained(name, pretrained=weights or None)
-                tokenizer = open_clip.get_tokenizer(name)
+                tokenizer = _tokenizer(name, folder)
         except Exception as error:  # open_clip raises plain Exceptions, RuntimeErrors and hub errors alike
             reason = (str(error).strip() or type(error).__name__).splitlines()[0] if reachable else NO_ANSWER
             raise UserError(f"the CLIP model '{location}' can't be loaded: {reason}") from error
@@ -114,6 +116,20 @@ class Clip:
         padding = self.tokenizer([""], context_length=twice)[0].mode().values
         longer, usual = self.tokenizer(list(texts), context_length=twice), self.tokenizer(list(texts))
         return int(((longer != padding).sum(1) > (usual != padding).sum(1)).sum())
+
+
+def _tokenizer(name: str, folder: Path) -> Any:
+    """The tokenizer of a model, by open_clip's name for it; folder: where it lies, if it is local. No code of its own
+    is run: open_clip hands on what a config says of trust_remote_code, unless told. Raises what open_clip does."""
+    import open_clip
+
+    if folder.is_dir():
+        config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
+    else:
+        config = open_clip.get_model_config(name) or {}
+    if config.get("text_cfg", {}).get("hf_tokenizer_name"):
+        return open_clip.get_tokenizer(name, trust_remote_code=False)
+    return open_clip.get_tokenizer(name)  # its own tokenizers know no such option
 
 
 def _check(images: NDArray[np.uint8], dimensions: int) -> None:

@@ -20,7 +20,7 @@ from approaches.shared.decoding import decode
 from approaches.shared.hub import pinned
 from approaches.shared.kernels import Kernels, choose
 from approaches.shared.reading import next_logits, read
-from approaches.shared.sources import FAMILIES, Source, check_folder, resolve
+from approaches.shared.sources import FAMILIES, Source, check_folder, check_layers, resolve
 from approaches.shared.transformer import RopeScaling, Transformer, TransformerConfig
 from approaches.shared.unpacked import unpacked
 from bench.errors import UserError
@@ -235,7 +235,7 @@ def _check_tokenizer(tokenizer: Any, vocabulary: int, text: str) -> None:
 
 def _from_transformers(source: Source) -> tuple[Any, Any]:
     """The model and tokenizer as transformers loads them."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -251,9 +251,10 @@ def _from_transformers(source: Source) -> tuple[Any, Any]:
         local["use_safetensors"] = True
     try:
         with hub_or_cache(needed=source.path is None) as reachable:
-            tokenizer = AutoTokenizer.from_pretrained(
-                location, **{k: v for k, v in local.items() if k != "use_safetensors"}
-            )
+            place = {k: v for k, v in local.items() if k != "use_safetensors"}
+            if gguf is None:
+                check_layers(PretrainedConfig.get_config_dict(location, **place)[0], source)
+            tokenizer = AutoTokenizer.from_pretrained(location, **place)
             with redirect_stderr(io.StringIO()) if gguf is not None else nullcontext():  # a bar that no setting hides
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
                     location, dtype=torch.float32, output_loading_info=True, **local

@@ -30,6 +30,8 @@ KINDS = {
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "smollm3")
 """The model types of language models that our transformer runs."""
 CLIPS = "one such as ViT-B-32/openai, shipped:clip-tiny, or a folder as open_clip saves it"
+LAYERS = 1000
+"""More layers than any language model has: a config.json that names more is damaged, or meant to be built for ever."""
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """Files of which one holds a tokenizer's words."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?(:[\w./-]+)?")
@@ -169,11 +171,22 @@ def check_kind(name: str, source: Source) -> None:
         raise UserError(f"model.lm is '{source.text}', a {told[field]} model: expected one of {', '.join(FAMILIES)}")
     if name == "lm" and not any((source.path / each).is_file() for each in TOKENIZERS):
         raise UserError(f"model.lm is '{source.text}', which holds no tokenizer: expected {' or '.join(TOKENIZERS)}")
+    if name == "lm":
+        check_layers(told, source)
+
+
+def check_layers(told: dict[str, Any], source: Source) -> None:
+    """UserError where a language model's config.json names more layers than can be meant; before they are built."""
+    count = told.get("num_hidden_layers")
+    if isinstance(count, int | float) and count > LAYERS:
+        raise UserError(
+            f"model.lm is '{source.text}', whose config.json names {count} layers: expected {LAYERS} at most"
+        )
 
 
 def check_clip(text: str, field: str = "model.clip") -> None:
     """Judge a CLIP model without open_clip: a folder as it saves one, shipped:NAME, or MODEL/WEIGHTS. UserError where
-    it can't be one."""
+    it can't be one, and where a folder would have Python of its own run."""
     if text.startswith(("shipped:", "package:", ".", "/", "~")) or Path(text).is_dir():
         path = resolve(text, field=field).path
         if path is None or not (path / "open_clip_config.json").is_file():
@@ -181,6 +194,7 @@ def check_clip(text: str, field: str = "model.clip") -> None:
                 f"{field} is '{text}', which has no open_clip_config.json: expected a folder as open_clip saves it, "
                 "shipped:NAME or MODEL/WEIGHTS"
             )
+        _check_trust(path / "open_clip_config.json", f"{field} is '{text}', whose open_clip_config.json")
         return
     spec, (model, _, weights) = importlib.util.find_spec("open_clip"), text.partition("/")
     folders = spec.submodule_search_locations or [] if spec else []
@@ -196,6 +210,19 @@ def check_clip(text: str, field: str = "model.clip") -> None:
         )
     if tags and not os.path.exists(weights) and weights.lower().replace("-", "_") not in tags:
         raise UserError(f"{field} is '{text}', and open_clip has no such weights of {model}: {nearest(weights, tags)}")
+
+
+def _check_trust(config: Path, said: str) -> None:
+    """UserError where an open_clip config does not read, or grants its own tokenizer trust_remote_code: open_clip would
+    hand that on to transformers, which then runs the folder's Python."""
+    try:
+        told = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{said} does not read: {error}") from error
+    for name in ("model_cfg", "text_cfg", "tokenizer_kwargs"):
+        told = told.get(name) if isinstance(told, dict) else None
+    if isinstance(told, dict) and told.get("trust_remote_code", False) is not False:
+        raise UserError(f"{said} has code of its own run (trust_remote_code): expected a tokenizer that needs none")
 
 
 def _clip_tags(listing: Path, model: str) -> list[str]:

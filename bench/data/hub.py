@@ -15,6 +15,7 @@ from typing import Any
 
 from bench.config import DataConfig
 from bench.data.folder import File
+from bench.data.hub_files import inside, load_folder, load_saved, roots
 from bench.data.listed import NO_CAPTION, Candidate, Listed, Part, clean_captions
 from bench.data.pictures import PictureError, read
 from bench.data.sources import hub_source, saved
@@ -36,11 +37,13 @@ NO_CAPTIONS = re.compile(r"(?i)(^|[^a-z])(urls?|uri|link|path|id|key|file_?name|
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One row's picture in a datasets.Dataset whose picture column is not decoded."""
+    """One row's picture in a datasets.Dataset whose picture column is not decoded. allowed: the folders in which a file
+    may lie that the row points to."""
 
     table: Any
     column: str
     row: int
+    allowed: tuple[str, ...]
 
     def read(self) -> bytes:
         """See Source."""
@@ -64,7 +67,14 @@ class Cell:
             raise PictureError("unreadable row") from error
         if not value or not (value["bytes"] or value["path"]):
             raise PictureError("missing image")
-        return bytes(value["bytes"] or b""), Path(value["path"]) if value["path"] else None
+        if value["bytes"]:
+            return bytes(value["bytes"]), None
+        try:
+            if not inside(value["path"], self.allowed):
+                raise PictureError("path outside the folder")
+        except ValueError as error:  # a null character in the name
+            raise PictureError("unreadable image file") from error
+        return b"", Path(value["path"])
 
 
 class Hub(Listed):
@@ -110,25 +120,27 @@ def _candidates(
         name: table.select_columns([picture]).cast_column(picture, datasets.Image(decode=False))
         for name, table in tables.items()
     }
+    allowed = roots(at_home(origin))
     for _, name, row in rows:
         captions = clean_captions(texts[name][row][caption])
-        source, lack = Cell(table=cells[name], column=picture, row=row), "" if captions else NO_CAPTION
+        source = Cell(table=cells[name], column=picture, row=row, allowed=allowed)
+        lack = "" if captions else NO_CAPTION
         yield Candidate(key=f"{name}/{row}", captions=captions, source=source, told=told[name], lack=lack)
 
 
 def _open(source: str) -> dict[str, Any]:
     """Split name -> datasets.Dataset."""
     try:
-        import datasets
+        import datasets  # noqa: F401
     except ImportError as error:
         raise UserError("dataset 'hub' needs the package datasets: pip install '.[data]'") from error
 
     folder = at_home(source)
     try:
         if saved(folder):
-            opened = datasets.load_from_disk(str(folder))
+            opened = load_saved(folder, f"--data.path {source}")
         elif folder.is_dir():
-            opened = datasets.load_dataset(str(folder))
+            opened = load_folder(folder, f"--data.path {source}")
         else:
             opened = _download(source)
     except UserError:

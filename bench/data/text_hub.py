@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.config import TextConfig
 from bench.data.dataset import SPLITS
+from bench.data.hub_files import load_folder, load_saved
 from bench.data.sources import saved
 from bench.data.splits import ALIASES
 from bench.data.text import Document, LoadedCorpus, Progress, chunk, content_of, silent, split_by_group
@@ -57,7 +58,14 @@ def _load(path: str) -> dict[str, Any]:
     with hub_or_cache(needed=not local.exists()):
         for name, configuration in attempts:
             try:
-                loaded = datasets.load_from_disk(name) if saved(local) else datasets.load_dataset(name, configuration)
+                if saved(local):
+                    loaded = load_saved(local, f"text.path {path}")
+                elif local.is_dir():
+                    loaded = load_folder(local, f"text.path {path}")
+                else:
+                    loaded = datasets.load_dataset(name, configuration)
+            except UserError:
+                raise
             except Exception as error:  # the loader's failures (network, hub, parsing, arrow) have no base in common
                 failures.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".rstrip(" .:"))
                 continue

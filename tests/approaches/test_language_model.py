@@ -183,6 +183,10 @@ def no_numbers(folder: Path) -> None:
     save_file(tensors, path, {"format": "pt"})
 
 
+def bottomless(folder: Path) -> None:
+    edit(llama(folder), num_hidden_layers=10**8)
+
+
 def unknown_type(folder: Path) -> None:
     edit(llama(folder), model_type="nonesuch")
 
@@ -203,6 +207,7 @@ def unknown_type(folder: Path) -> None:
         (wordy, "a tokenizer of 257 tokens, more than the model's 200"),
         (mismatched, "can't be loaded: its weights have other shapes than its config.json says"),
         (no_numbers, "holds values that are no numbers, in model.norm.weight"),
+        (bottomless, "names 100000000 layers: expected 1000 at most"),
         (unknown_type, "can't be loaded"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from approaches.shared import sources
 from approaches.shared.sources import (
     Source,
     _clip_tags,
+    check_clip,
     check_folder,
+    check_kind,
     check_safetensors,
     resolve,
     shipped,
@@ -214,3 +217,53 @@ def test_open_clips_listing_is_read_without_importing_it() -> None:
         own, read = set(open_clip.list_pretrained_tags_by_model(model)), set(_clip_tags(listing, model))
         assert own == read or (model.endswith("-quickgelu") and own < read), model
     assert _clip_tags(listing, "ViT-B-33") == [] and _clip_tags(listing.with_name("absent.py"), "ViT-B-32") == []
+
+
+def clip_folder(folder: Path, config: str) -> str:
+    (folder / "open_clip_config.json").write_text(config)
+    return str(folder)
+
+
+@pytest.mark.parametrize("granted", [True, 1, "true", None])
+def test_a_clip_folder_that_trusts_itself_is_refused_before_open_clip_is_imported(
+    granted: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    told = {"model_cfg": {"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": granted}}}}
+    with pytest.raises(UserError, match=r"--clip is '.*', whose open_clip_config.json has code of its") as caught:
+        check_clip(clip_folder(tmp_path, json.dumps(told)), "--clip")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *("{}", "[]", '{"model_cfg": null}', '{"model_cfg": {"text_cfg": {"tokenizer_kwargs": {"clean": "lower"}}}}'),
+        '{"model_cfg": {"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": false}}}}',
+    ],
+)
+def test_a_clip_folder_that_grants_nothing_is_left_to_open_clip(config: str, tmp_path: Path) -> None:
+    check_clip(clip_folder(tmp_path, config))
+
+
+@pytest.mark.parametrize("config", ["{", "\ufeff{}", "[" * 100_000])
+def test_a_clip_folder_whose_config_does_not_read_is_refused(config: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model.clip is '.*', whose open_clip_config.json does not read: .") as caught:
+        check_clip(clip_folder(tmp_path, config))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if name.startswith("clip-")])
+def test_shipped_clips_pass(name: str) -> None:
+    check_clip(f"shipped:{name}")
+
+
+@pytest.mark.parametrize("layers", ["100000000", "1e300", "Infinity"])
+def test_layers_without_end_are_refused_before_they_are_built(layers: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    source, config = Source(text="x", path=tmp_path), tmp_path / "config.json"
+    config.write_text('{"model_type": "llama", "num_hidden_layers": 126}')
+    check_kind("lm", source)
+    config.write_text(f'{{"model_type": "llama", "num_hidden_layers": {layers}}}')
+    with pytest.raises(UserError, match=r"model.lm is 'x', whose config.json names .* layers: expected 1000 at most"):
+        check_kind("lm", source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import warnings
@@ -14,10 +15,12 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+import transformers
 from PIL import Image
 from torch import nn
 
 from approaches.shared.sources import shipped
+from bench import reach
 from bench.config import Config
 from bench.data.shapes import Shapes
 from bench.errors import UserError
@@ -108,6 +111,46 @@ def test_a_broken_folder_is_the_users_mistake(broken: str, tmp_path: Path) -> No
     with pytest.raises(UserError) as caught:
         Clip(str(folder))
     assert str(folder) in one_line(caught)
+
+
+@pytest.mark.parametrize("granted", [True, "yes", 1, None], ids=repr)
+def test_a_folder_s_own_python_is_not_run(granted: Any, tmp_path: Path) -> None:
+    """Its config may trust itself: open_clip hands tokenizer_kwargs on to transformers."""
+    folder = tmp_path / "clip"
+    shutil.copytree(shipped()["clip-tiny"], folder)
+    config, tokens = folder / "open_clip_config.json", folder / "tokenizer_config.json"
+    told = json.loads(config.read_text())
+    told["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {} if granted is None else {"trust_remote_code": granted}
+    config.write_text(json.dumps(told))
+    named = {"auto_map": {"AutoTokenizer": [None, "evil_tok.EvilTok"]}, "tokenizer_class": "EvilTok"}
+    tokens.write_text(json.dumps(json.loads(tokens.read_text()) | named))
+    (folder / "evil_tok.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
+        "from transformers import PreTrainedTokenizerFast\n"
+        "class EvilTok(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    with pytest.raises(UserError) as caught:
+        Clip(str(folder))
+    assert f"the CLIP model '{folder}' can't be loaded: " in one_line(caught)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ViT-B-16-SigLIP/webli", {"trust_remote_code": False}),  # its tokenizer comes from the hub
+        ("ViT-B-32/openai", None),  # and this one's from open_clip itself, which knows no such option
+    ],
+)
+def test_a_tokenizer_from_the_hub_runs_no_code_either(
+    name: str, options: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(reach, "_answers", lambda: False)
+    monkeypatch.setattr(open_clip, "create_model_from_pretrained", lambda *_, **__: (nn.Identity(), None))
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **given: asked.append(given))
+    assert Clip(name).tokenizer is not None
+    assert [{key: given[key] for key in ("trust_remote_code",)} for given in asked] == ([options] if options else [])
 
 
 def test_an_error_without_words_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
