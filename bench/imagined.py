@@ -27,7 +27,7 @@ from approaches.shared.kernels import causal_mask, choose
 from approaches.shared.language_model import LanguageModel, config_of
 from approaches.shared.prompts import lead
 from approaches.shared.randomness import generator
-from approaches.shared.sources import Source, resolve
+from approaches.shared.sources import Source, check_layers, resolve
 from approaches.shared.transformer import Transformer, TransformerConfig
 from approaches.shared.unpacked import folder_of
 from approaches.shared.vae import LatentCodec
@@ -159,7 +159,8 @@ def _shape_of(source: Source) -> tuple[TransformerConfig, tuple[int, int]]:
         else:
             location, options = _place(source)
             with hub_or_cache(needed=source.path is None):
-                config = AutoConfig.from_pretrained(location, **options)
+                config = AutoConfig.from_pretrained(location, trust_remote_code=False, **options)
+            check_layers(config.to_dict(), source)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
@@ -176,7 +177,7 @@ def tokenizer_of(source: Source) -> Any:
         return None
     location, options = _place(source)
     try:
-        return AutoTokenizer.from_pretrained(location, **options)
+        return AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, ImportError):
         return None
 

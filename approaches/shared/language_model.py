@@ -249,6 +249,7 @@ def _from_transformers(source: Source) -> tuple[Any, Any]:
         local = {"subfolder": source.subfolder, "revision": source.revision}
     if gguf is None:
         local["use_safetensors"] = True
+    local["trust_remote_code"] = False  # left open, it asks at a terminal whether a model's own Python may run
     try:
         with hub_or_cache(needed=source.path is None) as reachable:
             place = {k: v for k, v in local.items() if k != "use_safetensors"}
