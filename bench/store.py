@@ -24,8 +24,8 @@ from bench import launch
 from bench.config import Config, from_values
 from bench.environment import ROOT, source_hash
 from bench.errors import UserError, nearest
-from bench.files import at_home, hash_bytes, read_json, write_json
-from bench.plain import plain
+from bench.files import UnfitFileError, at_home, hash_bytes, own, read_json, write_json
+from bench.plain import build, plain
 from reports import schema
 
 REQUEST, STATUS, LOCK = "request.json", "status.json", "lock"
@@ -35,7 +35,7 @@ DECIDING = ("bench", "approaches", "metrics")
 PATIENCE = 0.5  # seconds to take a lock in: who only looks whether it is free holds it for an instant
 
 Unfinished = Literal["failed", "killed", "out of memory"]
-RunState = Literal["running", "done"] | Unfinished
+RunState = Literal["running", "done", Unfinished]
 
 
 class BusyError(UserError):
@@ -187,8 +187,8 @@ def read_state(folder: Path) -> State | None:
         return None
     values = read_json(path)
     try:
-        state = State(**values)
-    except TypeError as error:
+        state: State = build(State, values)
+    except UserError as error:
         raise UserError(f"{path} is no status of a run: {error}") from error
     if state.state != "running":
         return state
@@ -207,9 +207,9 @@ def read_state(folder: Path) -> State | None:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Inside, no other process works on this run; the system ends the hold when the process dies. BusyError where
-    another one does."""
+    another one does, UserError where its lock is a link or a pipe."""
     end = time.monotonic() + PATIENCE
-    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+    with open(folder / LOCK, "a+", encoding="utf-8", opener=own) as file:
         while True:
             try:
                 _lock(file)
@@ -225,9 +225,9 @@ def _held(folder: Path) -> bool:
     """Whether a process, of any machine that shares the disk, holds the run's lock, or that can't be told. Takes a
     shared lock for an instant: no holder notices, nor who else looks, and `locked` waits for it."""
     try:
-        with (folder / LOCK).open(encoding="utf-8") as file:
+        with open(folder / LOCK, encoding="utf-8", opener=own) as file:
             _lock(file, shared=True)
-    except FileNotFoundError:  # whoever works makes it first
+    except (FileNotFoundError, UnfitFileError):  # whoever works makes one first
         return False
     except OSError:
         return True
@@ -263,7 +263,7 @@ def _born(process: int) -> float | None:
     try:
         found = psutil.Process(process)
         return None if found.status() == psutil.STATUS_ZOMBIE else float(found.create_time())
-    except psutil.Error:
+    except (psutil.Error, ValueError):  # ValueError: of a number below zero
         return None
 
 
