@@ -220,10 +220,13 @@ def test_what_changes_no_result_may_change_in_a_run_that_goes_on(tmp_path: Path)
     first.renew(folder)  # nothing to write
     holder.kill()
     holder.communicate()
-    replace(again, key="0" + again.key).renew(folder)
-    assert store.Request.read(folder) == first  # it is another run's
-    again.renew(folder)
-    assert store.Request.read(folder) == replace(again, command=first.command)
+    with pytest.raises(UserError, match=f"^{folder} holds another run of the same name: move it away or delete it"):
+        replace(again, key="0" + again.key).renew(folder)
+    assert store.Request.read(folder) == first
+    for change in ({}, {"settings": {"variant": "of somebody else"}}, {"approach": "projection"}):
+        replace(first, **change).write(folder)
+        again.renew(folder)
+        assert store.Request.read(folder) == replace(again, command=first.command)
     (folder / store.REQUEST).write_text("{")
     again.renew(folder)
     assert (folder / store.REQUEST).read_text() == "{"
@@ -253,9 +256,6 @@ def test_a_run_has_one_worker_and_the_lock_dies_with_it(tmp_path: Path):
             pass
 
 
-# -------------------------------------------------------------------------------------------------------- finding
-
-
 @pytest.mark.timeout(30)  # where a pipe is waited for, it is for ever
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_a_lock_is_a_file_of_the_run(tmp_path: Path, kind: str):
@@ -283,6 +283,9 @@ def test_a_pipe_in_a_run_is_not_waited_for(tmp_path: Path, name: str):
     assert [run.folder for run in store.runs(tmp_path)] == [other] and store.damaged(tmp_path) == [folder]
     with pytest.raises(UserError, match=f"run {folder.name} is damaged.*{name} is a pipe"):
         store.find(folder.name, tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------- finding
 
 
 def test_a_run_is_found_by_folder_name_key_and_approach(tmp_path: Path):
