@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench import files
 from bench.config import DataConfig
 from bench.data import listed, pictures
 from bench.data.folder import Folder
@@ -235,7 +236,7 @@ def test_what_could_not_be_read_once_is_tried_again(tmp_path, monkeypatch):
     describe(tmp_path, [(f"{split}/{name}.png", name) for split in splits for name in "ab"])
     (tmp_path / "train" / "b.png").write_bytes(b"no picture")
     os.utime(tmp_path / "train/b.png", ns=(LONG_AGO, LONG_AGO))
-    whole = pictures.read_regular
+    whole = files.read_regular
 
     def busy(path, most):
         if path.name == "a.png":

@@ -159,10 +159,11 @@ def test_a_running_run_is_running_only_while_its_process_lives(tmp_path: Path):
     (tmp_path / store.STATUS).write_text(json.dumps({**values, "process": -1}))
     found = store.read_state(tmp_path)
     assert found is not None and found.state == "killed"
-    for state in ("done", "failed", "out of memory"):
-        store.write_state(tmp_path, state)  # type: ignore[arg-type]
+    ends: tuple[store.RunState, ...] = ("done", "failed", "killed", "out of memory")
+    for end in ends:
+        store.write_state(tmp_path, end)
         found = store.read_state(tmp_path)
-        assert found is not None and found.state == state
+        assert found is not None and found.state == end
 
 
 def test_a_process_that_ended_but_is_not_buried_is_gone(tmp_path: Path):
