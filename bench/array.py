@@ -28,7 +28,6 @@ from bench.exits import DONE, FAILED, MISTAKE
 from bench.files import read_json, write_json
 from bench.hardware import VISIBLE, gpus_here
 from bench.run_arguments import Point
-from reports import schema
 from reports.schema import Status
 
 ASKED = "jobs.json"
@@ -154,16 +153,19 @@ def plan(arguments: ArrayArguments, config: Config, console: Console) -> list[st
 def outcome(request: store.Request, folder: Path) -> runner.Ended:
     """What a run's folder says became of it."""
     state = store.read_state(folder) or store.State(state="failed", reason="it has not begun")
-    record = schema.load(folder) if state.state == "done" else None
+    record = runner.recorded(request, folder) if state.state == "done" else None
     code = DONE if record is not None else MISTAKE if state.mistake else FAILED
     return runner.Ended(request=request, folder=folder, state=state, record=record, code=code)
 
 
 def _open(request: store.Request, arguments: ArrayArguments, console: Console) -> bool:
-    """Whether a run is to be asked for; one that is not done, nor at work, goes on as it is asked for now."""
+    """Whether a run is to be asked for; one that is not done, nor at work, goes on as it is asked for now. UserError
+    where its folder is another run's."""
     folder = arguments.out / request.name
     state = store.read_state(folder)
     if state is not None and state.state in ("done", "running"):
+        if state.state == "done":
+            runner.recorded(request, folder)
         console.info(f"{request.name}: {state.state} already")
         return False
     try:

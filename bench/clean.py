@@ -1,7 +1,7 @@
 """`python -m bench clean`: what caches and runs take on the disk, and freeing it. Imports no torch.
 
 Only what this program wrote is touched: the folders that it makes in its cache, and folders under --out that hold a
-run's request.
+run's request. A link there leads to somebody's own, and is left alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(arguments: CleanArguments, config: Config, console: Console) -> int:
     runs = list(_idle(arguments.out, console)) if of_runs else []
     found = {}
     for kind in arguments.what or KINDS:
-        places = dict(_places(kind, runs))
+        places = dict(_places(kind, runs, console))
         paths, sizes = list(places), [sum(map(size_of, parts)) for parts in places.values()]
         if deleting:
             for path, parts in places.items():
@@ -65,24 +65,30 @@ def size_of(path: Path) -> int:
 
 
 def _idle(out: Path, console: Console) -> Iterator[store.Found]:
-    """The runs that nobody works on; what is no run, and runs at work, are told."""
+    """The runs that nobody works on; what is no run, links to runs, and runs at work, are told."""
     for folder in store.damaged(out):
         console.warn(f"{folder} does not read as a run, and is left alone")
     for run in store.runs(out):
-        if run.state is not None and run.state.state == "running":
+        if run.folder.is_symlink():
+            console.warn(f"{run.folder} is a link, and left alone")
+        elif run.state is not None and run.state.state == "running":
             console.warn(f"{run.folder.name} is at work, and left alone")
         else:
             yield run
 
 
-def _places(kind: str, runs: Sequence[store.Found]) -> Iterator[tuple[Path, list[Path]]]:
-    """What a kind means now, each place with the files and folders there that may go."""
+def _places(kind: str, runs: Sequence[store.Found], console: Console) -> Iterator[tuple[Path, list[Path]]]:
+    """What a kind means now, each place with the files and folders there that may go; links out of a run are told."""
     if kind == "caches":
         folders = (cache_directory() / name for name in CACHES)
         found = ((folder, sorted(folder.iterdir())) for folder in folders if folder.is_dir())
         yield from ((folder, own) for folder, all_ in found if (own := [path for path in all_ if _ours(path)]))
         return
-    yield from ((path, [path]) for path in _paths(kind, runs) if path.exists())
+    for path in _paths(kind, runs):
+        if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
+            console.warn(f"{path} is a link out of its run, and left alone")
+        elif path.exists():
+            yield path, [path]
 
 
 def _ours(path: Path) -> bool:

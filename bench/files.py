@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import platform
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,16 @@ REFUSALS = (
 stands where a file was expected (or a file where a folder), or links lead round in a circle."""
 FULL = tuple(word for number in REFUSALS[:2] for word in (os.strerror(number), f"os error {number}"))
 """How libraries that raise no OSError say that a disk is full, or that one's share of it is."""
+MOST_JSON = 2**28
+"""Bytes: a file of more is read as no JSON. The largest record that a run has left so far has a megabyte."""
+
+
+class UnfitFileError(UserError, OSError):
+    """A file that nobody reads: a pipe, which may never end, a device, or more bytes than what is expected has."""
+
+
+class LargeFileError(UnfitFileError):
+    """A file of more bytes than its reader takes."""
 
 
 def at_home(path: str | Path) -> Path:
@@ -129,12 +141,49 @@ def write_json(target: Path, value: Any) -> None:
     write_text(target, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
+def regular(path: str, flags: int) -> int:
+    """An `opener` for `open` that waits for nobody: UnfitFileError where a file is no regular one, such as a pipe that
+    nobody writes into."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    kind = stat.S_IFMT(os.fstat(handle).st_mode)
+    if kind in (stat.S_IFREG, stat.S_IFDIR):  # of a folder, `open` says so itself
+        return handle
+    os.close(handle)
+    raise UnfitFileError(f"{path} is a pipe or a device, expected a file")
+
+
+def own(path: str, flags: int) -> int:
+    """As `regular`, of a file that is written where it is: UnfitFileError where it is a link, which leads elsewhere."""
+    try:
+        return regular(path, flags | getattr(os, "O_NOFOLLOW", 0))
+    except OSError as error:
+        if os.path.islink(path):
+            raise UnfitFileError(f"{path} is a link, expected a file of its own: delete it") from error
+        raise
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """A file's content. UnfitFileError where it is no regular file, LargeFileError where it has more than `most` bytes,
+    and another OSError where it can't be read."""
+    with open(path, "rb", opener=regular) as file:
+        if (size := os.fstat(file.fileno()).st_size) > most:
+            raise LargeFileError(f"{path} has {size:,} bytes, expected {most:,} at most")
+        return file.read()
+
+
+def read_text(path: Path, most: int, encoding: str = "utf-8") -> str:
+    """A file's text, whose lines end as Python's do; UnicodeDecodeError where it is none, OSError as `read_regular`."""
+    return io.TextIOWrapper(io.BytesIO(read_regular(path, most)), encoding=encoding).read()
+
+
 def read_json(path: Path) -> Any:
     """Read JSON; UserError that names the file where it is missing or no JSON (which has no NaN), says one thing twice,
-    or holds more inside each other than Python reads."""
+    or holds more inside each other than Python reads; UnfitFileError where it is no regular file, or enormous."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, MOST_JSON)
         return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_each_once)
+    except UnfitFileError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path}") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -182,5 +231,5 @@ def hash_bytes(*parts: bytes | memoryview | str) -> str:
 
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's content; 16 hex digits."""
-    with path.open("rb") as file:
+    with open(path, "rb", opener=regular) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -60,6 +60,10 @@ class Ended:
     code: int
 
 
+class AnotherRunError(UserError):
+    """A folder's record is not of the run that was asked for."""
+
+
 def main(arguments: RunArguments, config: Config, console: Console) -> int:
     """Do every run asked for that is not done yet; 0 where all are done in the end."""
     if launch.ranks() > 1:
@@ -114,17 +118,20 @@ def execute(request: store.Request, out: Path, console: Console) -> Ended:
 
 def begun(request: store.Request, out: Path, console: Console) -> tuple[Path, Ended | None]:
     """A run's folder with its request in it, and what became of the run where it is done; an unfinished run's request
-    becomes this one, but for the words that asked for it first. BusyError where another process is at it."""
+    becomes this one, but for the words that asked for it first. UserError where the folder is another run's; BusyError
+    where another process is at it."""
     folder = out / request.name
     state = store.read_state(folder)
     if state is not None and state.state == "running":
         raise store.busy(folder)
     if state is not None and state.state == "done":
         try:
-            record = schema.load(folder)
+            record = recorded(request, folder)
             gone = "" if (folder / store.WEIGHTS).exists() else f", but {store.WEIGHTS} is gone: {ANEW.format(folder)}"
             console.info(f"{folder.name}: done already{gone}")
             return folder, Ended(request=request, folder=folder, state=state, record=record, code=DONE)
+        except AnotherRunError:
+            raise
         except UserError as error:
             console.warn(f"{error}; the run's last stage is done again")
     if (folder / store.REQUEST).exists():
@@ -138,6 +145,15 @@ def begun(request: store.Request, out: Path, console: Console) -> tuple[Path, En
         request.write(folder)
     console.info(f"{folder.name}: {'begins' if state is None else f'was {state.state}, goes on'}")
     return folder, None
+
+
+def recorded(request: store.Request, folder: Path) -> Record:
+    """The record in a run's folder. UserError where it can't be read, AnotherRunError where it is of another run: the
+    folder's name has the key's beginning alone."""
+    record = schema.load(folder)
+    if record.key != request.key:
+        raise AnotherRunError(store.ANOTHER.format(folder))
+    return record
 
 
 def _nearly(request: store.Request, out: Path) -> tuple[store.Found, list[str]] | None:

@@ -8,6 +8,7 @@ tensors are those of bench.checkpoint.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,11 +23,19 @@ from bench.errors import UserError
 from bench.files import read_json, write_json
 
 LATEST = "latest.json"
+OURS = re.compile(r"step-\d+-of-\d+-ranks(-again)?")
+"""Names of what `save` makes, and removes; whatever else lies there is somebody's."""
 
 
 def folder_of(path: Path) -> Path:
     """Where the shards are of the training whose whole checkpoint would be at `path`."""
     return path.with_suffix(".shards")
+
+
+def check_place(path: Path) -> None:
+    """UserError where the shards of the training at `path` would be written, and removed, through a link."""
+    if folder_of(path).is_symlink():
+        raise UserError(f"{folder_of(path)} is a link, expected a folder of its own: delete it")
 
 
 def save(
@@ -37,10 +46,11 @@ def save(
     optimizers: list[torch.optim.Optimizer],
     meta: dict[str, Any],
 ) -> None:
-    """Write the state; all ranks together. See bench.checkpoint.save."""
+    """Write the state; all ranks together. UserError as `check_place`. See bench.checkpoint.save."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
+    check_place(path)
     top, first = folder_of(path), dist.get_rank() == 0
     agreed = [""]
     if first:
@@ -58,13 +68,14 @@ def save(
         shapes = {name: list(value.shape) for name, value in tensors.items()}
         write_json(top / LATEST, {"folder": folder.name, "meta": meta, "scalars": scalars, "shapes": shapes})
         for other in top.iterdir():
-            if other.is_dir() and other != folder:
+            if OURS.fullmatch(other.name) and other != folder:
                 shutil.rmtree(other, ignore_errors=True)
         path.unlink(missing_ok=True)
 
 
 def step(path: Path) -> int:
-    """The step that the shards beside `path` are of; -1 where there are none."""
+    """The step that the shards beside `path` are of; -1 where there are none. UserError as `check_place`."""
+    check_place(path)
     latest = folder_of(path) / LATEST
     return int(read_json(latest)["meta"]["step"]) if latest.exists() else -1
 
@@ -84,7 +95,7 @@ def load(
 
     top = folder_of(path)
     latest = read_json(top / LATEST)
-    if not any((top / latest["folder"]).glob("*.safetensors")):
+    if not OURS.fullmatch(latest["folder"]) or not any((top / latest["folder"]).glob("*.safetensors")):
         raise UserError(f"{top} lacks the shards that its {LATEST} names: remove it, and the training begins anew")
     meta: dict[str, Any] = latest["meta"]
     checkpoint.check_meta(top, meta, key, frozen_hash)

@@ -24,18 +24,19 @@ from bench import launch
 from bench.config import Config, from_values
 from bench.environment import ROOT, source_hash
 from bench.errors import UserError, nearest
-from bench.files import at_home, hash_bytes, read_json, write_json
-from bench.plain import plain
+from bench.files import UnfitFileError, at_home, hash_bytes, own, read_json, write_json
+from bench.plain import build, plain
 from reports import schema
 
 REQUEST, STATUS, LOCK = "request.json", "status.json", "lock"
 SAMPLES, WEIGHTS = "samples", "weights.safetensors"
 DECIDING = ("bench", "approaches", "metrics")
 """Our packages whose sources are part of a run's key; reports only read what a run left."""
+ANOTHER = "{} holds another run of the same name: move it away or delete it, or name another folder with --out"
 PATIENCE = 0.5  # seconds to take a lock in: who only looks whether it is free holds it for an instant
 
 Unfinished = Literal["failed", "killed", "out of memory"]
-RunState = Literal["running", "done"] | Unfinished
+RunState = Literal["running", "done", Unfinished]
 
 
 class BusyError(UserError):
@@ -81,16 +82,18 @@ class Request:
             raise UserError(f"{folder / REQUEST} is no request of a run: {type(error).__name__} {error}") from error
 
     def renew(self, folder: Path) -> None:
-        """See to it that a run that goes on takes from this request what changes no result (schema.NOT_DECIDING): the
-        config in its folder becomes this one where the key is the same, and `command` stays. BusyError where another
-        process works on the run. A request that can't be read is left to the worker, which says so."""
+        """See to it that a run that goes on is this one: the request in its folder becomes this one, with what changes
+        no result (schema.NOT_DECIDING), and `command` stays. UserError where it is another run's by its key; BusyError
+        where another process works on the run. One that can't be read is left to the worker, which says so."""
         try:
             there = Request.read(folder)
         except UserError:
             return
-        if there.key == self.key and there.config != self.config:
+        if there.key != self.key:
+            raise UserError(ANOTHER.format(folder))
+        if (renewed := dataclasses.replace(self, command=there.command)) != there:
             with locked(folder):
-                dataclasses.replace(self, command=there.command).write(folder)
+                renewed.write(folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,17 +126,15 @@ def request(
         **sources_now(approach),
     }
     key = hash_bytes(json.dumps(parts, sort_keys=True))
-    here = str(Path.cwd())
     return Request(
-        approach=approach, settings=values, config=config, key=key, parts=parts, command=command, folder=here
+        approach=approach, settings=values, config=config, key=key, parts=parts, command=command, folder=os.getcwd()
     )
 
 
 def other_sources(request: Request) -> list[str]:
     """Which of a run's parts "sources" (ours) and "foreign sources" (of an approach's own package) are others by
     now."""
-    found = sources_now(request.approach)
-    return [part for part, value in found.items() if request.parts.get(part, value) != value]
+    return [part for part, value in sources_now(request.approach).items() if request.parts.get(part, value) != value]
 
 
 def sources_now(approach: str) -> dict[str, str]:
@@ -187,8 +188,8 @@ def read_state(folder: Path) -> State | None:
         return None
     values = read_json(path)
     try:
-        state = State(**values)
-    except TypeError as error:
+        state: State = build(State, values)
+    except UserError as error:
         raise UserError(f"{path} is no status of a run: {error}") from error
     if state.state != "running":
         return state
@@ -207,9 +208,9 @@ def read_state(folder: Path) -> State | None:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Inside, no other process works on this run; the system ends the hold when the process dies. BusyError where
-    another one does."""
+    another one does, UserError where its lock is a link or a pipe."""
     end = time.monotonic() + PATIENCE
-    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+    with open(folder / LOCK, "a+", encoding="utf-8", opener=own) as file:
         while True:
             try:
                 _lock(file)
@@ -225,9 +226,9 @@ def _held(folder: Path) -> bool:
     """Whether a process, of any machine that shares the disk, holds the run's lock, or that can't be told. Takes a
     shared lock for an instant: no holder notices, nor who else looks, and `locked` waits for it."""
     try:
-        with (folder / LOCK).open(encoding="utf-8") as file:
+        with open(folder / LOCK, encoding="utf-8", opener=own) as file:
             _lock(file, shared=True)
-    except FileNotFoundError:  # whoever works makes it first
+    except (FileNotFoundError, UnfitFileError):  # whoever works makes one first
         return False
     except OSError:
         return True
@@ -263,7 +264,7 @@ def _born(process: int) -> float | None:
     try:
         found = psutil.Process(process)
         return None if found.status() == psutil.STATUS_ZOMBIE else float(found.create_time())
-    except psutil.Error:
+    except (psutil.Error, ValueError):  # ValueError: of a number below zero
         return None
 
 
@@ -327,16 +328,15 @@ def find(text: str, out: Path) -> Path:
         # Those that are done, and of these the latest, come first.
         latest = max(of_approach, key=lambda run: (_is_done(run), run.state.ended if run.state else 0.0))
         return _done(latest.folder, latest.state)
-    fitting = [run for run in known if run.folder.name.startswith(text) or run.key.startswith(text)]
-    exact = [run for run in fitting if run.folder.name == text]
+    exact = [run for run in known if run.folder.name == text]
+    fitting = exact or [run for run in known if run.folder.name.startswith(text) or run.key.startswith(text)]
     if not fitting or not text:
         choices = {run.folder.name for run in known} | {run.approach for run in known}
         raise UserError(f"no run '{text}' in {out}: {nearest(text, choices)}")
-    if len(exact or fitting) > 1:
+    if len(fitting) > 1:
         names = ", ".join(run.folder.name for run in fitting)
         raise UserError(f"'{text}' begins {len(fitting)} runs, expected one of: {names}")
-    run = (exact or fitting)[0]
-    return _done(run.folder, run.state)
+    return _done(fitting[0].folder, fitting[0].state)
 
 
 def _is_done(run: Found) -> bool:

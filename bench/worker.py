@@ -49,6 +49,8 @@ def main(words: Sequence[str]) -> int:
             return guarded(folder, console, work)
     except store.BusyError:
         return BUSY
+    except UserError:  # there is no lock to hold: who started it says so
+        return MISTAKE
 
 
 class Unheard(io.TextIOBase):

@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from approaches.shared.randomness import generator
-from bench import torchvision_guard
+from bench import files, torchvision_guard
 from bench.errors import UserError, nearest
 from bench.files import atomic_path, cache_directory, hash_bytes, hash_file, read_json, require_space, write_json
 from bench.plain import build, plain
@@ -269,6 +269,45 @@ def test_json_has_no_nan_and_says_which_file_is_broken(tmp_path: Path) -> None:
     target.write_bytes(b'{"a": \xff')
     with pytest.raises(UserError, match=f"{target} is not readable as JSON"):
         read_json(target)
+
+
+@pytest.mark.timeout(30)  # where a pipe is waited for, it is for ever
+def test_a_pipe_a_device_and_an_enormous_file_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(files.MOST_JSON + 1)
+    for name, sentence in (("pipe", "is a pipe or a device"), ("device", "is a pipe or a device"), ("sparse", "bytes")):
+        with pytest.raises(UserError, match=f"^{tmp_path / name} .*{sentence}.*, expected "):
+            read_json(tmp_path / name)
+    for name in ("pipe", "device"):
+        with pytest.raises(OSError):
+            hash_file(tmp_path / name)
+    (tmp_path / "file").write_bytes(b"123")
+    assert files.read_regular(tmp_path / "file", 3) == b"123"
+    with pytest.raises(files.LargeFileError, match="has 3 bytes, expected 2 at most"):
+        files.read_regular(tmp_path / "file", 2)
+    with pytest.raises(IsADirectoryError):
+        files.read_regular(tmp_path, 2)
+
+
+@given(st.text(st.sampled_from('a\r\n\ufeff\u2028\x85,"'), max_size=12), st.sampled_from(["utf-8", "utf-8-sig"]))
+def test_a_text_is_read_as_python_reads_one(own_cache: Path, text: str, encoding: str) -> None:
+    path = own_cache / "text.txt"
+    path.write_bytes(text.encode())
+    assert files.read_text(path, 99, encoding) == path.read_text(encoding=encoding)
+
+
+def test_a_file_of_ones_own_is_no_link(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("precious")
+    for name, to in (("a", "there"), ("b", "absent")):
+        (tmp_path / name).symlink_to(to)
+        with pytest.raises(UserError, match=f"{tmp_path / name} is a link, expected a file of its own"):
+            files.own(str(tmp_path / name), os.O_RDWR | os.O_CREAT)
+    assert not (tmp_path / "absent").exists()
+    with open(tmp_path / "new", "a+", opener=files.own) as file:
+        file.write("x")
+    assert (tmp_path / "new").stat().st_mode & 0o111 == 0
 
 
 def test_space_is_asked_for_before_work_begins(tmp_path: Path) -> None:

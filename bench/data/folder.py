@@ -18,14 +18,15 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from bench.config import DataConfig
-from bench.data.listed import NO_CAPTION, Candidate, Listed, Part, clean_captions
+from bench.data.listed import MAX_CAPTIONS, NO_CAPTION, Candidate, Listed, Part, clean_captions
 from bench.data.pictures import read
 from bench.data.sources import beside, metadata_files
 from bench.data.splits import ALIASES, rank_of
 from bench.errors import UserError
-from bench.files import at_home
+from bench.files import UnfitFileError, at_home, read_text
 
 CAPTION_COLUMNS = ("text", "caption", "captions")
+MAX_METADATA = 2**31  # bytes of a metadata file, which is held as a whole: some ten million rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +125,9 @@ def _pictures(folder: Path, exclusions: Counter[str]) -> Iterator[Row]:
 
 
 def caption_beside(text: Path) -> tuple[str, ...]:
-    """What a NAME.txt says, on one line, as in tar shards; nothing where it is empty or no text."""
+    """What a NAME.txt says, on one line, as in tar shards; nothing where it is empty, no text, or no regular file."""
     try:
-        return clean_captions(text.read_text(encoding="utf-8-sig"))
+        return clean_captions(read_text(text, MAX_CAPTIONS, "utf-8-sig"))
     except (OSError, UnicodeDecodeError):
         return ()
 
@@ -148,8 +149,10 @@ def _inside(value: object) -> str | None:
 def _read(metadata: Path, exclusions: Counter[str]) -> Iterator[dict[str, Any]]:
     """The rows of a metadata file. UserError where it is no text, or lacks the columns."""
     try:
-        text = metadata.read_text(encoding="utf-8-sig")
+        text = read_text(metadata, MAX_METADATA, "utf-8-sig")
         rows = list(_csv(text) if metadata.suffix == ".csv" else _jsonl(text, exclusions))
+    except UnfitFileError:
+        raise
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{metadata} can't be read: {error}") from error
     if metadata.suffix == ".jsonl" and (shape := _no_lines(text, rows)):

@@ -23,6 +23,7 @@ from bench.errors import UserError
 from bench.files import cache_directory, hash_bytes, whole_characters, write_json
 
 LONG_CAPTION = 1000  # characters
+MAX_CAPTIONS = 2**24  # bytes of one picture's captions, and of what may stand beside them
 CHUNK = 256  # pictures judged at a time
 FRESH_NS = 2_000_000_000
 """A file changed this recently may change again within its time stamp's resolution: its verdict is not kept."""

@@ -14,13 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
+from bench.files import LargeFileError, read_regular
+
 RESIZE = "pillow-lanczos-short-side-centre-crop-v1"
 """The resize protocol; goes into content hashes and cache keys, so a change of it must change this name."""
 
 WHITE = (255, 255, 255)
 MAX_PIXELS = 2**27
 """A larger picture is refused before it is decoded: half a gigabyte of RGBA is a bomb, not a training sample."""
-
+MAX_BYTES = 2**28
+"""A file of more is refused before it is read: so many are two for each of MAX_PIXELS, and pictures are compressed."""
+TOO_LARGE = "image too large"
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """What is read as a picture; Pillow knows more, some of which (EPS) start other programs."""
@@ -51,11 +55,13 @@ def inspect(data: bytes) -> tuple[str, ...]:
 
 
 def read(path: Path) -> bytes:
-    """A file's content; PictureError where it can't be read."""
+    """A file's content; PictureError where it can't be read, is no regular file, or has more than MAX_BYTES."""
     try:
-        return path.read_bytes()
+        return read_regular(path, MAX_BYTES)
     except FileNotFoundError as error:
         raise PictureError("missing image file") from error
+    except LargeFileError as error:
+        raise PictureError(TOO_LARGE) from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise PictureError("unreadable image file") from error
 
@@ -95,7 +101,7 @@ def _open(source: bytes | Path, *, preview: bool = False) -> tuple[Image.Image, 
         try:
             with Image.open(io.BytesIO(data), formats=_formats()) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise PictureError("image too large")
+                    raise PictureError(TOO_LARGE)
                 if preview:
                     image.draft(None, (1, 1))
                 deep = any(";16" in str(tile[3]) for tile in image.tile)
@@ -106,7 +112,7 @@ def _open(source: bytes | Path, *, preview: bool = False) -> tuple[Image.Image, 
         except PictureError:
             raise
         except Image.DecompressionBombError as error:
-            raise PictureError("image too large") from error
+            raise PictureError(TOO_LARGE) from error
         except Exception as error:  # Pillow's plug-ins raise many kinds on damaged files
             raise PictureError("corrupt image") from error
 

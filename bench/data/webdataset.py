@@ -6,6 +6,7 @@ resume within a shard, and imports torch. Shards are indexed once; after that a 
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
 from collections import Counter
@@ -15,14 +16,16 @@ from itertools import zip_longest
 from pathlib import Path
 
 from bench.config import DataConfig
-from bench.data.listed import NO_CAPTION, Candidate, Listed, Part, clean_captions
-from bench.data.pictures import PictureError
+from bench.data.listed import MAX_CAPTIONS, NO_CAPTION, Candidate, Listed, Part, clean_captions
+from bench.data.pictures import MAX_BYTES, TOO_LARGE, PictureError
 from bench.data.sources import PICTURES, Shard, shards
 from bench.data.splits import rank_of
+from bench.files import regular
 
 TEXTS = ("txt", "json")
 CAPTION_FIELDS = ("caption", "text", "captions")
 BLOCK = 512  # bytes of a tar record
+HEADERS = 2**20  # bytes of a member's header: a long name, attributes; tarfile would read as many as it says
 DOTTED = "picture whose base name holds a dot (a base name ends at its first dot: rename it)"
 OPEN = 32  # shards that samples are taken from in turn
 
@@ -37,8 +40,10 @@ class Slice:
 
     def read(self) -> bytes:
         """See Source."""
+        if self.length > MAX_BYTES:
+            raise PictureError(TOO_LARGE)
         try:
-            with self.path.open("rb") as file:
+            with open(self.path, "rb", opener=regular) as file:
                 file.seek(self.offset)
                 data = file.read(self.length)
         except OSError as error:
@@ -55,6 +60,16 @@ class Slice:
             return "", 0
         place = f"{status.st_size}/{status.st_mtime_ns}/{self.offset}/{self.length}"
         return f"{self.path.absolute()}/{place}", status.st_mtime_ns
+
+
+class _Index(io.BufferedReader):
+    """A shard whose headers alone are read. OSError where one is no header by its size."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """See BufferedReader."""
+        if size is None or not 0 <= size <= HEADERS:
+            raise OSError(f"a header of {size} bytes, expected {HEADERS} at most")
+        return super().read(size)
 
 
 class WebDataset(Listed):
@@ -110,7 +125,7 @@ def _samples(shard: Shard, exclusions: Counter[str]) -> Iterator[tuple[str, dict
     samples: dict[str, dict[str, Slice]] = {}
     dotted: list[str] = []
     try:
-        with tarfile.open(shard.path, "r:") as tar, shard.path.open("rb") as file:
+        with _Index(io.FileIO(shard.path, opener=regular)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             size = shard.path.stat().st_size
             for member in tar:
                 folder, _, name = member.name.removeprefix("./").rpartition("/")
@@ -139,9 +154,12 @@ def _samples(shard: Shard, exclusions: Counter[str]) -> Iterator[tuple[str, dict
 
 
 def _captions(members: dict[str, Slice]) -> tuple[str, ...] | None:
-    """A sample's captions; None where it has no file of them, () where they are empty or no text."""
-    if not any(kind in members for kind in TEXTS):
+    """A sample's captions; None where it has no file of them, () where they are empty, no text, or enormous."""
+    told = [members[kind] for kind in TEXTS if kind in members]
+    if not told:
         return None
+    if told[0].length > MAX_CAPTIONS:
+        return ()
     try:
         if "txt" in members:
             return clean_captions(members["txt"].read().decode("utf-8-sig"))

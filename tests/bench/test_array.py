@@ -102,6 +102,16 @@ def test_an_interruption_ends_the_jobs_without_a_word_of_submitits(
     assert ("Traceback" in log) == heard  # what would have been told
 
 
+def test_a_done_run_of_another_key_is_not_taken_by_the_folders_name(tmp_path: Path, config: Config) -> None:
+    assert asked(tmp_path, config, "good") == 0
+    (folder,) = (tmp_path / "runs").glob("good-*")
+    record = schema.load(folder)
+    schema.save(replace(record, key=record.key[:8] + "0" * 8), folder)
+    with pytest.raises(UserError, match=f"^{folder} holds another run of the same name"):
+        asked(tmp_path, config, "slow", "good")
+    assert set(states(tmp_path).values()) == {"done"}  # before the slow one begins
+
+
 def test_a_run_whose_machine_is_gone_is_asked_for_again_as_it_is_asked_for_now(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

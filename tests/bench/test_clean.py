@@ -164,3 +164,34 @@ def test_what_is_told_is_what_it_takes(out: Path, capsys: pytest.CaptureFixture[
 def test_a_mistake_gets_one_sentence(out: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]):
     assert clean(out, *words) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_link_to_somebodys_run_is_told_and_left(out: Path, capsys: pytest.CaptureFixture[str]):
+    precious = out.parent / "precious"
+    (out / "done").rename(precious)
+    (out / "done").symlink_to(precious)
+    assert gone(out, "--what", *sorted(KINDS.keys() - {"caches"}), "--delete") == {
+        f"runs/killed/{name}" for name in (*FILES, store.REQUEST, store.STATUS)
+    }
+    assert (out / "done").is_symlink() and all((precious / name).exists() for name in FILES)
+    assert capsys.readouterr().err.count(f"{out / 'done'} is a link, and left alone") == 1
+
+
+def test_a_link_out_of_a_run_is_told_and_left(out: Path, capsys: pytest.CaptureFixture[str]):
+    (out.parent / "precious.safetensors").write_bytes(bytes(10))
+    for name, kind in (("done/weights.safetensors", "weights"), ("killed/checkpoint.safetensors", "checkpoints")):
+        (out / name).unlink()
+        (out / name).symlink_to(out.parent / "precious.safetensors")
+        assert gone(out, "--what", kind, "--delete") == set() and (out / name).is_symlink()
+        assert f"{out / name} is a link out of its run, and left alone" in capsys.readouterr().err
+        (out / name).unlink()
+        (out / name).symlink_to("samples/grid.png")
+        assert gone(out, "--what", kind, "--delete") == {f"runs/{name}"}
+        assert (out / name.partition("/")[0] / "samples" / "grid.png").exists()
+
+
+def test_a_lock_that_leads_elsewhere_makes_no_file_there(out: Path, capsys: pytest.CaptureFixture[str]):
+    (out / "done" / store.LOCK).symlink_to(out.parent / "new")
+    assert clean(out, "--what", "weights", "--delete") == 2
+    assert f"{out / 'done' / store.LOCK} is a link" in capsys.readouterr().err
+    assert not (out.parent / "new").exists() and (out / "done" / store.WEIGHTS).exists()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from bench import files
 from bench.config import DataConfig
-from bench.data import listed
+from bench.data import listed, pictures
 from bench.data.folder import Folder
 from bench.data.pictures import inspect
 from bench.data.splits import assign, named_split
@@ -236,17 +236,17 @@ def test_what_could_not_be_read_once_is_tried_again(tmp_path, monkeypatch):
     describe(tmp_path, [(f"{split}/{name}.png", name) for split in splits for name in "ab"])
     (tmp_path / "train" / "b.png").write_bytes(b"no picture")
     os.utime(tmp_path / "train/b.png", ns=(LONG_AGO, LONG_AGO))
-    whole = Path.read_bytes
+    whole = files.read_regular
 
-    def busy(path):
+    def busy(path, most):
         if path.name == "a.png":
             raise OSError("a server is down")
-        return whole(path)
+        return whole(path, most)
 
-    monkeypatch.setattr(Path, "read_bytes", busy)
+    monkeypatch.setattr(pictures, "read_regular", busy)
     with pytest.raises(UserError, match="unreadable image file: 1"):
         build(tmp_path)
-    monkeypatch.setattr(Path, "read_bytes", whole)
+    monkeypatch.setattr(pictures, "read_regular", whole)
     assert [sample.key for sample in build(tmp_path).first(2)] == ["train/a.png"]
     looked = []
     monkeypatch.setattr(listed, "inspect", lambda data: looked.append(data))
@@ -346,4 +346,34 @@ def test_refusals_say_what_is_expected(tmp_path):
 def test_metadata_that_is_no_table_is_refused(tmp_path, kind, text, message):
     (tmp_path / f"metadata.{kind}").write_text(text)
     with pytest.raises(UserError, match=message):
+        build(tmp_path)
+
+
+@pytest.mark.timeout(60)  # where a pipe is waited for, it is for ever
+def test_pipes_devices_and_enormous_files_are_counted(tmp_path, monkeypatch):
+    texts = {f"{split}/{n}.png": n for n in "abcde" for split in ("train", "validation", "test")}
+    beside(tmp_path, texts)
+    train = tmp_path / "train"
+    for name in ("a.png", "d.txt"):
+        (train / name).unlink()
+        os.mkfifo(train / name)
+    (train / "b.png").unlink()
+    (train / "b.png").symlink_to("/dev/zero")
+    for name, size in (("c.png", pictures.MAX_BYTES + 1), ("e.txt", listed.MAX_CAPTIONS + 1)):
+        with (train / name).open("r+b") as file:
+            file.truncate(size)
+    paint(train / "good.png", 77).with_suffix(".txt").write_text("good")
+    data = build(tmp_path)
+    assert keys(data) == ["train/good.png"]
+    assert data.exclusions == {"unreadable image file": 2, "image too large": 1, "empty caption": 2}
+    (train / "good.png").unlink()
+    os.mkfifo(train / "good.png")
+    with pytest.raises(UserError, match="has become unreadable during the run"):
+        data.first(1)
+
+
+def test_enormous_metadata_is_refused_before_it_is_read(tmp_path):
+    with (tmp_path / "metadata.jsonl").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(UserError, match=f"^{tmp_path / 'metadata.jsonl'} has 1,099,511,627,776 bytes, expected "):
         build(tmp_path)

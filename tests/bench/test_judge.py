@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -313,6 +314,25 @@ def test_what_is_wrong_with_files_is_one_warning_and_travels_with_the_numbers(
 
 
 # ------------------------------------------------------------------------------------------------------ what is said
+
+
+@pytest.mark.timeout(120)  # where a pipe is waited for, it is for ever
+def test_a_pipe_and_an_enormous_file_are_no_pictures(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "odd"
+    shutil.copytree(drawn, folder)
+    (folder / "metadata.jsonl").unlink()
+    for name in ("0000.txt", "pipe.png"):
+        os.mkfifo(folder / name)
+    with (folder / "sparse.png").open("wb") as file:
+        file.truncate(2**40)
+    for number in range(1, 4):
+        (folder / f"{number:04}.txt").write_text("a red circle")
+    found, said = judged(capsys, folder)
+    assert found["clip_score"].n == 3
+    (line,) = [line for line in said.splitlines() if line.startswith("warning")]
+    assert "unreadable image file (1, first pipe.png)" in line and "image too large (1, first sparse.png)" in line
 
 
 def test_the_json_is_the_same_in_the_file_and_reads_as_estimates(

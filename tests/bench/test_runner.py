@@ -133,6 +133,59 @@ def test_a_done_run_whose_record_is_damaged_is_worked_on_again(tmp_path: Path, c
     assert schema.load(only(tmp_path, "good")).status == "done"
 
 
+def of_another(folder: Path) -> None:
+    """Have a done run's folder hold another run of the same name: of another key, with other numbers."""
+    for name in (store.REQUEST, schema.FILE):
+        values = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**values, "key": values["key"][:8] + "0" * 8}))
+    record = schema.load(folder)
+    metrics = {name: replace(each, value=0.99, low=0.98, high=1.0) for name, each in record.metrics.items()}
+    schema.save(replace(record, metrics=metrics), folder)
+
+
+def test_the_numbers_of_another_run_are_not_taken_by_the_folders_name(
+    tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str]
+):
+    assert run(tmp_path, config, "good") == 0
+    of_another(folder := only(tmp_path, "good"))
+    capfd.readouterr()
+    with pytest.raises(UserError, match=f"^{folder} holds another run of the same name: .*--out"):
+        run(tmp_path, config, "good")
+    assert "0.99" not in capfd.readouterr().out
+    assert store.find(folder.name, tmp_path / "runs") == folder  # who reads it by its name still can
+
+
+def test_the_config_of_another_run_is_not_taken_by_the_folders_name(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+):
+    assert run(tmp_path, config, "good") == 0
+    folder = only(tmp_path, "good")
+    asked = store.Request.read(folder)
+    other = replace(asked, config=replace(config, model=replace(config.model, vae="theirs")))
+    for path in folder.iterdir():
+        path.unlink()
+    replace(other, key=asked.key[:8] + "0" * 8).write(folder)
+    with pytest.raises(UserError, match=f"^{folder} holds another run of the same name"):
+        run(tmp_path, config, "good")
+    assert [path.name for path in folder.iterdir()] == [store.REQUEST]
+    other.write(folder)  # by its key it is this one
+    assert run(tmp_path, config, "good") == 0
+    assert store.Request.read(folder) == asked
+    assert schema.load(folder).config["model"]["vae"] == config.model.vae
+
+
+@pytest.mark.timeout(60)  # where a pipe is waited for, it is for ever
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_run_without_a_lock_of_its_own_is_no_run(tmp_path: Path, config: Config, kind: str):
+    assert run(tmp_path, config, "killed") == 3
+    lock = only(tmp_path, "killed") / store.LOCK
+    lock.unlink()
+    os.mkfifo(lock) if kind == "pipe" else lock.symlink_to(tmp_path / "new")
+    with pytest.raises(UserError, match=f"{lock} is a {kind}"):
+        run(tmp_path, config, "killed")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_done_run_that_only_the_sources_or_the_text_keep_apart_is_named(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):

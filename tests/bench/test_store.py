@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -151,9 +152,18 @@ def test_a_running_run_is_running_only_while_its_process_lives(tmp_path: Path):
         found = store.read_state(tmp_path)
         assert found is not None and found.state == expected
     assert [path.name for path in tmp_path.iterdir()] == [store.STATUS]
-    (tmp_path / store.STATUS).write_text('{"stat": 1}')
-    with pytest.raises(UserError, match=r"status\.json"):
-        store.read_state(tmp_path)
+    for damage in ({"state": "splendid"}, {"process": "7"}, {"reason": None}, {"stat": 1}):
+        (tmp_path / store.STATUS).write_text(json.dumps({**values, **damage}))
+        with pytest.raises(UserError, match=f"status.json is no status of a run: .*{next(iter(damage))}"):
+            store.read_state(tmp_path)
+    (tmp_path / store.STATUS).write_text(json.dumps({**values, "process": -1}))
+    found = store.read_state(tmp_path)
+    assert found is not None and found.state == "killed"
+    ends: tuple[store.RunState, ...] = ("done", "failed", "killed", "out of memory")
+    for end in ends:
+        store.write_state(tmp_path, end)
+        found = store.read_state(tmp_path)
+        assert found is not None and found.state == end
 
 
 def test_a_process_that_ended_but_is_not_buried_is_gone(tmp_path: Path):
@@ -211,10 +221,13 @@ def test_what_changes_no_result_may_change_in_a_run_that_goes_on(tmp_path: Path)
     first.renew(folder)  # nothing to write
     holder.kill()
     holder.communicate()
-    replace(again, key="0" + again.key).renew(folder)
-    assert store.Request.read(folder) == first  # it is another run's
-    again.renew(folder)
-    assert store.Request.read(folder) == replace(again, command=first.command)
+    with pytest.raises(UserError, match=f"^{folder} holds another run of the same name: move it away or delete it"):
+        replace(again, key="0" + again.key).renew(folder)
+    assert store.Request.read(folder) == first
+    for change in ({}, {"settings": {"variant": "of somebody else"}}, {"approach": "projection"}):
+        replace(first, **change).write(folder)
+        again.renew(folder)
+        assert store.Request.read(folder) == replace(again, command=first.command)
     (folder / store.REQUEST).write_text("{")
     again.renew(folder)
     assert (folder / store.REQUEST).read_text() == "{"
@@ -242,6 +255,35 @@ def test_a_run_has_one_worker_and_the_lock_dies_with_it(tmp_path: Path):
     for _ in range(2):
         with store.locked(tmp_path):
             pass
+
+
+@pytest.mark.timeout(30)  # where a pipe is waited for, it is for ever
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_lock_is_a_file_of_the_run(tmp_path: Path, kind: str):
+    folder = asked(tmp_path / "runs")
+    if kind == "link":
+        (folder / store.LOCK).symlink_to(tmp_path / "new")
+    else:
+        os.mkfifo(folder / store.LOCK)
+    ways.moved(folder)
+    state = store.read_state(folder)
+    assert state is not None and state.state == "killed"
+    with pytest.raises(UserError, match=f"{folder / store.LOCK} is a {kind}"), store.locked(folder):
+        pass
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.timeout(30)  # where a pipe is waited for, it is for ever
+@pytest.mark.parametrize("name", [store.REQUEST, store.STATUS])
+def test_a_pipe_in_a_run_is_not_waited_for(tmp_path: Path, name: str):
+    folder, other = asked(tmp_path), asked(tmp_path, seed=1)
+    store.write_state(folder, "done")
+    store.write_state(other, "done")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert [run.folder for run in store.runs(tmp_path)] == [other] and store.damaged(tmp_path) == [folder]
+    with pytest.raises(UserError, match=f"run {folder.name} is damaged.*{name} is a pipe"):
+        store.find(folder.name, tmp_path)
 
 
 # -------------------------------------------------------------------------------------------------------- finding

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from bench.config import DataConfig
+from bench.data import webdataset
 from bench.data.sources import braces
 from bench.data.webdataset import WebDataset
 from bench.errors import UserError
@@ -190,3 +192,53 @@ def test_refusals(tmp_path):
     ]:  # fmt: skip
         with pytest.raises(UserError, match=message):
             build(path)
+
+
+def headed(path, kind, length, members):
+    """A shard of which one member has a header of `length` bytes behind its own, most of them a hole in the file."""
+    shard(path, samples(1, 800))
+    with path.open("r+b") as file, tarfile.open(path) as tar:
+        tar.getmembers()
+        file.seek(tar.offset)
+        header = tarfile.TarInfo("header")
+        header.type, header.size = kind, length
+        file.write(header.tobuf(tarfile.USTAR_FORMAT))
+        file.seek(-(-length // 512) * 512, 1)
+        rest = io.BytesIO()
+        with tarfile.open(fileobj=rest, mode="w") as more:
+            for name, data in members:
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                more.addfile(entry, io.BytesIO(data))
+        file.write(rest.getvalue())
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_an_enormous_header_is_counted_and_not_read(uneven, kind):
+    headed(uneven / "train-009.tar", kind, 9 * 2**20, samples(1, 900))
+    data = build(uneven)
+    assert len(data) == 17 and data.exclusions == {"truncated or damaged tar": 1}
+    assert "train-009.tar/000800" in keys(data)
+
+
+def test_enormous_members_are_counted_and_not_read(uneven, monkeypatch):
+    monkeypatch.setattr(webdataset, "MAX_BYTES", 2000)
+    monkeypatch.setattr(webdataset, "MAX_CAPTIONS", 300)
+    members = [
+        ("a.png", picture(901) + bytes(2000)), ("a.txt", b"a"), ("b.png", picture(902)), ("b.txt", b"b" * 301),
+        ("c.png", picture(903)), ("c.json", b'{"text": "c"}' + b" " * 300),
+        ("d.png", picture(904)), ("d.txt", b"d" * 300),
+    ]  # fmt: skip
+    shard(uneven / "train-009.tar", members)
+    data = build(uneven)
+    assert len(data) == 17 and "train-009.tar/d" in keys(data)
+    assert data.exclusions == {"image too large": 1, "empty caption": 2}
+
+
+@pytest.mark.timeout(60)  # where a pipe is waited for, it is for ever
+def test_a_shard_that_becomes_a_pipe_is_replaced(uneven):
+    data = build(uneven)
+    (uneven / "train-001.tar").unlink()
+    os.mkfifo(uneven / "train-001.tar")
+    assert len(data.first(16)) == 16
+    assert data.exclusions == {"broke during the run, replaced by the next sample: unreadable shard": 5}

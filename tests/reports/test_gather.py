@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from bench import files
 from reports import schema
 from reports.gather import Album, Picture, Run, gather
 from reports.reproductions import Reproduction
@@ -53,7 +54,7 @@ def test_the_longer_side_decides_whether_a_picture_is_enlarged():
 def test_a_folder_that_may_not_be_looked_into_takes_no_other_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_run(tmp_path / "open", record_of("modular"), pictures=False)
     write_run(tmp_path / "closed", record_of("dual_tower"), pictures=False)
-    exists, read = Path.exists, Path.read_text
+    exists, read = Path.exists, files.read_regular
 
     def guarded(act):
         def found(path: Path, *more, **options):
@@ -64,7 +65,7 @@ def test_a_folder_that_may_not_be_looked_into_takes_no_other_down(tmp_path: Path
         return found
 
     monkeypatch.setattr(Path, "exists", guarded(exists))
-    monkeypatch.setattr(Path, "read_text", guarded(read))
+    monkeypatch.setattr(files, "read_regular", guarded(read))
     found = gather([tmp_path])
     assert [run.record.approach for run in found.runs] == ["modular"]
     (refused,) = found.refused
