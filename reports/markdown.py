@@ -7,11 +7,12 @@ import io
 import re
 from collections.abc import Sequence
 
+from bench.printable import clean
 from reports.claims import published
 from reports.document import Document
 from reports.gather import Picture
 from reports.glossary import ARROWS, listed
-from reports.html import clean, cut
+from reports.html import cut
 from reports.pictures import Shown
 from reports.tables import Cell, Table
 
