@@ -39,7 +39,7 @@ def by_batch(contenders: Sequence[Contender]) -> Plot:
             apart.append(label)
             continue
         again = any(one.place == place for one in series)  # on another machine
-        told += [_cells(label, row) for row in rows]
+        told += [_cells(label, row) for row in rows if CURVE in row]
         series.append(
             Series(
                 place=len(contenders) + len(series) if again else place,
