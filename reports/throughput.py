@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from bench.printable import clean
 from metrics.statistics import Estimate
 from reports.contenders import Contender
 from reports.curves import Series, lines, of_seeds, points_of, rows_of
@@ -66,7 +67,7 @@ def _by_machine(contender: Contender) -> list[tuple[str, tuple[Run, ...]]]:
     for run in contender.runs:
         if run.record.curves.get(CURVE):
             told = run.record.provenance.get("curves", {}).get(CURVE, {})
-            found.setdefault(str(told.get("machine", UNNAMED)), []).append(run)
+            found.setdefault(clean(told.get("machine", UNNAMED)), []).append(run)
     return [(machine, tuple(runs)) for machine, runs in found.items()]
 
 
