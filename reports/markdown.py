@@ -48,8 +48,8 @@ def plain(text: object) -> str:
     flat = " ".join(clean(text).split())
     flat = re.sub(r"([\\`*\[\]|~$]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9]))", r"\\\1", flat)
     flat = re.sub(r"^([#+>-]|\d+[.)])(?= )", r"\\\1", flat)
-    # Nobody is called by an @, nor an issue by a #.
-    return re.sub(r"([@#])(?=\w)", "\\1\u200b", html.escape(flat, quote=False))
+    # Nobody is called by an @, nor an issue by a #; and no address is a link, which GitHub makes of a bare one.
+    return re.sub(r"[@#](?=\w)|:(?=//)|www(?=\.)", "\\g<0>\u200b", html.escape(flat, quote=False), flags=re.I)
 
 
 def code(text: object) -> str:
