@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bench import __version__
 from bench.errors import UserError, nearest
 from bench.files import REFUSALS
+from bench.printable import printable
 from bench.registry import at
 from bench.shadows import check_ours
 
@@ -164,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -178,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _internal(error, words, debug)
         if debug:
             traceback.print_exc()
-        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        print(f"error: {printable(error.filename or 'a file')}: {error.strerror}", file=sys.stderr)
         return 2
     except SystemExit as exit_:  # --help
         return exit_.code if isinstance(exit_.code, int) else 0
@@ -188,7 +189,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _internal(error: Exception, words: list[str], debug: bool) -> int:
     """Own up to a mistake of ours."""
-    print(f"internal error: {type(error).__name__}: {_first_line(error)}; {_report(words, debug)}", file=sys.stderr)
+    first = printable((str(error).splitlines() or ["no message"])[0])
+    print(f"internal error: {type(error).__name__}: {first}; {_report(words, debug)}", file=sys.stderr)
     return 3
 
 
@@ -252,10 +254,6 @@ def judged(name: str, verb: Verb, words: Sequence[str]) -> Parsed:
     if hasattr(parsed.arguments, "check"):
         parsed.arguments.check(parsed.config)
     return parsed
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or ["no message"])[0]
 
 
 def _report(words: list[str], debug: bool) -> str:

@@ -1,4 +1,5 @@
-"""What people read while something runs: progress bars and tables on a terminal, plain lines otherwise.
+"""What people read while something runs: progress bars and tables on a terminal, plain lines otherwise. Whatever text
+is in it, of a record or of a model, none commands the terminal.
 rich is imported only when a terminal is there to draw on."""
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
+
+from bench.printable import printable
 
 INTERVAL = 10.0  # seconds between plain lines of progress
 
@@ -33,11 +36,11 @@ class Console:
 
     def info(self, text: str = "") -> None:
         """One line for the reader."""
-        print(text, file=self._text, flush=True)
+        print(printable(text), file=self._text, flush=True)
 
     def warn(self, text: str) -> None:
         """One line on stderr that something is not as it should be."""
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
 
     def emit(self, value: Any) -> None:
         """The one JSON value of a command run with --json, on stdout."""
@@ -45,6 +48,7 @@ class Console:
 
     def table(self, title: str, rows: Sequence[Sequence[str]]) -> None:
         """Rows of cells under a title: a rich table on a terminal, columns parted by two spaces otherwise."""
+        title, rows = printable(title), [[printable(cell) for cell in row] for row in rows]
         if not self._text.isatty():
             self.info(title)
             widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -57,7 +61,9 @@ class Console:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=box.SIMPLE_HEAD)
+        table = Table(
+            title=Text(title), title_justify="left", title_style="bold", show_header=False, box=box.SIMPLE_HEAD
+        )
         for index in range(len(rows[0]) if rows else 0):
             table.add_column(no_wrap=index == 0, style="cyan" if index == 0 else "")
         for row in rows:
@@ -108,7 +114,7 @@ class _Lines(Progress):
         left = f", {clock((self.total - self.done) / rate)} left" if rate > 0 and self.done < self.total else ""
         note = f"  {self.note}" if self.note else ""
         line = f"{self.description}: {self.done}/{self.total} {share}, {rate:.3g}/s, {clock(seconds)}{left}{note}"
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -118,11 +124,11 @@ def _bar(total: int, description: str, done: int) -> Iterator[Progress]:
     from rich.progress import Progress as RichProgress
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
     with RichProgress(*columns, console=RichConsole(stderr=True)) as drawn:
-        task = drawn.add_task(description, total=total, completed=done, note="")
+        task = drawn.add_task(printable(description), total=total, completed=done, note="")
 
         class Bar(Progress):
             """Progress as a bar."""
@@ -130,7 +136,7 @@ def _bar(total: int, description: str, done: int) -> Iterator[Progress]:
             def advance(self, steps: int = 1, note: str = "") -> None:
                 """See Progress."""
                 if note:
-                    drawn.update(task, advance=steps, note=note)
+                    drawn.update(task, advance=steps, note=printable(note))
                 else:
                     drawn.advance(task, steps)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -149,7 +150,13 @@ def _git(folder: Path, *arguments: str) -> str | Exception:
 
 
 def _why(error: Exception) -> str:
+    """In one line, without what this machine's folders are called: it goes into records."""
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"git took more than {error.timeout:g} seconds"
+    said = str(error)
     if isinstance(error, subprocess.CalledProcessError):
-        said: str = error.stderr or f"git ended with {error.returncode}"
-        return said.strip().splitlines()[0]
-    return str(error)
+        said = str(error.stderr or "").strip() or f"git ended with {error.returncode}"
+    line = (said.splitlines() or [type(error).__name__])[0]
+    for path in (r"(?P<quote>['\"]).*[/\\].*(?P=quote)", r"(?:\b[A-Za-z]:)?[/\\](?=[^\s)]).*"):
+        line = re.sub(path, "...", line)  # in quotes to their end, else to the line's
+    return line

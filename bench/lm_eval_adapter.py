@@ -19,13 +19,14 @@ from typing import Any
 
 from bench.errors import UserError, nearest
 from bench.exits import MISTAKE
+from bench.printable import printable
 from bench.shadows import check_ours
 
 if __name__ == "__main__":  # before anything of ours is imported that somebody's file may take the place of
     try:
         check_ours()
     except UserError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
+        print(f"error: {printable(mistake)}", file=sys.stderr)
         sys.exit(MISTAKE)
 
 import torch
@@ -231,7 +232,7 @@ def main() -> None:
     try:
         cli_evaluate()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(MISTAKE)
 
 

@@ -4,6 +4,7 @@ no torch."""
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError
 from bench.exits import DONE, MISTAKE, REGRESSION
-from bench.files import atomic_path, write_json, write_text
+from bench.files import atomic_path, read_json, write_json, write_text
 from bench.report_arguments import CompareArguments, ReportArguments, home, one_contender, report_places
 
 HTML, MARKDOWN, CSV, JSON = "report.html", "report.md", "results.csv", "results.json"
@@ -24,8 +25,7 @@ def main(arguments: ReportArguments, config: Config, console: Console) -> int:
     """Write the report; 0 where at least one record was read. 2, and nothing written, where none was. What was refused
     is said."""
     places = report_places(arguments)
-    to = arguments.to or home(places)
-    document, written = write(places, to)
+    document, written = write(places, arguments.to or home(places), named=arguments.to is not None)
     for refused in document.gathered.refused:
         console.warn(f"refused {refused.place}: {refused.reason}")
     if not document.gathered.runs:
@@ -42,32 +42,54 @@ def main(arguments: ReportArguments, config: Config, console: Console) -> int:
     return DONE if document.gathered.runs else MISTAKE
 
 
-def write(places: Sequence[Path], to: Path) -> tuple[Any, list[Path]]:
+def write(places: Sequence[Path], to: Path, *, named: bool = False) -> tuple[Any, list[Path]]:
     """The report of some places, into a folder; its content and the files for people and machines. Where no record is
-    read, nothing is written."""
+    read, nothing is written. named: whether somebody said that it goes there.
+
+    UserError, and nothing written, where nobody did and a file that is no report's would be lost, and where the folder
+    of its pictures is a link."""
     from reports import results
     from reports.document import document
     from reports.html import html
-    from reports.markdown import markdown
+    from reports.markdown import FOLDER, markdown
     from reports.sample_rows import samples_csv
 
     found = document(places)
     if not found.gathered.runs:
         return found, []
+    if not named:
+        _check_ours(to)
+    if (to / FOLDER).is_symlink():
+        raise UserError(f"{to / FOLDER} is a link, expected a folder, for a report writes into it: remove it")
     text, pictures = markdown(found)
     pages = {HTML: html(found), MARKDOWN: text, CSV: results.as_csv(found.contenders)}
     if rows := samples_csv(found.contenders):
         pages[SAMPLES] = rows
     elif (to / HTML).exists() and (to / JSON).exists():  # an earlier report's, of other runs; else somebody's own
         (to / SAMPLES).unlink(missing_ok=True)
-    values = results.as_json(found)
+    write_json(to / JSON, results.as_json(found))  # first: by it the others are told from somebody's own
     for name, data in pictures.items():
         with atomic_path(to / name) as part:
             part.write_bytes(data)
     for name, page in pages.items():
         write_text(to / name, page)
-    write_json(to / JSON, values)
     return found, [to / name for name in (*pages, JSON)]
+
+
+def _check_ours(to: Path) -> None:
+    """UserError where a folder holds a file of a report's name and no report's results: it is somebody's own."""
+    there = [name for name in (HTML, MARKDOWN, CSV, JSON, SAMPLES) if os.path.lexists(to / name)]
+    if not there:
+        return
+    try:
+        values = read_json(to / JSON)
+    except UserError:
+        values = None
+    if not (isinstance(values, dict) and {"schema", "contenders", "results"} <= values.keys()):
+        raise UserError(
+            f"{to / there[0]} is there, and no report's {JSON} beside it: name another folder for the report with "
+            "--to, or this one to replace it"
+        )
 
 
 def after_run(folders: Sequence[Path], out: Path, console: Console) -> None:

@@ -14,6 +14,7 @@ from functools import cached_property
 from statistics import mean
 from typing import Any
 
+from bench.printable import clean
 from metrics.differences import Difference, difference
 from metrics.replication import difference_over_seeds, mean_over_seeds
 from metrics.statistics import COUNTED, Estimate
@@ -198,7 +199,7 @@ def contenders(runs: Iterable[Run], order: Sequence[str] = ()) -> tuple[Contende
     told.sort(key=lambda g: (rank.get(g[0].record.approach, len(rank)), g[0].record.approach, _settings(g[0].record)))
     firsts = [group[0].record for group in told]
     labels = [_label(record, [other for other in firsts if other.approach == record.approach]) for record in firsts]
-    labels = [f"{x} ({r.key[:8]})" if labels.count(x) > 1 else x for x, r in zip(labels, firsts, strict=True)]
+    labels = [f"{x} ({clean(r.key[:8])})" if labels.count(x) > 1 else x for x, r in zip(labels, firsts, strict=True)]
     return tuple(Contender(label=x, runs=tuple(group)) for x, group in zip(labels, told, strict=True))
 
 
@@ -229,15 +230,16 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
 
 
 def _label(record: Record, rivals: Sequence[Record]) -> str:
-    """The approach, and the settings in which it differs from the others of its name."""
+    """The approach, and the settings in which it differs from the others of its name; fit for a page and a figure."""
+    approach = clean(record.approach)
     if len(rivals) == 1:
-        return record.approach
+        return approach
     every = [_facts(rival) for rival in rivals]
     own = _facts(record)
     differing = [name for name in own if len({json.dumps(facts.get(name), sort_keys=True) for facts in every}) > 1]
     told = [name for name in differing if not name.startswith("key.")] or differing
     parts = [f"{name.rpartition('.')[2]} {_brief(own[name])}" for name in told[:3]]
-    return f"{record.approach} ({', '.join(parts)})" if parts else record.approach
+    return f"{approach} ({clean(', '.join(parts))})" if parts else approach
 
 
 def _brief(value: Any) -> str:

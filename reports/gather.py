@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,9 @@ from reports.schema import Record
 
 REQUEST = "request.json"  # what a run's folder holds from its beginning on
 LARGEST = 192  # pixels of a picture's longer side in a report; a larger one is made smaller
+MOST_PIXELS = 2**24  # of a picture that is opened: 4096 x 4096
+MOST_BYTES = 2**26  # of its file
+TOO_MANY = f"it has more than {MOST_PIXELS:,} pixels, and is not opened"
 ENLARGED = 64  # up to this side a picture is shown with its pixels as squares
 
 
@@ -175,26 +179,44 @@ class Album:
 
 
 def _read(folder: Path, path: str, largest: int) -> Picture:
-    from PIL import Image, UnidentifiedImageError
-
     try:
         file = (folder / path).resolve()
         if not file.is_relative_to(folder.resolve()):
             return Picture(reason="the record names a picture outside of its folder")
-        data = file.read_bytes()
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
-            image.load()
-            kind, words = (image.format or "png").lower(), str(image.info.get("Description", ""))
-            if max(image.size) > largest:
-                smaller = image.convert("RGB")
-                smaller.thumbnail((largest, largest))
-                buffer = io.BytesIO()
-                smaller.save(buffer, format="WEBP", quality=88)
-                return Picture(
-                    data=buffer.getvalue(), kind="webp", width=smaller.width, height=smaller.height, words=words
-                )
-            return Picture(data=data, kind=kind, width=image.width, height=image.height, words=words)
+        if (size := file.stat().st_size) > MOST_BYTES:
+            return Picture(reason=f"its file has {size:,} bytes, more than a report opens ({MOST_BYTES:,})")
+        if not file.is_file():
+            return Picture(reason="its file can't be read: it is no file")
+        return _decoded(file.read_bytes(), largest)
     except FileNotFoundError:
         return Picture(reason="its file is missing")
-    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links that lead to each other
         return Picture(reason=f"its file can't be read: {type(error).__name__}")
+
+
+def _decoded(data: bytes, largest: int) -> Picture:
+    """An encoded picture, made smaller where a side is longer than `largest`. One of too many pixels is not opened: a
+    file of some kilobytes can hold more than fits into memory. OSError, ValueError where it is damaged."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is looked at below
+        try:
+            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+        except Image.DecompressionBombError:
+            return Picture(reason=TOO_MANY)
+    with image:
+        if image.width * image.height > MOST_PIXELS:
+            return Picture(reason=TOO_MANY)
+        try:
+            image.load()
+        except (SyntaxError, EOFError) as error:  # what Pillow says of broken chunks, and of a file that ends early
+            raise ValueError(str(error)) from error
+        kind, words = (image.format or "png").lower(), str(image.info.get("Description", ""))
+        if max(image.size) <= largest:
+            return Picture(data=data, kind=kind, width=image.width, height=image.height, words=words)
+        smaller = image.convert("RGB")
+        smaller.thumbnail((largest, largest))
+        buffer = io.BytesIO()
+        smaller.save(buffer, format="WEBP", quality=88)
+        return Picture(data=buffer.getvalue(), kind="webp", width=smaller.width, height=smaller.height, words=words)

@@ -13,6 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from bench.printable import clean
 from metrics.statistics import Estimate
 
 RETENTION = "perplexity_retention"
@@ -59,9 +60,9 @@ def meaning(name: str) -> Meaning:
         if fnmatchcase(name, pattern):
             before, _, after = pattern.partition("*")
             rest = name[len(before) : len(name) - len(after)]
-            title = entry["title"].replace("{0}", rest.replace("_", entry.get("joint", " ")).rstrip())
+            title = clean(entry["title"].replace("{0}", rest.replace("_", entry.get("joint", " ")).rstrip()))
             return Meaning(name=name, title=title, group=entry["group"], says=entry["says"], best=entry.get("best", ""))
-    return Meaning(name=name, title=name.replace("_", " "), group="other", says="")
+    return Meaning(name=name, title=clean(name.replace("_", " ")), group="other", says="")
 
 
 def ordered(names: Iterable[str]) -> list[str]:
@@ -120,7 +121,7 @@ def scale_of(unit: str, values: Iterable[float]) -> Scale:
     sizes = [abs(value) for value in values if value and math.isfinite(value)]
     choices = SCALES.get(unit)
     if choices is None or not sizes:
-        return Scale(unit=unit)
+        return Scale(unit=clean(unit))
     middle = sorted(sizes)[(len(sizes) - 1) // 2]
     factor, name = next(((f, n) for f, n in choices if middle >= f), choices[-1])
     return Scale(factor=factor, unit=name)

@@ -7,6 +7,7 @@ import hashlib
 from functools import cache
 from typing import Any
 
+from bench.printable import clean
 from reports.claims import published
 from reports.document import Document
 from reports.glossary import listed, meaning, number
@@ -60,23 +61,6 @@ def _environment() -> Any:
 def _finished(value: Any) -> Any:
     """What every printed value goes through."""
     return clean(value) if type(value) is str else value
-
-
-def clean(text: Any) -> str:
-    """Text without what HTML can't hold: control characters and lone surrogates become a mark of replacement."""
-    return "".join("�" if _unfit(c) else c for c in str(text))
-
-
-def _unfit(character: str) -> bool:
-    code = ord(character)
-    control = code < 32 and character not in "\t\n"
-    return (
-        control
-        or 0x7F <= code <= 0x9F
-        or 0xD800 <= code <= 0xDFFF
-        or code & 0xFFFE == 0xFFFE
-        or 0xFDD0 <= code <= 0xFDEF
-    )
 
 
 def cut(text: str, length: int = LONGEST) -> str:

@@ -7,11 +7,12 @@ import io
 import re
 from collections.abc import Sequence
 
+from bench.printable import clean
 from reports.claims import published
 from reports.document import Document
 from reports.gather import Picture
 from reports.glossary import ARROWS, listed
-from reports.html import clean, cut
+from reports.html import cut
 from reports.pictures import Shown
 from reports.tables import Cell, Table
 
@@ -47,8 +48,8 @@ def plain(text: object) -> str:
     flat = " ".join(clean(text).split())
     flat = re.sub(r"([\\`*\[\]|~$]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9]))", r"\\\1", flat)
     flat = re.sub(r"^([#+>-]|\d+[.)])(?= )", r"\\\1", flat)
-    # Nobody is called by an @, nor an issue by a #.
-    return re.sub(r"([@#])(?=\w)", "\\1\u200b", html.escape(flat, quote=False))
+    # Nobody is called by an @, nor an issue by a #; and no address is a link, which GitHub makes of a bare one.
+    return re.sub(r"[@#](?=\w)|:(?=//)|www(?=\.)", "\\g<0>\u200b", html.escape(flat, quote=False), flags=re.I)
 
 
 def code(text: object) -> str:

@@ -150,7 +150,7 @@ def _scores(contender: Contender, name: str) -> dict[str, float]:
     if not isinstance(values, list) or len(values) > len(run.samples):
         return {}
     places = details.get("looked_at", range(len(values)))
-    return {run.samples[i].key: float(v) for i, v in zip(places, values, strict=True) if isinstance(v, int | float)}
+    return {run.samples[i].key: float(v) for i, v in zip(places, values, strict=True) if i < len(run.samples)}
 
 
 def _shown(

@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from bench.printable import clean
 from reports.contenders import Contender
 from reports.gather import Run
-from reports.html import clean
 
 FIXED = ("contender", "seed", "run", "key", "prompt", "true", "drawn", "caption", "trace")
 OF_DRAWN = ("scene_accuracy", "right_objects", "right_objects_gap", "clip_score", "clip_score_gap",

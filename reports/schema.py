@@ -1,14 +1,14 @@
 """What a run leaves for its readers: one versioned record, as JSON.
 
 A record is strict: a field that is unknown or missing is refused by name, so that a reader never takes a guess for a
-number. A record of an older version is brought up to date one version at a time, by `UPGRADES`.
+number; so is a value that pages can make nothing of (`reports.open_parts`). A record of an older version is brought up
+to date one version at a time, by `UPGRADES`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from bench.errors import UserError
 from bench.files import read_json, write_json
 from bench.plain import build, plain
 from metrics.statistics import Estimate
+from reports.open_parts import COUNTS, check_estimate, check_leaves, check_open_parts, count
 
 VERSION = 3
 FILE = "record.json"
@@ -137,16 +138,14 @@ OTHERS = {
 """What other records are of, by fields that no run's has."""
 NOT_DECIDING = {"": ("pretrain",), "train": ("tracker", "checkpoint_seconds")}
 """Fields of a config that change no result, by section."""
-NUMBERS = {"per_item", "pseudo", "sizes"}
-"""Details of an estimate that are calculated with."""
 
 
 def from_json(values: Any, whose: str) -> Record:
     """The record in parsed JSON, of this version or an older one. UserError that begins with `whose`."""
     if not isinstance(values, dict) or type(values.get("schema")) is not int:
         raise UserError(f"{whose} is no record of a run: it has no schema")
-    for kind, fields in OTHERS.items():
-        if fields <= values.keys():
+    for kind, names in OTHERS.items():
+        if names <= values.keys():
             raise UserError(f"{whose} is the record of {kind}")
     first: int = values["schema"]
     if not 1 <= first <= VERSION:
@@ -154,6 +153,7 @@ def from_json(values: Any, whose: str) -> Record:
     for older in range(first, VERSION):
         values = {**UPGRADES[older](dict(values)), "schema": older + 1}
     try:
+        check_leaves(values)
         record: Record = build(Record, values, full=True)
         _check(record)
     except UserError as error:
@@ -162,20 +162,17 @@ def from_json(values: Any, whose: str) -> Record:
 
 
 def _check(record: Record) -> None:
-    """UserError where what a page calculates with is no number."""
-    if type(record.config.get("seed")) is not int:
-        raise UserError(f"config.seed is {record.config.get('seed')!r:.60}, expected int")
-    if not isinstance(record.config.get("data", {}), dict):
-        raise UserError(f"config.data is {record.config['data']!r:.60}, expected an object")
+    """UserError where what a page reads is not what it takes it for."""
+    check_open_parts(record.config, record.provenance)
     for name, estimate in record.metrics.items():
-        for key in NUMBERS & estimate.details.keys():
-            numbers = estimate.details[key]
-            if not isinstance(numbers, list) or not all(map(_number, numbers)):
-                raise UserError(f"metrics.{name}.details.{key} is {numbers!r:.60}, expected a list of numbers")
-
-
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < math.inf
+        check_estimate(f"metrics.{name}", estimate)
+    for item in fields(Budgets):
+        value = getattr(record.budgets, item.name)
+        counts = value if isinstance(value, dict) else {"": value} if isinstance(value, int) else {}
+        for name, each in counts.items():
+            if not count(each):
+                place = f"budgets.{item.name}.{name}".rstrip(".")
+                raise UserError(f"{place} is {each!r:.60}, expected a whole number from 0 to {COUNTS:,}")
 
 
 def deciding(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from bench.printable import clean
 from metrics.statistics import Estimate
 from reports.contenders import Contender
 from reports.curves import Series, lines, of_seeds, points_of, rows_of
@@ -39,7 +40,7 @@ def by_batch(contenders: Sequence[Contender]) -> Plot:
             apart.append(label)
             continue
         again = any(one.place == place for one in series)  # on another machine
-        told += [_cells(label, row) for row in rows]
+        told += [_cells(label, row) for row in rows if CURVE in row]
         series.append(
             Series(
                 place=len(contenders) + len(series) if again else place,
@@ -66,7 +67,7 @@ def _by_machine(contender: Contender) -> list[tuple[str, tuple[Run, ...]]]:
     for run in contender.runs:
         if run.record.curves.get(CURVE):
             told = run.record.provenance.get("curves", {}).get(CURVE, {})
-            found.setdefault(str(told.get("machine", UNNAMED)), []).append(run)
+            found.setdefault(clean(told.get("machine", UNNAMED)), []).append(run)
     return [(machine, tuple(runs)) for machine, runs in found.items()]
 
 

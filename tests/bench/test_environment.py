@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +79,39 @@ def test_without_git_there_is_a_reason(tree: Path, monkeypatch: pytest.MonkeyPat
     found = commit(tree)
     assert found.id is None
     assert found.reason
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("fatal: detected dubious ownership in repository at '{}'\nTo add", "dubious ownership in repository at ..."),
+        ("fatal: cannot change to '{}': No such file", "cannot change to ...: No such file"),
+        ("fatal: not a git repository: {}/.git/worktrees/x", "not a git repository: ..."),
+        (
+            "fatal: not a git repository (or any of the parents): .git",
+            "not a git repository (or any of the parents): .git",
+        ),
+        ("", "git ended with 128"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/home/me/work", "/home/o'me/my work", "C:/Users/me"])
+def test_what_git_says_goes_into_a_record_without_the_machine_s_paths(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, said: str, kept: str, path: str
+):
+    def fails(command: list[str], **_: Any) -> None:
+        raise subprocess.CalledProcessError(128, command, stderr=said.format(path))
+
+    monkeypatch.setattr(subprocess, "run", fails)
+    reason = commit(tree).reason
+    assert kept in reason and not re.search("home|Users|my work|me/", reason), reason
+
+
+def test_git_that_does_not_answer_is_said_without_its_command(tree: Path, monkeypatch: pytest.MonkeyPatch):
+    def hangs(command: list[str], **_: Any) -> None:
+        raise subprocess.TimeoutExpired(command, 30)
+
+    monkeypatch.setattr(subprocess, "run", hangs)
+    assert commit(tree).reason == "no git checkout: git took more than 30 seconds"
 
 
 def test_the_source_hash_follows_every_source_and_nothing_else(tree: Path):

@@ -95,6 +95,42 @@ def test_samples_of_an_earlier_report_go_and_somebody_s_own_stay(tmp_path: Path)
     assert not (other / "samples.csv").exists()
 
 
+@pytest.mark.parametrize("name", ["results.csv", "samples.csv", "report.md", "report.html", "results.json"])
+def test_beside_a_run_somebody_s_own_file_is_not_replaced_without_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+):
+    run = write_run(tmp_path / "run", record_of("modular"), pictures=False)
+    (tmp_path / name).write_text('{"mine": 1}')
+    assert cli.main(["report", str(run)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and f"{tmp_path / name} is there" in captured.err and "--to" in captured.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["run", name])
+    assert (tmp_path / name).read_text() == '{"mine": 1}'
+    store.write_state(run, "done")
+    after_run([run], tmp_path, Console())
+    assert "warning: no report: " in capsys.readouterr().err and (tmp_path / name).read_text() == '{"mine": 1}'
+
+
+def test_an_own_report_is_replaced_and_a_folder_that_was_named_is_taken(tmp_path: Path):
+    run = write_run(tmp_path / "run", record_of("modular"), pictures=False)
+    (tmp_path / "results.csv").write_text("mine")
+    assert cli.main(["report", str(run), "--to", str(tmp_path)]) == 0
+    (tmp_path / "report.html").unlink()  # what an interrupted one leaves
+    assert cli.main(["report", str(run)]) == 0
+    assert (tmp_path / "results.csv").read_text() != "mine" and (tmp_path / "report.html").exists()
+
+
+def test_a_report_s_pictures_are_not_written_through_a_link(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = write_run(tmp_path / "runs" / "run", record_of("modular"))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "report-pictures").symlink_to(tmp_path / "elsewhere")
+    assert cli.main(["report", str(run), "--to", str(tmp_path / "to")]) == 2
+    assert "report-pictures is a link, expected a folder" in capsys.readouterr().err
+    assert not any((tmp_path / "elsewhere").iterdir())
+    assert [path.name for path in (tmp_path / "to").iterdir()] == ["report-pictures"]
+
+
 def test_results_for_machines_are_the_records_numbers(tmp_path: Path):
     out = four(tmp_path / "runs", seeds=2)
     assert cli.main(["report", str(out)]) == 0

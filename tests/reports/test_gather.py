@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
+import struct
+import warnings
+import zlib
 from pathlib import Path
 
 import pytest
@@ -14,6 +19,7 @@ from reports import schema
 from reports.gather import Album, Picture, Run, gather
 from reports.reproductions import Reproduction
 from reports.sweeps import Sweep
+from tests.bench.png import chunk
 from tests.reports.records import record_of, whole, write_run
 
 
@@ -144,3 +150,38 @@ def test_a_large_picture_is_made_smaller_and_a_small_one_is_left_alone(tmp_path:
     assert small.data == (tmp_path / "small.png").read_bytes() and small.small and small.kind == "png"
     assert (large.width, large.height, large.kind, large.small) == (192, 96, "webp", False)
     assert album.picture(run, "small.png") is small
+
+
+def claiming(width: int, height: int) -> bytes:
+    """The head of a PNG of this size, one byte a pixel, and nothing behind it."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b""))
+
+
+@pytest.mark.parametrize("side", [13_000, 13_500])  # Pillow warns of the first, and refuses the second
+def test_a_picture_that_would_fill_the_memory_is_not_opened(tmp_path: Path, side: int):
+    (tmp_path / "large.png").write_bytes(claiming(side, side))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        picture = Album().picture(Run(record=record_of("modular"), folder=tmp_path), "large.png")
+    assert picture.data == b"" and picture.reason == "it has more than 16,777,216 pixels, and is not opened"
+
+
+def test_the_largest_picture_that_is_opened_is(tmp_path: Path):
+    Image.new("1", (4096, 4096)).save(tmp_path / "large.png")
+    assert Album().picture(Run(record=record_of("modular"), folder=tmp_path), "large.png").width == 192
+
+
+def test_a_file_that_is_too_large_or_none_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = Run(record=record_of("modular"), folder=tmp_path)
+    monkeypatch.setattr("reports.gather.MOST_BYTES", 60)
+    Image.new("RGB", (32, 24), "red").save(tmp_path / "large.png")
+    (tmp_path / "round.png").symlink_to("round.png")
+    os.mkfifo(tmp_path / "waits.png")
+    for name, reason in (
+        ("large.png", "more than a report opens"),
+        ("round.png", "RuntimeError|OSError"),
+        ("waits.png", "no file"),
+    ):
+        picture = Album().picture(run, name)
+        assert picture.data == b"" and re.search(reason, picture.reason), picture.reason

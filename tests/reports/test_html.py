@@ -8,14 +8,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import html5lib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.printable import clean
+from metrics.statistics import Estimate
 from reports.document import document
-from reports.html import clean, cut, html
+from reports.html import cut, html
+from reports.markdown import markdown
 from tests.reports.records import EVIL, LONG, four, record_of, whole, write_run
 
 NAMESPACE = "{http://www.w3.org/1999/xhtml}"
@@ -172,3 +176,35 @@ def contrast(a: str, b: str) -> float:
 
     low, high = sorted((luminance(a), luminance(b)))
     return (high + 0.05) / (low + 0.05)
+
+
+def test_no_order_to_a_terminal_gets_into_a_page_or_a_figure(tmp_path: Path):
+    """From every text of a record that a figure shows: who, by which setting, in which number and unit, taken on what.
+    Lone surrogates can't be written at all."""
+    evil = "\x1b[31m\x07 \x9b \ud800"
+    for number, setting in enumerate((f"a{evil}", f"b{evil}")):
+        record = record_of("modular", seed=number)
+        metrics = {**record.metrics, "peak_memory_bytes": Estimate.counted(1.0, unit=evil, better="lower")}
+        sweep = tuple({"nfe": row["nfe"], f"loss{evil}": 1.0 + row["nfe"]} for row in record.curves["nfe"])
+        machine = {"curves": {"batch": {"machine": f"{evil}{number}"}}}
+        record = dataclasses.replace(
+            record,
+            approach=f"mine{evil}",
+            key=f"{evil}{number}",
+            settings={"variant": setting, "x": number},
+            metrics=metrics,
+            curves={**record.curves, "nfe": sweep},
+            provenance={**record.provenance, **machine},
+        )
+        write_run(tmp_path / str(number), record, pictures=False)
+    found = document([tmp_path])
+    drawn = [plot for plot in found.plots if plot.text]
+    assert {"nfe", "costs", "batch", "plane", "losses"} <= {plot.name for plot in drawn}
+    for plot in drawn:
+        ElementTree.fromstring(plot.text.encode())
+        ElementTree.fromstring(plot.inline.encode())
+    text, files = markdown(found)
+    whole = (
+        html(found).encode() + text.encode() + b"".join(data for name, data in files.items() if name.endswith("svg"))
+    )
+    assert not {0x1B, 0x07} & set(whole) and "\x9b".encode() not in whole and "mine\ufffd".encode() in whole

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 
+from bench.printable import clean
 from reports.document import Document, document
 from reports.gather import Picture
-from reports.html import clean
 from reports.markdown import code, grid, markdown, plain
 from tests.reports.records import EVIL, whole
 
@@ -96,3 +96,10 @@ def test_a_grid_without_any_picture_is_none():
 def test_names_of_places_stay_the_machine_s_own(made: Document, tmp_path: Path):
     text, _ = markdown(made)
     assert str(tmp_path.parent) not in text
+
+
+@pytest.mark.parametrize("text", ["see https://a.b/c", "HTTP://a.b", "ftp://a.b", "www.a.b", "WWW.a.b", "mail a@b.c"])
+def test_no_address_is_a_link(text: str):
+    """GitHub makes one of what has ://, begins with www., or has an @ between words."""
+    assert not re.search(r"://|www\.|\w@\w", plain(text), flags=re.IGNORECASE)
+    assert plain(text).replace("\u200b", "") == text
