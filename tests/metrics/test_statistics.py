@@ -276,7 +276,7 @@ def test_the_samples_needed_give_the_power_they_promise() -> None:
     assert n is not None
     power = stats.norm.sf(stats.norm.ppf(0.975) - 0.2 * np.sqrt(n))
     assert power == pytest.approx(0.8, abs=0.005)
-    assert samples_needed(0, width, 50) is None
+    assert samples_needed(0, width, 50) is None and samples_needed(1e-200, width, 50) is None
 
 
 @pytest.mark.parametrize("n", [8, 16])
