@@ -135,7 +135,9 @@ def test_a_block_whose_parameters_are_another_module_s_too_can_not_be_sharded() 
     approach = Fake(small_shared(), Settings())
     check_sharding(approach)
     approach.second = nn.Linear(256, 32)
-    approach.second.weight = approach.draw[0].weight
+    first = approach.draw[0]
+    assert isinstance(first, nn.Linear)
+    approach.second.weight = first.weight
     with pytest.raises(UserError, match=r"Fake can't be sharded: second.weight is block 0's parameter, too"):
         check_sharding(approach)
 
