@@ -109,7 +109,7 @@ def _paired(a: Estimate, b: Estimate, seed: int) -> tuple[float | None, float | 
 
 def samples_needed(gap: float, width: float, n: int) -> int | None:
     """How many items would show a difference of `gap` with power 0.8 at the 5% level, given that n items gave a 95%
-    interval of `width`, which shrinks as 1 / sqrt(n). None for no difference at all, or one that no number of items shows."""
+    interval of `width`, which shrinks as 1 / sqrt(n). None for none, or one that no number of items shows."""
     if gap == 0:
         return None
     ratio = float((ndtri(TAILS[1]) + ndtri(0.8)) / (2 * ndtri(TAILS[1]))) * width / abs(gap)

@@ -70,7 +70,7 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Rerun:
-    """How to run one run again."""
+    """How to run one run again. own: a hash of the package that the approach came from, "" for ours."""
 
     name: str
     label: str
@@ -78,6 +78,7 @@ class Rerun:
     commit: str
     dirty: bool
     seed: int
+    own: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +183,7 @@ def reruns(contenders: Sequence[Contender]) -> list[Rerun]:
 
 def _rerun(label: str, run: Run) -> Rerun:
     commit, dirty = commit_of(run.record.provenance)
+    key = run.record.provenance.get("key")
     return Rerun(
         name=run.record.name,
         label=label,
@@ -189,6 +191,7 @@ def _rerun(label: str, run: Run) -> Rerun:
         commit=commit,
         dirty=dirty,
         seed=run.record.seed,
+        own=str(key.get("foreign sources") or "")[:16] if isinstance(key, Mapping) else "",
     )
 
 

@@ -196,6 +196,7 @@ def _again(d: Document) -> list[str]:
     lines = [
         f"- {plain(r.label)}, seed {r.seed}: {code(r.command)}, commit {code(r.commit)}"
         f"{' **with uncommitted changes**' if r.dirty else ', clean'}"
+        f"{f', of its own package {code(r.own)}' if r.own else ''}"
         for r in d.reruns
     ]
     machine = [f"- {plain(name)}: {plain(value)}" for name, value in d.surroundings]

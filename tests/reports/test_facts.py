@@ -10,8 +10,11 @@ import pytest
 
 from reports import facts
 from reports.contenders import Contender, contenders
+from reports.document import document
 from reports.gather import Run
-from tests.reports.records import record_of
+from reports.html import html
+from reports.markdown import markdown
+from tests.reports.records import record_of, write_run
 
 
 def made(approach: str, seed: int = 0, **identical: Any) -> Run:
@@ -102,3 +105,14 @@ def test_notes_of_every_seed_are_told_with_whose_they_are():
         "2 captions were cut": "all",
         "another": "modular",
     }
+
+
+def test_how_to_run_it_again_says_what_package_an_approach_is_of(tmp_path: Path):
+    ours = made("dual_tower")
+    key = {"sources": "ab", "foreign sources": "0123456789abcdef0123"}
+    theirs = dataclasses.replace(ours.record, approach="modular", provenance={**ours.record.provenance, "key": key})
+    (first,), (second,) = (facts.reruns(of(run)) for run in (ours, Run(record=theirs, folder=Path("nowhere"))))
+    assert (first.own, second.own) == ("", "0123456789abcdef")
+    page = document([write_run(tmp_path / "run", theirs, pictures=False)])
+    assert f"of its own package `{second.own}`" in markdown(page)[0]
+    assert f"of its own package <code>{second.own}</code>" in html(page)
