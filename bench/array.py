@@ -164,10 +164,15 @@ def _open(request: store.Request, arguments: ArrayArguments, console: Console) -
     folder = arguments.out / request.name
     state = store.read_state(folder)
     if state is not None and state.state in ("done", "running"):
-        if state.state == "done":
-            runner.recorded(request, folder)
-        console.info(f"{request.name}: {state.state} already")
-        return False
+        try:
+            if state.state == "done":
+                runner.recorded(request, folder)
+            console.info(f"{request.name}: {state.state} already")
+            return False
+        except runner.AnotherRunError:
+            raise
+        except UserError as error:
+            console.warn(f"{error}; the run's last stage is done again")
     try:
         request.renew(folder)
     except store.BusyError as error:  # it began just now

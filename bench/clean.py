@@ -1,11 +1,12 @@
 """`python -m bench clean`: what caches and runs take on the disk, and freeing it. Imports no torch.
 
 Only what this program wrote is touched: the folders that it makes in its cache, and folders under --out that hold a
-run's request. A link there leads to somebody's own, and is left alone.
+run's request. A link among the runs, or out of one, leads to somebody's own, and is left alone.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
@@ -85,7 +86,7 @@ def _places(kind: str, runs: Sequence[store.Found], console: Console) -> Iterato
         yield from ((folder, own) for folder, all_ in found if (own := [path for path in all_ if _ours(path)]))
         return
     for path in _paths(kind, runs):
-        if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(path.parent)):
             console.warn(f"{path} is a link out of its run, and left alone")
         elif path.exists():
             yield path, [path]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.config import Config
 from bench.errors import UserError, nearest
-from bench.files import check_folder
+from bench.files import check_output
 
 KINDS = {
     "caches": "pictures, latents, features, tokens, texts, verdicts and unpacked GGUF files that any run makes again",
@@ -42,6 +42,6 @@ class CleanArguments:
                 raise UserError(f"--what is '{name}': {nearest(name, KINDS)}")
         if self.delete and not self.what:
             raise UserError(f"--delete needs --what, one or more of: {', '.join(KINDS)}")
-        check_folder(self.out, "--out")
+        check_output(self.out, "--out")
         if self.out != CleanArguments().out and not self.out.exists():
             raise UserError(f"--out {self.out} is not there, expected the folder of some runs")

@@ -61,9 +61,8 @@ class Console:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(
-            title=Text(title), title_justify="left", title_style="bold", show_header=False, box=box.SIMPLE_HEAD
-        )
+        title_ = Text(title, style="bold")
+        table = Table(title=title_, title_justify="left", show_header=False, box=box.SIMPLE_HEAD)
         for index in range(len(rows[0]) if rows else 0):
             table.add_column(no_wrap=index == 0, style="cyan" if index == 0 else "")
         for row in rows:

@@ -45,12 +45,12 @@ def at_home(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def check_folder(path: Path, flag: str) -> None:
+def check_output(path: Path, flag: str) -> None:
     """UserError that names the flag where what is to be a folder is something else, or lies in something else."""
     there = next((each for each in (path, *path.parents) if os.path.lexists(each)), path)
     if os.path.lexists(there) and not there.is_dir():
-        which = "" if there == path else f"{there} "
-        raise UserError(f"{flag} {path}{':' if which else ''} {which}is a file, expected a folder")
+        which = f"{flag} {path}" if there == path else f"{flag} {path}: {there}"
+        raise UserError(f"{which} is a {'file' if there.exists() else 'link that leads nowhere'}, expected a folder")
 
 
 def cache_directory() -> Path:

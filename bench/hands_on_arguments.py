@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from bench import prompt_file, store
 from bench.config import Config
 from bench.errors import UserError
-from bench.files import check_folder, whole_characters
+from bench.files import check_output, whole_characters
 from bench.ranges import Range, Seed
 
 PLACE: dict[str, Any] = {"positional": True}
@@ -70,7 +70,7 @@ class GenerateArguments(OnRun):
         if self.prompts is not None:
             prompt_file.check(self.prompts)
         if self.to is not None:
-            check_folder(self.to, "--to")
+            check_output(self.to, "--to")
             if found := earlier(self.to):
                 raise UserError(
                     f"--to {self.to} holds {found}, which an earlier command may have drawn: name another folder, or "

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from bench.config import Config, DataConfig
 from bench.errors import UserError
-from bench.files import check_folder
+from bench.files import check_output
 from bench.ranges import Range
 
 
@@ -44,7 +44,7 @@ class PreviewArguments:
 
         if self.datasets == ():
             raise UserError("--datasets names none, expected one or more")
-        check_folder(self.out, "--out")
+        check_output(self.out, "--out")
         for name in self.shown(config):
             check_data(self.data(name, config))
         check_path(config.text)  # no text is shown; but who mistypes its path is told so here as by `run`

@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from bench import store
 from bench.config import Config
 from bench.errors import UserError, nearest
-from bench.files import at_home, check_folder
+from bench.files import at_home, check_output
 from bench.hands_on_arguments import PLACE
 from reports import schema
 
@@ -36,7 +36,7 @@ class ReportArguments:
         """UserError where a place doesn't exist, or the report has none to go to."""
         report_places(self)
         if self.to is not None:
-            check_folder(self.to, "--to")
+            check_output(self.to, "--to")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from approaches.registry import ALL, APPROACHES
 from bench import launch
 from bench.config import Config, EvaluateConfig
 from bench.errors import UserError, nearest
-from bench.files import at_home, check_folder
+from bench.files import at_home, check_output
 from bench.own_settings import check_settings
 from bench.parsing import last_values
 from bench.presets import is_foreign
@@ -71,7 +71,7 @@ class RunArguments:
         launch.check(chosen(self.approach), self.seeds)
         if not self.approach:
             raise UserError(f"--approach names none, expected one or more of: {', '.join((*APPROACHES, ALL))}")
-        check_folder(self.out, "--out")
+        check_output(self.out, "--out")
         for name in chosen(self.approach):
             if obstacle := APPROACHES[name].obstacle():
                 raise UserError(f"approach '{name}' can't run here: {obstacle}")

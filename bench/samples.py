@@ -97,9 +97,10 @@ def strips(folder: Path, approach: Approach, held: HeldOut, config: Config) -> d
     approach.generate(prompts, noise_for, kept)
     if not visited:
         return made
-    trajectory = visited[0]
-    reverse = [codec.decode_images(x_t.cpu()) for x_t in trajectory.x_t]
-    words = f"{count} prompts, one a row, from noise to picture: t = {', '.join(f'{t:.2g}' for t in trajectory.times)}"
+    states = torch.cat([trajectory.x_t for trajectory in visited], 1)[:, :count]  # what comes later is drawn again
+    reverse = [codec.decode_images(x_t.cpu()) for x_t in states]
+    times = ", ".join(f"{t:.2g}" for t in visited[0].times)
+    words = f"{states.shape[1]} prompts, one a row, from noise to picture: t = {times}"
     return {**made, "reverse": _strip(folder, "reverse", reverse, words)}
 
 

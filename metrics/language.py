@@ -22,6 +22,8 @@ from torch import Tensor
 from bench.files import hash_bytes
 from metrics.statistics import Better, Estimate, bootstrap
 
+LARGEST = 1e100  # of a perplexity: with its interval, still a number that can be calculated with
+
 Floats = NDArray[np.float64]
 Logits = Callable[[Tensor], Tensor]
 """Token ids B T -> logits B T V of the token after each."""
@@ -203,6 +205,8 @@ class _Maker:
         value = transform(ratio)
         if not (math.isfinite(value) and np.isfinite(over).all()):
             return Estimate.missing("a log probability is not finite", unit=unit, better=better)
+        if value > LARGEST:
+            return Estimate.missing(f"it is above {LARGEST:g}", unit=unit, better=better)
         # What a document adds to the ratio, to first order; exp's slope is its value.
         slope = value if transform is math.exp else 1.0
         items = value + slope * (over - ratio * under) / under.mean()

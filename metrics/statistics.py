@@ -198,7 +198,11 @@ def jackknife(
     """
     lengths = [*map(len, arrays)]
     subsets = without_blocks(lengths, min(blocks, *lengths)) if min(lengths) else ()
-    values = [statistic(*(array[rows] for array, rows in zip(arrays, kept, strict=True))) for kept in subsets]
+    values: list[float] = []
+    for kept in subsets:
+        values.append(statistic(*(array[rows] for array, rows in zip(arrays, kept, strict=True))))
+        if not np.isfinite(values[0]):
+            break
     return of_blocks(values, lengths[0], keys=keys, unit=unit, better=better, details=details)
 
 

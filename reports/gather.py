@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.errors import UserError
+from bench.files import LargeFileError, UnfitFileError, read_regular
 from reports import schema
 from reports.schema import Record
 
 REQUEST = "request.json"  # what a run's folder holds from its beginning on
 LARGEST = 192  # pixels of a picture's longer side in a report; a larger one is made smaller
-MOST_PIXELS = 2**24  # of a picture that is opened: 4096 x 4096
+MOST_PIXELS = 2**25  # of a picture that is opened: more than a strip has at data.size 1024
 MOST_BYTES = 2**26  # of its file
 TOO_MANY = f"it has more than {MOST_PIXELS:,} pixels, and is not opened"
 ENLARGED = 64  # up to this side a picture is shown with its pixels as squares
@@ -183,13 +184,13 @@ def _read(folder: Path, path: str, largest: int) -> Picture:
         file = (folder / path).resolve()
         if not file.is_relative_to(folder.resolve()):
             return Picture(reason="the record names a picture outside of its folder")
-        if (size := file.stat().st_size) > MOST_BYTES:
-            return Picture(reason=f"its file has {size:,} bytes, more than a report opens ({MOST_BYTES:,})")
-        if not file.is_file():
-            return Picture(reason="its file can't be read: it is no file")
-        return _decoded(file.read_bytes(), largest)
+        return _decoded(read_regular(file, MOST_BYTES), largest)
     except FileNotFoundError:
         return Picture(reason="its file is missing")
+    except LargeFileError:
+        return Picture(reason=f"its file has more than {MOST_BYTES:,} bytes, and is not opened")
+    except (UnfitFileError, IsADirectoryError):
+        return Picture(reason="its file can't be read: it is no file")
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links that lead to each other
         return Picture(reason=f"its file can't be read: {type(error).__name__}")
 

@@ -90,7 +90,8 @@ def _check_inside(place: str, value: Any, depth: int, bound: float) -> None:
             if larger or isinstance(item, dict | list):  # of the others, which are many, nobody asks the place
                 at = f"{place}[{name}]" if isinstance(value, list) else f"{place}.{name}"
                 if larger:
-                    raise UserError(f"{at} is {item!r:.60}, expected a finite number, smaller than {LARGEST:g}")
+                    smaller = f", smaller than {bound:g}" if bound < math.inf else ""
+                    raise UserError(f"{at} is {item!r:.60}, expected a finite number{smaller}")
                 _check_inside(at, item, depth + 1, bound)
 
 

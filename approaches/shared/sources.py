@@ -213,8 +213,8 @@ def check_clip(text: str, field: str = "model.clip") -> None:
 
 
 def _check_trust(config: Path, said: str) -> None:
-    """UserError where an open_clip config does not read, or grants its own tokenizer trust_remote_code: open_clip would
-    hand that on to transformers, which then runs the folder's Python."""
+    """UserError where an open_clip config does not read, or asks for its tokenizer's own Python (trust_remote_code),
+    which `metrics.alignment` doesn't run: said before torch."""
     try:
         told = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -11,26 +11,29 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from bench.errors import UserError
+from bench.files import read_text
 
 WITHIN = "expected files that lie in it"
+MOST_TEXT = 2**24  # bytes of a description
 
 
 def roots(folder: Path) -> tuple[str, ...]:
-    """Where the files of a dataset may lie, without links: the folder, where there is one, and the caches of datasets
-    and of the hub."""
+    """Where the files of a dataset may lie: the folder, where there is one, without links; and the caches of datasets
+    and of the hub, also without."""
     from datasets import config
     from huggingface_hub import constants
 
     named = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH)
     own = [os.path.realpath(folder)] if folder.is_dir() else []
-    return (*own, *(os.path.realpath(os.path.expanduser(each)) for each in (*named, constants.HF_HUB_CACHE)))
+    caches = [os.path.abspath(os.path.expanduser(each)) for each in (*named, constants.HF_HUB_CACHE)]
+    return (*own, *caches, *map(os.path.realpath, caches))
 
 
 def inside(path: str, allowed: Iterable[str]) -> bool:
-    """Whether a path, all its links followed, lies in one of the folders `allowed` (see `roots`). ValueError where it
-    can be no path."""
-    real = os.path.realpath(path)
-    return not _address(path) and any(real.startswith(os.path.join(each, "")) for each in allowed)
+    """Whether a path lies in one of the folders `allowed` (see `roots`), all its links followed; in a cache also by its
+    name, for somebody may keep a part of theirs on another disk. ValueError where it can be no path."""
+    ways = (os.path.realpath(path), os.path.abspath(path))
+    return not _address(path) and any(way.startswith(os.path.join(each, "")) for each in allowed for way in ways)
 
 
 def load_folder(folder: Path, said: str) -> Any:
@@ -79,7 +82,7 @@ def _described(folder: Path) -> Iterator[str]:
         if card.is_file():
             told |= DatasetCard.load(card).data.to_dict()
         if alone.exists():
-            told |= yaml.safe_load(alone.read_text(encoding="utf-8")) or {}
+            told |= yaml.safe_load(read_text(alone, MOST_TEXT)) or {}
     except Exception:  # whatever the parsers raise, datasets meets it, too, before it looks for data
         return
     configurations = told.get("configs")

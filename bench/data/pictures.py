@@ -22,8 +22,8 @@ RESIZE = "pillow-lanczos-short-side-centre-crop-v1"
 WHITE = (255, 255, 255)
 MAX_PIXELS = 2**27
 """A larger picture is refused before it is decoded: half a gigabyte of RGBA is a bomb, not a training sample."""
-MAX_BYTES = 2**28
-"""A file of more is refused before it is read: so many are two for each of MAX_PIXELS, and pictures are compressed."""
+MAX_BYTES = 2**29
+"""A file of more is refused before it is read: so many are four for each of MAX_PIXELS, uncompressed."""
 TOO_LARGE = "image too large"
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")

@@ -8,7 +8,7 @@ from typing import Literal
 
 from bench.config import Config
 from bench.errors import UserError
-from bench.files import check_folder
+from bench.files import check_output
 
 MODELS: tuple[Literal["lm", "vae", "clip"], ...] = ("lm", "vae", "clip")
 
@@ -28,7 +28,7 @@ class PretrainArguments:
 
         if not self.only:
             raise UserError(f"--only names nothing to make, expected one or more of: {', '.join(MODELS)}")
-        check_folder(self.out, "--out")
+        check_output(self.out, "--out")
         shares = {"vae": config.pretrain.vae.emoji_share, "clip": config.pretrain.clip.emoji_share}
         if any(shares.get(model, 0.0) > 0 for model in self.only):
             from bench.data.fonts import NO_FONT, find_font
