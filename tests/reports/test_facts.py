@@ -11,7 +11,8 @@ import pytest
 from reports import facts
 from reports.contenders import Contender, contenders
 from reports.gather import Run
-from tests.reports.records import record_of
+from reports.schema import Budgets
+from tests.reports.records import contender, record_of
 
 
 def made(approach: str, seed: int = 0, **identical: Any) -> Run:
@@ -102,3 +103,13 @@ def test_notes_of_every_seed_are_told_with_whose_they_are():
         "2 captions were cut": "all",
         "another": "modular",
     }
+
+
+def test_what_was_spent_and_borrowed_is_written_in_millions():
+    spent = Budgets(total=10**7, trainable=6 * 10**6, borrowed={"vae": 10**6, "language_model": 3_148_224})
+    heads, (row,) = facts.budgets([contender("a", record_of("modular", budgets=spent, seconds={}))])
+    told = dict(zip(heads, row.cells, strict=True))
+    assert list(told.values()) == ["10 million", "6 million", "4.15 million"]
+    assert (row.label, row.borrowed) == ("a", "vae 1 million, language model 3.15 million")
+    _, (row,) = facts.budgets([contender("b", record_of("modular", budgets=Budgets(total=5)))])
+    assert row.borrowed == "–"
