@@ -57,6 +57,8 @@ NO_ITEMS = (
     "documents",
     "answers",
 )
+LEVELS = ("chance", "reference")
+"""Details that a mean over seeds has its own of, where every seed that it is of has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +161,9 @@ def _over_seeds(name: str, estimates: Sequence[Estimate]) -> Estimate:
         how.update((detail, each) for each in said)
     if all(estimate.reason == COUNTED for estimate in known) and len(set(values)) == 1:
         return first
-    details = {key: value for key, value in first.details.items() if key not in NO_ITEMS}
-    for level in ("chance", "reference"):
-        each = [e.details[level] for e in estimates if isinstance(e.details.get(level), float)]
+    details = {key: value for key, value in first.details.items() if key not in (*NO_ITEMS, *LEVELS)}
+    for level in LEVELS:
+        each = [e.details[level] for e in known if isinstance(e.details.get(level), float)]
         if len(each) == len(known):
             details[level] = mean(each)
     return bounded(name, mean_over_seeds(known, timed=timed, details={**details, **how, "items_each": first.n}))

@@ -117,7 +117,8 @@ class Scale:
 
 
 def scale_of(unit: str, values: Iterable[float]) -> Scale:
-    """A unit in which the least of the values (but 0) still has a digit before the point, as far as there is one."""
+    """A unit in which the middle one of the values but 0, of two the lesser, still has a digit before the point, as far
+    as there is one."""
     sizes = [abs(value) for value in values if value and math.isfinite(value)]
     choices = SCALES.get(unit)
     if choices is None or not sizes:

@@ -11,7 +11,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from bench.errors import UserError
-from bench.files import read_text
+from bench.files import UnfitFileError, read_text
 
 WITHIN = "expected files that lie in it"
 MOST_TEXT = 2**24  # bytes of a description
@@ -71,7 +71,7 @@ def _hold(files: Iterable[str], allowed: tuple[str, ...], said: str) -> None:
 
 def _described(folder: Path) -> Iterator[str]:
     """The paths and patterns that a folder's README.md or .huggingface.yaml gives for its data; none where these can't
-    be read, which datasets will say."""
+    be read, which datasets will say. UnfitFileError where one is no regular file."""
     import yaml
     from datasets import config
     from huggingface_hub import DatasetCard
@@ -83,6 +83,8 @@ def _described(folder: Path) -> Iterator[str]:
             told |= DatasetCard.load(card).data.to_dict()
         if alone.exists():
             told |= yaml.safe_load(read_text(alone, MOST_TEXT)) or {}
+    except UnfitFileError:
+        raise
     except Exception:  # whatever the parsers raise, datasets meets it, too, before it looks for data
         return
     configurations = told.get("configs")

@@ -119,6 +119,25 @@ def test_rows_without_a_scene_stay_unknown_and_give_no_loss() -> None:
     assert (verdict == 1).all() and items.isnan().all()
 
 
+def test_a_rows_loss_is_the_mean_over_its_items() -> None:
+    lines = [
+        "plan: large red circle 2 4; light",
+        "plan: large red circle 2 4; small blue square 6 1; small green cross 4 7; light",
+    ]
+    planned, true = (
+        Layouts.of([parse_plan(lines[0]), parse_plan(second), None])
+        for second in (lines[1], lines[1].replace("light", "dark"))
+    )
+    model = small_checker()
+    with torch.no_grad():  # whatever it looks at, it says yes to every item, by as much
+        model.out.weight.zero_()
+        model.out.bias.fill_(1.0)
+        loss = model.loss(torch.randn(3, 4, 8, 8), planned, true)
+    right, wrong = 0.313262, 1.313262  # log(1 + exp(-1)) and log(1 + exp(1))
+    # an object, the background and nothing more; three objects, another background and nothing more; no plan
+    assert float(loss) == pytest.approx(right + (4 * right + wrong) / 5, abs=1e-5)
+
+
 def test_windows_hold_the_latent_around_a_place() -> None:
     latents = torch.randn(2, 4, 8, 8)
     cells = torch.tensor([[[2, 5], [0, 0]], [[7, 3], [4, 4]]])

@@ -14,6 +14,7 @@ from approaches.settings import DualTowerSettings, FullRetrainingSettings
 from approaches.shared.encoder import Encoder
 from approaches.shared.interleaved import Tap
 from approaches.shared.kernels.attention import attention
+from approaches.shared.low_rank import LowRank
 from approaches.shared.prefix import Prefix
 from bench.errors import UserError
 from tests.approaches.small import small_batch, small_shared
@@ -223,6 +224,42 @@ def test_weights_and_rates_are_those_of_the_settings(shared):
     two = DualTower(shared, DualTowerSettings(**rates))
     assert {name: term.weight for name, term in two.losses(batch, draws).items()} == {"diffusion": 1.0, "caption": 0.2}
     assert {g.name: g.ratio for g in two.parameter_groups()} == {"words": 3.0, "new": 1.0}
+
+
+def test_each_term_is_a_mean_over_what_it_predicts(shared):
+    batch = small_batch(shared, rows=6, levels=2)
+
+    def words(captions):  # and the end of each
+        return [len(shared.language_model.encode(caption)) + 1 for caption in captions]
+
+    drawn, described = words(batch.draw.captions), words(batch.describe.captions)
+    assert batch.empty.tolist() == [False, True] + [False] * 4
+
+    def counts(approach):
+        losses = approach.losses(batch, lambda purpose: torch.Generator().manual_seed(0))
+        return {name: float(term.count) for name, term in losses.items()}
+
+    one = counts(FullRetraining(shared, FullRetrainingSettings(replay_share=0.6, prompt_weight=0.7)))
+    # of three windows of 24 tokens, 0.6 of them are two, and the first token of each is given
+    assert one == {"diffusion": 12, "caption": sum(described), "prompt": sum(drawn) - drawn[1], "replay": 46}
+    assert counts(DualTower(shared, DualTowerSettings())) == {"diffusion": 12, "caption": sum(described)}
+
+
+@torch.no_grad()
+def test_replayed_text_costs_its_next_tokens(shared):
+    approach, batch = FullRetraining(shared, FullRetrainingSettings(replay_share=0.6)), small_batch(shared, rows=6)
+    term = approach.losses(batch, lambda purpose: torch.Generator().manual_seed(0))["replay"]
+    log_p = approach.text_logits(batch.text[:2, :-1]).log_softmax(-1)
+    nats = -log_p.gather(-1, batch.text[:2, 1:, None])
+    assert float(term.sum) == pytest.approx(float(nats.sum()), rel=1e-4) and float(term.count) == nats.numel()
+
+
+@torch.no_grad()
+def test_a_low_rank_update_is_added_twice_over():
+    layer = LowRank(torch.nn.Linear(2, 2, bias=False), 1)
+    for weight, values in ((layer.base.weight, [[1.0, 0], [0, 1]]), (layer.down, [[1.0, 2]]), (layer.up, [[3.0], [5]])):
+        weight.copy_(torch.tensor(values))
+    assert layer(torch.tensor([[1.0, 1]])).tolist() == [[1 + 2 * 9, 1 + 2 * 15]]
 
 
 def test_a_token_is_its_patch_its_place_and_the_time(shared):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from approaches.base import Prompt
-from approaches.modular import Modular
+from approaches.modular import CHECKED_NOISE, Modular
 from approaches.settings import ModularSettings
 from approaches.shared.checker import agreement
 from approaches.shared.decoding import decode
@@ -144,6 +145,50 @@ def test_the_share_of_false_layouts_is_the_settings(shared, share: float) -> Non
     labels = agreement(layouts, true)
     right = ((labels[:, :-2] | ~layouts.mask).all(1) & labels[:, -2:].all(1)).float().mean()
     assert right == 1.0 if share == 0 else right < 0.3
+
+
+def test_whether_a_layout_is_whole_false_or_dropped_is_drawn_each_on_its_own(shared) -> None:
+    batch = small_batch(shared, 32)
+    batch = dataclasses.replace(batch, empty=torch.zeros(32, dtype=torch.bool))
+    true = Layouts.of([scene_plan(scene) for scene in batch.draw.scenes])
+
+    def drawn(**share: float) -> Layouts:
+        shares: dict[str, Any] = {"layout_whole": 1.0, "layout_dropout": 0.0, "layout_false": 0.0, **share}
+        return Modular(shared, dataclasses.replace(SMALL, **shares))._learned_from(batch, generator(0, "test"))
+
+    whole, known = drawn(layout_whole=0.5).cells[:, 0, 0] >= 0, drawn(layout_dropout=0.5).known
+    planned = drawn(layout_false=0.5)
+    labels = agreement(planned, true.widened(planned.mask.shape[1]))
+    right = (labels[:, :-2] | ~planned.mask).all(1) & labels[:, -2:].all(1)
+    for one, other in ((whole, known), (whole, right), (known, right)):
+        assert len({*zip(one.tolist(), other.tolist(), strict=True)}) == 4  # both, either and neither
+
+
+def test_the_checker_reads_pictures_of_every_level_of_noise_up_to_its_most(
+    shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    approach, batch = Modular(shared, SMALL), small_batch(shared, 32)
+    flat = [dataclasses.replace(p, latents=torch.full_like(p.latents, 100.0)) for p in (batch.draw, batch.describe)]
+    seen: list[Tensor] = []
+
+    def loss(latents: Tensor, planned: Layouts, true: Layouts) -> Tensor:
+        seen.append(latents)
+        return latents.sum()
+
+    monkeypatch.setattr(approach.checker, "loss", loss)
+    approach._misread(dataclasses.replace(batch, draw=flat[0], describe=flat[1]), generator(0, "test"))
+    (noised,) = (latents.flatten(1) for latents in seen)
+    level = 1 - noised.mean(1) / 100  # of a picture of 100, so much is gone, and as much noise is there
+    assert len(level) == 48 and 0 < level.min() < 0.05 < 0.2 < level.max() < CHECKED_NOISE == 0.25
+    torch.testing.assert_close(noised.std(1), level, rtol=0.2, atol=1e-3)
+
+
+def test_each_term_is_a_mean_over_what_it_predicts(shared) -> None:
+    batch = small_batch(shared, 6, levels=2)
+    words = sum(len(shared.language_model.encode(caption)) + 1 for caption in batch.describe.captions)  # and the end
+    terms = Modular(shared, SMALL).losses(batch, small_generators())
+    counts = {name: float(term.count) for name, term in terms.items()}
+    assert counts == {"diffusion": 12, "caption": words, "check": 9}  # six drawn and three described are checked
 
 
 def test_gradients_reach_every_expert_from_its_own_loss_alone(shared) -> None:

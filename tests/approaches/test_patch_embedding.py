@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from approaches.shared.patches import PatchEmbedding, Patchify
+from approaches.shared.patches import PatchEmbedding, Patchify, TimeEmbedding
 
 C, SIZE, PATCH, WIDTH, B = 4, 8, 2, 12, 3
 CHANNELS = pytest.mark.parametrize("channels", [0, 8, 6])
@@ -38,6 +38,28 @@ def test_the_first_prediction_is_zero_and_tokens_have_the_width(channels: int) -
     model = made(channels, alive=False)
     assert model.encode(*inputs())[0].shape == (B, (SIZE // PATCH) ** 2, WIDTH)
     assert (predict(model, *inputs()) == 0).all()
+
+
+@CHANNELS
+def test_a_prediction_is_four_times_what_the_last_layer_gives(channels: int) -> None:
+    model = made(channels, alive=False)
+    last = model.conv_out if channels else model.out
+    assert last.bias is not None
+    with torch.no_grad():
+        last.bias.fill_(0.5)
+    assert (predict(model, *inputs()) == 2).all()
+
+
+@torch.no_grad()
+def test_a_time_is_read_in_thousandths_through_two_layers_with_silu_between() -> None:
+    model = TimeEmbedding(256)
+    for layer, size in ((model.rise, 1.0), (model.mix, 3.0)):
+        layer.weight.copy_(size * torch.eye(256))
+        layer.bias.zero_()
+    found = model(torch.tensor([0.001, 0.0]))
+    # the first frequency is 1: cos 1 = 0.540302 and sin 1 = 0.841471, each times its own sigmoid
+    torch.testing.assert_close(found[0, [0, 128]], 3 * torch.tensor([0.341408, 0.587999]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[1], 3 * torch.tensor([0.731059] * 128 + [0.0] * 128), atol=1e-5, rtol=0)
 
 
 @CHANNELS

@@ -192,6 +192,20 @@ def test_the_loss_is_that_of_the_sampler_s_own_prediction(model: Projection) -> 
     assert term.count == 3 and term.weight == 1
 
 
+def test_each_term_is_a_mean_over_what_it_predicts(model: Projection) -> None:
+    batch = small_batch(model.shared, 6, levels=2)
+    words = sum(len(model.language_model.encode(caption)) + 1 for caption in batch.describe.captions)  # and the end
+    counts = {name: float(term.count) for name, term in model.losses(batch, small_generators()).items()}
+    assert counts == {"diffusion": 12, "caption": words}
+
+
+def test_the_words_of_a_prompt_learn_at_a_rate_of_their_own() -> None:
+    model = made(words_learning_rate_ratio=3.0)
+    groups = {group.name: group for group in model.parameter_groups()}
+    assert {name: group.ratio for name, group in groups.items()} == {"words": 3.0, "new": 1.0}
+    assert model.words is not None and groups["words"].parameters == tuple(model.words.parameters())
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("connector", CONNECTORS)
 def test_captions_are_scored_as_they_are_trained(connector: str) -> None:

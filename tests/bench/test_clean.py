@@ -190,6 +190,12 @@ def test_a_link_out_of_a_run_is_told_and_left(out: Path, capsys: pytest.CaptureF
         assert (out / name.partition("/")[0] / "samples" / "grid.png").exists()
 
 
+def test_a_link_to_itself_is_nothing_that_clean_frees(out: Path):
+    (out / "done" / "weights.safetensors").unlink()
+    (out / "done" / "weights.safetensors").symlink_to("weights.safetensors")
+    assert gone(out, "--what", "weights", "--delete") == set()
+
+
 def test_a_lock_that_leads_elsewhere_makes_no_file_there(out: Path, capsys: pytest.CaptureFixture[str]):
     (out / "done" / store.LOCK).symlink_to(out.parent / "new")
     assert clean(out, "--what", "weights", "--delete") == 2

@@ -73,25 +73,43 @@ def test_a_counter_that_vanishes_and_work_done_in_part_give_no_number(tmp_path: 
     assert "several processes" in energy.estimate(whole=False).reason
 
 
-@pytest.mark.parametrize("refused", ["nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetTotalEnergyConsumption"])
-def test_a_gpu_that_shows_no_counter_ends_no_training(refused: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NVML's errors derive from Exception alone: a container without its library, a slice of a GPU, no counter."""
+READING = "nvmlDeviceGetTotalEnergyConsumption"
+
+
+def a_gpu(monkeypatch: pytest.MonkeyPatch, *readings: int, refused: str = "") -> None:
+    """A machine whose GPU has these readings in turn, or whose NVML refuses a call of that name."""
 
     class NVMLError(Exception):
         pass
+
+    given = iter(readings)
 
     def call(name: str) -> Any:
         def answer(*_: Any) -> int:
             if name == refused:
                 raise NVMLError("Not Supported")
-            return 7
+            return next(given) if name == READING else 7
 
         return answer
 
-    names = ("nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetTotalEnergyConsumption")
+    names = ("nvmlInit", "nvmlDeviceGetHandleByUUID", READING)
     monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(NVMLError=NVMLError, **{n: call(n) for n in names}))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="1-2"))
+
+
+def test_a_gpu_counts_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> None:
+    a_gpu(monkeypatch, 1_000, 4_000, 9_500)  # as it is opened, as the work begins and as it ends
+    with Energy("cuda") as energy:
+        pass
+    told = energy.estimate()
+    assert (told.value, told.unit, told.details["source"]) == (5.5, "J", "NVML a GPU")
+
+
+@pytest.mark.parametrize("refused", ["nvmlInit", "nvmlDeviceGetHandleByUUID", READING])
+def test_a_gpu_that_shows_no_counter_ends_no_training(refused: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML's errors derive from Exception alone: a container without its library, a slice of a GPU, no counter."""
+    a_gpu(monkeypatch, 7, 7, 7, refused=refused)
     with Energy("cuda") as energy:
         pass
     assert energy.estimate().value is None and "Not Supported" in energy.estimate().reason

@@ -4,7 +4,7 @@ down; what was left out or cut is said; and approaches are compared item by item
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from approaches.registry import APPROACHES
 from approaches.shared import decoding
 from approaches.shared.prompts import gap as between
 from approaches.shared.randomness import generator
+from bench import held_out
 from bench.batches import tokenise
 from bench.config import Config, DataConfig, DiffusionConfig, EvaluateConfig, TextConfig
 from bench.console import Console
@@ -44,11 +45,22 @@ from bench.heard import HEARD
 from bench.held_out import LONGEST, _texts, training, triple_losses
 from bench.measured import Measured, row
 from bench.meter import machine
-from bench.picture_metrics import FAULTY, Pictures, _first_drawings, drawn_names
+from bench.picture_metrics import (
+    FAULTY,
+    Judges,
+    Pictures,
+    _first_drawings,
+    _seen,
+    _unseen,
+    draw_pictures,
+    drawn_names,
+)
 from bench.plans import PLANS
 from bench.sampler import Drawn, Sampling, draw
 from metrics.composition import BY_TASK
 from metrics.differences import difference
+from metrics.features import open_extractor
+from metrics.fidelity import extract, nearest
 from metrics.statistics import Estimate, mean_estimate
 from tests.approaches.small import small_shared
 
@@ -270,6 +282,22 @@ def test_captions_cost_what_they_cost_by_hand(held: Held, monkeypatch: pytest.Mo
     assert found["seconds_per_caption"].details == {"rows": 2, "machine": machine("cpu")}
 
 
+def test_a_description_is_right_by_any_of_its_picture_s_captions(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, fixed, config = held
+    second = [captions[1] for captions in fixed.test.captions[: config.evaluate.captions]]
+    assert all(captions[0] != captions[1] for captions in fixed.test.captions[: len(second)])
+    written = iter(second)
+
+    def describe(opening: tuple[Tensor, Any], *_: Any, **__: Any) -> list[list[int]]:
+        return [shared.language_model.encode(next(written)) for _ in opening[0]]
+
+    monkeypatch.setattr("bench.evaluate.decode", describe)
+    measured = Measured()
+    found = _captions(made("projection").eval(), fixed, config, measured)
+    assert measured.captions == second and found["caption_bleu4"].value == pytest.approx(1.0)
+    assert found["caption_attribute_f1"].value == 1.0  # they tell all of their own scenes
+
+
 def test_a_cut_document_has_the_bytes_that_are_read_of_it() -> None:
     shared = small_shared()
     long = Document(key="long", group="a", text="Paragraphs tell of numbers, and of nothing else. " * 600)
@@ -314,19 +342,41 @@ def test_first_drawings_are_judged_each_judge_on_its_own(held: Held, monkeypatch
     assert found["clip_score_0_redraws"].reason == "no such CLIP" and found["scene_accuracy_0_redraws"].value == 1.0
 
 
-def drawing(latents: torch.Tensor, monkeypatch: pytest.MonkeyPatch, first: torch.Tensor | None = None) -> Approach:
+def drawing(
+    latents: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    first: torch.Tensor | None = None,
+    nfe: Sequence[int] = (1,),
+) -> Approach:
     """An approach that draws these latents, N C H W, for the prompts of its first set, whatever they ask for. first:
-    those before any was drawn again."""
+    those before any was drawn again. nfe: evaluations that they take in turn."""
     approach, drawn = made("dual_tower"), [0]
 
     def generate(prompts: Any, noise_for: Any, sampler: Any) -> Generation:
         start = drawn[0]
         drawn[0] += len(prompts)
         some = torch.arange(start, start + len(prompts)) % len(latents)
-        return Generation(latents=latents[some], nfe=(1,) * len(prompts), first=None if first is None else first[some])
+        spent = tuple(nfe[place % len(nfe)] for place in some.tolist())
+        return Generation(latents=latents[some], nfe=spent, first=None if first is None else first[some])
 
     monkeypatch.setattr(approach, "generate", generate)
     return approach
+
+
+def test_unseen_combinations_are_judged_as_they_stand_and_as_they_were_first_drawn(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, _, config = held
+    asked = held_out.unseen(config, shared, 6, QUIET)
+    assert asked is not None and len(asked) == 6
+    approach = drawing(0.3 * asked.latents.flip(0), monkeypatch, first=asked.latents, nfe=(1, 2, 9))
+    found = _unseen(approach, Judges(config, shared, QUIET, torch.device("cpu")), 6)
+    values = {name: found[name].value for name in found}
+    for name in ("scene_accuracy", "right_objects"):
+        assert values[f"{name}_pairs_0_redraws"] == 1.0 > (values[f"{name}_pairs"] or 0.0)
+    assert values["nfe_pairs"] == 4.0
+    once = _unseen(drawing(asked.latents, monkeypatch), Judges(config, shared, QUIET, torch.device("cpu")), 6)
+    assert once["scene_accuracy_pairs"].value == 1.0 and not any(name.endswith("_0_redraws") for name in once)
 
 
 def test_the_true_pictures_are_as_good_as_can_be(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,6 +410,22 @@ def test_copies_are_looked_for_among_the_pictures_and_not_in_a_sampler_s_noise(
     near, raw = (torch.cdist(each.flatten(1), trained).min(1).values.numpy() for each in (anew, noisy))
     np.testing.assert_allclose(found.details["per_item"], near, rtol=1e-3)
     assert not np.allclose(near, raw, rtol=1e-2)
+
+
+def test_real_pictures_are_as_near_to_training_as_the_vae_leaves_them(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoded as the drawn ones are, and encoded anew as these are."""
+    shared, fixed, config = held
+    drawn = draw_pictures(drawing(fixed.test.latents[:12], monkeypatch), fixed.test, 12, config, QUIET)
+    found = _seen(Judges(config, shared, QUIET, torch.device("cpu")), drawn)
+    codec, trained = shared.codecs["image"], training(config, shared, QUIET)
+    real = codec.decode_images(codec.encode_images(np.asarray(fixed.test.pictures[:12])))
+    near = torch.cdist(codec.encode_images(real).flatten(1), trained.latents.flatten(1)).min(1).values
+    assert found["nearest_training_distance_latent"].details["real"] == pytest.approx(float(near.mean()), rel=1e-3)
+    extractor = open_extractor(config.evaluate.extractor, input_size=config.evaluate.memorised_input)
+    _, far = nearest(extract(extractor, real), extract(extractor, np.asarray(trained.pictures)))
+    assert found["nearest_training_distance"].details["real"] == pytest.approx(float(far.mean()), rel=1e-3)
 
 
 def test_where_no_picture_is_finite_the_prompts_still_are_what_they_were(

@@ -7,8 +7,12 @@ import importlib.util
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from bench import cli, curves, evaluate_again, stages, store
 from bench.config import Config
@@ -16,6 +20,8 @@ from bench.console import Console
 from bench.curve_arguments import CurveArguments, values_of
 from bench.errors import UserError
 from bench.evaluate_arguments import EvaluateArguments
+from bench.picture_metrics import Pictures
+from bench.sampler import Drawn
 from metrics.statistics import Estimate
 from reports import schema
 from reports.gather import gather
@@ -239,6 +245,28 @@ def test_curves_have_a_row_for_each_value_with_intervals(copy: Path) -> None:
     assert {"loss", "validation"} < set(made)
     validation = made["validation"][-1]
     assert validation["caption_gap_low"] <= validation["caption_gap"] <= validation["caption_gap_high"]
+
+
+def test_a_row_tells_what_a_picture_took_where_no_judge_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = Drawn(latents=torch.zeros(3, 4, 8, 8), first=None, nfe=[2, 4, 9], tokens=0, seconds=[(3.0, 2), (4.5, 1)])
+    black = np.zeros((3, 32, 32, 3), dtype=np.uint8)
+    told: dict[str, Any] = {"captions": ("a",) * 3, "keys": ("a", "b", "c"), "scenes": (None,) * 3}
+    drawn = Pictures(drawn=cost, images=black, true=black, finite=np.ones(3, dtype=bool), **told)
+    asked: list[Any] = []
+
+    def draw(*_: Any, nfe: int | None, guidance: float | None, **__: Any) -> Pictures:
+        asked.append((nfe, guidance))
+        return drawn
+
+    def refuse(_: Pictures) -> dict[str, Estimate]:
+        raise UserError("not here")
+
+    monkeypatch.setattr(curves, "draw_pictures", draw)
+    judges: Any = SimpleNamespace(config=Config(), features=refuse, fid=refuse, alignment=refuse, scenes=refuse)
+    for of, value in (("nfe", 4.0), ("guidance", 1.5)):
+        row = curves.quality(None, drawn, judges, of, value, QUIET, loud=False)  # type: ignore[arg-type]
+        assert row == {"pictures": 3.0, "seconds_per_image": 2.5, "nfe_spent": 5.0}
+    assert asked == [(4, None), (None, 1.5)]
 
 
 @pytest.mark.slow

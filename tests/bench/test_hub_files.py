@@ -108,6 +108,9 @@ def test_a_description_beside_the_readme_counts_too(folder: Path, monkeypatch: p
     (folder / ".huggingface.yaml").write_text(json.dumps(told))
     monkeypatch.setattr(datasets, "load_dataset_builder", unread)
     assert "'../private.jsonl'" in refusal(lambda: load_folder(folder, "it"))
+    (folder / ".huggingface.yaml").unlink()
+    os.mkfifo(folder / ".huggingface.yaml")
+    assert "is a pipe or a device" in refusal(lambda: load_folder(folder, "it"))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from bench.config import Config, EvaluateConfig, TextConfig
 from bench.contents import changed_other_texts, contents, unchanged
 from bench.data import overlap
 from bench.data.other_texts import named, other_texts, other_texts_hash
-from bench.data.overlap import unread
+from bench.data.overlap import overlaps, unread
 from bench.data.readmes import Readmes
 from bench.data.text import Document, TextFile, open_text
 from bench.data.world_text import SIZES, WorldText
@@ -113,6 +113,13 @@ def test_paragraphs_that_training_reads_are_left_out_and_no_others() -> None:
     ]
     found = unread(documents, training)
     assert [(item.key, item.text) for item in found] == [("both", f"{fresh}\n\n{short}"), ("kept", fresh)]
+
+
+def test_a_heading_that_many_texts_have_is_no_overlap_and_a_whole_sentence_is_one() -> None:
+    assert not overlaps("See also:", {"see also"}, set())
+    known = "nine boats lie here and nobody reads their names"
+    assert overlaps("Nine boats lie here, and nobody reads their names!", {known}, set())
+    assert not overlaps("Nine boats lie here, and nobody reads their names!", {known + " now"}, set())
 
 
 def test_what_is_left_comes_from_the_cache_until_a_content_changes(monkeypatch: pytest.MonkeyPatch) -> None:

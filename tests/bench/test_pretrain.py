@@ -279,6 +279,16 @@ def test_psnr_of_a_constant_error(levels: int) -> None:
     assert error == pytest.approx(0, abs=1e-9)
 
 
+def test_psnr_is_a_mean_over_pictures_with_its_standard_error() -> None:
+    class Black(Brighter):
+        def decode(self, latents: Tensor) -> Any:
+            return SimpleNamespace(sample=torch.full_like(latents, -1.0))
+
+    grey = np.stack([np.full((8, 8, 3), level, dtype=np.uint8) for level in (10, 20, 30)])
+    # 20 log10(255 / level): 28.1308, 22.1102 and 18.5884 dB, whose standard deviation is 4.8255
+    assert psnr(Black(0), grey) == pytest.approx((22.9431, 4.8255 / 3**0.5), abs=1e-3)
+
+
 def test_psnr_rounds_and_clips_as_a_picture_does() -> None:
     white = np.full((2, 8, 8, 3), 255, dtype=np.uint8)
     assert psnr(Brighter(40), white)[0] == pytest.approx(10 * math.log10(255**2 / 1e-3))  # no error: the bound

@@ -18,15 +18,16 @@ from PIL import Image
 import bench
 from approaches.registry import APPROACHES
 from approaches.settings import DualTowerSettings
+from approaches.shared.language_model import LanguageModel
 from bench import cli
 from bench.array_arguments import ArrayArguments, points
 from bench.config import Config
+from bench.data.shapes import Shapes
 from bench.errors import UserError
 from bench.hands_on_arguments import GenerateArguments
 from bench.parsing import parse
 from bench.presets import preset
 from bench.run_arguments import RunArguments
-from metrics.statistics import Estimate
 from reports import schema
 from tests.bench import ways
 from tests.bench.conftest import MicroRun
@@ -192,8 +193,20 @@ def test_the_record_of_a_run_is_whole(micro_run: MicroRun):
     assert record.metrics["validation_loss"].value == pytest.approx(last, rel=1e-5)
     assert record.metrics["perplexity_retention"].value == 1.0
     assert record.metrics["kl_base_adapted"].value == 0.0
-    for name in ("steps_per_second", "images_per_second", "tokens_per_second", "peak_memory_bytes", "caption_gap"):
-        assert isinstance(record.metrics[name], Estimate) and record.metrics[name].value is not None
+    steps, images, tokens, mfu, peak, gap = (
+        record.metrics[name].value
+        for name in (
+            "steps_per_second", "images_per_second", "tokens_per_second", "mfu", "peak_memory_bytes", "caption_gap",
+        )
+    )  # fmt: skip
+    assert steps is not None and steps > 0 and images == pytest.approx(6 * steps)
+    # a row is 16 patches and a caption between its two ends, of which all that training has are meant
+    model = LanguageModel.load("shipped:lm-tiny")
+    captions = [words for each in Shapes.build(micro_run.config.data, "train").first(48) for words in each.captions]
+    row = 16 + np.mean([2 + len(model.encode(words)) for words in captions])
+    assert tokens == pytest.approx(6 * steps * row)
+    assert mfu is None or 0 < mfu < 1
+    assert peak is not None and peak > 0 and gap is not None
     assert set(record.seconds) >= {"prepare", "train", "measured"}
     assert record.provenance["sources"] and record.provenance["key"]["data"] == same.data
 

@@ -208,6 +208,13 @@ def test_the_gap_is_a_pictures_score_by_its_caption_less_the_mean_by_the_others(
     assert found.details["reference"] == pytest.approx(by_hand.mean(), rel=1e-6) and found.details["candidates"] == 2
 
 
+def test_a_reference_is_what_the_true_pictures_get_whatever_was_drawn(clip: Clip) -> None:
+    true, inverted = (clip_metrics(clip, drawn, TEXTS, IMAGES) for drawn in (IMAGES, 255 - IMAGES))
+    for name, found in inverted.items():
+        assert found.details["reference"] == pytest.approx(true[name].value, abs=1e-4), name
+        assert found.value != pytest.approx(true[name].value, abs=0.01), name
+
+
 def test_chance_is_what_pictures_get_that_were_drawn_for_another_caption() -> None:
     """Not 0 and 1 in a hundred: frequent captions are oftener a picture's own than a candidate."""
     generator = torch.Generator().manual_seed(0)

@@ -170,6 +170,7 @@ def test_the_share_found_matches_objects_one_to_one() -> None:
     assert share_found(things, (Demand(shape="circle", count=2),)) == 0.5
     assert share_found(things, (Demand(shape="circle"), Demand(shape="circle", colour="red"))) == 0.5
     assert share_found(things, (Demand(shape="circle", colour="red"), Demand(shape="cross"))) == 1
+    assert share_found(things, (Demand(shape="cross", colour="blue"),)) == 1  # whatever else is there
     assert share_found((), (Demand(shape="cross"),)) == 0
 
 
@@ -264,6 +265,31 @@ def test_chance_is_what_another_scenes_demands_and_relation_give() -> None:
         scenes.append(Scene(things=things, background="dark", task="position", demands=demands, relation=relation))
     score = scene_accuracy(found, scenes)
     assert score.value == 1 and score.details["chance"] == 0
+
+
+def test_chance_is_the_mean_over_tasks_and_not_over_pairs() -> None:
+    def scene(task: str, shape: str, x: float) -> Scene:
+        demands = (Demand(shape=shape),)
+        return Scene(things=(thing(shape, "red", x, 0.5),), background="dark", task=task, demands=demands)
+
+    alike = [scene("one object", "circle", x) for x in (0.3, 0.7)]  # each is right for the other
+    unlike = [scene("colours", shape, 0.5) for shape in ("circle", "square", "cross")]  # and these for none
+    scenes = alike + unlike
+    found = parse_all(np.stack([render(each.things, each.background, 64) for each in scenes]))
+    score = scene_accuracy(found, scenes)
+    assert (score.value, score.details["chance"]) == (1, 0.5)  # of the pairs it is a quarter
+    assert [scene_accuracy(found[part], scenes[part]).details["chance"] for part in (slice(2), slice(2, 5))] == [1, 0]
+
+
+def test_a_gap_s_reference_is_what_the_true_pictures_get_as_a_mean_over_tasks() -> None:
+    pictures, scenes = drawn("test", 32)
+    few = [i for i, scene in enumerate(scenes) if scene.task == "counting"][:2]
+    kept = [*few, *[i for i, scene in enumerate(scenes) if scene.task == "colours"][:7]]
+    parsed, scenes = parse_all(pictures[kept]), [scenes[i] for i in kept]
+    true, blank = right_objects_gap(parsed, scenes), right_objects_gap(parse_all(0 * pictures[kept]), scenes)
+    assert len(scenes) == 9 and true.details["reference"] == pytest.approx(true.value)
+    assert blank.value == 0 and blank.details["reference"] == true.details["reference"]
+    assert true.details["reference"] != pytest.approx(np.mean(true.details["per_item"]))
 
 
 def test_a_border_that_is_mostly_but_not_nearly_all_paper_is_no_background() -> None:

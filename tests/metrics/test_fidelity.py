@@ -182,7 +182,8 @@ def test_what_must_stand_beside_a_distance() -> None:
     assert null.value == pytest.approx(frechet_distance(held_out.values[:64], real.values))
     assert fd.n == null.n == 64 and fd.details["n_real"] == 120 and fd.details["real"] == "real"
     assert not fd.details["rank_deficient"] and fd.details["extractor"] == "test"
-    assert found["precision"].details["k"] == 3 and found["coverage"].details["k"] == 5
+    neighbours = {name: found[name].details["k"] for name in ("precision", "recall", "density", "coverage")}
+    assert neighbours == {"precision": 3, "recall": 3, "density": 5, "coverage": 5}
     for name, estimate in found.items():
         assert estimate.low is not None and estimate.high is not None
         assert estimate.low <= value(found, name) <= estimate.high

@@ -148,6 +148,21 @@ def test_the_first_order_contributions_spread_as_the_bootstrap_does() -> None:
         assert estimate.high - estimate.low == pytest.approx(2 * 1.99 * error, rel=0.12)
 
 
+def test_the_interval_of_the_99th_percentile_is_as_wide_as_its_standard_error_says() -> None:
+    """Of 40 documents of 200 tokens, of which every other one is without any divergence: the 99th percentile of all
+    tokens is the 98th of an exponential, and other documents may have more or fewer of these."""
+    generator = np.random.default_rng(0)
+    tokens = tuple(number % 2 * generator.exponential(size=200) for number in range(40))
+    compared = Compared(base=tokens, adapted=tokens, divergence=tokens, agreement=tokens)
+    found = language_metrics(compared, [800] * 40, length=16)["kl_base_adapted_p99"]
+    error = ((0.25 * 0.02**2 + 0.5 * 0.02 * 0.98 / 200) / 40) ** 0.5 / 0.01  # of a document's share, over the density
+    assert found.value == pytest.approx(math.log(50), abs=2 * error)
+    assert found.value is not None and found.low is not None and found.high is not None
+    assert found.low < found.value < found.high
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * error, rel=0.3)
+    assert (found.n, found.details["tokens"]) == (40, 8000)
+
+
 def test_no_tokens_one_document_and_impossible_tokens_have_reasons() -> None:
     empty = Compared(base=(np.zeros(0),), adapted=(np.zeros(0),), divergence=(np.zeros(0),), agreement=(np.zeros(0),))
     assert {e.value for e in language_metrics(empty, [0], length=4).values()} == {None}

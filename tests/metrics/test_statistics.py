@@ -287,6 +287,15 @@ def test_a_bootstrap_of_few_items_is_as_wide_as_students(n: int) -> None:
     assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, n - 1) * stats.sem(values), rel=0.04)
 
 
+def test_each_stratum_takes_a_mean_from_the_items_that_widen_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three items each of two strata are as wide as five items: the ends are the least and the most that a resample can
+    be, which one in 729 is. Of six items they would be four in 729, of which three are another."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 200_000)
+    told = mean_estimate([0.0, 1.0, 2.3, 0.0, 0.7, 1.9], strata=["a"] * 3 + ["b"] * 3)
+    assert told.details["interval"] == "percentile, widened"
+    assert bounds(told) == pytest.approx((0.0, (2.3 + 1.9) / 2))
+
+
 def test_the_variances_of_resamples_are_unbiased() -> None:
     group = np.array([0.0, 1.0, 5.0])
     means, variances = statistics._resample(group, np.random.default_rng(0))

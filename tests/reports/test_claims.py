@@ -37,6 +37,8 @@ def judged(expects: str, own: float, *others: float, **more: Any) -> str:
     [
         (3.0, (1.0, 2.0, 1.5), "supported"),
         (3.0, (1.0, 2.0, 3.05), "supported"),  # two of three, and none the other way
+        (3.0, (1.0, 3.05), "supported"),  # just half
+        (3.0, (5.0, 3.05), "contradicted"),  # just half
         (3.0, (1.0, 3.05, 3.05), "not told apart"),  # one of three
         (3.0, (4.0, 5.0, 6.0), "contradicted"),
         (3.0, (1.0, 5.0), "mixed"),

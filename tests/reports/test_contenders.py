@@ -11,9 +11,9 @@ from scipy.stats import t as student
 
 from metrics.differences import difference
 from metrics.statistics import Estimate, mean_estimate
-from reports.contenders import Judge, compare, contenders, unlike
+from reports.contenders import Judge, bounded, budget_estimates, compare, contenders, unlike
 from reports.gather import Run
-from reports.schema import Record
+from reports.schema import Budgets, Record
 from tests.reports.records import APPROACHES, contender, mean_at, record_of
 
 
@@ -83,6 +83,46 @@ def test_what_is_kept_of_text_is_never_less_than_nothing():
     assert other.low is not None and other.low < 0 and other.high == found.high
 
 
+def test_an_interval_ends_where_its_number_must_and_nowhere_else():
+    def ends(name: str, value: float, reach: float, unit: str = "") -> tuple[float | None, float | None]:
+        found = bounded(name, Estimate(value=value, low=value - reach, high=value + reach, n=3, unit=unit))
+        return found.low, found.high
+
+    assert ends("scene_accuracy", 0.5, 0.75, "share") == (0.0, 1.0)
+    assert ends("perplexity_retention", 0.5, 0.75) == (0.0, 1.25)  # text may be kept better than before
+    assert ends("seconds_per_image", 2.0, 2.5, "s") == (0.0, 4.5)
+    assert ends("caption_gap", 0.5, 0.75) == (-0.25, 1.25)
+
+
+@pytest.mark.parametrize("level", ["chance", "reference"])
+@pytest.mark.parametrize(
+    ("by_seed", "told"),
+    [
+        ((0.2, 0.4), 0.3),
+        ((0.2, None), None),
+        ((None, 0.2), None),
+        ((0.2, 0.4, "no number"), 0.3),
+    ],
+)
+def test_a_level_that_not_every_seed_has_is_none_of_the_mean(level: str, by_seed: tuple[Any, ...], told: float | None):
+    def x(found: float | str | None) -> Estimate:
+        if isinstance(found, str):
+            return Estimate.missing(found, better="higher")
+        details = {} if found is None else {level: found}
+        return Estimate(value=1.0, low=0.9, high=1.1, n=9, better="higher", details={"model": "m", **details})
+
+    records = (record_of("modular", seed=seed, metrics={"x": x(found)}) for seed, found in enumerate(by_seed))
+    details = contender("way", *records).metrics["x"].details
+    assert details.get(level) == pytest.approx(told) and (level in details) == (told is not None)
+    assert details["model"] == "m"
+
+
+def test_the_model_s_own_operations_are_the_whole_less_the_optimizer_s():
+    spent = Budgets(flops=1100.0, flops_per_step=110.0, optimizer_flops_per_step=10.0, steps=10)
+    found = budget_estimates(record_of("modular", budgets=spent))
+    assert (found["training_flops"].value, found["training_flops_model"].value) == (1100.0, 1000.0)
+
+
 def test_a_seed_without_the_number_is_left_out_of_the_mean():
     have = Estimate(value=0.5, low=0.4, high=0.6, n=7, better="lower")
     records = [record_of("modular", seed=0, metrics={"x": have}), record_of("modular", seed=1, metrics={"x": have}),
@@ -114,6 +154,17 @@ def test_a_distance_of_other_numbers_of_pictures_is_in_no_mean_and_no_pair():
     few = distances((8.0, 110), (9.0, 256), (10.0, 256))
     told = compare(a, few, "fd_x")
     assert told is not None and told.estimate.details["per_seed"] == [0.0, 0.0]
+
+
+def test_a_distance_of_fewer_pictures_is_in_no_mean_where_another_seed_has_none():
+    made = [
+        Estimate(value=8.0, low=7.0, high=9.0, n=256, better="lower"),
+        Estimate(value=None, n=512, reason="not finite", better="lower"),  # of more pictures, and yet no number
+        Estimate(value=10.0, low=9.0, high=11.0, n=110, better="lower"),
+    ]
+    way = contender("way", *(record_of("modular", seed=s, metrics={"fd_x": each}) for s, each in enumerate(made)))
+    assert way.metrics["fd_x"].value == 8.0
+    assert [seed for seed, _ in way.lacking("fd_x")] == [1, 2]
 
 
 def test_a_number_that_is_made_otherwise_by_now_is_not_compared_with_the_older():

@@ -14,7 +14,8 @@ from reports.document import document
 from reports.gather import Run
 from reports.html import html
 from reports.markdown import markdown
-from tests.reports.records import record_of, write_run
+from reports.schema import Budgets
+from tests.reports.records import contender, record_of, write_run
 
 
 def made(approach: str, seed: int = 0, **identical: Any) -> Run:
@@ -116,3 +117,13 @@ def test_how_to_run_it_again_says_what_package_an_approach_is_of(tmp_path: Path)
     page = document([write_run(tmp_path / "run", theirs, pictures=False)])
     assert f"of its own package `{second.own}`" in markdown(page)[0]
     assert f"of its own package <code>{second.own}</code>" in html(page)
+
+
+def test_what_was_spent_and_borrowed_is_written_in_millions():
+    spent = Budgets(total=10**7, trainable=6 * 10**6, borrowed={"vae": 10**6, "language_model": 3_148_224})
+    heads, (row,) = facts.budgets([contender("a", record_of("modular", budgets=spent, seconds={}))])
+    told = dict(zip(heads, row.cells, strict=True))
+    assert list(told.values()) == ["10 million", "6 million", "4.15 million"]
+    assert (row.label, row.borrowed) == ("a", "vae 1 million, language model 3.15 million")
+    _, (row,) = facts.budgets([contender("b", record_of("modular", budgets=Budgets(total=5)))])
+    assert row.borrowed == "–"

@@ -179,7 +179,7 @@ def test_a_file_that_is_too_large_or_none_is_not_opened(tmp_path: Path, monkeypa
     (tmp_path / "round.png").symlink_to("round.png")
     os.mkfifo(tmp_path / "waits.png")
     for name, reason in (
-        ("large.png", "more than a report opens"),
+        ("large.png", "more than 60 bytes, and is not opened"),
         ("round.png", "RuntimeError|OSError"),
         ("waits.png", "no file"),
     ):

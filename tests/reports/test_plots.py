@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metrics.statistics import Estimate
 from reports import curves, plots, svg, throughput
 from reports.claims import order
 from reports.contenders import Contender, contenders
 from reports.figures import Plot, folded
 from reports.gather import Run
 from reports.glossary import meaning
-from tests.reports.records import APPROACHES, contender, record_of
+from tests.reports.records import APPROACHES, contender, record_of, retention
 
 POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=9)
 
@@ -95,6 +98,48 @@ def test_the_plane_says_who_is_on_the_front_and_what_stands_in_for_a_distance(ev
         assert "validation loss stands in" in plots.plane(bare).note
 
 
+def test_who_is_on_the_front_is_told_beside_one_without_both_numbers():
+    def far(distance: float) -> Estimate:
+        return Estimate(value=distance, low=distance - 0.1, high=distance + 0.1, n=9, better="lower")
+
+    kept = {"a": (9.0, 1.0), "b": (8.0, 0.5), "beaten": (9.5, 0.9)}
+    both = [contender(way, fid=far(d), perplexity_retention=retention(r, way)) for way, (d, r) in kept.items()]
+    plot = plots.plane([contender("bare", fid=far(7.0)), *both])
+    assert "On the Pareto front: a and b." in plot.note and "bare" not in str(plot.table)
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The figures that are drawn, by name, as they are before they become text."""
+    found: dict[str, Any] = {}
+
+    def kept(figure: Any, name: str) -> str:
+        found[name] = figure
+        return svg.spelled(figure, name)
+
+    monkeypatch.setattr("reports.plots.spelled", kept)
+    return found
+
+
+def test_bars_are_as_long_as_their_title_says(figures: dict[str, Any]):
+    taken = {"a": Estimate.counted(2e8, unit="bytes"), "b": Estimate.counted(3e8, unit="bytes")}
+    plots.costs([contender(label, peak_memory_bytes=each) for label, each in taken.items()])
+    axes = figures["costs"].axes[0]
+    assert "(MB)" in axes.get_title(loc="left") and [bar.get_width() for bar in axes.patches] == [200.0, 300.0]
+
+
+def test_a_document_s_line_rises_by_its_share_to_all_of_them(figures: dict[str, Any]):
+    """Of five documents that keep 1, 2, 3, 4 and 5 times what they had."""
+    documents = {"tokens": [1.0] * 5, "base_nats": [math.log(k) for k in (3, 1, 5, 2, 4)], "adapted_nats": [0.0] * 5}
+    kept = Estimate(value=2.6, low=1.0, high=5.0, n=5, better="higher", details={"documents": documents})
+    plot = plots.by_document([contender("way", perplexity_retention=kept)])
+    assert plot.table[0] == ("", "documents", "least", "quarter", "median", "three quarters", "most")
+    assert plot.table[1] == ("way", "5", "1.000", "2.000", "3.000", "4.000", "5.000")
+    (line, *_) = figures["documents"].axes[0].lines
+    assert list(line.get_xdata()) == pytest.approx([1, 2, 3, 4, 5])
+    assert list(line.get_ydata()) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
 def test_the_same_figure_is_the_same_text(everyone: tuple[Contender, ...], drawn: dict[str, Plot]):
     assert {plot.name: plot.text for plot in plots.plots(everyone)} == {n: p.text for n, p in drawn.items()}
 
@@ -153,6 +198,19 @@ def test_evaluations_are_those_that_were_spent_redraws_among_them():
         contenders([Run(record=record_of(APPROACHES[0], curves={"nfe": rows}), folder=Path("x"))], order())
     )
     assert [row[1] for row in plot.table[1:]] == ["6", "12"]
+
+
+def test_guidance_is_what_was_asked_for_whatever_was_spent():
+    rows = tuple({"guidance": g, "nfe_spent": 50.0, "fd_x": 9.0 + g} for g in (1.0, 2.0))
+    plot = curves.by_guidance([contender("a", record_of(APPROACHES[0], curves={"guidance": rows}))])
+    assert [row[1:] for row in plot.table[1:]] == [("1", "10"), ("2", "11")]
+
+
+def test_training_compute_is_a_step_s_operations_times_the_steps():
+    rows = tuple({"step": step, "validation_loss": 1 / step} for step in (200.0, 400.0, 1000.0))
+    plot = curves.by_compute([contender("a", record_of("dual_tower", curves={"validation": rows}))])
+    assert plot.table[0][1] == "training compute (TFLOP)"  # of 10^9 operations a step
+    assert [row[1:] for row in plot.table[1:]] == [("0.2", "0.005"), ("0.4", "0.0025"), ("1", "0.001")]
 
 
 ROW = {"batch": 4.0, "pictures_per_second": 8.0, "pictures_per_second_low": 5.0, "pictures_per_second_high": 10.0,
@@ -221,6 +279,11 @@ def test_smoothing_keeps_the_mean_of_equal_stretches(points: list[tuple[float, f
     assert max(y for _, y in smooth) <= max(y for _, y in points) + 1e-9
     if len(points) <= 60:
         assert smooth == points
+
+
+def test_a_last_stretch_that_is_shorter_is_a_mean_of_what_it_has():
+    smooth = curves.smoothed([(float(x), 3.0) for x in range(1, 122)])  # 40 stretches of three, and one point
+    assert [y for _, y in smooth] == [3.0] * 41 and (smooth[0], smooth[-1]) == ((2.0, 3.0), (121.0, 3.0))
 
 
 def test_a_logarithmic_axis_is_labelled_where_it_can_be_read():

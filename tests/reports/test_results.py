@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import pytest
 
 from metrics.multiplicity import holm
 from reports import results
-from reports.document import document
+from reports.document import Document, document
 from reports.looks import looks
 from reports.tables import main_names
 from tests.reports.records import four
 
 
-def test_the_page_s_counts_follow_from_the_differences(tmp_path: Path):
-    found = document([four(tmp_path, seeds=3)])
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Document:
+    return document([four(tmp_path_factory.mktemp("runs"), seeds=3)])
+
+
+def test_the_page_s_counts_follow_from_the_differences(found: Document):
     seen = looks(found.contenders, found.judge, names := main_names(found.contenders))
     values = results.as_json(found)
     pairs = {(each["metric"], each["first"], each["second"]): each for each in values["differences"]}
@@ -28,3 +32,31 @@ def test_the_page_s_counts_follow_from_the_differences(tmp_path: Path):
     told = [({a, b}, name) for a, b, name in seen.left]
     stands = [({e["first"], e["second"]}, e["metric"]) for e, stays in zip(judged, left, strict=True) if stays]
     assert len(told) == len(stands) and all(pair in told for pair in stands)
+
+
+@pytest.mark.parametrize(
+    ("metric", "first", "second", "gap", "word"),
+    [
+        ("validation_loss", "full_retraining", "projection", -0.05, "better"),
+        ("validation_loss", "full_retraining", "dual_tower", 0.0, "not told apart"),
+        ("fd_efficientnet_lite0", "full_retraining", "dual_tower", 5.0, "worse"),
+        ("fd_efficientnet_lite0", "dual_tower", "modular", -11.0, "better"),
+        ("caption_gap", "full_retraining", "dual_tower", 0.6, "better"),
+        ("caption_gap", "projection", "modular", -0.2, "worse"),
+        ("perplexity_retention", "full_retraining", "dual_tower", -0.2, "worse"),
+        ("perplexity_retention", "dual_tower", "projection", 0.0, "not told apart"),
+    ],
+)
+def test_which_way_a_difference_goes(found: Document, metric: str, first: str, second: str, gap: float, word: str):
+    asked = {"metric": metric, "first": first, "second": second}
+    (row,) = (each for each in results.as_json(found)["differences"] if asked.items() <= each.items())
+    assert (row["difference"], row["first_is"]) == (pytest.approx(gap, abs=1e-9), word)
+
+
+def test_a_difference_is_the_first_s_number_less_the_second_s(found: Document):
+    numbers = {(each.label, name): number for each in found.contenders for name, number in each.metrics.items()}
+    for each in results.as_json(found)["differences"]:
+        one, other = numbers[each["first"], each["metric"]], numbers[each["second"], each["metric"]]
+        assert one.value is not None and other.value is not None
+        assert each["difference"] == pytest.approx(one.value - other.value, abs=1e-9)
+        assert each["low"] is None or each["low"] <= each["difference"] <= each["high"]

@@ -10,9 +10,20 @@ from hypothesis import strategies as st
 
 from metrics.statistics import Estimate
 from reports.contenders import Contender, Judge
-from reports.glossary import Scale, digits, known, main_metrics, meaning, number, ordered, scale_of, written
+from reports.glossary import (
+    Scale,
+    common_digits,
+    digits,
+    known,
+    main_metrics,
+    meaning,
+    number,
+    ordered,
+    scale_of,
+    written,
+)
 from reports.schema import Record
-from reports.tables import is_distance, marks_of, null_distance, table
+from reports.tables import is_distance, made, marks_of, null_distance, table
 from tests.reports.records import contender, record_of
 
 
@@ -163,6 +174,16 @@ def test_a_distance_at_another_n_is_another_number_and_says_so():
     assert "the contenders differ in n: a number on other items is another number" in made.footnotes
 
 
+def test_of_how_many_items_a_number_is_made_is_told_from_the_fewest_to_the_most():
+    def told(*counts: int) -> str:
+        (found,) = made([contender(f"c{n}", x=replace(at(1.0), n=n)) for n in counts])
+        return found.n
+
+    assert told(1500, 100, 700) == "100 to 1,500" and told(100, 100) == "100"
+    (exact,) = made([contender("a", x=Estimate.counted(3, unit=""))])
+    assert exact.n == "exact"
+
+
 # ---------------------------------------------------------------------------------------------------------- numbers
 
 
@@ -184,6 +205,27 @@ def test_a_scaled_number_is_the_number(value: float, unit: str):
     assert scale.factor > 0
     if unit in ("bytes", "FLOP", "parameters") and 1 <= value < 1e21:
         assert value / scale.factor >= 1
+
+
+@pytest.mark.parametrize(
+    ("unit", "values", "name"),
+    [
+        ("s", [0.02, 0.5, 70.0], "ms"),
+        ("s", [70.0, 0.02, 2.0], "s"),
+        ("bytes", [2e6, 3e9], "MB"),  # of two the lesser
+        ("bytes", [0.0, 3e9], "GB"),
+        ("share", [0.1], "share"),
+    ],
+)
+def test_numbers_side_by_side_have_the_unit_of_the_middle_one(unit: str, values: list[float], name: str):
+    assert scale_of(unit, values).unit == name
+
+
+def test_numbers_side_by_side_have_the_digits_of_the_one_that_needs_most():
+    assert common_digits([at(1.0, 0.5)], Scale()) == 2
+    assert common_digits([at(1.0, 0.5), at(1.0, 0.05)], Scale()) == 3
+    assert common_digits([at(1.0, 0.005), at(1.0, 0.5)], Scale()) == 4
+    assert common_digits([at(1.0, 0.0), at(1.0, 0.5)], Scale()) == 2  # one without a spread needs none
 
 
 @pytest.mark.parametrize(

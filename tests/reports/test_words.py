@@ -86,6 +86,17 @@ def test_who_is_level_with_the_leader_comes_by_value_and_who_is_behind_is_told()
     )
 
 
+def test_what_real_pictures_are_apart_is_a_mean_over_contenders():
+    def of(value: float, null: float, vae: float) -> Estimate:
+        return Estimate(
+            value=value, low=value - 0.1, high=value + 0.1, n=9, better="lower", details={"null": null, "vae": vae}
+        )
+
+    ways = [contender("a", fid=of(10.0, 1.0, 4.0)), contender("b", fid=of(11.0, 2.0, 6.0))]
+    (said,) = (each.words for each in answers(ways, Judge()) if each.question == "Draws best")
+    assert "Real pictures are 1.5 from other real ones, and 5 once they went through the VAE: about what" in said
+
+
 def test_text_is_kept_lost_unsure_or_better_by_the_interval():
     def of(value: float, low: float | None, high: float | None) -> str:
         estimate = Estimate(value=value, low=low, high=high, n=9, better="higher", reason="" if low else "one document")
@@ -180,6 +191,15 @@ def test_the_marks_of_honesty():
     assert "told apart. Each is judged at the 5% level" in told
     assert "1 run not done and 1 record refused" in told
     assert "means nothing" not in told and "mean nothing" not in told
+
+
+def test_of_contenders_with_other_counts_the_fewest_items_are_told():
+    ways = [
+        contender(label, clip_score=Estimate(value=20.0, low=19.0, high=21.0, n=n, better="higher"))
+        for label, n in (("a", 100), ("b", 50))
+    ]
+    told = " ".join(marks_of_honesty(ways, Gathered(runs=(), refused=()), Judge()))
+    assert "The numbers rest on 50 items for" in told and "100" not in told
 
 
 def test_with_seeds_the_intervals_are_said_to_cover_training():
