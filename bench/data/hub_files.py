@@ -18,22 +18,26 @@ MOST_TEXT = 2**24  # bytes of a description
 
 
 def roots(folder: Path) -> tuple[str, ...]:
-    """Where the files of a dataset may lie: the folder, where there is one, without links; and the caches of datasets
-    and of the hub, also without."""
+    """Where the files of a dataset may lie, without links: the folder, where there is one, and the caches."""
+    own = [os.path.realpath(folder)] if folder.is_dir() else []
+    return (*own, *map(os.path.realpath, _caches()))
+
+
+def _caches() -> list[str]:
+    """Of datasets and of the hub."""
     from datasets import config
     from huggingface_hub import constants
 
     named = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH)
-    own = [os.path.realpath(folder)] if folder.is_dir() else []
-    caches = [os.path.abspath(os.path.expanduser(each)) for each in (*named, constants.HF_HUB_CACHE)]
-    return (*own, *caches, *map(os.path.realpath, caches))
+    return [os.path.abspath(os.path.expanduser(each)) for each in (*named, constants.HF_HUB_CACHE)]
 
 
 def inside(path: str, allowed: Iterable[str]) -> bool:
-    """Whether a path lies in one of the folders `allowed` (see `roots`), all its links followed; in a cache also by its
-    name, for somebody may keep a part of theirs on another disk. ValueError where it can be no path."""
-    ways = (os.path.realpath(path), os.path.abspath(path))
-    return not _address(path) and any(way.startswith(os.path.join(each, "")) for each in allowed for way in ways)
+    """Whether a path, all its links followed, lies in one of the folders `allowed` (see `roots`); or in a cache by its
+    name, for a user may keep a part of theirs on another disk. ValueError where it can be no path."""
+    real, named = os.path.realpath(path), os.path.abspath(path)
+    ways = (*((real, each) for each in allowed), *((named, each) for each in _caches()))
+    return not _address(path) and any(way.startswith(os.path.join(each, "")) for way, each in ways)
 
 
 def load_folder(folder: Path, said: str) -> Any:

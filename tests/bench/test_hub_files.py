@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,3 +230,14 @@ def test_inside_is_below_and_not_beside(tmp_path: Path, monkeypatch: pytest.Monk
     assert not inside(str(tmp_path / "set2" / "a"), allowed) and not inside(str(tmp_path / "set"), allowed)
     monkeypatch.chdir(tmp_path / "set")  # where an address would pass for a path
     assert inside("a", allowed) and not inside("https://example.invalid/a", allowed) and not inside("a::b", allowed)
+
+
+def test_a_part_of_a_cache_that_lies_on_another_disk_is_the_caches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "hub" / "datasets--owner--name").symlink_to(tmp_path / "disk")
+    assert inside(str(tmp_path / "hub" / "datasets--owner--name" / "0.png"), roots(tmp_path / "none"))
+    assert not inside(str(tmp_path / "disk" / "0.png"), roots(tmp_path / "none"))

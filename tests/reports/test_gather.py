@@ -164,7 +164,7 @@ def test_a_picture_that_would_fill_the_memory_is_not_opened(tmp_path: Path, side
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         picture = Album().picture(Run(record=record_of("modular"), folder=tmp_path), "large.png")
-    assert picture.data == b"" and picture.reason == "it has more than 16,777,216 pixels, and is not opened"
+    assert picture.data == b"" and picture.reason == "it has more than 33,554,432 pixels, and is not opened"
 
 
 def test_the_largest_picture_that_is_opened_is(tmp_path: Path):
