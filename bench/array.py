@@ -153,7 +153,13 @@ def plan(arguments: ArrayArguments, config: Config, console: Console) -> list[st
 def outcome(request: store.Request, folder: Path) -> runner.Ended:
     """What a run's folder says became of it."""
     state = store.read_state(folder) or store.State(state="failed", reason="it has not begun")
-    record = runner.recorded(request, folder) if state.state == "done" else None
+    record = None
+    try:
+        record = runner.recorded(request, folder) if state.state == "done" else None
+    except runner.AnotherRunError:
+        raise
+    except UserError as error:  # its last stage is still to be done again
+        state = store.State(state="failed", reason=str(error), mistake=True)
     code = DONE if record is not None else MISTAKE if state.mistake else FAILED
     return runner.Ended(request=request, folder=folder, state=state, record=record, code=code)
 

@@ -97,7 +97,9 @@ def strips(folder: Path, approach: Approach, held: HeldOut, config: Config) -> d
     approach.generate(prompts, noise_for, kept)
     if not visited:
         return made
-    states = torch.cat([trajectory.x_t for trajectory in visited], 1)[:, :count]  # what comes later is drawn again
+    states = torch.cat([trajectory.x_t for trajectory in visited], 1)[
+        :, :count
+    ]  # whoever draws again does so after these
     reverse = [codec.decode_images(x_t.cpu()) for x_t in states]
     times = ", ".join(f"{t:.2g}" for t in visited[0].times)
     words = f"{states.shape[1]} prompts, one a row, from noise to picture: t = {times}"

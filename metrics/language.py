@@ -22,7 +22,7 @@ from torch import Tensor
 from bench.files import hash_bytes
 from metrics.statistics import Better, Estimate, bootstrap
 
-LARGEST = 1e100  # of a perplexity: with its interval, still a number that can be calculated with
+LARGEST = 1e100  # of a ratio and its interval: one can still calculate with it
 
 Floats = NDArray[np.float64]
 Logits = Callable[[Tensor], Tensor]
@@ -172,9 +172,9 @@ def language_metrics(
     made = _Maker(sums=sums, seed=seed, details=shared)
     kept = sums["base_nats"] - sums["adapted_nats"]
     found = {
-        "perplexity": made.ratio(sums["adapted_nats"], sums["tokens"], math.exp, better="lower"),
+        "perplexity": made.ratio(sums["adapted_nats"], sums["tokens"], exp, better="lower"),
         "bits_per_byte": made.ratio(sums["adapted_nats"] / math.log(2), sums["bytes"], better="lower", unit="bits"),
-        "perplexity_retention": made.ratio(kept, sums["tokens"], math.exp, better="higher"),
+        "perplexity_retention": made.ratio(kept, sums["tokens"], exp, better="higher"),
         "kl_base_adapted": made.ratio(sums["kl"], sums["tokens"], better="lower", unit="nats"),
         "top1_agreement": made.ratio(sums["agreed"], sums["tokens"], better="higher", unit="share"),
     }
@@ -203,16 +203,18 @@ class _Maker:
             return Estimate.missing("there are no tokens", unit=unit, better=better)
         ratio = float(over.sum() / under.sum())
         value = transform(ratio)
-        if not (math.isfinite(value) and np.isfinite(over).all()):
+        if not np.isfinite(over).all():
             return Estimate.missing("a log probability is not finite", unit=unit, better=better)
         if value > LARGEST:
             return Estimate.missing(f"it is above {LARGEST:g}", unit=unit, better=better)
         # What a document adds to the ratio, to first order; exp's slope is its value.
-        slope = value if transform is math.exp else 1.0
+        slope = value if transform is exp else 1.0
         items = value + slope * (over - ratio * under) / under.mean()
         low, high = bootstrap(lambda index: _share(over[index], under[index], transform), len(over), seed=self.seed)
         told = {**self.details, "per_item": items.tolist()}
         reason = "" if low is not None else "one document has no interval"
+        if low is None or high is None or not high <= LARGEST:
+            low, high, reason = None, None, reason or f"its interval ends above {LARGEST:g}"
         return Estimate(
             value=value, low=low, high=high, n=len(over), unit=unit, better=better, reason=reason, details=told
         )
@@ -240,6 +242,11 @@ class _Maker:
             reason="" if low is not None else "one document has no interval",
             details={"quantile": TAIL, "tokens": tokens, "window": self.details["window"]},
         )
+
+
+def exp(nats: float) -> float:
+    """e to this; infinite where a float can't hold it."""
+    return math.exp(nats) if nats < 700 else math.inf
 
 
 def _share(over: Floats, under: Floats, transform: Callable[[float], float]) -> float:

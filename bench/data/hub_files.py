@@ -35,7 +35,7 @@ def _caches() -> list[str]:
 def inside(path: str, allowed: Iterable[str]) -> bool:
     """Whether a path, all its links followed, lies in one of the folders `allowed` (see `roots`); or in a cache by its
     name, for a user may keep a part of theirs on another disk. ValueError where it can be no path."""
-    real, named = os.path.realpath(path), os.path.abspath(path)
+    real, named = os.path.realpath(path), "" if ".." in Path(path).parts else os.path.abspath(path)
     ways = (*((real, each) for each in allowed), *((named, each) for each in _caches()))
     return not _address(path) and any(way.startswith(os.path.join(each, "")) for way, each in ways)
 
@@ -75,7 +75,8 @@ def _hold(files: Iterable[str], allowed: tuple[str, ...], said: str) -> None:
 
 def _described(folder: Path) -> Iterator[str]:
     """The paths and patterns that a folder's README.md or .huggingface.yaml gives for its data; none where these can't
-    be read, which datasets will say. UnfitFileError where one is no regular file."""
+    be read, which datasets will say. UnfitFileError where .huggingface.yaml is no
+    regular file, or an enormous one."""
     import yaml
     from datasets import config
     from huggingface_hub import DatasetCard

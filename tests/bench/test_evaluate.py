@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from approaches.base import Approach, Generation, Prompt, Shared
+from approaches.base import Approach, Generation, NoiseFor, Prompt, Sampler, Shared
 from approaches.registry import APPROACHES
 from approaches.shared import decoding
 from approaches.shared.prompts import gap as between
@@ -57,6 +57,7 @@ from bench.picture_metrics import (
 )
 from bench.plans import PLANS
 from bench.sampler import Drawn, Sampling, draw
+from bench.samples import strips
 from metrics.composition import BY_TASK
 from metrics.differences import difference
 from metrics.features import open_extractor
@@ -648,3 +649,19 @@ def test_what_text_is_judged_by_does_not_depend_on_how_long_captions_may_be(name
     entry = APPROACHES[name]
     approach = entry.load()(shared, entry.load_settings()()).eval()
     _check_text(approach, shared.language_model)
+
+
+def test_a_strip_is_of_all_prompts_however_generate_asks_for_them(held: Held, tmp_path: Path) -> None:
+    _, fixed, config = held
+    approach = made("dual_tower")
+
+    def one_by_one(prompts: Sequence[Prompt], noise_for: NoiseFor, sampler: Sampler) -> Generation:
+        each = [sampler(approach, approach.condition([p]), noise_for([i], 0)).x_0 for i, p in enumerate(prompts)]
+        return Generation(latents=torch.cat(each), nfe=(1,) * len(each))
+
+    strip = []
+    for folder in (tmp_path / "at once", tmp_path / "one by one"):
+        with Image.open(folder / strips(folder, approach, fixed, config)["reverse"]) as image:
+            strip.append((np.asarray(image, dtype=int), image.info["Description"]))
+        approach.__dict__["generate"] = one_by_one
+    assert strip[0][1] == strip[1][1] and np.abs(strip[0][0] - strip[1][0]).max() <= 1

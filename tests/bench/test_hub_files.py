@@ -241,3 +241,4 @@ def test_a_part_of_a_cache_that_lies_on_another_disk_is_the_caches(
     (tmp_path / "hub" / "datasets--owner--name").symlink_to(tmp_path / "disk")
     assert inside(str(tmp_path / "hub" / "datasets--owner--name" / "0.png"), roots(tmp_path / "none"))
     assert not inside(str(tmp_path / "disk" / "0.png"), roots(tmp_path / "none"))
+    assert not inside(f"{tmp_path}/hub/datasets--owner--name/../0.png", roots(tmp_path / "none"))

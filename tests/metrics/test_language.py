@@ -181,6 +181,23 @@ def test_no_tokens_one_document_and_impossible_tokens_have_reasons() -> None:
         document_nats(lambda ids: torch.zeros(1, 1, 9), [[1, 2, 3]], start=0, length=4)
 
 
+@pytest.mark.parametrize(("nats", "value", "reason"), [
+    ((300.0, 300.0), None, "it is above 1e+100"),
+    ((800.0, 800.0), None, "it is above 1e+100"),  # more than a float holds
+    ((220.0, 240.0), math.exp(230), "its interval ends above 1e+100"),
+])  # fmt: skip
+def test_a_perplexity_that_nobody_can_calculate_with_has_a_reason(
+    nats: tuple[float, float], value: float | None, reason: str
+) -> None:
+    ones, zeros = (tuple(np.full(4, each) for _ in nats) for each in (1.0, 0.0))
+    adapted = tuple(np.full(4, each) for each in nats)
+    compared = Compared(base=ones, adapted=adapted, divergence=zeros, agreement=zeros)
+    found = language_metrics(compared, [4, 4], length=4)
+    told = found["perplexity"]
+    assert (told.value, told.low, told.high, told.reason) == (pytest.approx(value), None, None, reason)
+    assert found["bits_per_byte"].value == pytest.approx(sum(nats) / 2 / math.log(2))
+
+
 def test_logits_in_half_precision_are_scored_in_single() -> None:
     model, documents = Bigram(5000), texts(3, 5000)
     half = document_nats(lambda ids: model(ids).bfloat16(), documents, start=0, length=16)

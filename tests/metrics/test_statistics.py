@@ -289,7 +289,7 @@ def test_a_bootstrap_of_few_items_is_as_wide_as_students(n: int) -> None:
 
 def test_each_stratum_takes_a_mean_from_the_items_that_widen_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three items each of two strata are as wide as five items: the ends are the least and the most that a resample can
-    be, which one in 729 is. Of six items they would be four in 729, of which three are another."""
+    be, which one in 729 is: the tail is 0.7 in 729. As of six items it would be 1.8, among the next three."""
     monkeypatch.setattr(statistics, "RESAMPLES", 200_000)
     told = mean_estimate([0.0, 1.0, 2.3, 0.0, 0.7, 1.9], strata=["a"] * 3 + ["b"] * 3)
     assert told.details["interval"] == "percentile, widened"

@@ -91,7 +91,7 @@ def test_an_interval_ends_where_its_number_must_and_nowhere_else():
     assert ends("scene_accuracy", 0.5, 0.75, "share") == (0.0, 1.0)
     assert ends("perplexity_retention", 0.5, 0.75) == (0.0, 1.25)  # text may be kept better than before
     assert ends("seconds_per_image", 2.0, 2.5, "s") == (0.0, 4.5)
-    assert ends("caption_gap", 0.5, 0.75) == (-0.25, 1.25)
+    assert ends("caption_gap", 0.5, 0.75, "share") == (-0.25, 1.25)
 
 
 @pytest.mark.parametrize("level", ["chance", "reference"])

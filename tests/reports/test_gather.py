@@ -168,7 +168,7 @@ def test_a_picture_that_would_fill_the_memory_is_not_opened(tmp_path: Path, side
 
 
 def test_the_largest_picture_that_is_opened_is(tmp_path: Path):
-    Image.new("1", (4096, 4096)).save(tmp_path / "large.png")
+    Image.new("1", (8192, 4096)).save(tmp_path / "large.png")
     assert Album().picture(Run(record=record_of("modular"), folder=tmp_path), "large.png").width == 192
 
 
