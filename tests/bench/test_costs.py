@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from approaches.base import Prompt
 from bench import costs
 from bench.config import Config, DiffusionConfig, EvaluateConfig
 from bench.costs import drawing_costs, traced
@@ -54,6 +55,7 @@ def test_costs_are_a_pictures_and_guidance_doubles_its_evaluations(
     monkeypatch.setattr(costs, "flops_per_evaluation", lambda _, __, words: {"condition": work[words], "denoise": 100})
     monkeypatch.setattr(costs, "flops_of_prompt", lambda _, words: work[words])
     approach: Any = torch.nn.Linear(1, 1)
+    approach.prompts = lambda texts, _: list(map(Prompt.text, texts))
     decode = SimpleNamespace(decode_images=lambda latents: latents)
     approach.shared = SimpleNamespace(diffusion=None, codecs={"image": decode})
     collection: Any = SimpleNamespace(
@@ -97,6 +99,7 @@ def test_a_timed_batch_is_of_the_captions_at_its_places_and_ends_with_pixels(mon
     monkeypatch.setattr(costs, "now", lambda: clock[0])
     monkeypatch.setattr(costs, "draw", draw)
     approach: Any = torch.nn.Linear(1, 1)
+    approach.prompts = lambda texts, _: list(map(Prompt.text, texts))
     approach.shared = SimpleNamespace(diffusion=None, codecs={"image": SimpleNamespace(decode_images=decode)})
     three = type("Three", (SimpleNamespace,), {"__len__": lambda self: 3})(
         latents=torch.zeros(3, 4, 8, 8), captions=[("a", "another"), ("b",), ("c",)], scenes=[None] * 3

@@ -119,13 +119,13 @@ def test_a_language_model_that_was_changed_in_place_is_refused(
     model: Any = APPROACHES["dual_tower"].load()
     before = build(request, shared).borrowed()
 
-    def wrapping(cls: Any, shared: Any, settings: Any) -> Approach:
-        made = cls(shared, settings)
-        block = shared.language_model.transformer.blocks[0]
-        block.extra = nn.Linear(2, 2)
-        return made
+    own = model.__init__
 
-    monkeypatch.setattr(model, "build", classmethod(wrapping))
+    def wrapping(made: Any, shared: Any, settings: Any) -> None:
+        own(made, shared, settings)
+        shared.language_model.transformer.blocks[0].extra = nn.Linear(2, 2)
+
+    monkeypatch.setattr(model, "__init__", wrapping)
     with pytest.raises(UserError, match="has changed the layers of the shared language model.*copy.deepcopy"):
         build(request, small_shared())
     assert before["language_model"] == sum(p.numel() for p in small_shared().language_model.parameters())
