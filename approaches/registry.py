@@ -163,7 +163,7 @@ APPROACHES.add_approach(
 )
 APPROACHES.add_approach(
     "modular",
-    "approaches.modular:Modular",
+    "approaches.modular.approach:Modular",
     settings="approaches.settings:ModularSettings",
     summary="plan in words, draw, check, redraw: experts beside the frozen language model",
 )

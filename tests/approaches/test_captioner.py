@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from approaches.shared.captioner import Captioner
+from approaches.modular.captioner import Captioner
 from approaches.shared.kernels import REFERENCE
 from approaches.shared.patches import Patchify
 from approaches.shared.randomness import generator

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from approaches.shared import checker as checker_module
-from approaches.shared.checker import (
+from approaches.modular import checker as checker_module
+from approaches.modular.checker import (
     NEAR,
     TRUE_SHARE,
     WAYS_TO_BE_FALSE,
@@ -18,8 +18,8 @@ from approaches.shared.checker import (
     nearness,
     windows,
 )
+from approaches.modular.layout import Layouts, scene_plan
 from approaches.shared.kernels import choose
-from approaches.shared.layout import Layouts, scene_plan
 from approaches.shared.patches import Patchify
 from approaches.shared.randomness import generator
 from bench.data.scene import GRID, parse_plan

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from approaches.base import Prompt
-from approaches.modular import CHECKED_NOISE, Modular
+from approaches.modular.approach import CHECKED_NOISE, Modular
+from approaches.modular.checker import agreement
+from approaches.modular.layout import Layouts, scene_plan
 from approaches.settings import ModularSettings
-from approaches.shared.checker import agreement
 from approaches.shared.decoding import decode
-from approaches.shared.layout import Layouts, scene_plan
 from approaches.shared.randomness import generator
 from bench.data.scene import plan_text
 from bench.errors import UserError

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from approaches.modular.grammar import PlanGrammar, State, advance, token_texts
+from approaches.modular.layout import KINDS, MOST, Layouts, LayoutTokens, scene_plan
+from approaches.modular.planner import EXAMPLES, UNPARSED, Planner
+from approaches.modular.rules import phrases, rule_plan
 from approaches.shared.decoding import decode
-from approaches.shared.grammar import PlanGrammar, State, advance, token_texts
-from approaches.shared.layout import KINDS, MOST, Layouts, LayoutTokens, scene_plan
-from approaches.shared.planner import EXAMPLES, UNPARSED, Planner
-from approaches.shared.rules import phrases, rule_plan
 from bench.data.scene import BACKGROUNDS, COLOURS, PLAN_PROMPT, SHAPES, SIZES, parse_plan, plan_text, satisfied
 from bench.data.shapes import HELD_OUT_PAIRS, Shapes
 from bench.errors import UserError

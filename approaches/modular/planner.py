@@ -9,13 +9,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from approaches.modular.grammar import PlanGrammar
+from approaches.modular.layout import Plan
+from approaches.modular.rules import names_shapes, rule_plan
 from approaches.shared.decoding import decode
-from approaches.shared.grammar import PlanGrammar
 from approaches.shared.language_model import LanguageModel, pad_rows
-from approaches.shared.layout import Plan
 from approaches.shared.prompts import last_logits
 from approaches.shared.reading import next_logits, read
-from approaches.shared.rules import names_shapes, rule_plan
 from bench.data.scene import PLAN_PROMPT, Scene, parse_plan, plan_text
 from bench.errors import UserError
 

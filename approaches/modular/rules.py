@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from approaches.shared.layout import BACKGROUND, MOST
+from approaches.modular.layout import BACKGROUND, MOST
 from bench.data.scene import COLOURS, GRID, RADII, SHAPES, SIZES, Scene, Thing, plan_text
 
 _COUNTS = {"a": 1, "an": 1, "the": 1, "one": 1, "two": 2, "three": 3, "four": 4, "1": 1, "2": 2, "3": 3, "4": 4}

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from approaches.modular.layout import MOST
 from approaches.shared.decoding import Allowed
-from approaches.shared.layout import MOST
 from bench.data.scene import BACKGROUNDS, COLOURS, GRID, SHAPES, SIZES
 
 _DIGITS = tuple(map(str, range(GRID)))

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from approaches.modular.layout import KINDS, Layouts, LayoutTokens
 from approaches.shared.denoiser import mlp_width
 from approaches.shared.kernels import AttentionMask, Kernels
-from approaches.shared.layout import KINDS, Layouts, LayoutTokens
 from approaches.shared.patches import Patchify, positions_2d
 from approaches.shared.transformer import Block, RMSNorm, Rotary, TransformerConfig
 from bench.data.scene import BACKGROUNDS, GRID

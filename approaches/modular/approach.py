@@ -41,15 +41,15 @@ import torch
 from torch import Tensor, nn
 
 from approaches.base import Approach, Batch, Generation, Generators, Loss, NoiseFor, Prompt, Sampler, Shared
+from approaches.modular import captioner, checker
+from approaches.modular.captioner import Captioner
+from approaches.modular.checker import WAYS_TO_BE_FALSE, Checker, corrupted, drawn_ways
+from approaches.modular.layout import Layouts, LayoutTokens, scene_plan
+from approaches.modular.planner import Planned, Planner
 from approaches.settings import ModularSettings
-from approaches.shared import captioner, checker
-from approaches.shared.captioner import Captioner
-from approaches.shared.checker import WAYS_TO_BE_FALSE, Checker, corrupted, drawn_ways
 from approaches.shared.denoiser import Denoiser, Prepared
 from approaches.shared.devices import sent
 from approaches.shared.diffusion import Sampled
-from approaches.shared.layout import Layouts, LayoutTokens, scene_plan
-from approaches.shared.planner import Planned, Planner
 from approaches.shared.prefix import Prefix
 from approaches.shared.prompts import last_logits, read_parts
 from approaches.shared.randomness import generator

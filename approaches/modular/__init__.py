@@ -1,0 +1,1 @@
+"""Modular: read approach.py first, then its experts: planner (grammar, rules, layout), checker, captioner."""
