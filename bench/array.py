@@ -153,13 +153,9 @@ def plan(arguments: ArrayArguments, config: Config, console: Console) -> list[st
 def outcome(request: store.Request, folder: Path) -> runner.Ended:
     """What a run's folder says became of it."""
     state = store.read_state(folder) or store.State(state="failed", reason="it has not begun")
-    record = None
-    try:
-        record = runner.recorded(request, folder) if state.state == "done" else None
-    except runner.AnotherRunError:
-        raise
-    except UserError as error:  # its last stage is still to be done again
-        state = store.State(state="failed", reason=str(error), mistake=True)
+    record, reason = runner.recorded(request, folder) if state.state == "done" else (None, "")
+    if reason:
+        state = store.State(state="failed", reason=reason, mistake=True)
     code = DONE if record is not None else MISTAKE if state.mistake else FAILED
     return runner.Ended(request=request, folder=folder, state=state, record=record, code=code)
 
@@ -170,15 +166,11 @@ def _open(request: store.Request, arguments: ArrayArguments, console: Console) -
     folder = arguments.out / request.name
     state = store.read_state(folder)
     if state is not None and state.state in ("done", "running"):
-        try:
-            if state.state == "done":
-                runner.recorded(request, folder)
+        reason = runner.recorded(request, folder)[1] if state.state == "done" else ""
+        if not reason:
             console.info(f"{request.name}: {state.state} already")
             return False
-        except runner.AnotherRunError:
-            raise
-        except UserError as error:
-            console.warn(f"{error}; the run's last stage is done again")
+        console.warn(f"{reason}; the run's last stage is done again")
     try:
         request.renew(folder)
     except store.BusyError as error:  # it began just now

@@ -60,10 +60,6 @@ class Ended:
     code: int
 
 
-class AnotherRunError(UserError):
-    """A folder's record is not of the run that was asked for."""
-
-
 def main(arguments: RunArguments, config: Config, console: Console) -> int:
     """Do every run asked for that is not done yet; 0 where all are done in the end."""
     if launch.ranks() > 1:
@@ -125,15 +121,12 @@ def begun(request: store.Request, out: Path, console: Console) -> tuple[Path, En
     if state is not None and state.state == "running":
         raise store.busy(folder)
     if state is not None and state.state == "done":
-        try:
-            record = recorded(request, folder)
+        record, reason = recorded(request, folder)
+        if record is not None:
             gone = "" if (folder / store.WEIGHTS).exists() else f", but {store.WEIGHTS} is gone: {ANEW.format(folder)}"
             console.info(f"{folder.name}: done already{gone}")
             return folder, Ended(request=request, folder=folder, state=state, record=record, code=DONE)
-        except AnotherRunError:
-            raise
-        except UserError as error:
-            console.warn(f"{error}; the run's last stage is done again")
+        console.warn(f"{reason}; the run's last stage is done again")
     if (folder / store.REQUEST).exists():
         request.renew(folder)
     else:
@@ -147,13 +140,16 @@ def begun(request: store.Request, out: Path, console: Console) -> tuple[Path, En
     return folder, None
 
 
-def recorded(request: store.Request, folder: Path) -> Record:
-    """The record in a run's folder. UserError where it can't be read, AnotherRunError where it is of another run: the
-    folder's name has the key's beginning alone."""
-    record = schema.load(folder)
+def recorded(request: store.Request, folder: Path) -> tuple[Record | None, str]:
+    """The record in a done run's folder, or None and why it can't be read: then its last stage is still to be done.
+    UserError where it is another run's: the folder's name has the key's beginning alone."""
+    try:
+        record = schema.load(folder)
+    except UserError as error:
+        return None, str(error)
     if record.key != request.key:
-        raise AnotherRunError(store.ANOTHER.format(folder))
-    return record
+        raise UserError(store.ANOTHER.format(folder))
+    return record, ""
 
 
 def _nearly(request: store.Request, out: Path) -> tuple[store.Found, list[str]] | None:

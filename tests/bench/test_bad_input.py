@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from bench.data import fonts
 from bench.errors import UserError
 from bench.files import cache_directory
 from bench.parsing import _refuse_with, flags_of, parse, type_name
+from tests.bench import startup
 
 MISTAKES = [
     ("lisst", "unknown verb 'lisst': did you mean 'list'?"),
@@ -285,18 +284,5 @@ def test_what_this_machine_lacks_is_refused_before_a_run_has_a_folder(
 @pytest.mark.alone
 @pytest.mark.parametrize("line", ["pretrain --preset smok", "pretrain --data.size abc", "lst"])
 def test_a_mistake_is_judged_within_a_second_and_before_torch(line: str):
-    code = (
-        "import sys; from bench.cli import main; code = main(sys.argv[1:]);"
-        "sys.exit(99 if {'torch', 'transformers', 'diffusers'} & set(sys.modules) else code)"
-    )
-    taken = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code, *line.split()], capture_output=True, text=True)
-        taken.append(time.perf_counter() - start)
-        assert done.returncode == 2, done.stderr
-        assert done.stdout == ""
-        assert done.stderr.count("\n") == 1
-        if taken[-1] < 1.0:
-            return
-    pytest.fail(f"took {taken} seconds")
+    done = startup.check(line, 1.0)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr

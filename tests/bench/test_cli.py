@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +23,11 @@ from bench.presets import preset
 from bench.pretrain.arguments import PretrainArguments
 from bench.preview_arguments import PreviewArguments
 from bench.registry import at
-
-WITHOUT_TORCH = (
-    "import sys; from bench.cli import main; code = main(sys.argv[1:]);"
-    "sys.exit(99 if {'torch', 'transformers', 'diffusers'} & set(sys.modules) else code)"
-)
+from tests.bench import startup
 
 
 def words(*argv: str, kind: Any = PretrainArguments, verb: str = "pretrain") -> Any:
     return parse(kind, argv, verb=verb, program=cli.PROGRAM, configured=True)
-
-
-def of_python(*argv: str) -> tuple[float, float]:
-    """A new interpreter's work on `-c argv`, in seconds of the processor and of the wall's clock; it must succeed."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", *argv], capture_output=True, text=True)
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0, (done.returncode, done.stderr)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
 
 
 def with_verb(monkeypatch: pytest.MonkeyPatch, target: Any) -> None:
@@ -57,16 +42,7 @@ def with_verb(monkeypatch: pytest.MonkeyPatch, target: Any) -> None:
     "line", ["--help", "list", "list --json", "pretrain --help", "preview --help", "doctor --help"]
 )
 def test_answers_without_torch_in_half_a_second(line: str):
-    costs = []
-    for _ in range(3):
-        costs.append(of_python(WITHOUT_TORCH, *line.split()))
-        if costs[-1][1] < 0.5:
-            return
-    # A machine busy with other work is slow by the wall clock; what we answer for is our own work. A machine that is
-    # slow by the processor's clock, too, is slow at its parser's import: three times that is what an answer takes.
-    parser = min(of_python("import tyro")[0] for _ in range(3))
-    assert min(cpu for cpu, _ in costs) < max(0.5, 6 * parser), (costs, parser)
-    assert min(wall for _, wall in costs) < max(3.0, 36 * parser), (costs, parser)
+    assert startup.check(line, 0.5).returncode == 0
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "help"])
