@@ -8,12 +8,10 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from approaches.shared.samplers import SAMPLERS
 from bench.config import Config, DiffusionConfig, LmPretrainConfig, ModelConfig, TrainConfig
 from bench.errors import UserError, nearest
 from bench.ranges import Range
-
-SAMPLERS = {"flow": ("euler", "heun", "dpmpp"), "epsilon": ("ddim", "dpmpp"), "v_prediction": ("ddim", "dpmpp")}
-"""The samplers that can follow each prediction target."""
 
 
 def numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float, Range | None]]:

@@ -24,20 +24,14 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from approaches.shared.solvers import Prediction, Sampler, discrete_scheduler, evaluations, noise_schedule, shifted
+from approaches.shared.samplers import SAMPLERS, Prediction, Sampler
+from approaches.shared.solvers import discrete_scheduler, evaluations, noise_schedule, shifted
 from bench.errors import UserError, nearest
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x_t, t) -> prediction."""
 
 TimeSampling = Literal["logit_normal", "uniform"]
-
-SAMPLERS: dict[str, tuple[Sampler, ...]] = {
-    "flow": ("euler", "heun", "dpmpp"),
-    "epsilon": ("ddim", "dpmpp"),
-    "v_prediction": ("ddim", "dpmpp"),
-}
-"""prediction -> the samplers that fit it."""
 
 
 class Trajectory(NamedTuple):

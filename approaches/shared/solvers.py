@@ -19,16 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
 
+from approaches.shared.samplers import Prediction, Sampler
 from bench.errors import UserError
-
-Prediction = Literal["flow", "epsilon", "v_prediction"]
-Sampler = Literal["euler", "heun", "ddim", "dpmpp"]
 
 # DPM-Solver works in log(alpha / sigma), infinite at flow's pure noise; this is the nearest level that it is given.
 FLOW_START = 1.0 - 2.0**-20

@@ -11,8 +11,9 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from approaches.shared.diffusion import SAMPLERS, Diffusion, guided
+from approaches.shared.diffusion import Diffusion, guided
 from approaches.shared.randomness import generator
+from approaches.shared.samplers import SAMPLERS
 from approaches.shared.solvers import noise_schedule
 from bench.errors import UserError
 

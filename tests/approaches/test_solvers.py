@@ -17,8 +17,9 @@ from diffusers import (
 )
 from torch import Tensor
 
-from approaches.shared.diffusion import SAMPLERS, Diffusion, guided
+from approaches.shared.diffusion import Diffusion, guided
 from approaches.shared.randomness import generator
+from approaches.shared.samplers import SAMPLERS
 from approaches.shared.solvers import noise_schedule
 
 MEAN, SPREAD = 0.7, 0.4
