@@ -57,7 +57,7 @@ class Energy:
             )
         if self.reason:
             return Estimate.missing(self.reason, unit="J", better="lower")
-        return Estimate.counted(self.joules, unit="J", better="lower", source=self.source)
+        return Estimate.reading(self.joules, unit="J", better="lower", source=self.source)
 
     def _watch(self) -> None:
         while not self._ended.wait(self.every):

@@ -179,14 +179,14 @@ class PeakMemory:
         details: dict[str, Any] = {"source": self._source, "at_start": self._start}
         details |= {} if whole else {"covers": "the last of several processes"}
         if self.device.type == "cuda":
-            return Estimate.counted(
+            return Estimate.reading(
                 self._peak,
                 unit="bytes",
                 better="lower",
                 reserved=torch.cuda.max_memory_reserved(self.device),
                 **details,
             )
-        return Estimate.counted(max(0, self._peak - self._start), unit="bytes", better="lower", **details)
+        return Estimate.reading(max(0, self._peak - self._start), unit="bytes", better="lower", **details)
 
     def _look(self) -> None:
         if self.device.type == "cuda":

@@ -25,6 +25,7 @@ RESAMPLES = 4000  # of a bootstrap
 BLOCKS = 16  # of a jackknife
 DEAL = 0  # which deal of items into blocks
 COUNTED = "counted, not sampled"
+READ_ONCE = "one reading of a machine's counter"
 ONE_ITEM = "one item has no interval"
 NO_SPREAD = "without any block of the items the number is the same"
 
@@ -60,6 +61,11 @@ class Estimate:
     def counted(cls, value: float, *, unit: str, better: Better = "", **details: Any) -> Self:
         """An exact number: a count has no interval."""
         return cls(value=value, n=1, unit=unit, better=better, reason=COUNTED, details=details)
+
+    @classmethod
+    def reading(cls, value: float, *, unit: str, better: Better = "", **details: Any) -> Self:
+        """What a machine's counter said, once: the next reading may differ, by how much nobody knows."""
+        return cls(value=value, n=1, unit=unit, better=better, reason=READ_ONCE, details=details)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -17,7 +17,7 @@ from typing import Any
 from bench.printable import clean
 from metrics.differences import Difference, difference
 from metrics.replication import difference_over_seeds, mean_over_seeds
-from metrics.statistics import COUNTED, Estimate
+from metrics.statistics import COUNTED, READ_ONCE, Estimate
 from reports.gather import Run
 from reports.glossary import RETENTION
 from reports.schema import TIMED_UNITS, Record, deciding, has
@@ -320,9 +320,9 @@ def unlike(a: Contender, b: Contender, name: str, rival: str = "") -> str:
 
 
 def _sampled(estimate: Estimate) -> Estimate:
-    """What a machine's clock or counter gave is no exact count: the next reading may differ."""
+    """What a machine's clock or counter gave is no exact count, though older records call it so."""
     if estimate.reason == COUNTED and estimate.unit in TIMED_UNITS:
-        return replace(estimate, reason="one reading of a machine's counter")
+        return replace(estimate, reason=READ_ONCE)
     return estimate
 
 

@@ -30,7 +30,7 @@ from bench.meter import (
     peak_flops,
 )
 from bench.quantiles import median_interval
-from metrics.statistics import Estimate
+from metrics.statistics import READ_ONCE, Estimate
 from tests.approaches.small import small_batch, small_generators, small_shared
 
 SHAPE = TransformerConfig(
@@ -158,7 +158,12 @@ def test_peak_memory_sees_what_was_held_for_a_moment(
         del held
     estimate = memory.estimate()
     assert estimate.value is not None and 0.9 * size <= estimate.value <= 1.3 * size
-    assert estimate.unit == "bytes" and estimate.details["at_start"] > 0 and "covers" not in estimate.details
+    assert (
+        estimate.unit == "bytes"
+        and estimate.reason == READ_ONCE
+        and estimate.details["at_start"] > 0
+        and "covers" not in estimate.details
+    )
     assert memory.estimate(whole=False).details["covers"] == "the last of several processes"
     with PeakMemory() as little:  # what came before does not count
         pass
