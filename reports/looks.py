@@ -47,7 +47,8 @@ def said_of(seen: Looks) -> str:
     """In words."""
     chance = max(1, round(seen.pairs * 0.05))
     told = (
-        f"Of {counted(seen.pairs, 'pair')} of main numbers that chance has a part in, {seen.apart} are told apart. "
+        f"Of {counted(seen.pairs, 'comparison')} of two contenders by a main number that chance has a part in, "
+        f"{seen.apart} are told apart. "
         f"Each is judged at the 5% level on its own: by chance alone about {chance} would be."
     )
     if seen.left is None:

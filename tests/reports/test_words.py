@@ -173,7 +173,9 @@ def test_pairs_that_chance_has_no_part_in_are_not_counted():
         contender(name, perplexity_retention=kept, parameters_trained=count, plans_right=right) for name in "ab"
     ]
     told = [mark for mark in marks_of_honesty(ways, Gathered(runs=(), refused=()), Judge()) if "told apart" in mark]
-    assert told and told[0].startswith("Of 1 pair of main numbers that chance has a part in, 0 are told apart.")
+    assert told and told[0].startswith(
+        "Of 1 comparison of two contenders by a main number that chance has a part in, 0 are told apart."
+    )
 
 
 def test_a_question_without_a_number_is_left_out():
@@ -228,7 +230,7 @@ def test_what_is_left_of_many_looks_is_named():
         looked_at("c", fd_efficientnet_lite0=9, validation_loss=2.6),
     ]
     (told,) = [text for text in marks_of_honesty(ways, Gathered(), Judge()) if "Holm" in text]
-    assert "Of 6 pairs of main numbers that chance has a part in, 4 are told apart." in told
+    assert "Of 6 comparisons of two contenders by a main number that chance has a part in, 4 are told apart." in told
     assert told.endswith("With Holm's correction for all 6, 2 are left: FD (efficientnet lite0) (a and b before c).")
     many = [looked_at(str(i), fd_efficientnet_lite0=9 * i) for i in range(7)]
     (told,) = [text for text in marks_of_honesty(many, Gathered(), Judge()) if "Holm" in text]
