@@ -42,7 +42,10 @@ class LargeFileError(UnfitFileError):
 def at_home(path: str | Path) -> Path:
     """The path with its ~ as the home folder. Where nobody has that name, or home, it stays as it is: a file that isn't
     there."""
-    return Path(os.path.expanduser(path))
+    try:
+        return Path(os.path.expanduser(path))
+    except ValueError:  # of a null character in a name
+        return Path(path)
 
 
 def check_output(path: Path, flag: str) -> None:
@@ -56,12 +59,11 @@ def check_output(path: Path, flag: str) -> None:
 def cache_directory() -> Path:
     """Where derived files live: $BENCH_CACHE, else $XDG_CACHE_HOME/draw-bench, else ~/.cache/draw-bench. UserError
     where nobody has a home."""
-    if chosen := os.environ.get("BENCH_CACHE"):
-        return at_home(chosen)
-    caches = at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    if caches.parts[:1] == ("~",):
-        raise UserError("this user has no home folder to keep caches in: name a folder in BENCH_CACHE")
-    return caches / "draw-bench"
+    chosen = os.environ.get("BENCH_CACHE")
+    caches = at_home(chosen or os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    if str(caches).startswith("~"):
+        raise UserError(f"caches are to lie in {caches}: there is no such home folder, name another in BENCH_CACHE")
+    return caches if chosen else caches / "draw-bench"
 
 
 @contextmanager

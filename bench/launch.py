@@ -29,8 +29,9 @@ _waiting: Any = None  # the group of all ranks for that, once there is one
 
 def ranks() -> int:
     """How many processes the run has; 1 without a launcher. UserError on what no launcher says."""
-    said = {name: _number(name) for name in RANKS if name in os.environ}
-    return said["WORLD_SIZE"] if said.keys() >= {"RANK", "WORLD_SIZE"} else 1
+    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        return 1
+    return {name: _number(name) for name in RANKS if name in os.environ}["WORLD_SIZE"]
 
 
 def rank() -> int:

@@ -25,6 +25,7 @@ from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError
 from bench.exits import DONE, FAILED, MISTAKE
+from bench.printable import printable
 from bench.report import after_run
 from bench.run_arguments import RunArguments
 
@@ -97,7 +98,7 @@ def _follow(folder: Path, console: Console) -> int:
         _work(folder, console)
     except Exception as error:
         failure = _failure(launch.rank(), error)
-        print(failure, *failure.traceback, sep="\n", file=sys.stderr, flush=True)
+        print(*map(printable, (failure, *failure.traceback)), sep="\n", file=sys.stderr, flush=True)
         with suppress(UserError, OSError):  # the disk may be what fails
             failure.write(folder)
         return MISTAKE if failure.kind == "mistake" else FAILED

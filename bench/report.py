@@ -100,7 +100,7 @@ def after_run(folders: Sequence[Path], out: Path, console: Console) -> None:
     try:
         _, written = write(folders, out)
     except UserError as error:
-        console.warn(f"no report: {error}; python -m bench report {out} makes one later")
+        console.warn(f"no report: {error}")
         return
     if not written:
         return

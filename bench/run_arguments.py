@@ -185,5 +185,5 @@ def _factor(folder: Path) -> int | None:
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return int(2 ** (len(values.get("block_out_channels") or values["encoder_block_out_channels"]) - 1))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

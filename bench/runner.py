@@ -67,22 +67,22 @@ def main(arguments: RunArguments, config: Config, console: Console) -> int:
 
         return ranks.main(arguments, config, console)
     check_here(config)
-    ended, busy = [], []
+    ended, refused = list[Ended](), list[UserError]()
     for request in plan(arguments, config, console):
         try:
             ended.append(execute(request, arguments.out, console))
-        except store.BusyError as error:
-            busy.append(error)
-    if busy and not ended:
-        raise busy[0]
-    for each in busy:
+        except UserError as error:  # such as another process at work there; the others are done none the less
+            refused.append(error)
+    if refused and not ended:
+        raise refused[0]
+    for each in refused:
         console.warn(str(each))
     if arguments.json:
         console.emit([summary(end) for end in ended])
     else:
         tell(ended, console)
     after_run([end.folder for end in ended], arguments.out, console)
-    return exit_code(ended) or (MISTAKE if busy else DONE)
+    return exit_code(ended) or (MISTAKE if refused else DONE)
 
 
 def plan(

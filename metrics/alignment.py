@@ -7,7 +7,8 @@ from __future__ import annotations
 import difflib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ class Clip:
             )
             raise UserError(f"the CLIP model '{location}' is of no architecture that open_clip has: {hint}")
         try:
-            with warnings.catch_warnings(), hub_or_cache(needed=not folder.is_dir()) as reachable:
+            here = hub_or_cache(needed=not folder.is_dir())
+            with warnings.catch_warnings(), _no_python_of_its_own(), here as reachable:
                 warnings.filterwarnings("error", message="QuickGELU mismatch")
                 if folder.is_dir():
                     name = f"local-dir:{folder}"
@@ -116,6 +118,20 @@ class Clip:
         padding = self.tokenizer([""], context_length=twice)[0].mode().values
         longer, usual = self.tokenizer(list(texts), context_length=twice), self.tokenizer(list(texts))
         return int(((longer != padding).sum(1) > (usual != padding).sum(1)).sum())
+
+
+@contextmanager
+def _no_python_of_its_own() -> Iterator[None]:
+    """What a config names of transformers (open_clip's `hf_model_name`) may want Python of its own: transformers asks
+    at the terminal then whether to run it, unless it has no time to wait for an answer."""
+    from transformers import dynamic_module_utils
+
+    patience = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = patience
 
 
 def _tokenizer(name: str, folder: Path) -> Any:

@@ -42,8 +42,11 @@ def _lite0_obstacle() -> str:
 
 def cider_obstacle() -> str:
     """Why CIDEr can't be had here; "" where it can."""
-    missing = importlib.util.find_spec("pycocoevalcap") is None
-    return "CIDEr needs pycocoevalcap: install this project's extra 'data'" if missing else ""
+    try:  # a folder of that name may be something else
+        there = importlib.util.find_spec("pycocoevalcap.cider.cider") is not None
+    except ImportError:
+        there = False
+    return "" if there else "CIDEr needs pycocoevalcap: install this project's extra 'data'"
 
 
 def hub_folder() -> Path:

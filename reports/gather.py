@@ -211,8 +211,8 @@ def _decoded(data: bytes, largest: int) -> Picture:
             return Picture(reason=TOO_MANY)
         try:
             image.load()
-        except (SyntaxError, EOFError) as error:  # what Pillow says of broken chunks, and of a file that ends early
-            raise ValueError(str(error)) from error
+        except Exception as error:  # whatever Pillow's readers say of broken chunks
+            raise ValueError(str(error) or type(error).__name__) from error
         kind, words = (image.format or "png").lower(), str(image.info.get("Description", ""))
         if max(image.size) <= largest:
             return Picture(data=data, kind=kind, width=image.width, height=image.height, words=words)

@@ -34,13 +34,14 @@ def by_batch(contenders: Sequence[Contender]) -> Plot:
     series: list[Series] = []
     told, apart = [HEAD], list[str]()
     for place, contender, machine, runs in groups:
-        rows, seeds = rows_of(replace(contender, runs=runs), CURVE, CURVE)
+        found, seeds = rows_of(replace(contender, runs=runs), CURVE, CURVE)
+        rows = [row for row in found if CURVE in row]
         label = contender.label if len(machines) == 1 else f"{contender.label}, on {machine}"
         if not rows:
             apart.append(label)
             continue
         again = any(one.place == place for one in series)  # on another machine
-        told += [_cells(label, row) for row in rows if CURVE in row]
+        told += [_cells(label, row) for row in rows]
         series.append(
             Series(
                 place=len(contenders) + len(series) if again else place,

@@ -14,9 +14,9 @@ soft prefix of a small decoder) and the checker (patches and layout; true pictur
 checker shares nothing with any metric. No gradient passes from one expert to another.
 
 The drawing expert learns from true layouts, rounded as a written plan rounds them and with three coordinates of ten a
-cell off: whole for `layout_whole` of rows, else only what the caption says of them; false ones for `layout_false` of
-rows, so that it minds the caption where the plan fails; without one where the scene is not known, for `layout_dropout`
-of rows, and where the caption is left out.
+cell off: whole for `layout_whole` of rows, else only what the caption says of them; made false beforehand for
+`layout_false` of rows, so that it minds the caption where the plan fails; without one where the scene is not known, for
+`layout_dropout` of rows, and where the caption is left out.
 `generate` draws from the whole plan, guesses and all, but for a background that the caption names otherwise, which is
 set right (`corrected` in the trace): a small language model copies it from the caption no better than by chance.
 `condition` keeps what the caption says: a given picture can't be judged under a plan's guesses of what its caption
@@ -143,7 +143,7 @@ class Modular(Approach):
     # ------------------------------------------------------------------------------------------------ training
 
     def losses(self, batch: Batch, generators: Generators) -> dict[str, Loss]:
-        """Diffusion on drawn rows under their true layouts; next token on described rows; the checker on both."""
+        """Diffusion on drawn rows under layouts; next token on described rows; the checker on both."""
         layouts = self._learned_from(batch, generators("whole/layout"))
         error = self.diffusion_errors(batch, self._prepare(*batch.drawn_prompt(), layouts))
         tokens, mask = batch.describe.prompt

@@ -159,7 +159,7 @@ def check_kind(name: str, source: Source) -> None:
         told = json.loads((source.path / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"model.{name} is '{source.text}', which holds no config.json: expected {wanted}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"model.{name} is '{source.text}', whose config.json does not read: {error}") from error
     if not isinstance(told, dict) or not told.get(field):
         other = next((told[each] for each, _ in KINDS.values() if told.get(each)), "") if isinstance(told, dict) else ""

@@ -196,7 +196,7 @@ def _class_name(source: Source, place: dict[str, Any]) -> Any:
         return AutoencoderKL.load_config(source.location, **place).get("_class_name")
     try:
         return json.loads((source.path / "config.json").read_text(encoding="utf-8")).get("_class_name")
-    except (OSError, ValueError, AttributeError) as error:  # the last where it is no object
+    except (OSError, ValueError, RecursionError, AttributeError) as error:  # the last where it is no object
         raise UserError(f"{source.path} holds no diffusers autoencoder: config.json does not read") from error
 
 

@@ -253,6 +253,13 @@ def test_a_clip_folder_whose_config_does_not_read_is_refused(config: str, tmp_pa
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["lm", "vae"])
+def test_a_config_deeper_than_the_reader_goes_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=f"model.{name} is 'x', whose config.json does not read: "):
+        check_kind(name, Source(text="x", path=tmp_path))
+
+
 @pytest.mark.parametrize("name", [name for name in shipped() if name.startswith("clip-")])
 def test_shipped_clips_pass(name: str) -> None:
     check_clip(f"shipped:{name}")

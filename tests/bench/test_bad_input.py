@@ -13,7 +13,7 @@ from bench import cli, hands_on_arguments
 from bench.clean_arguments import CleanArguments
 from bench.data import fonts
 from bench.errors import UserError
-from bench.files import cache_directory
+from bench.files import at_home, cache_directory
 from bench.parsing import _refuse_with, flags_of, parse, type_name
 from tests.bench import startup
 
@@ -155,6 +155,12 @@ def test_a_path_under_home_is_found_where_no_shell_expands_it(
     assert parsed.arguments.out == tmp_path / "mine"
     monkeypatch.setenv("BENCH_CACHE", "~/cache")
     assert cache_directory() == tmp_path / "cache"
+    for name in ("BENCH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.setenv("BENCH_CACHE", "")
+        monkeypatch.setenv(name, "~no-such-user/cache")
+        with pytest.raises(UserError, match="~no-such-user/cache.*: there is no such home folder"):
+            cache_directory()
+    assert at_home("~\0x") == Path("~\0x")
 
 
 def test_a_folder_that_may_not_be_read_is_told_in_a_sentence(

@@ -247,6 +247,15 @@ def test_ranks_are_numbers(name: str, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert f"the variable {name} is 'x', expected a number" in capsys.readouterr().err
 
 
+def test_a_variable_of_a_launcher_s_alone_is_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in launch.RANKS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "-1")  # what many a script says of one process
+    assert launch.ranks() == 1
+    monkeypatch.setenv("RANK", "0")
+    assert (launch.ranks(), launch.rank()) == (1, 0)
+
+
 def test_ranks_do_one_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -155,6 +155,18 @@ def test_the_numbers_of_another_run_are_not_taken_by_the_folders_name(
     assert store.find(folder.name, tmp_path / "runs") == folder  # who reads it by its name still can
 
 
+def test_a_folder_of_another_run_takes_no_other_run_down(
+    tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str]
+):
+    assert run(tmp_path, config, "good") == 0
+    of_another(folder := only(tmp_path, "good"))
+    capfd.readouterr()
+    assert run(tmp_path, config, "good", "killed") == 3
+    told = capfd.readouterr()
+    assert f"warning: {folder} holds another run of the same name" in told.err and "0.99" not in told.out
+    assert status(tmp_path, "killed").state == "killed"
+
+
 def test_the_config_of_another_run_is_not_taken_by_the_folders_name(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ):

@@ -135,6 +135,26 @@ def test_a_folder_s_own_python_is_not_run(granted: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_text_model_s_own_python_is_not_run_and_nobody_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, text = tmp_path / "clip", tmp_path / "text"
+    shutil.copytree(shipped()["clip-tiny"], folder)
+    config = folder / "open_clip_config.json"
+    told = json.loads(config.read_text())
+    told["model_cfg"]["text_cfg"]["hf_model_name"] = str(text)
+    config.write_text(json.dumps(told))
+    text.mkdir()
+    (text / "config.json").write_text('{"model_type": "odd", "auto_map": {"AutoConfig": "odd.Odd"}}')
+    (text / "odd.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda words="": asked.append(words) or "y")
+    with pytest.raises(UserError, match="custom code") as caught:
+        Clip(str(folder))
+    assert f"the CLIP model '{folder}' can't be loaded: " in one_line(caught)
+    assert not asked and not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from bench.data.scene import Demand, Scene, Thing
 from bench.data.shapes import Shapes
 from metrics.captioning import attribute_f1, bleu4, caption_metrics, cider, f1_gap, is_true, parse_caption, words_of
 from metrics.differences import difference
+from metrics.registry import cider_obstacle
 
 
 def scenes(split: str, items: int = 200) -> tuple[list[str], list[str], list[Scene]]:
@@ -194,10 +197,18 @@ def test_cider_is_ten_for_the_references_themselves_and_falls() -> None:
 
 def test_without_the_package_cider_is_missing_and_bleu_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pycocoevalcap" else find(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "pycocoevalcap" in name else find(name))
     found = caption_metrics(["a b c d", "e f g h"], [PAIR, replace(PAIR)], [["a b c d"], ["e f g h"]])
     assert found["caption_cider"].value is None and "pycocoevalcap" in found["caption_cider"].reason
     assert found["caption_bleu4"].value == pytest.approx(1)
+
+
+def test_a_folder_that_is_called_as_the_package_is_not_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pycocoevalcap").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pycocoevalcap"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert cider_obstacle().startswith("CIDEr needs pycocoevalcap")
 
 
 def test_tokens_are_those_of_the_literature() -> None:

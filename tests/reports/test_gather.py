@@ -78,6 +78,16 @@ def test_a_folder_that_may_not_be_looked_into_takes_no_other_down(tmp_path: Path
     assert refused.place == "closed/record.json" and "Permission denied" in refused.reason
 
 
+def test_a_picture_with_a_broken_chunk_has_a_reason(tmp_path: Path):
+    write_run(tmp_path / "run", record_of("modular"))
+    (run,) = gather([tmp_path]).runs
+    name = next(sample.true for sample in run.record.samples if sample.true)
+    data = (run.folder / name).read_bytes()
+    end = data.rindex(b"IEND") - 4
+    (run.folder / name).write_bytes(data[:end] + chunk(b"iCCP", b"") + data[end:])  # a colour profile of no bytes
+    assert Album().picture(run, name).reason
+
+
 def test_of_the_same_run_from_two_places_the_done_one_counts(tmp_path: Path):
     done = record_of("modular")
     write_run(tmp_path / "a", dataclasses.replace(done, status="failed", reason="x"), pictures=False)

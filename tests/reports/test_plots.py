@@ -232,6 +232,9 @@ def test_drawing_by_batch_is_a_line_and_a_table_of_one_machine():
     more = {"seconds_per_batch_p99": 0.85, "peak_memory_bytes": 3e6, "joules_per_picture": 2.0}
     cells = throughput.by_batch(contenders([timed(0, "A, 1 thread", **more)], order())).table[1]
     assert cells[-3:] == ("0.85 (99% within)", "3 MB", "2")
+    record = record_of(APPROACHES[0], seed=0, curves={"batch": ({"pictures_per_second": 3.0},)})  # of no size of batch
+    plot = throughput.by_batch(contenders([Run(record=record, folder=Path("x"))], order()))
+    assert (plot.text, plot.table) == ("", ()) and "no size of batch was timed" in plot.reason
 
 
 def test_rows_of_several_machines_are_in_no_mean_and_in_no_line_together():
