@@ -42,6 +42,8 @@ KEPT = (
     "caption_loss_gap", "perplexity_retention",
 )  # fmt: skip
 """Metrics of a trial that the sweep's record repeats; the trial's own record has all."""
+HIGHER = ("caption_gap", "heard_colours")
+"""Of the numbers that may decide, those of which more is better."""
 
 
 def main(arguments: SweepArguments, config: Config, console: Console) -> int:
@@ -110,7 +112,8 @@ class Work:
         trials = tuple(_trial(point, end) for point, end in done)
         scores = tuple(score(value, [trial for trial in trials if trial.value == value], arguments) for value in values)
         ranked = [each for each in scores if each.mean is not None]
-        best = min(ranked, key=lambda each: each.mean or 0.0) if ranked else None
+        sign = -1 if arguments.rank_by in HIGHER else 1
+        best = min(ranked, key=lambda each: sign * (each.mean or 0.0)) if ranked else None
         value = best.value if best else None
         return Tuned(
             approach=approach,

@@ -62,7 +62,7 @@ class Effort:
 class Tuned:
     """One approach's trials and their outcome.
 
-    settings: its own, before the swept field is set. chosen: the value with the lowest mean, among those whose trials
+    settings: its own, before the swept field is set. chosen: the value with the best mean, among those whose trials
     are all done; None, with the reason, where there is none. edge: whether the chosen number is the smallest or the
     largest of the grid, so that a better one may lie outside; "" where not, and where values have no order.
     """
@@ -81,9 +81,9 @@ class Tuned:
 class Sweep:
     """One sweep: the same values, seeds and budget for every approach.
 
-    status: done where every trial is. field, values: what was tried, such as settings.learning_rate. ranked_by: a
-    metric of the averaged weights, of which lower is better. config: that of the trials, before the swept field is set:
-    its training budget and warm-up are the trials'. share: of the whole budget that a trial gets. widened: the values
+    status: done where every trial is. field, values: what was tried, such as settings.learning_rate. ranked_by: the
+    metric of the averaged weights that decides. config: that of the trials, before the swept field is set: its training
+    budget and warm-up are the trials'. share: of the whole budget that a trial gets. widened: the values
     to try next where an approach chose an edge; empty where none did.
     """
 

@@ -281,24 +281,32 @@ def test_killed_and_started_again_it_goes_on(tmp_path: Path, config: Config, mon
 # ------------------------------------------------------------------------------------------------- choice and edge
 
 
-def judged(losses: dict[tuple[str, float], list[float | None]], field: str = "settings.learning_rate") -> Sweep:
-    """The record of trials that ended with these losses, one a seed; None for one that failed."""
+def judged(
+    losses: dict[tuple[str, float], list[float | None]],
+    field: str = "settings.learning_rate",
+    rank_by: str = "validation_loss",
+) -> Sweep:
+    """The record of trials that ended with these numbers to rank by, one a seed; None for one that failed."""
     names, values = (tuple(dict.fromkeys(key[place] for key in losses)) for place in (0, 1))
     seeds = len(next(iter(losses.values())))
-    arguments = SweepArguments(approach=names, values=tuple(map(str, values)), seeds=seeds, field=field)  # type: ignore[arg-type]
+    arguments = SweepArguments(
+        approach=names, values=tuple(map(str, values)), seeds=seeds, field=field, rank_by=rank_by
+    )  # type: ignore[arg-type]
     work = object.__new__(sweep.Work)
     work.arguments, work.config, work.key, work.provenance = arguments, Config(), "0" * 16, {}
     work.base, work.points = shortened(arguments, Config()), points(arguments, Config())
-    work.ended = [ended(point, losses[point.approach, point.value][point.config.seed]) for point in work.points]
+    work.ended = [
+        ended(point, losses[point.approach, point.value][point.config.seed], rank_by) for point in work.points
+    ]
     return work.record()
 
 
-def ended(point: Any, loss: float | None) -> runner.Ended:
+def ended(point: Any, loss: float | None, name: str) -> runner.Ended:
     request = store.Request(approach=point.approach, settings={}, config=point.config, key="k", parts={"sources": "s"})
     state = store.State(state="done" if loss is not None else "failed", reason="" if loss is not None else "nan")
     record = schema.Record(
         key="k", name="n", approach=point.approach, settings={}, config={"seed": point.config.seed}, status="done",
-        metrics={"validation_loss": Estimate(value=loss, n=1, reason="one")},
+        metrics={name: Estimate(value=loss, n=1, reason="one")},
         budgets=schema.Budgets(flops=2.0, steps=3, images=192), seconds={"train": 5.0, "measured": 1.0},
         identical=schema.Identical(batches="b"),
     ) if loss is not None else None  # fmt: skip
@@ -312,6 +320,13 @@ def test_the_lowest_mean_over_seeds_is_chosen():
     assert [score.mean for score in tuned.scores] == pytest.approx([0.3, 0.2, 0.3])
     assert (tuned.effort.trials, tuned.effort.flops, tuned.effort.images, tuned.effort.seconds) == (6, 12.0, 1152, 36.0)
     assert found.notes == ()
+
+
+@pytest.mark.parametrize("name", ["caption_gap", "heard_colours"])
+def test_of_what_is_heard_the_highest_mean_is_chosen(name: str):
+    found = judged({("modular", 1e-3): [0.1], ("modular", 2e-3): [0.3], ("modular", 4e-3): [-0.2]}, rank_by=name)
+    assert (found.ranked_by, found.approaches[0].chosen) == (name, 2e-3)
+    assert name in sweep.KEPT
 
 
 def test_a_best_value_at_an_edge_widens_the_grid_of_all():
