@@ -13,7 +13,7 @@ from torch import Tensor
 
 from approaches.shared.diffusion import Diffusion, guided
 from approaches.shared.randomness import generator
-from approaches.shared.samplers import SAMPLERS
+from approaches.shared.samplers import SAMPLERS, Prediction
 from approaches.shared.solvers import noise_schedule
 from bench.errors import UserError
 
@@ -21,7 +21,7 @@ PAIRS = [(prediction, sampler) for prediction, fitting in SAMPLERS.items() for s
 PREDICTIONS = list(SAMPLERS)
 
 
-def make(prediction: str = "flow", sampler: str | None = None, **fields: Any) -> Diffusion:
+def make(prediction: Prediction = "flow", sampler: str | None = None, **fields: Any) -> Diffusion:
     fields |= {"prediction": prediction, "sampler": sampler or SAMPLERS[prediction][0]}
     return Diffusion(**fields)
 

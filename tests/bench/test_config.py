@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from approaches.shared.samplers import SAMPLERS, Prediction, Sampler
 from bench.config import Config, DiffusionConfig, TrainConfig, fingerprint, from_values, to_json
 from bench.errors import UserError
 from bench.presets import PRESETS, explain, load_config, preset
 from bench.preview_arguments import PreviewArguments
 from bench.ranges import Range
-from bench.validation import SAMPLERS, check_bounds, describe, numbers, validate
+from bench.validation import check_bounds, describe, numbers, validate
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 
@@ -163,10 +164,9 @@ def test_a_field_declared_again_keeps_the_bounds_of_its_base():
         check_bounds(Plain(batch=0))
 
 
-def test_samplers_are_those_that_diffusion_has() -> None:
-    from approaches.shared import diffusion  # torch: the config is judged without it
-
-    assert SAMPLERS == diffusion.SAMPLERS
+def test_a_config_s_words_are_those_that_diffusion_has() -> None:
+    assert typing.get_args(hint_at(("diffusion", "prediction"))) == typing.get_args(Prediction) == tuple(SAMPLERS)
+    assert typing.get_args(hint_at(("diffusion", "sampler"))) == typing.get_args(Sampler)
 
 
 @pytest.mark.parametrize("prediction", SAMPLERS)

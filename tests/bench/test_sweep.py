@@ -288,10 +288,8 @@ def judged(
 ) -> Sweep:
     """The record of trials that ended with these numbers to rank by, one a seed; None for one that failed."""
     names, values = (tuple(dict.fromkeys(key[place] for key in losses)) for place in (0, 1))
-    seeds = len(next(iter(losses.values())))
-    arguments = SweepArguments(
-        approach=names, values=tuple(map(str, values)), seeds=seeds, field=field, rank_by=rank_by
-    )  # type: ignore[arg-type]
+    asked: dict[str, Any] = {"approach": names, "values": tuple(map(str, values)), "field": field, "rank_by": rank_by}
+    arguments = SweepArguments(seeds=len(next(iter(losses.values()))), **asked)
     work = object.__new__(sweep.Work)
     work.arguments, work.config, work.key, work.provenance = arguments, Config(), "0" * 16, {}
     work.base, work.points = shortened(arguments, Config()), points(arguments, Config())

@@ -148,7 +148,12 @@ def test_a_text_model_s_own_python_is_not_run_and_nobody_is_asked(
     (text / "config.json").write_text('{"model_type": "odd", "auto_map": {"AutoConfig": "odd.Odd"}}')
     (text / "odd.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
     asked: list[str] = []
-    monkeypatch.setattr("builtins.input", lambda words="": asked.append(words) or "y")
+
+    def yes(words: str = "") -> str:
+        asked.append(words)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", yes)
     with pytest.raises(UserError, match="custom code") as caught:
         Clip(str(folder))
     assert f"the CLIP model '{folder}' can't be loaded: " in one_line(caught)
