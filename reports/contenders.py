@@ -240,11 +240,12 @@ def _label(record: Record, rivals: Sequence[Record]) -> str:
     own = _facts(record)
     differing = [name for name in own if len({json.dumps(facts.get(name), sort_keys=True) for facts in every}) > 1]
     told = [name for name in differing if not name.startswith("key.")] or differing
-    parts = [f"{name.rpartition('.')[2]} {_brief(own[name])}" for name in told[:3]]
+    parts = [f"{name.rpartition('.')[2]} {brief(own[name])}" for name in told[:3]]
     return f"{approach} ({clean(', '.join(parts))})" if parts else approach
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """A setting's value, fit for a label."""
     text = value if isinstance(value, str) else json.dumps(value)
     return (text if len(text) <= 24 else f"{text[:23]}…") or "none"
 

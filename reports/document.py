@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports import claims, facts, plots, words
+from reports import claims, facts, honesty, plots, words
 from reports.claims import Claim
 from reports.contenders import Contender, Judge, contenders
 from reports.facts import Budget, Rerun, Shared, Unfinished
@@ -58,7 +58,7 @@ def document(places: Sequence[Path]) -> Document:
         contenders=found,
         judge=judge,
         answers=tuple(words.answers(found, judge)),
-        honesty=tuple(words.marks_of_honesty(found, gathered, judge)),
+        honesty=tuple(honesty.marks_of_honesty(found, gathered, judge)),
         unfair=tuple(facts.unfair(same)),
         main=main_table(found, judge),
         groups=tuple(group_tables(found, judge)),

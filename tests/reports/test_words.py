@@ -10,10 +10,11 @@ import pytest
 from metrics.statistics import Estimate
 from reports.contenders import Contender, Judge, contenders
 from reports.gather import Gathered, Refused, Run
+from reports.honesty import marks_of_honesty
 from reports.looks import Looks, said_of
 from reports.schema import Budgets
 from reports.tables import marks_of
-from reports.words import answers, marks_of_honesty
+from reports.words import answers
 from tests.reports.records import APPROACHES, contender, record_of
 
 
@@ -239,7 +240,7 @@ def test_what_is_left_of_many_looks_is_named():
 
 def test_one_training_has_no_p_value_for_another():
     ways = [looked_at("a", validation_loss=1), looked_at("b", seeds=1, validation_loss=9)]
-    (told,) = [text for text in marks_of_honesty(ways, Gathered(), Judge()) if "pair" in text]
+    (told,) = [text for text in marks_of_honesty(ways, Gathered(), Judge()) if "comparison" in text]
     assert "Holm" not in told
     assert told.endswith("No correction for so many is told: of one training, chance is that of other items alone.")
 
@@ -252,7 +253,7 @@ def test_a_pair_that_rests_on_one_training_has_none_either():
             replace(run.record, config={**run.record.config, "seed": run.record.seed + later}) for run in second.runs
         ]
         ways = [first, replace(second, runs=tuple(replace(second.runs[0], record=record) for record in records))]
-        (told,) = [text for text in marks_of_honesty(ways, Gathered(), Judge()) if "pair" in text]
+        (told,) = [text for text in marks_of_honesty(ways, Gathered(), Judge()) if "comparison" in text]
         assert ("With Holm" in told) == said
 
 
