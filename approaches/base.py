@@ -66,7 +66,7 @@ class Prompt:
 class Captioned:
     """Captioned pictures: rows of a batch.
 
-    latents: B C H W, clean. tokens: B L long, each row the start token, the caption, the end token, then padding.
+    latents: B C H W, clean. tokens: B L int64, each row the start token, the caption, the end token, then padding.
     mask: B L bool, True up to the end token. pictures: uint8 B H W 3, if asked for. lead: tokens in the start's place.
     """
 

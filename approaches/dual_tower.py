@@ -176,7 +176,7 @@ class DualTower(Approach):
 
     def _misaligned(self, hidden: Tensor, batch: Batch) -> Tensor:
         """1 - cosine of the middle layer's mean image token, projected, and the encoder's features of the clean picture
-        (REPA, arXiv 2410.06940, on pooled features), B."""
+        (REPA, arXiv 2410.06940, on pooled features), (B K)."""
         assert self.align is not None and self.shared.encoder is not None and batch.draw.pictures is not None
         features = (
             self.shared.encoder.features(batch.draw.pictures).to(hidden.device).repeat_interleave(batch.levels, 0)
@@ -186,7 +186,7 @@ class DualTower(Approach):
     def borrowed(self) -> dict[str, int]:
         """The encoder as well, where the middle layer is aligned to it."""
         encoder = self.shared.encoder if self.settings.alignment else None
-        return super().borrowed() | ({} if encoder is None else {"encoder": encoder.parameters})
+        return super().borrowed() | ({} if encoder is None else {"encoder": encoder.parameter_count})
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The vision tower's embeddings of text learn at a rate of their own."""

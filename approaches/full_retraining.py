@@ -79,7 +79,7 @@ class FullRetraining(Approach):
         counts = self.counts(batch)
         terms = {"diffusion": Loss(self.diffusion_errors(batch, prefix).sum(), counts["diffusion"])}
         if weighed:
-            nats, _ = self.tower.text.nats(hidden, self._drawn_from(batch))
+            nats, _ = self.tower.text.nats(hidden, self._prompt_targets(batch))
             terms["prompt"] = Loss(nats, counts["prompt"], self.settings.prompt_weight)
         tokens, mask = batch.describe.prompt
         image = self.tower.read_image(batch.describe.latents, keep=("all",))
@@ -95,12 +95,12 @@ class FullRetraining(Approach):
         """See Approach."""
         counts: dict[str, Tensor | float] = {"diffusion": len(batch.times), "caption": batch.describe.predicted}
         if self.settings.prompt_weight > 0:
-            counts["prompt"] = (self._drawn_from(batch) != -100).sum()
+            counts["prompt"] = (self._prompt_targets(batch) != -100).sum()
         if len(text := self._replayed(batch)):
             counts["replay"] = len(text) * (text.shape[1] - 1)
         return counts
 
-    def _drawn_from(self, batch: Batch) -> Tensor:
+    def _prompt_targets(self, batch: Batch) -> Tensor:
         """The targets of the captions that pictures are drawn from."""
         return batch.draw.targets.masked_fill(batch.empty[:, None], -100)
 

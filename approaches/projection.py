@@ -127,7 +127,7 @@ class Projection(Approach):
         return self.grouped({"words": (self.words, self.settings.words_learning_rate_ratio)})
 
     def blocks(self) -> list[nn.Module]:
-        """The frozen language model's, the encoder's, both Q-Formers' and the denoiser's."""
+        """The frozen language model's, the encoder's, both connectors' and the denoiser's."""
         prompts = self.soft_prompts
         connectors = [*prompts.encoder.blocks(), *prompts.connector.blocks(), *self.connector.blocks()]
         return [*self.transformer.blocks, *connectors, *self.denoiser.blocks()]
@@ -201,9 +201,10 @@ def connector_shape(settings: ProjectionSettings) -> ConnectorShape:
 
 
 def _check(shared: Shared, settings: ProjectionSettings) -> None:
-    """UserError where prompt and queries don't fit into the language model's context."""
+    """UserError where queries or soft prompts, and words, don't fit into the language model's context."""
     queries = 0 if settings.readout == "last_hidden" else settings.queries
-    soft = settings.queries if settings.connector == "qformer" else shared.patchify.tokens  # of a picture
+    by_patch = settings.connector != "qformer"
+    soft = shared.patchify.tokens if by_patch else settings.queries  # of a picture
     beside = max(queries, soft)
-    mend = "lower settings.queries" if beside == settings.queries else "raise train.patch, or take connector qformer"
+    mend = "raise train.patch, or take connector qformer" if by_patch and soft >= queries else "lower settings.queries"
     check_room(shared, beside, f"{beside} queries or soft prompts", mend)

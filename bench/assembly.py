@@ -29,7 +29,7 @@ def device_here() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() and not launch.on_cpu() else "cpu")
 
 
-def share(config: Config, device: torch.device, *, training: bool = True) -> Shared:
+def load_shared(config: Config, device: torch.device, *, training: bool = True) -> Shared:
     """What all approaches reuse, as a config names it; the language model still on the CPU, where fresh weights are
     drawn. UserError where a model can't be had, or does not fit the pictures."""
     kernels = kernels_for(config, device, training=training)
@@ -38,10 +38,10 @@ def share(config: Config, device: torch.device, *, training: bool = True) -> Sha
     return shared_of(config, codec, LanguageModel.load(config.model.lm, kernels=kernels), kernels, encoder)
 
 
-def share_for(request: store.Request, device: torch.device, *, training: bool = True) -> Shared:
+def load_shared_for(request: store.Request, device: torch.device, *, training: bool = True) -> Shared:
     """What a run reuses: the models that it was asked for with. UserError where they are others by now, too."""
     check_models(request)
-    shared = share(as_made(request), device, training=training)
+    shared = load_shared(as_made(request), device, training=training)
     loaded = {"lm": shared.language_model.weights_hash, "vae": shared.codecs["image"].weights_hash}
     check_weights(request, loaded)
     return shared
@@ -94,7 +94,7 @@ def _encoder(config: Config, device: torch.device) -> Encoder | None:
     return Encoder(
         features=lambda pictures: torch.from_numpy(extractor.extract(pictures)),
         width=extractor.feature_size,
-        parameters=sum(p.numel() for p in extractor.parameters()),
+        parameter_count=sum(p.numel() for p in extractor.parameters()),
     )
 
 
@@ -128,7 +128,7 @@ def open_trained(folder: Path, request: store.Request) -> Approach:
     """A trained approach in evaluation mode, with the averaged weights of its run. UserError where they are damaged or
     are another's, or where the frozen models are no longer those that it was trained on."""
     device = device_here()
-    approach = build(request, share_for(request, device, training=False)).to(device)
+    approach = build(request, load_shared_for(request, device, training=False)).to(device)
     path = folder / store.WEIGHTS
     check_safetensors(path)
     stored = load_file(path)

@@ -22,7 +22,7 @@ from bench.console import Console
 from bench.costs import a_row_each, median_of, rows_of, taken_with
 from bench.errors import UserError
 from bench.heard import HEARD, heard_metrics
-from bench.held_out import LOGITS, HeldOut, Texts, hold_out, hold_out_others, triple_losses
+from bench.held_out import LOGITS, HeldOut, Texts, triple_losses
 from bench.measured import Measured, Names, row
 from bench.meter import now, synchronise
 from bench.picture_metrics import drawn_names, measure_pictures
@@ -30,11 +30,6 @@ from bench.plans import PLANS, plan_metrics
 from metrics.captioning import caption_metrics
 from metrics.language import compare, language_metrics
 from metrics.statistics import Estimate, mean_estimate
-
-__all__ = [
-    "HeldOut", "Measured", "Texts", "hold_out", "hold_out_others", "loss_metrics", "measure", "validation_losses",
-    "validation_row",
-]  # fmt: skip
 
 BANDS = 4
 ALONE = "one picture has no other's caption beside its own"
@@ -218,6 +213,7 @@ def _captions(approach: Approach, held: HeldOut, config: Config, found: Measured
             texts = [gap(model, config.train.describe_prompt) + held.test.captions[i][0] for i in order]
             tokens, mask = approach.shared.tokenise(texts, end=True)
             targets = tokens[:, 1:].masked_fill(~mask[:, 1:], -100).to(device)
+            # read anew: what somebody's `text_step` does to a state that it was given is not known
             nats = score(approach.text_start(prompts), approach.text_step, targets)
             target.append((nats.sum(1) / (targets != -100).sum(1)).double().cpu().numpy())
     found.captions = captions

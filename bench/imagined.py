@@ -137,7 +137,7 @@ def imagine(config: Config) -> Shared:
     encoder = Encoder(
         features=lambda pictures: torch.zeros(len(pictures), known.feature_size),
         width=known.feature_size,
-        parameters=sum(p.numel() for p in known.parameters()),
+        parameter_count=sum(p.numel() for p in known.parameters()),
     )
     return shared_of(config, codec, model, choose("cpu"), encoder)
 

@@ -29,7 +29,7 @@ from bench.sampler import Drawn, Sampling, draw
 from metrics.alignment import Clip, clip_metrics
 from metrics.composition import BY_TASK, scene_metrics
 from metrics.features import FeatureExtractor, open_extractor
-from metrics.fidelity import Extractor, Features, distance_metrics, extract, fidelity_metrics
+from metrics.fidelity import Extractor, distance_metrics, extract, fidelity_metrics
 from metrics.inception import Inception
 from metrics.statistics import Better, Estimate, mean_estimate
 
@@ -198,7 +198,10 @@ class Judges:
     ) -> dict[str, Estimate]:
         """Distances and neighbour shares of drawn pictures to the true ones of their captions; the null distance is
         that of as many other real ones, and the VAE's that of these, encoded and decoded."""
-        references = [self._reference(extractor, each) for each in (pictures.true, *self.apart(len(pictures)))]
+        references = [
+            extract(extractor, each, batch=EXTRACTED, cached=True)
+            for each in (pictures.true, *self.apart(len(pictures)))
+        ]
         kept = np.flatnonzero(pictures.finite)
         drawn = extract(extractor, pictures.images[kept], batch=EXTRACTED)
         keys = [pictures.keys[i] for i in kept]
@@ -210,9 +213,6 @@ class Judges:
             others = held_out.others(self.config, self.shared, n, self.console)
             self._apart[n] = np.asarray(others.pictures[:n]), decoded(self.shared, others.latents[:n])
         return self._apart[n]
-
-    def _reference(self, extractor: Extractor, images: NDArray[np.uint8]) -> Features:
-        return extract(extractor, images, batch=EXTRACTED, cached=True)
 
     def features(self, pictures: Pictures) -> dict[str, Estimate]:
         """On the config's extractor."""
@@ -295,7 +295,7 @@ def _seen(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:
         training,
         drawn.images[kept],
         real,
-        codec.encode_images(drawn.images[kept]) if len(kept) else drawn.drawn.latents[kept],
+        codec.encode_images(drawn.images[kept]) if len(kept) else drawn.drawn.latents[kept],  # of none, none
         codec.encode_images(real),
         keys=[drawn.keys[i] for i in kept],
         prompts=drawn.captions,

@@ -43,7 +43,8 @@ class Sampling:
 @dataclass(kw_only=True)
 class Drawn:
     """Pictures of many prompts, in their order. latents: N C H W on the CPU; first: before any redraw, where they
-    differ. seconds: wall time a batch with its number of pictures."""
+    differ. seconds: wall time a batch with its number of pictures. parts: `Generation.seconds`, added up by name.
+    tokens, trace: as a Generation's."""
 
     latents: Tensor
     first: Tensor | None

@@ -20,7 +20,8 @@ from approaches.base import Approach
 from approaches.shared.diffusion import Sampled, Trajectory
 from bench import store
 from bench.config import Config
-from bench.evaluate import HeldOut, Measured
+from bench.held_out import HeldOut
+from bench.measured import Measured
 from bench.preview import sheet
 from bench.sampler import Sampling, noise_source
 from reports.schema import Sample

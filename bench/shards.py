@@ -117,11 +117,11 @@ def gathered(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Whole tensors: on the first rank's CPU alone where they were sharded. All ranks must ask for the same."""
     found = {}
     for name, value in values.items():
-        whole = full(value)  # by all ranks
-        if whole is value:
+        in_full = full(value)  # by all ranks
+        if in_full is value:
             found[name] = value
         elif launch.rank() == 0:
-            found[name] = whole.cpu()
+            found[name] = in_full.cpu()
     return found
 
 

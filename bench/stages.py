@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from approaches.base import Approach, Shared
 from approaches.registry import APPROACHES, package_of
 from bench import launch, shard_checkpoint, store
-from bench.assembly import build, device_here, open_trained, share_for, untrained
+from bench.assembly import build, device_here, load_shared_for, open_trained, untrained
 from bench.batches import Batches, moved, part
 from bench.budget import bytes_, disk
 from bench.config import Config
@@ -76,7 +76,7 @@ class Run:
         return corpus
 
     def stage(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What the stage found: read from its file where it is done, else done now."""
+        """What the stage found: read from its file where it is done, else done now, and timed unless it says."""
         path = self.folder / name
         if not path.exists():
             begun = now()
@@ -167,12 +167,12 @@ def _train(run: Run) -> dict[str, Any]:
     """Train to the budget's end, from the checkpoint where there is one, and write the averaged weights."""
     config, console, begun, compiled = run.config, run.console, now(), compiles(run.config, run.device)
     with launch.first_of_machine():
-        shared = share_for(run.request, run.device)
+        shared = load_shared_for(run.request, run.device)
         approach = build(run.request, shared).to(run.device)
         _tell_disk(run, approach)
         batches = _batches(run, shared)
         held = hold_out(config, shared, run.corpus, console)
-    counted, step = parameters(approach, held.validation.latents.to(run.device)), _step_flops(approach, batches)
+    counted, flops = parameters(approach, held.validation.latents.to(run.device)), _step_flops(approach, batches)
     arithmetic = _arithmetic(config, run.device)
     peak = peak_flops(run.device, dtype=arithmetic)
     prepared, meter = now() - begun, Meter(run.device, place=machine(run.device, launch.ranks()))
@@ -185,7 +185,7 @@ def _train(run: Run) -> dict[str, Any]:
     path = run.folder / CHECKPOINT
     resumed = path.exists() or shard_checkpoint.step(path) >= 0
     told: dict[str, Any] = {"key": run.request.key, "description": run.request.approach, "console": console}
-    told |= {"meter": meter, "flops_per_step": step + flops_per_update(approach, config)}
+    told |= {"meter": meter, "flops_per_step": flops + flops_per_update(approach, config)}
     with PeakMemory(run.device) as memory, Energy(run.device) as energy:
         fitted = train(approach, batches, config, path=path, validate=validate, **told)
     if run.main:
@@ -198,14 +198,14 @@ def _train(run: Run) -> dict[str, Any]:
         console.warn(f"{run.request.approach}: {said}")
         notes.append(said)
     costs = {
-        **_speed(meter, batches, step, max(peak, peak_flops(run.device, dtype=arithmetic))),  # beside other work, less
+        **_speed(meter, batches, flops, max(peak, peak_flops(run.device, dtype=arithmetic))),  # beside other work, less
         "peak_memory_bytes": memory.estimate(whole=not resumed),
         "energy_joules": energy.estimate(whole=not resumed and launch.ranks() == 1),
     }
     return {
         "metrics": {name: taken(value, meter.place).to_json() for name, value in costs.items()},
         "curves": {"loss": fitted.losses, "validation": fitted.curve},
-        "budgets": {**counted, **_spent(fitted, step)},
+        "budgets": {**counted, **_spent(fitted, flops)},
         "identical": {
             "vae": shared.codecs["image"].weights_hash,
             "language_model": shared.language_model.weights_hash,
@@ -239,8 +239,8 @@ def _tell_disk(run: Run, approach: Approach) -> None:
     mine = int(needed["weights"] + needed["checkpoint"])
     path = run.folder / CHECKPOINT
     there = [run.folder / store.WEIGHTS, path, *shard_checkpoint.folder_of(path).rglob("*")]
-    taken = sum(each.stat().st_size for each in there if each.is_file())
-    require_space(run.folder, max(0, mine - taken), "the weights and checkpoints of this run")
+    written = sum(each.stat().st_size for each in there if each.is_file())
+    require_space(run.folder, max(0, mine - written), "the weights and checkpoints of this run")
     if (whole := sum(needed.values())) > MUCH:
         terms = ", ".join(f"{name} {bytes_(value)}" for name, value in needed.items())
         run.console.info(f"{run.folder.name} takes up to {bytes_(whole)} on the disk: {terms}")

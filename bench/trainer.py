@@ -192,7 +192,7 @@ class Run:
         first = self.meta["step"] - len(rows)
         for step, row in enumerate(rows, first):
             if not math.isfinite(row[0]):
-                good = f"last good checkpoint: {self.path}" if self.path.exists() else "there is no checkpoint yet"
+                good = f"last good checkpoint: {self.path}" if self._kept >= 0 else "there is no checkpoint yet"
                 terms = [name for name, value in zip(self.trainee.names, row, strict=True) if not math.isfinite(value)]
                 of = f" ({', '.join(terms[1:])})" if terms[1:] else ""
                 said = f"{self.description}: the loss{of} or its gradient is {row[0]} at step {step}; {good}"

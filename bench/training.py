@@ -218,17 +218,17 @@ class ApproachTrainee(Trainee):
         if not all(ahead):
             with torch.no_grad():
                 counts = [self._losses(each, draws)[1] for each in mine[:-1]]
-            mine.insert(0, mine.pop())
-        sums, own, weights = self._losses(mine[0], draws)
+            mine.insert(0, mine.pop())  # its one pass gives both its counts and its gradient
+        sums, first_counts, weights = self._losses(mine[0], draws)
         self.names = ("loss", *self.module.names)
         if all(ahead) and step == self._first:
-            check_counts(self.approach, ahead[0], dict(zip(self.module.names, own.tolist(), strict=True)))
+            check_counts(self.approach, ahead[0], dict(zip(self.module.names, first_counts.tolist(), strict=True)))
         if not all(ahead):
-            draws = self.batches.generators(step, rank)
-            total = torch.stack([own, *counts]).sum(0)
+            draws = self.batches.generators(step, rank)  # anew: the parts draw what they drew when they were counted
+            total = torch.stack([first_counts, *counts]).sum(0)
         else:
             told = [[float(each[name]) for name in self.module.names] for each in ahead]
-            total = sent(torch.tensor(told).sum(0), own.device)
+            total = sent(torch.tensor(told).sum(0), first_counts.device)
         total = self._added(total)
         # a term that nothing counts for has no part in the whole, and no value
         shares = torch.where(total > 0, weights / total.clamp(min=1e-30), 0.0)

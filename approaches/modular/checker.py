@@ -27,7 +27,7 @@ REACH = 0.15  # of the picture's width: how far around its place an object is la
 
 TRUE_SHARE = 0.4  # of rows whose plan is left true
 WAYS_TO_BE_FALSE = ("size", "colour", "shape", "place", "background", "removed", "added", "other")
-JITTER = 0.3  # share of places that are moved to a neighbouring column or row, which leaves them true
+JITTER = 0.3  # share of coordinates that are a cell off, which leaves their places true (NEAR)
 
 
 class Checker(nn.Module):
@@ -131,7 +131,7 @@ def agreement(planned: Layouts, true: Layouts) -> Tensor:
 
 
 def drawn_ways(rows: int, generator: torch.Generator) -> Tensor:
-    """How each row's plan is to be false, B long: a place in WAYS_TO_BE_FALSE, evenly, or -1 for TRUE_SHARE of rows."""
+    """How each row's plan is to be false, B: a place in WAYS_TO_BE_FALSE, evenly, or -1 for TRUE_SHARE of rows."""
     ways = torch.randint(len(WAYS_TO_BE_FALSE), (rows,), generator=generator)
     return torch.where(torch.rand(rows, generator=generator) < TRUE_SHARE, -1, ways)
 

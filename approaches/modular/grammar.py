@@ -42,10 +42,8 @@ class State(NamedTuple):
 def advance(state: State, text: str) -> State | None:
     """The state after further text; None where no plan goes on so."""
     for letter in text:
-        if state.field == _END:
-            return None
         letters = state.letters + letter
-        words = [word for word in _words(state) if word.startswith(letters)]
+        words = _fitting(state, letters)
         if not words:
             return None
         if words == [letters]:  # no word of a place begins with another
@@ -56,7 +54,14 @@ def advance(state: State, text: str) -> State | None:
     return state
 
 
+def _fitting(state: State, letters: str) -> list[str]:
+    """The words of a state's place that begin so."""
+    return [word for word in _words(state) if word.startswith(letters)]
+
+
 def _words(state: State) -> list[str]:
+    if state.field == _END:
+        return []  # as an index it would be the last place's
     words = _FIELDS[state.field]
     if state.field != 1 or 0 < state.objects < MOST:
         return list(words)
@@ -87,8 +92,7 @@ class PlanGrammar:
         """The tokens that may follow, each with the state after it."""
         if state not in self._following:
             found = {}
-            letters = {} if state.field == _END else {word[len(state.letters)] for word in self._fitting(state)}
-            for letter in letters:
+            for letter in {word[len(state.letters)] for word in _fitting(state, state.letters)}:
                 for token in self._starting.get(letter, ()):
                     after = advance(state, self.texts[token])
                     if after is not None:
@@ -120,10 +124,6 @@ class PlanGrammar:
     def text(self, tokens: Sequence[int]) -> str:
         """What tokens write."""
         return "".join(self.texts[token] for token in tokens)
-
-    @staticmethod
-    def _fitting(state: State) -> list[str]:
-        return [word for word in _words(state) if word.startswith(state.letters)]
 
 
 def token_texts(tokenizer: Any, vocabulary: int) -> list[str]:

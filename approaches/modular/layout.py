@@ -31,9 +31,9 @@ Plan = tuple[tuple[Thing, ...], str]
 
 @dataclass(frozen=True, kw_only=True)
 class Layouts:
-    """Layouts of B rows. kinds: B E 3 long, places in SIZES, COLOURS, SHAPES. cells: B E 2 long, column and row of the
-    GRID. mask: B E bool, True for objects. background: B long, a place in BACKGROUNDS. known: B bool; where False there
-    is no plan, and nothing of the row counts. Open: a kind or background one past its last, cells of -1."""
+    """Layouts of B rows. kinds: B E 3 int64, places in SIZES, COLOURS, SHAPES. cells: B E 2 int64, column and row of
+    the GRID. mask: B E bool, True for objects. background: B int64, a place in BACKGROUNDS. known: B bool; where False
+    there is no plan, and nothing of the row counts. Open: a kind or background one past its last, cells of -1."""
 
     kinds: Tensor
     cells: Tensor
@@ -61,13 +61,7 @@ class Layouts:
 
     def without(self, dropped: Tensor) -> Layouts:
         """Where `dropped` (B bool) is True, nothing is known."""
-        return Layouts(
-            kinds=self.kinds,
-            cells=self.cells,
-            mask=self.mask & ~dropped[:, None],
-            background=self.background,
-            known=self.known & ~dropped,
-        )
+        return replace(self, mask=self.mask & ~dropped[:, None], known=self.known & ~dropped)
 
     def corrected(self, captions: Sequence[str]) -> tuple[Layouts, tuple[bool, ...]]:
         """With the background that a row's caption names where the layout has another, and which rows those were. A
@@ -92,12 +86,11 @@ class Layouts:
             if not BACKGROUND.search(caption.lower()):
                 background[row] = len(BACKGROUNDS)
         kept = torch.zeros(len(self), dtype=torch.bool) if kept is None else kept
-        return Layouts(
+        return replace(
+            self,
             kinds=torch.where(kept[:, None, None], self.kinds, kinds),
             cells=torch.where(kept[:, None, None], self.cells, -1),
-            mask=self.mask,
             background=torch.where(kept, self.background, background),
-            known=self.known,
         )
 
     def select(self, index: Tensor) -> Layouts:
@@ -107,12 +100,11 @@ class Layouts:
     def widened(self, objects: int) -> Layouts:
         """With room for `objects` objects a row."""
         more = objects - self.mask.shape[1]
-        return Layouts(
+        return replace(
+            self,
             kinds=F.pad(self.kinds, (0, 0, 0, more)),
             cells=F.pad(self.cells, (0, 0, 0, more)),
             mask=F.pad(self.mask, (0, more)),
-            background=self.background,
-            known=self.known,
         )
 
     def to(self, device: torch.device | str) -> Layouts:

@@ -20,6 +20,7 @@ from bench.data.scene import PLAN_PROMPT, Scene, parse_plan, plan_text
 from bench.errors import UserError
 
 ROWS = 256  # plans decoded side by side
+LEAST = 16  # tokens that PLAN_PROMPT and a few words take
 EXAMPLES = (
     (
         "a small red circle left of a large blue square on a dark background",
@@ -33,6 +34,9 @@ EXAMPLES = (
     ("an orange cross above a purple triangle", "plan: large orange cross 4 1; small purple triangle 4 6; light"),
 )
 """Captions and plans of theirs, for a language model that was shown none."""
+
+
+UNPARSED = "the plan does not parse"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +55,9 @@ class Planned:
     @property
     def parsed(self) -> bool | None:
         """Whether what was written is a plan."""
-        return None if not self.text and self.reason != UNPARSED else self.plan is not None
-
-
-UNPARSED = "the plan does not parse"
+        if self.reason == UNPARSED:
+            return False
+        return True if self.plan is not None else None
 
 
 class Planner:
@@ -66,7 +69,7 @@ class Planner:
         self.language_model, self.arm, self.tokens = language_model, arm, tokens
         self._before = "".join(PLAN_PROMPT.format(caption=text) + f"{plan}\n" for text, plan in EXAMPLES[:examples])
         context, before = language_model.transformer.config.context, len(language_model.encode(self._before))
-        if arm == "lm" and tokens + before + 16 > context:
+        if arm == "lm" and tokens + before + LEAST > context:
             raise UserError(
                 f"settings.plan_tokens is {tokens}: model.lm reads {context} tokens, caption and plan"
                 + (f", and settings.plan_examples take {before}: lower either" if before else ": lower it")

@@ -53,6 +53,7 @@ class Connector(nn.Module, ABC):
 
     def __init__(self, states: int, kernels: Kernels) -> None:
         super().__init__()
+        self.kernels = kernels
         self.norm = RMSNorm(states, EPS, kernels.norm)
 
     def forward(self, states: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -92,13 +93,12 @@ class PerState(Connector):
         return states, mask
 
 
-class Block(nn.Module):
+class ConnectorBlock(nn.Module):
     """Self-attention, cross-attention into a context where there is one (`context`: its width), SwiGLU; norms first."""
 
     def __init__(self, width: int, heads: int, kernels: Kernels, context: int | None = None) -> None:
         super().__init__()
         self.heads, self.kernels = heads, kernels
-        self.backend = kernels.over_padding
         self.self_norm, self.mlp_norm = (RMSNorm(width, EPS, kernels.norm) for _ in range(2))
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -124,7 +124,7 @@ class Block(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None) -> Tensor:
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
-        return attention(q, k, v, mask=mask, backend=self.backend).transpose(1, 2).flatten(2)
+        return attention(q, k, v, mask=mask, backend=self.kernels.over_padding).transpose(1, 2).flatten(2)
 
 
 class QFormer(Connector):
@@ -132,9 +132,8 @@ class QFormer(Connector):
 
     def __init__(self, states: int, out: int, shape: ConnectorShape, kernels: Kernels) -> None:
         super().__init__(states, kernels)
-        self.backend = kernels.over_padding
         self.queries = nn.Parameter(torch.randn(shape.queries, shape.width))
-        layers = (Block(shape.width, shape.heads, kernels, context=states) for _ in range(shape.depth))
+        layers = (ConnectorBlock(shape.width, shape.heads, kernels, context=states) for _ in range(shape.depth))
         self.layers = nn.ModuleList(layers)
         self.out_norm = RMSNorm(shape.width, EPS, kernels.norm)
         self.out = nn.Linear(shape.width, out)
@@ -143,7 +142,7 @@ class QFormer(Connector):
     def connect(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """See Connector."""
         x = self.queries.expand(len(states), -1, -1)
-        seen = AttentionMask.over(mask, x.shape[1]).build(self.backend)
+        seen = AttentionMask.over(mask, x.shape[1]).build(self.kernels.over_padding)
         for block in self.layers:
             x = block(x, states, seen)
         return self.out(self.out_norm(x)), mask.new_ones(x.shape[:2])
@@ -153,14 +152,13 @@ class QFormer(Connector):
         return list(self.layers)
 
 
-class Encoder(Connector):
+class StateEncoder(Connector):
     """`depth` bidirectional blocks over the states, R = S."""
 
     def __init__(self, states: int, out: int, shape: ConnectorShape, kernels: Kernels) -> None:
         super().__init__(states, kernels)
-        self.backend = kernels.over_padding
         self.into = nn.Linear(states, shape.width)
-        self.layers = nn.ModuleList(Block(shape.width, shape.heads, kernels) for _ in range(shape.depth))
+        self.layers = nn.ModuleList(ConnectorBlock(shape.width, shape.heads, kernels) for _ in range(shape.depth))
         self.out_norm = RMSNorm(shape.width, EPS, kernels.norm)
         self.out = nn.Linear(shape.width, out)
         initialise(self)
@@ -168,7 +166,7 @@ class Encoder(Connector):
     def connect(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """See Connector."""
         x = self.into(states).to(self.into.weight.dtype)  # autocast's half precision is too little for a residual sum
-        seen = AttentionMask.over(mask, x.shape[1]).build(self.backend)
+        seen = AttentionMask.over(mask, x.shape[1]).build(self.kernels.over_padding)
         for block in self.layers:
             x = block(x, None, seen)
         return self.out(self.out_norm(x)), mask
@@ -188,7 +186,7 @@ class LatentEncoder(nn.Module):
         self.patchify = patchify
         self.register_buffer("positions", positions_2d(width, patchify.side), persistent=False)
         self.patch_in = nn.Linear(patchify.width, width)
-        self.layers = nn.ModuleList(Block(width, heads, kernels) for _ in range(layers))
+        self.layers = nn.ModuleList(ConnectorBlock(width, heads, kernels) for _ in range(layers))
         initialise(self)
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -209,5 +207,5 @@ def build_connector(shape: ConnectorShape, states: int, out: int, kernels: Kerne
     if shape.kind == "qformer":
         return QFormer(states, out, shape, kernels)
     if shape.kind == "encoder":
-        return Encoder(states, out, shape, kernels)
+        return StateEncoder(states, out, shape, kernels)
     return PerState(states, out, shape.width, shape.depth if shape.kind == "mlp" else 0, kernels)

@@ -86,7 +86,7 @@ def _split_heads(x: Tensor, heads: int) -> Tensor:
     return parts
 
 
-class Block(nn.Module):
+class DenoiserBlock(nn.Module):
     """Self-attention over all tokens, cross-attention to the condition, SwiGLU. At initialisation the identity."""
 
     entries = ("condition",)  # see Approach.blocks
@@ -95,7 +95,6 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.kernels = kernels
-        self.backend = kernels.over_padding
         self.table = nn.Parameter(torch.zeros(6, width))
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -129,10 +128,10 @@ class Block(nn.Module):
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (self.table + time).unsqueeze(2).unbind(1)
         q, k, v = (_split_heads(part, self.heads) for part in self.qkv(_modulate(x, shift, scale)).chunk(3, -1))
         q, k = self._normal(q, self.q_norm), self._normal(k, self.k_norm)
-        mixed = attention(q, k, v, mask=self_mask, backend=self.backend)
+        mixed = attention(q, k, v, mask=self_mask, backend=self.kernels.over_padding)
         x = torch.addcmul(x, gate, self.out(mixed.transpose(1, 2).flatten(2)))
         q = self._normal(_split_heads(self.cross_q(x), self.heads), self.cross_q_norm)
-        mixed = attention(q, keys, values, mask=cross_mask, backend=self.backend)
+        mixed = attention(q, keys, values, mask=cross_mask, backend=self.kernels.over_padding)
         x = x + self.cross_out(mixed.transpose(1, 2).flatten(2))
         gates, ups = self.up(_modulate(x, mlp_shift, mlp_scale)).chunk(2, -1)
         return torch.addcmul(x, mlp_gate, self.down(swiglu(gates, ups, backend=self.kernels.swiglu)))
@@ -168,15 +167,15 @@ class Denoiser(nn.Module):
         self.condition_norm = nn.Parameter(torch.ones(condition_width))
         self.condition_in = nn.Linear(condition_width, width)
         self.layout_in = None if layout_width is None else nn.Linear(layout_width, width)
-        self.layers = nn.ModuleList(Block(width, heads, mlp_width(width), kernels) for _ in range(layers))
+        self.layers = nn.ModuleList(DenoiserBlock(width, heads, mlp_width(width), kernels) for _ in range(layers))
         initialise(self)
         for zero in (self.modulation, *(block.cross_out for block in self.blocks())):
             nn.init.zeros_(zero.weight)
-        self.patches = patches
+        self.patches = patches  # behind `initialise`, which would draw them anew
 
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[DenoiserBlock]:
         """The layers, in order: the units for compiling and sharding."""
-        return [block for block in self.layers if isinstance(block, Block)]
+        return [block for block in self.layers if isinstance(block, DenoiserBlock)]
 
     def prepare(
         self,
@@ -220,7 +219,7 @@ class Denoiser(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, condition: Prepared) -> Tensor:
         """The prediction, B C H W, for x_t (B C H W) at t (B, in [0, 1]) under a condition that `prepare` made."""
         embedded = self.time(t)
-        x, kept = self.patches.encode(x_t, embedded)
+        x, skip = self.patches.encode(x_t, embedded)
         x = x.to(self.positions.dtype) + self.positions  # autocast's half precision is too little for a residual sum
         images = x.shape[1]
         if condition.tokens is not None:
@@ -235,7 +234,7 @@ class Denoiser(nn.Module):
         for block, keys, values in zip(self.blocks(), condition.keys, condition.values, strict=True):
             x = block(x, time[:, :6], keys, values, cross_mask, self_mask)
         shift, scale = time[:, 6:].unsqueeze(2).unbind(1)
-        return self.patches.decode(_modulate(x[:, :images], shift, scale), kept, embedded)
+        return self.patches.decode(_modulate(x[:, :images], shift, scale), skip, embedded)
 
 
 def mlp_width(width: int) -> int:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
-    """features: uint8 pictures B H W 3 -> B E; width: E."""
+    """features: uint8 pictures B H W 3 -> B E. width: E. parameter_count: of the network, which an approach borrows."""
 
     features: Callable[[NDArray[np.uint8]], Tensor]
     width: int
-    parameters: int
+    parameter_count: int

@@ -30,7 +30,7 @@ from approaches.shared.prompts import last_logits
 from approaches.shared.transformer import RMSNorm, Rope, Transformer
 
 Entered = tuple[Tensor | None, Tensor]
-"""What the way out wants of the way in: what the U-Net block kept, and the embedded time."""
+"""What the way out wants of the way in: the U-Net block's skip connection, and the embedded time."""
 
 
 @dataclass
@@ -60,17 +60,17 @@ class ImageTokens(nn.Module):
         """B C H W, B -> B N+2 D: begin of image, the picture, end of image; time enters these tokens only. And what
         `predict` wants back."""
         time = self.time(t)
-        patches, kept = self.patches.encode(x_t, time)
+        patches, skip = self.patches.encode(x_t, time)
         frame = [edge.expand(len(patches), 1, -1) for edge in (self.begin, self.end)]
         tokens = torch.cat([frame[0], patches + self.place, frame[1]], 1) + time[:, None]
-        return tokens, (kept, time)
+        return tokens, (skip, time)
 
     def predict(self, hidden: Tensor, entered: Entered) -> Tensor:
         """B N+2 D -> B C H W; exactly 0 before training."""
-        kept, time = entered
+        skip, time = entered
         shift, scale = self.modulate(F.silu(time))[:, None].chunk(2, -1)
         normed = torch.addcmul(shift, self.norm(hidden[:, 1:-1]), 1 + scale)
-        return self.patches.decode(normed, kept, time)
+        return self.patches.decode(normed, skip, time)
 
 
 class Interleaved(nn.Module, ABC):
@@ -123,9 +123,7 @@ class Interleaved(nn.Module, ABC):
         prefix = Prefix.nothing(len(x), x.device) if prefix is None else prefix
         new = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
         rope = self.text.rotary(prefix.positions(new), x.dtype)
-        seen = reading_mask(prefix, new, causal=modality in self.causal)
-        if seen is not None:
-            seen.build(self.text.kernels.attention)
+        seen = reading_mask(prefix, new, self.text.kernels.attention, causal=modality in self.causal)
         kept: dict[str, list[Pair]] = {reader: [] for reader in keep}
         last = len(self.text.blocks) - 1
         for index in range(last + 1):
@@ -137,10 +135,10 @@ class Interleaved(nn.Module, ABC):
                 if reader in pairs:  # the layer made them anyway
                     layers.append(pairs[reader])
                     continue
-                seen_by, own = entering, words.get(reader) if words else None
+                made_from, own = entering, words.get(reader) if words else None
                 if own is not None:
-                    seen_by = own if index == 0 else unit(entering) + unit(own)
-                layers.append(self.pair(index, reader, modality, seen_by, rope))
+                    made_from = own if index == 0 else unit(entering) + unit(own)
+                layers.append(self.pair(index, reader, modality, made_from, rope))
             if tap is not None and index == tap.layer:
                 tap.hidden = x
         return x, prefix.extended(kept, new) if keep else prefix
@@ -154,10 +152,11 @@ class Interleaved(nn.Module, ABC):
         keep: Sequence[str] = (),
         output: bool = True,
     ) -> tuple[Tensor, Prefix]:
-        """B T ids -> hidden states after the final norm, B T D, and the longer prefix."""
+        """B T ids -> hidden states after the final norm, B T D (with output False nothing of use), and the longer
+        prefix."""
         words = {reader: self.words(reader, tokens) for reader in keep}
         x, prefix = self.read(self.text.embed(tokens), "text", prefix, mask, keep=keep, words=words, output=output)
-        return self.text.norm(x), prefix
+        return self.text.norm(x) if output else x, prefix
 
     def read_image(self, latents: Tensor, prefix: Prefix | None = None, *, keep: Sequence[str] = ()) -> Prefix:
         """A clean picture, B C H W, as something to be read on from."""

@@ -241,24 +241,20 @@ def _from_transformers(source: Source) -> tuple[Any, Any]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     gguf = source.gguf
-    location, options = source.location, {}
-    if gguf is not None:
-        location, options = str(gguf.parent), {"gguf_file": gguf.name}
-    local: dict[str, Any] = {"local_files_only": True, **options}
+    location = source.location if gguf is None else str(gguf.parent)
+    place: dict[str, Any] = {"local_files_only": True, **({} if gguf is None else {"gguf_file": gguf.name})}
     if source.path is None:
-        local = {"subfolder": source.subfolder, "revision": source.revision}
-    if gguf is None:
-        local["use_safetensors"] = True
-    local["trust_remote_code"] = False  # left open, it asks at a terminal whether a model's own Python may run
+        place = {"subfolder": source.subfolder, "revision": source.revision}
+    place["trust_remote_code"] = False  # left open, it asks at a terminal whether a model's own Python may run
+    safe = {"use_safetensors": True} if gguf is None else {}
     try:
         with hub_or_cache(needed=source.path is None) as reachable:
-            place = {k: v for k, v in local.items() if k != "use_safetensors"}
             if gguf is None:
                 check_layers(PretrainedConfig.get_config_dict(location, **place)[0], source)
             tokenizer = AutoTokenizer.from_pretrained(location, **place)
             with redirect_stderr(io.StringIO()) if gguf is not None else nullcontext():  # a bar that no setting hides
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
-                    location, dtype=torch.float32, output_loading_info=True, **local
+                    location, dtype=torch.float32, output_loading_info=True, **place, **safe
                 )
         model, info = loaded
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:

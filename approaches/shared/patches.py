@@ -135,7 +135,7 @@ class PatchEmbedding(nn.Module):
 
     channels: F. Above 0, a residual block on either side with a connection past the transformer, at the latent's own
     size: Transfusion's U-Net blocks, which it found better than a linear layer (arXiv 2408.11039), without halving; 0
-    is that linear layer. What was kept on the way in must be handed back on the way out. At initialisation the
+    is that linear layer. What was skip on the way in must be handed back on the way out. At initialisation the
     prediction is exactly 0.
     """
 
@@ -161,13 +161,13 @@ class PatchEmbedding(nn.Module):
         x = x_t.to(self.into.weight.dtype)
         if not self.channels:
             return self.into(self.patchify.split(x)), None
-        kept = self.down(self.conv_in(x), time)
-        return self.into(self.inner.split(kept)), kept
+        skip = self.down(self.conv_in(x), time)
+        return self.into(self.inner.split(skip)), skip
 
-    def decode(self, hidden: Tensor, kept: Tensor | None, time: Tensor) -> Tensor:
+    def decode(self, hidden: Tensor, skip: Tensor | None, time: Tensor) -> Tensor:
         """hidden: B N D, normed. Returns the prediction, B C H W."""
         x = self.inner.join(self.out(hidden))
-        if kept is None:
+        if skip is None:
             return GAIN * x
-        out: Tensor = self.conv_out(F.silu(self.norm(self.up(torch.cat([x, kept], 1), time))))
+        out: Tensor = self.conv_out(F.silu(self.norm(self.up(torch.cat([x, skip], 1), time))))
         return GAIN * out

@@ -92,7 +92,7 @@ def padded(x: Tensor, dim: int, size: int) -> Tensor:
     return F.pad(x, [0, 0] * (x.ndim - 1 - dim) + [0, missing]) if missing else x
 
 
-def reading_mask(prefix: Prefix, new: Tensor, *, causal: bool) -> AttentionMask | None:
+def reading_mask(prefix: Prefix, new: Tensor, backend: str, *, causal: bool) -> AttentionMask | None:
     """Who of T new tokens (mask `new`, B T, padding on the right) sees what: all of the prefix that counts, and of the
     new ones those up to itself, or, inside an image, all. None where plain causal attention says the same: nothing was
     read before (padding on the right is seen by no token that counts)."""
@@ -104,4 +104,4 @@ def reading_mask(prefix: Prefix, new: Tensor, *, causal: bool) -> AttentionMask 
         own = own & torch.ones(length, length, dtype=torch.bool, device=new.device).tril()
     before = prefix.mask[:, None, :].expand(-1, length, -1)
     # a token that counts sees itself, and padding what came before it: the start token at least
-    return AttentionMask.from_dense(torch.cat([before, own], 2), may_be_empty=False)
+    return AttentionMask.from_dense(torch.cat([before, own], 2), may_be_empty=False).build(backend)

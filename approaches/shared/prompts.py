@@ -60,13 +60,13 @@ def check_room(shared: Any, picture: int = 0, what: str = "a picture", mend: str
 
 
 def check_picture(shared: Any) -> None:
-    """The same of a picture that is read as its tokens, between a begin and an end."""
+    """UserError where a picture that is read as its tokens, between a begin and an end, leaves no room for that."""
     tokens = shared.patchify.tokens
     check_room(shared, tokens + 2, f"a picture of {tokens} tokens", "raise train.patch, or lower data.size")
 
 
 def gap(model: LanguageModel, describe_prompt: str) -> str:
-    """The white space at the words' end: a caption's first token is another behind it. None where the tokenizer puts a
+    """The white space at the words' end: a caption's first token is another behind it. "" where the tokenizer puts a
     space before every text by itself (SentencePiece)."""
     own = str(model.tokenizer.convert_ids_to_tokens(model.encode("a"))[0]).startswith("\u2581")
     return "" if own else describe_prompt[len(describe_prompt.rstrip()) :]

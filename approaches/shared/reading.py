@@ -32,9 +32,7 @@ def read(
     prefix = Prefix.nothing(len(x), x.device) if prefix is None else prefix
     new = mask if mask is not None else x.new_ones(x.shape[:2]).bool()
     rope = transformer.rotary(prefix.positions(new), x.dtype)
-    seen = reading_mask(prefix, new, causal=causal)
-    if seen is not None:
-        seen.build(transformer.kernels.attention)
+    seen = reading_mask(prefix, new, transformer.kernels.attention, causal=causal)
     pairs: list[Pair] = []
     for index, block in enumerate(transformer.blocks):
         x, pair = cast(Block, block).read(x, rope, seen, prefix.layer(READER, index))

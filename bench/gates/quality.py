@@ -16,10 +16,11 @@ from torch import Tensor
 from approaches.base import Approach
 from approaches.registry import APPROACHES
 from bench.environment import cpu_name
-from bench.evaluate import hold_out, measure
+from bench.evaluate import measure
 from bench.gates.findings import wanted
 from bench.gates.thresholds import Thresholds
 from bench.gates.world import World, quiet
+from bench.held_out import hold_out
 
 Values = dict[str, Any]
 

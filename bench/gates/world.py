@@ -12,7 +12,7 @@ import torch
 
 from approaches.base import Approach, Prompt, Shared
 from approaches.registry import APPROACHES
-from bench.assembly import share
+from bench.assembly import load_shared
 from bench.batches import Batches
 from bench.collection import Collection, collect
 from bench.config import Config, DataConfig, EvaluateConfig, TextConfig
@@ -79,7 +79,7 @@ class World:
 
     def share(self) -> Shared:
         """The shared models anew, for whoever freezes or trains them."""
-        return share(self.config, CPU)
+        return load_shared(self.config, CPU)
 
     def fresh(self, name: str) -> Approach:
         """An approach before training, with the settings of the preset."""

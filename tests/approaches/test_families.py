@@ -14,7 +14,7 @@ from approaches.base import Approach, Prompt, Shared
 from approaches.registry import APPROACHES
 from approaches.shared.kernels import choose
 from approaches.shared.language_model import LanguageModel
-from approaches.shared.transformer import Transformer
+from approaches.shared.transformer import Block, Transformer
 from bench.sampler import Sampling, draw
 from tests.approaches.checkpoints import drawn
 from tests.approaches.small import samples, small_batch, small_generators, small_shared
@@ -83,7 +83,7 @@ def test_a_tower_begins_as_the_language_model_has_it(family: str, variant: str) 
     """What is copied is all of a layer: its biases, the norms of its heads, and whether it turns by position."""
     shared, entry = shared_of(family), APPROACHES["dual_tower"]
     approach = entry.load()(shared, entry.load_settings()(variant=variant))
-    blocks = [block for block in approach.modules() if type(block).__name__ == "Block" and hasattr(block, "rotates")]
+    blocks = [block for block in approach.modules() if isinstance(block, Block)]
     theirs = shared.language_model.transformer.blocks
     assert len(blocks) == 2 * len(theirs)
     for place, block in enumerate(blocks):

@@ -291,7 +291,7 @@ def test_each_noised_picture_is_aligned_with_its_own_clean_one(shared):
     def encoder(pictures):
         return torch.from_numpy(pictures).flatten(1)[:, 1500:1508].float()
 
-    seeing = dataclasses.replace(shared, encoder=Encoder(features=encoder, width=8, parameters=77))
+    seeing = dataclasses.replace(shared, encoder=Encoder(features=encoder, width=8, parameter_count=77))
     approach, batch = build(seeing, DualTowerSettings(alignment=0.4)), small_batch(seeing, rows=3, levels=2)
     hidden = torch.randn(6, shared.patchify.tokens + 2, shared.language_model.transformer.config.width)
     found = approach._misaligned(hidden, batch)

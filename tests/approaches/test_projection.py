@@ -335,6 +335,10 @@ def test_settings_that_do_not_fit_are_refused() -> None:
     made(readout="last_hidden", connector="mlp", queries=220)  # which uses none
     with pytest.raises(UserError, match="context of 256 tokens: raise train.patch, or take connector qformer"):
         Projection(replace(small_shared(), caption_tokens=250), replace(LITTLE, connector="mlp", queries=1))
+    patches = small_shared().patchify.tokens  # as many queries, of which `last_hidden` uses none
+    with pytest.raises(UserError, match="context of 256 tokens: raise train.patch, or take connector qformer"):
+        settings = replace(LITTLE, connector="mlp", readout="last_hidden", queries=patches)
+        Projection(replace(small_shared(), caption_tokens=250), settings)
 
 
 def test_it_is_registered() -> None:

@@ -31,18 +31,15 @@ from bench.evaluate import (
     CAPTIONS,
     LANGUAGE,
     LOSSES,
-    HeldOut,
     _captions,
     _check_text,
-    hold_out,
-    hold_out_others,
     loss_metrics,
     measure,
     validation_losses,
     validation_row,
 )
 from bench.heard import HEARD
-from bench.held_out import LONGEST, _texts, training, triple_losses
+from bench.held_out import LONGEST, HeldOut, _texts, hold_out, hold_out_others, training, triple_losses
 from bench.measured import Measured, row
 from bench.meter import machine
 from bench.picture_metrics import (

@@ -24,7 +24,7 @@ from approaches.shared.language_model import LanguageModel
 from approaches.shared.sources import Source, smollm2_path
 from approaches.shared.vae import AT_A_TIME, LatentCodec
 from bench import cli, counting, muon
-from bench.assembly import share
+from bench.assembly import load_shared
 from bench.budget import Counts, Machine, _at_once, disk, lines, memory, step_flops, times, to_json
 from bench.config import Config, DataConfig, DiffusionConfig, EvaluateConfig, ModelConfig, TrainConfig
 from bench.counting import count, together
@@ -122,7 +122,7 @@ def test_a_plan_counts_what_is_measured(approach: str, own_cache):
     config = replace(config, train=replace(config.train, batch=24))
     settings = settings_of(approach, config)
     planned = count(approach, settings, config, ranks=1, bf16=False)
-    shared = share(config, torch.device("cpu"))
+    shared = load_shared(config, torch.device("cpu"))
     built = APPROACHES[approach].load()(shared, settings)
     sizes = {"caption": planned.caption_tokens, "window": config.train.replay_tokens, "picture": config.data.size}
     sizes["levels"] = config.train.noise_levels

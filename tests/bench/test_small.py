@@ -16,7 +16,7 @@ from approaches.registry import APPROACHES
 from approaches.shared.language_model import LanguageModel
 from approaches.shared.sources import smollm2_path
 from approaches.shared.vae import LatentCodec
-from bench.assembly import share
+from bench.assembly import load_shared
 from bench.config import TextConfig
 from bench.data.shapes import Shapes
 from bench.data.text import open_text
@@ -96,7 +96,7 @@ def once(monkeypatch: pytest.MonkeyPatch, own_cache) -> Iterator[None]:
 @pytest.mark.parametrize("approach", list(APPROACHES))
 def test_an_approach_trains_on_smollm2_and_what_is_frozen_stays(approach: str) -> None:
     _, windows, before = base()
-    shared = share(CONFIG, torch.device("cpu"))
+    shared = load_shared(CONFIG, torch.device("cpu"))
     assert (shared.patchify.tokens, shared.latent_size) == (64, 16)
     built = APPROACHES[approach].load()(shared, settings_of(approach, CONFIG))
     frozen_text = not any(p.requires_grad for p in built.language_model.parameters())
