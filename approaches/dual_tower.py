@@ -38,7 +38,7 @@ from approaches.base import Approach, Batch, Generators, Loss, ParameterGroup, P
 from approaches.settings import DualTowerSettings
 from approaches.shared.interleaved import ImageTokens, Interleaved, Tap
 from approaches.shared.kernels import AttentionMask
-from approaches.shared.prefix import Pair, Prefix
+from approaches.shared.prefix import ALL, Pair, Prefix
 from approaches.shared.prompts import check_picture, read_parts
 from approaches.shared.randomness import generator
 from approaches.shared.transformer import Block, Rope, Transformer
@@ -46,11 +46,11 @@ from bench.errors import UserError
 
 SEEN = {
     "dual_tower": {"text": {"text": "text", "image": "text"}, "image": {"text": "vision", "image": "vision"}},
-    "dual_projection": {"all": {"text": "text", "image": "vision"}},
+    "dual_projection": {ALL: {"text": "text", "image": "vision"}},
     "gated": {"text": {"text": "text", "image": "text"}, "image": {"text": "vision", "image": "vision"}},
     "crossing": {"text": {"text": "text", "image": "vision"}, "image": {"text": "vision", "image": "vision"}},
 }
-"""Variant -> who reads ("text" or "image" tokens, or "all" alike) -> tokens of which modality -> the tower that makes
+"""Variant -> who reads ("text" or "image" tokens, or ALL alike) -> tokens of which modality -> the tower that makes
 the keys and values which they see of these.
 
 So in `dual_tower`, where a picture is drawn from a caption: the text tower's layers read the caption, and make the keys
@@ -82,7 +82,7 @@ class TwoTowers(Interleaved):
 
     def looks_at(self, modality: str) -> str:
         """Whose keys and values tokens of a modality look at."""
-        return modality if modality in self.seen else "all"
+        return modality if modality in self.seen else ALL
 
     def kept_for(self, modality: str) -> tuple[str, ...]:
         """See Interleaved."""

@@ -24,7 +24,7 @@ from approaches.shared.devices import sent
 from approaches.shared.interleaved import ImageTokens, Interleaved
 from approaches.shared.kernels import AttentionMask
 from approaches.shared.low_rank import add_low_rank
-from approaches.shared.prefix import Pair, Prefix
+from approaches.shared.prefix import ALL, Pair, Prefix
 from approaches.shared.prompts import check_picture, read_parts
 from approaches.shared.randomness import generator
 from approaches.shared.transformer import Block, Rope
@@ -38,8 +38,8 @@ class OneTower(Interleaved):
         self, index: int, modality: str, x: Tensor, rope: Rope, mask: AttentionMask | None, prefix: Prefix
     ) -> tuple[Tensor, dict[str, Pair]]:
         """See Interleaved."""
-        x, pair = cast(Block, self.text.blocks[index]).read(x, rope, mask, prefix.layer("all", index))
-        return x, {"all": pair}
+        x, pair = cast(Block, self.text.blocks[index]).read(x, rope, mask, prefix.layer(ALL, index))
+        return x, {ALL: pair}
 
     def pair(self, index: int, reader: str, modality: str, x: Tensor, rope: Rope) -> Pair:
         """See Interleaved."""
@@ -75,14 +75,14 @@ class FullRetraining(Approach):
         captions that pictures are drawn from."""
         tokens, mask = batch.drawn_prompt()
         weighed = self.settings.prompt_weight > 0
-        hidden, prefix = self.tower.read_text(tokens, mask=mask, keep=("all",), output=weighed)
+        hidden, prefix = self.tower.read_text(tokens, mask=mask, keep=self.tower.kept_for("image"), output=weighed)
         counts = self.counts(batch)
         terms = {"diffusion": Loss(self.diffusion_errors(batch, prefix).sum(), counts["diffusion"])}
         if weighed:
             nats, _ = self.tower.text.nats(hidden, self._prompt_targets(batch))
             terms["prompt"] = Loss(nats, counts["prompt"], self.settings.prompt_weight)
         tokens, mask = batch.describe.prompt
-        image = self.tower.read_image(batch.describe.latents, keep=("all",))
+        image = self.tower.read_image(batch.describe.latents, keep=self.tower.kept_for("text"))
         nats = self.tower.text_loss(tokens, batch.describe.targets, image, mask)
         terms["caption"] = Loss(nats, counts["caption"], self.settings.caption_weight)
         if len(text := self._replayed(batch)):

@@ -73,7 +73,7 @@ class Batches:
         self.config, self.with_pictures = config, with_pictures
         self.diffusion = diffusion_of(config.diffusion)
         train = config.train
-        self.describe_rows = round(train.batch * train.describe_share)
+        self.describe_rows = train.describe_rows
         self.draw_rows = train.batch - self.describe_rows
         self.collection = collect(dataset, config.data.train_items, codec, console)
         of_each = [captions if train.captions == "any" else captions[:1] for captions in self.collection.captions]

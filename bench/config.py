@@ -153,6 +153,11 @@ class TrainConfig:
     tracker: str = ""
     """A tracker that accelerate knows, such as tensorboard; none by default."""
 
+    @property
+    def describe_rows(self) -> int:
+        """How many of a batch's pictures are described; the rest is drawn."""
+        return round(self.batch * self.describe_share)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:

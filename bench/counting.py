@@ -33,7 +33,7 @@ def count(approach: str, settings: Any, config: Config, *, ranks: int, bf16: boo
     don't fit each other, where a shape is not known, or where a batch can't be shared out so."""
     caption, whose = longest_caption(config)
     train = config.train
-    describe = round(train.batch * train.describe_share)
+    describe = train.describe_rows
     rows = (train.batch - describe, describe, train.batch)
     parts = ranks * train.accumulation
     if parts > min(each for each in rows if each):

@@ -23,7 +23,7 @@ CLOSE = 0.05  # the share of real held-out pictures that counts as close to trai
 ANEW = "of the pictures, encoded anew"
 RESAMPLED = 1000  # times, real pictures for that share's edge
 SEARCHED = 100_000  # training pictures at most: their features are kept on the disk, 5 KB each
-SEEN: Names = {
+MEMORISED: Names = {
     "nearest_training_distance": ("", ""),
     "nearest_training_distance_latent": ("", ""), "training_copies_latent": ("share", "lower"),
     "prompt_overlap": ("share", ""),
@@ -63,7 +63,7 @@ def memorisation(
         )
     }
     if not len(pictures):
-        return {name: Estimate.missing("no pictures", unit=u, better=b) for name, (u, b) in SEEN.items()} | found
+        return {name: Estimate.missing("no pictures", unit=u, better=b) for name, (u, b) in MEMORISED.items()} | found
     spaces = {"_latent": tuple(_as_features(part) for part in (latents, true_latents, training.latents[:SEARCHED]))}
     if extractor is not None:
         known = extract(extractor, np.asarray(training.pictures[:SEARCHED]), cached=True)

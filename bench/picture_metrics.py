@@ -24,7 +24,7 @@ from bench.data.scene import Scene
 from bench.errors import UserError
 from bench.files import at_home
 from bench.measured import Measured, Names
-from bench.memorisation import SEEN, memorisation
+from bench.memorisation import MEMORISED, memorisation
 from bench.sampler import Drawn, Sampling, draw
 from metrics.alignment import Clip, clip_metrics
 from metrics.composition import BY_TASK, scene_metrics
@@ -40,9 +40,9 @@ SCENES: Names = {
     **dict.fromkeys(BY_TASK.values(), SHARE),
 }  # fmt: skip
 ONCE = "_0_redraws"
-DRAWN = ("scene_accuracy", "right_objects", "right_objects_gap")
-SCENES_ONCE: Names = {f"{name}{ONCE}": SHARE for name in DRAWN}
-UNSEEN: Names = {**{f"{name}_pairs": SHARE for name in DRAWN}, "nfe_pairs": LOWER}
+SCENES_AGAIN = ("scene_accuracy", "right_objects", "right_objects_gap")
+SCENES_ONCE: Names = {f"{name}{ONCE}": SHARE for name in SCENES_AGAIN}
+PAIRS: Names = {**{f"{name}_pairs": SHARE for name in SCENES_AGAIN}, "nfe_pairs": LOWER}
 CLIP: Names = {"clip_score": ("", "higher"), "clip_score_gap": ("", "higher"), "clip_retrieval_precision": SHARE}
 CLIP_ONCE: Names = {f"{name}{ONCE}": CLIP[name] for name in ("clip_score", "clip_score_gap")}
 FID: Names = {f"{of}{kind}": LOWER for of in ("", "null_", "vae_") for kind in ("fid", "kid")}
@@ -60,7 +60,7 @@ def distances(extractor: str) -> Names:
 
 def drawn_names(config: Config) -> Names:
     """Every metric of drawn pictures."""
-    return {**SCENES, **UNSEEN, **CLIP, **FID, **distances(config.evaluate.extractor), **SEEN, **COSTS}
+    return {**SCENES, **PAIRS, **CLIP, **FID, **distances(config.evaluate.extractor), **MEMORISED, **COSTS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,8 +264,8 @@ def measure_pictures(
         looks_once = {f"{kind}_{sizes.extractor}{ONCE}": LOWER for kind in ("fd", "kid")}
         found.attempt(looks_once, lambda: _once(looks_once, judges.features(once)), console)
         found.attempt(CLIP_ONCE, lambda: _once(CLIP_ONCE, judges.alignment(once)), console)
-    found.attempt(SEEN, lambda: _seen(judges, drawn), console)
-    found.attempt(UNSEEN, lambda: _unseen(approach, judges, min(sizes.pairs, sizes.pictures)), console)
+    found.attempt(MEMORISED, lambda: _memorised(judges, drawn), console)
+    found.attempt(PAIRS, lambda: _pairs(approach, judges, min(sizes.pairs, sizes.pictures)), console)
 
 
 def _first_drawings(drawn: Pictures, shared: Shared) -> Pictures | None:
@@ -279,7 +279,7 @@ def _once(names: Names, found: Mapping[str, Estimate]) -> dict[str, Estimate]:
     return {name: found[name.removesuffix(ONCE)] for name in names}
 
 
-def _seen(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:
+def _memorised(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:
     config = judges.config
     training = held_out.training(config, judges.shared, judges.console)
     kept = np.flatnonzero(drawn.finite)[: config.evaluate.memorised]
@@ -311,7 +311,7 @@ def _looked_at(found: Mapping[str, Estimate], kept: NDArray[np.int64]) -> dict[s
     return {n: replace(each, details={**each.details, "looked_at": kept.tolist()}) for n, each in found.items()}
 
 
-def _unseen(approach: Approach, judges: Judges, count: int) -> dict[str, Estimate]:
+def _pairs(approach: Approach, judges: Judges, count: int) -> dict[str, Estimate]:
     """The scene metrics on captions that ask for combinations that training never showed, drawn apart, and the
     evaluations that these pictures took; of first drawings too, where an approach may draw again."""
     if not count:
@@ -324,8 +324,8 @@ def _unseen(approach: Approach, judges: Judges, count: int) -> dict[str, Estimat
     drawn = draw_pictures(
         approach, collection, count, judges.config, judges.console, description="drawing unseen combinations"
     )
-    found = {f"{name}_pairs": each for name, each in judges.scenes(drawn).items() if name in DRAWN}
+    found = {f"{name}_pairs": each for name, each in judges.scenes(drawn).items() if name in SCENES_AGAIN}
     found["nfe_pairs"] = mean_estimate(np.array(drawn.drawn.nfe, dtype=float), better="lower", details={})
     if (once := _first_drawings(drawn, judges.shared)) is not None:
-        found |= {f"{name}_pairs{ONCE}": each for name, each in judges.scenes(once).items() if name in DRAWN}
+        found |= {f"{name}_pairs{ONCE}": each for name, each in judges.scenes(once).items() if name in SCENES_AGAIN}
     return found

@@ -111,12 +111,12 @@ def _check_sampler(diffusion: DiffusionConfig) -> None:
 
 
 def _check_batch(train: TrainConfig) -> None:
-    if round(train.batch * train.describe_share) >= train.batch:
+    described = train.describe_rows
+    if described >= train.batch:
         raise UserError(
             f"train.describe_share is {train.describe_share}, which leaves none of train.batch's {train.batch} "
             f"pictures to draw: expected {(train.batch - 1) / train.batch:.7g} or less, which leaves one"
         )
-    described = round(train.batch * train.describe_share)
     fewest = min(rows for rows in (train.batch - described, described) if rows)
     if train.accumulation > fewest:
         raise UserError(

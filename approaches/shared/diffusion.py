@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from approaches.shared.samplers import SAMPLERS, Prediction, Sampler
+from approaches.shared.samplers import SAMPLERS, Prediction, SamplerName
 from approaches.shared.solvers import discrete_scheduler, evaluations, noise_schedule, shifted
 from bench.errors import UserError, nearest
 
@@ -71,11 +71,11 @@ class Diffusion:
     """Flow's time shift, of training and sampling times; above 1 spends more of them near the noise."""
     train_times: int = 1000
     """Discrete times of epsilon and v."""
-    sampler: Sampler = "euler"
+    sampler: SamplerName = "euler"
 
     def __post_init__(self) -> None:
         """Judge the fields."""
-        for name, kind in (("prediction", Prediction), ("time_sampling", TimeSampling), ("sampler", Sampler)):
+        for name, kind in (("prediction", Prediction), ("time_sampling", TimeSampling), ("sampler", SamplerName)):
             value = getattr(self, name)
             if value not in get_args(kind):
                 raise UserError(f"unknown {name} {value!r}: {nearest(str(value), get_args(kind))}")

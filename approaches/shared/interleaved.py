@@ -8,7 +8,7 @@ again: its keys and values stay in a `Prefix`. So text before an image is comput
 each token once, and training, sampling, captioning and completion are one code path.
 
 Who makes the keys and values differs between approaches. A *reader* is whoever will see them in a way of its own: a
-modality ("text", "image"), or all alike ("all"). `layer` gives a segment's output and the keys and values that it made
+modality ("text", "image"), or all alike (ALL). `layer` gives a segment's output and the keys and values that it made
 on the way, by reader; `pair` makes those of the readers that are left.
 """
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from approaches.shared.kernels import AttentionMask
 from approaches.shared.patches import PatchEmbedding, TimeEmbedding, positions_2d
-from approaches.shared.prefix import Pair, Prefix, reading_mask
+from approaches.shared.prefix import ALL, Pair, Prefix, reading_mask
 from approaches.shared.prompts import last_logits
 from approaches.shared.transformer import RMSNorm, Rope, Transformer
 
@@ -95,7 +95,7 @@ class Interleaved(nn.Module, ABC):
 
     def kept_for(self, modality: str) -> tuple[str, ...]:
         """The readers that must be kept of whatever tokens of a modality will read on from."""
-        return ("all",)
+        return (ALL,)
 
     def words(self, reader: str, tokens: Tensor) -> Tensor | None:
         """A reader's own embeddings of text tokens, B T D, or None. Its keys and values come from these alone in its

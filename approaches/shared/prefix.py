@@ -16,6 +16,8 @@ from approaches.shared.kernels import AttentionMask
 
 Pair = tuple[Tensor, Tensor]
 Layers = tuple[Pair, ...]
+ALL = "all"
+"""A reader: everybody alike, by the same keys and values (see approaches.shared.interleaved)."""
 
 
 @dataclass(frozen=True)

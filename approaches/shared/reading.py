@@ -9,10 +9,8 @@ from typing import cast
 
 from torch import Tensor
 
-from approaches.shared.prefix import Pair, Prefix, reading_mask
+from approaches.shared.prefix import ALL, Pair, Prefix, reading_mask
 from approaches.shared.transformer import Block, Transformer
-
-READER = "all"  # everybody reads the same keys and values
 
 
 def read(
@@ -35,9 +33,9 @@ def read(
     seen = reading_mask(prefix, new, transformer.kernels.attention, causal=causal)
     pairs: list[Pair] = []
     for index, block in enumerate(transformer.blocks):
-        x, pair = cast(Block, block).read(x, rope, seen, prefix.layer(READER, index))
+        x, pair = cast(Block, block).read(x, rope, seen, prefix.layer(ALL, index))
         pairs.append(pair)
-    return transformer.norm(x), prefix.extended({READER: pairs}, new)
+    return transformer.norm(x), prefix.extended({ALL: pairs}, new)
 
 
 def next_logits(transformer: Transformer, tokens: Tensor, prefix: Prefix) -> tuple[Tensor, Prefix]:

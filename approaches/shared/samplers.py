@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 Prediction = Literal["flow", "epsilon", "v_prediction"]
-Sampler = Literal["euler", "heun", "ddim", "dpmpp"]
+SamplerName = Literal["euler", "heun", "ddim", "dpmpp"]
 
-SAMPLERS: Mapping[Prediction, tuple[Sampler, ...]] = {
+SAMPLERS: Mapping[Prediction, tuple[SamplerName, ...]] = {
     "flow": ("euler", "heun", "dpmpp"),
     "epsilon": ("ddim", "dpmpp"),
     "v_prediction": ("ddim", "dpmpp"),

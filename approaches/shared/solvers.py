@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
 
-from approaches.shared.samplers import Prediction, Sampler
+from approaches.shared.samplers import Prediction, SamplerName
 from bench.errors import UserError
 
 # DPM-Solver works in log(alpha / sigma), infinite at flow's pure noise; this is the nearest level that it is given.
@@ -45,7 +45,7 @@ class Evaluation:
 
 
 def evaluations(
-    sampler: Sampler, prediction: Prediction, nfe: int, *, shift: float = 1.0, train_times: int = 1000
+    sampler: SamplerName, prediction: Prediction, nfe: int, *, shift: float = 1.0, train_times: int = 1000
 ) -> list[Evaluation]:
     """The `nfe` evaluations of one sampling from pure noise (t = 1) to the clean picture (t = 0).
 

@@ -7,8 +7,8 @@ import torch
 from approaches.modular.captioner import Captioner
 from approaches.shared.kernels import REFERENCE
 from approaches.shared.patches import Patchify
+from approaches.shared.prefix import ALL
 from approaches.shared.randomness import generator
-from approaches.shared.reading import READER
 
 
 @torch.no_grad()
@@ -18,5 +18,5 @@ def test_every_patch_is_read_with_all_others_in_sight() -> None:
     latents = torch.randn(1, 4, 8, 8, generator=generator(0, "latents"))
     changed = latents.clone()
     changed[..., -1, -1] += 1  # in the last patch
-    first, second = (model.look(picture).readers[READER][1][0][:, :, :-1] for picture in (latents, changed))
+    first, second = (model.look(picture).readers[ALL][1][0][:, :, :-1] for picture in (latents, changed))
     assert ((first - second).abs().amax((0, 1, 3)) > 0).all()  # the second layer's keys of all patches before it

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from approaches.shared.samplers import SAMPLERS, Prediction, Sampler
+from approaches.shared.samplers import SAMPLERS, Prediction, SamplerName
 from bench.config import Config, DiffusionConfig, TrainConfig, fingerprint, from_values, to_json
 from bench.errors import UserError
 from bench.presets import PRESETS, explain, load_config, preset
@@ -166,7 +166,7 @@ def test_a_field_declared_again_keeps_the_bounds_of_its_base():
 
 def test_a_config_s_words_are_those_that_diffusion_has() -> None:
     assert typing.get_args(hint_at(("diffusion", "prediction"))) == typing.get_args(Prediction) == tuple(SAMPLERS)
-    assert typing.get_args(hint_at(("diffusion", "sampler"))) == typing.get_args(Sampler)
+    assert typing.get_args(hint_at(("diffusion", "sampler"))) == typing.get_args(SamplerName)
 
 
 @pytest.mark.parametrize("prediction", SAMPLERS)

@@ -47,8 +47,8 @@ from bench.picture_metrics import (
     Judges,
     Pictures,
     _first_drawings,
-    _seen,
-    _unseen,
+    _memorised,
+    _pairs,
     draw_pictures,
     drawn_names,
 )
@@ -368,12 +368,12 @@ def test_unseen_combinations_are_judged_as_they_stand_and_as_they_were_first_dra
     asked = held_out.unseen(config, shared, 6, QUIET)
     assert asked is not None and len(asked) == 6
     approach = drawing(0.3 * asked.latents.flip(0), monkeypatch, first=asked.latents, nfe=(1, 2, 9))
-    found = _unseen(approach, Judges(config, shared, QUIET, torch.device("cpu")), 6)
+    found = _pairs(approach, Judges(config, shared, QUIET, torch.device("cpu")), 6)
     values = {name: found[name].value for name in found}
     for name in ("scene_accuracy", "right_objects"):
         assert values[f"{name}_pairs_0_redraws"] == 1.0 > (values[f"{name}_pairs"] or 0.0)
     assert values["nfe_pairs"] == 4.0
-    once = _unseen(drawing(asked.latents, monkeypatch), Judges(config, shared, QUIET, torch.device("cpu")), 6)
+    once = _pairs(drawing(asked.latents, monkeypatch), Judges(config, shared, QUIET, torch.device("cpu")), 6)
     assert once["scene_accuracy_pairs"].value == 1.0 and not any(name.endswith("_0_redraws") for name in once)
 
 
@@ -416,7 +416,7 @@ def test_real_pictures_are_as_near_to_training_as_the_vae_leaves_them(
     """Decoded as the drawn ones are, and encoded anew as these are."""
     shared, fixed, config = held
     drawn = draw_pictures(drawing(fixed.test.latents[:12], monkeypatch), fixed.test, 12, config, QUIET)
-    found = _seen(Judges(config, shared, QUIET, torch.device("cpu")), drawn)
+    found = _memorised(Judges(config, shared, QUIET, torch.device("cpu")), drawn)
     codec, trained = shared.codecs["image"], training(config, shared, QUIET)
     real = codec.decode_images(codec.encode_images(np.asarray(fixed.test.pictures[:12])))
     near = torch.cdist(codec.encode_images(real).flatten(1), trained.latents.flatten(1)).min(1).values
