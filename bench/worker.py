@@ -117,6 +117,7 @@ def guarded(folder: Path, console: Console, work: Work) -> int:
     except UserError as error:
         return _ended(folder, "failed", str(error), MISTAKE, console)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's comes first, the parent's while this is written
         return _ended(folder, "killed", "interrupted", INTERRUPTED, console)
     except Exception as error:
         place, first = _traceback(folder, console), (str(error).splitlines() or ["no message"])[0]

@@ -15,6 +15,8 @@ import pytest
 import bench.torchvision_guard  # noqa: F401  before any test imports timm, transformers or open_clip
 
 pytest_plugins = ["pytester"]
+for _name in ("NO_PROXY", "no_proxy"):  # tests' own servers are on this machine
+    os.environ[_name] = ",".join(filter(None, (os.environ.get(_name), "127.0.0.1", "localhost")))
 SKIPS = Path(__file__).parent / "skips.txt"
 
 # The same examples every time: a new counterexample belongs to a person's session, not to somebody else's CI.

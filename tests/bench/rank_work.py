@@ -135,15 +135,16 @@ def waits(folder: Path) -> None:
     begun = time.monotonic()
     with launch.first_of_machine():
         time.sleep(5 if launch.rank() == 0 else 0)
-    waited, said = time.monotonic() - begun, ""
-    if launch.rank() == 0:
-        time.sleep(5)
+    waited, said, left = time.monotonic() - begun, "", folder / "waited.json"
+    if launch.rank() == 0:  # there, and silent, until the other has waited in vain
+        while not left.exists() and time.monotonic() - begun < 120:
+            time.sleep(0.1)
         return
     try:
         dist.barrier()
     except RuntimeError as error:
         said = str(error)
-    (folder / "waited.json").write_text(json.dumps({"waited": waited, "said": said}))
+    left.write_text(json.dumps({"waited": waited, "said": said}))
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def started(hub: HubServer, *words: str) -> subprocess.CompletedProcess[str]:
     """`python -m bench` in a process of its own, where nobody has imported what a loader needs."""
     environment = {**os.environ, **hub.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "bench", *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(

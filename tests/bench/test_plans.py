@@ -65,6 +65,7 @@ def test_side_by_side_each_caption_is_answered_as_alone() -> None:
     model = small_shared().language_model
     approach = made("dual_tower")
     lines = plans._answers(model, lambda ids: plans._opened(approach, ids), approach.text_step, SAMPLES, 3)
+    assert len(lines) == len(SAMPLES)
     for sample, line in zip(SAMPLES[:6], lines, strict=False):
         alone = model.continue_text(PLAN_PROMPT.format(caption=sample.captions[0]), tokens=plans.TOKENS)
         assert line == alone.split("\n")[0]

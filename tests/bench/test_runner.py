@@ -283,7 +283,8 @@ def begun(tmp_path: Path, config: Config, approach: str = "slow") -> tuple[subpr
         stdout=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's `&` has it ignored
     )
-    for _ in range(1000):
+    end = time.monotonic() + 120
+    while parent.poll() is None and time.monotonic() < end:
         if list((tmp_path / "runs").glob("*/begun")):
             return parent, status(tmp_path, approach).process
         time.sleep(0.01)
@@ -291,7 +292,7 @@ def begun(tmp_path: Path, config: Config, approach: str = "slow") -> tuple[subpr
     pytest.fail(f"no worker began: {parent.communicate()}")
 
 
-def gone(process: int, seconds: float = 5.0) -> bool:
+def gone(process: int, seconds: float = 60.0) -> bool:
     end = time.monotonic() + seconds
     while store._born(process) is not None:
         if time.monotonic() > end:
@@ -319,7 +320,7 @@ def test_without_the_signal_the_pipe_alone_ends_the_worker(tmp_path: Path):
     assert child.stdout is not None and child.stdout.readline() == "ready\n"
     assert child.stdin is not None and child.poll() is None
     child.stdin.close()
-    assert child.wait(5) == 1
+    assert child.wait(60) == 1
     child.stdout.close()
 
 
@@ -347,7 +348,7 @@ def test_an_interrupt_ends_worker_and_run(tmp_path: Path, config: Config, whole_
     if whole_group:  # as a terminal does
         os.kill(process, signal.SIGINT)
     parent.send_signal(signal.SIGINT)
-    _, said = parent.communicate(timeout=10)
+    _, said = parent.communicate(timeout=60)
     assert parent.returncode not in (0, 2)
     assert gone(process)
     found = status(tmp_path, "slow")
@@ -359,7 +360,7 @@ def test_a_job_that_is_moved_leaves_its_run_killed(tmp_path: Path, config: Confi
     """submitit asks for the job again, and leaves by SystemExit."""
     parent, process = begun(tmp_path, config)
     parent.send_signal(signal.SIGUSR2)
-    _, said = parent.communicate(timeout=10)
+    _, said = parent.communicate(timeout=60)
     assert parent.returncode == 255, said
     assert store._born(process) is None
     left = json.loads((only(tmp_path, "slow") / store.STATUS).read_text())  # as another machine reads it

