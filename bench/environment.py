@@ -17,6 +17,7 @@ from typing import Any
 from bench.files import hash_bytes
 
 ROOT = Path(__file__).parent.parent
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
 WITNESS = "bench/environment.py"
 SOURCES = ("bench", "approaches", "metrics", "reports")
 PACKAGES = (
@@ -115,8 +116,14 @@ def cpu_name() -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may run on, or as many as a container's share of the time is worth, where that is
+    less (cgroup v2's cpu.max)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = map(int, QUOTA.read_text(encoding="ascii").split())
+        return max(1, min(cores, -(-quota // period)))
+    except (OSError, ValueError, ZeroDivisionError):  # no such system, or "max"
+        return cores
 
 
 def device_names() -> tuple[str, ...]:

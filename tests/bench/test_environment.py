@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench import environment
 from bench.environment import PACKAGES, SOURCES, WITNESS, commit, provenance, source_hash, versions
 
 
@@ -153,3 +154,24 @@ def test_torchs_threads_are_those_that_torch_uses():
         assert provenance()["threads"]["intra_op"] == 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("said", "cores"),
+    [
+        ("max 100000", 8),
+        ("250000 100000", 3),
+        ("50000 100000", 1),
+        ("6400000 100000", 8),
+        ("", 8),
+        ("1 0", 8),
+    ],
+)
+def test_a_container_s_share_of_time_bounds_the_cores(
+    said: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(environment, "QUOTA", tmp_path / "cpu.max")
+    assert environment.usable_cores() == 8
+    (tmp_path / "cpu.max").write_text(said)
+    assert environment.usable_cores() == cores
