@@ -50,10 +50,10 @@ def smoke() -> Config:
 
 
 def tiny() -> Config:
-    """All four approaches at 32 px, 450 steps of 24 pictures each, sampled and measured: two CPU cores, 16 to 29 minutes
-    measured. Expect separate objects, backgrounds and colours often as asked, and few clear shapes. It is the shipped
-    weights' own recipe too: 56 minutes for the VAE, beside a proof of the gates, 36 for the language model and 100 for
-    CLIP, on one thread each; for these expect what their cards say."""
+    """All four approaches at 32 px, 450 steps of 24 pictures each, sampled and measured: 16 to 29 minutes, measured,
+    on two CPU cores. Expect separate objects, backgrounds and colours often as asked, and few clear shapes. It is the
+    shipped weights' own recipe too: 56 minutes for the VAE, beside a proof of the gates, 36 for the language model and
+    100 for CLIP, on one thread each; for these expect what their cards say."""
     return Config(preset="tiny")
 
 
