@@ -15,7 +15,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 TESTED := $(VENV)/tested
-CORES := $(or $(shell $(PYTHON) -c "from bench.environment import usable_cores; print(usable_cores())" 2>/dev/null),1)
+# A container's share of the processors counts, where this Python can ask for it.
+ALLOWED = $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())")
+CORES := $(or $(shell $(PYTHON) -c "import sys; sys.path.insert(0, '.'); from bench.environment import usable_cores; print(usable_cores())" 2>/dev/null),$(ALLOWED))
 WORKERS ?= $(shell $(PYTHON) -c "print(min(4, $(CORES)))")
 export OMP_NUM_THREADS ?= $(CORES)
 THREADS = $(shell $(PYTHON) -c "print(max(1, $(OMP_NUM_THREADS) // $(WORKERS)))")

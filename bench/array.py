@@ -153,10 +153,7 @@ def plan(arguments: ArrayArguments, config: Config, console: Console) -> list[st
 def outcome(request: store.Request, folder: Path) -> runner.Ended:
     """What a run's folder says became of it."""
     state = store.read_state(folder) or store.State(state="failed", reason="it has not begun")
-    try:
-        record, reason = runner.recorded(request, folder) if state.state == "done" else (None, "")
-    except UserError as error:  # another run's: the others are told of none the less
-        record, reason = None, str(error)
+    record, reason = runner.recorded(request, folder) if state.state == "done" else (None, "")
     if reason:
         state = store.State(state="failed", reason=reason, mistake=True)
     code = DONE if record is not None else MISTAKE if state.mistake else FAILED

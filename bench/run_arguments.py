@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +22,7 @@ from bench.errors import UserError, nearest
 from bench.files import at_home, check_output
 from bench.own_settings import check_settings
 from bench.parsing import last_values
+from bench.plain import plain
 from bench.presets import is_foreign
 from bench.ranges import Range
 
@@ -149,6 +150,12 @@ def settings_of(approach: str, config: Config) -> Any:
     kind = APPROACHES[approach].load_settings()
     check_settings(approach, kind)
     return kind.of_preset(config.preset, other_lm=is_foreign(config.model.lm))
+
+
+def changed(approach: str, settings: Mapping[str, Any], config: Config) -> list[str]:
+    """Names of the settings, as plain values, that are not what `settings_of` gives."""
+    defaults = plain(settings_of(approach, config))
+    return sorted(name for name, value in settings.items() if defaults.get(name) != value)
 
 
 def _check_judges(config: Config) -> None:

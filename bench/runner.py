@@ -67,16 +67,16 @@ def main(arguments: RunArguments, config: Config, console: Console) -> int:
 
         return ranks.main(arguments, config, console)
     check_here(config)
-    ended, refused = list[Ended](), list[UserError]()
+    ended, refused = list[Ended](), False
+    alone = arguments.seeds * len(chosen(arguments.approach)) == 1
     for request in plan(arguments, config, console):
         try:
             ended.append(execute(request, arguments.out, console))
         except UserError as error:  # such as another process at work there; the others are done none the less
-            refused.append(error)
-    if refused and not ended:
-        raise refused[0]
-    for each in refused:
-        console.warn(str(each))
+            if alone:
+                raise
+            console.warn(str(error))
+            refused = True
     if arguments.json:
         console.emit([summary(end) for end in ended])
     else:

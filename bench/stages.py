@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from approaches.base import Approach, Shared
-from approaches.registry import APPROACHES, package_of
+from approaches.registry import package_of
 from bench import launch, shard_checkpoint, store
 from bench.assembly import build, device_here, load_shared_for, open_trained, untrained
 from bench.batches import Batches, moved, part
@@ -48,6 +48,7 @@ from bench.meter import (
 from bench.owed import unreached
 from bench.plain import plain
 from bench.rehearsal import rehearse
+from bench.run_arguments import changed
 from bench.sampler import noise_source
 from bench.samples import keep, neighbours, sheets, strips
 from bench.training import Trained, compiles, precision, train
@@ -124,16 +125,10 @@ def _begun(run: Run) -> Record:
             "packages": told["packages"] | package_of(request.approach),
             "command": list(request.command),
             "key": request.parts,
-            "settings_changed": _changed(request.approach, request.settings),
+            "settings_changed": changed(request.approach, request.settings, request.config),
             **({"launch": launch.record()} if launch.ranks() > 1 else {}),
         },
     )
-
-
-def _changed(approach: str, settings: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that are not the approach's defaults."""
-    defaults = plain(APPROACHES[approach].load_settings()())
-    return sorted(name for name, value in settings.items() if defaults.get(name) != value)
 
 
 def _done(record: Record, trained: dict[str, Any], measured: dict[str, Any]) -> Record:

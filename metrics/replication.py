@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from metrics.differences import Difference, constant, difference, freedom, same_items, word
-from metrics.statistics import COUNTED, Better, Estimate, interval_of_items
+from metrics.statistics import COUNTED, READ_ONCE, Better, Estimate, interval_of_items
 
 SEEDS_ALONE = "seeds"
 SEEDS_AND_ITEMS = "seeds and items"
@@ -96,8 +96,8 @@ def _value(estimate: Estimate) -> float:
 
 
 def _exact(estimate: Estimate) -> bool:
-    """Whether a number can be no other on other items."""
-    return estimate.reason == COUNTED or estimate.low == estimate.high is not None or constant(estimate)
+    """Whether a number can be no other on other items, as what is counted, or read, rests on none."""
+    return estimate.reason in (COUNTED, READ_ONCE) or estimate.low == estimate.high is not None or constant(estimate)
 
 
 def _widened(told: Estimate, items: Reach | None, covers: str, *, exact: bool) -> Estimate:

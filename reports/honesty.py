@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from itertools import combinations
@@ -101,7 +102,8 @@ def _unusual(contenders: Sequence[Contender]) -> list[str]:
     """Settings that are not an approach's defaults, and that no label tells."""
     told = []
     for each in contenders:
-        changed = [name for name in each.record.provenance.get("settings_changed", ()) if f"{name} " not in each.label]
+        named = set(re.findall(r"[(,] ?(\w+) ", each.label))
+        changed = [name for name in each.record.provenance.get("settings_changed", ()) if name not in named]
         if parts := [f"{name} {brief(each.record.settings[name])}" for name in changed if name in each.record.settings]:
             told.append(f"{each.label} with {listed(parts)}")
     return [f"Not an approach's defaults: {'; '.join(told)}."] if told else []

@@ -135,7 +135,7 @@ class PatchEmbedding(nn.Module):
 
     channels: F. Above 0, a residual block on either side with a connection past the transformer, at the latent's own
     size: Transfusion's U-Net blocks, which it found better than a linear layer (arXiv 2408.11039), without halving; 0
-    is that linear layer. What was skip on the way in must be handed back on the way out. At initialisation the
+    is that linear layer. The skip connection of the way in must be handed back on the way out. At initialisation the
     prediction is exactly 0.
     """
 

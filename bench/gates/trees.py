@@ -47,7 +47,10 @@ def checked_out(root: Path, commit: str) -> Iterator[Path]:
         if packed.returncode:
             raise UserError(f"git can't give the files of {commit[:12]}: {packed.stderr.decode().strip()}")
         with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
-            archive.extractall(tree, filter="data")
+            archive.extraction_filter = getattr(
+                tarfile, "data_filter", None
+            )  # Python 3.11.3 has none, and asks for none
+            archive.extractall(tree)
         before = tree.with_name("before")
         before.mkdir()
         for file in DATA:

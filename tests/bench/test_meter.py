@@ -121,13 +121,15 @@ def test_no_lap_after_the_warm_up_is_missing_with_its_reason() -> None:
 
 
 def test_the_clock_is_the_walls() -> None:
-    meter = Meter(warmup=0)
+    meter, begun = Meter(warmup=0), time.monotonic()
     meter.start()
     for _ in range(8):
         time.sleep(0.01)
         meter.lap()
-    rate = meter.rate()
-    assert rate.value is not None and 0 < rate.value <= 100 and rate.low is not None
+    whole, rate = time.monotonic() - begun, meter.rate()
+    assert 0.08 <= sum(seconds for seconds, _ in meter.laps) <= whole
+    assert rate.value is not None and rate.value <= 100 and rate.low is not None and rate.high is not None
+    assert rate.low <= rate.value <= rate.high
 
 
 def test_the_medians_interval_is_the_textbooks_and_covers() -> None:

@@ -12,6 +12,9 @@ import torch
 from bench import launch, stages
 from bench.errors import UserError
 from bench.meter import Meter
+from bench.plain import plain
+from bench.presets import preset
+from bench.run_arguments import changed, settings_of
 
 
 def test_an_approach_that_is_built_otherwise_each_time_is_told_before_it_is_measured(monkeypatch: pytest.MonkeyPatch):
@@ -52,3 +55,11 @@ def test_the_optimizer_s_operations_are_in_what_training_took() -> None:
     found = stages.budgets_of(trained, {"optimizer_flops_per_step": 10.0})
     assert (found.flops, found.flops_per_step, found.optimizer_flops_per_step) == (400.0, 100.0, 10.0)
     assert (found.steps, found.images) == (4, 8)
+
+
+def test_what_a_preset_and_its_language_model_mean_are_an_approach_s_defaults():
+    config = preset("small")
+    settings = plain(settings_of("modular", config))
+    assert changed("modular", settings, config) == []
+    assert changed("modular", {**settings, "redraws": 9, "width": 97}, config) == ["redraws", "width"]
+    assert "captioner_layers" in changed("modular", settings, preset("tiny"))

@@ -204,7 +204,7 @@ def test_of_another_machine_the_lock_tells_whether_a_run_is_running(tmp_path: Pa
     with (tmp_path / store.LOCK).open() as file:  # others look at the same time
         store._lock(file, shared=True)
         assert store.read_state(tmp_path) == state
-        monkeypatch.setattr(store, "PATIENCE", 60.0)  # a slow machine's timer may be late
+        monkeypatch.setattr(store, "PATIENCE", 5.0)  # a slow machine's timer may be late
         threading.Timer(0.2, file.close).start()
         with store.locked(tmp_path):  # and whoever would work waits until they have looked
             assert store.read_state(tmp_path) != state

@@ -53,8 +53,8 @@ def own_and_theirs(count: int, size: int, batch: int = 32) -> tuple[Callable[[],
 def test_extraction_is_at_least_as_fast_as_torch_fidelitys() -> None:
     own, theirs = own_and_theirs(64, 64)
     np.testing.assert_allclose(own(), theirs(), rtol=1e-4, atol=1e-4)
-    for _ in range(3):  # again: the machine may be busy
-        ratios = []
+    ratios: list[float] = []
+    for _ in range(3):  # more of them where the machine may be busy
         for pair in range(PAIRS):
             seconds = {}
             for run in (own, theirs) if pair % 2 else (theirs, own):
@@ -64,4 +64,4 @@ def test_extraction_is_at_least_as_fast_as_torch_fidelitys() -> None:
             ratios.append(seconds[own] / seconds[theirs])
         if statistics.median(ratios) < ALLOWED:
             return
-    pytest.fail(f"three times too slow, the last by {ratios}")
+    pytest.fail(f"too slow: {ratios}")

@@ -134,7 +134,8 @@ def test_the_same_number_from_every_seed_is_no_certainty() -> None:
     assert difference_over_seeds([(better, none)] * 3).word == "not told apart"
     constant = Estimate(value=2.0, n=3, better="lower", reason="all the same", details={"per_item": [2.0] * 3})
     assert bounds(mean_over_seeds([constant] * 3)) == (2.0, 2.0)
-    assert bounds(mean_over_seeds([Estimate.counted(2.0, unit="")] * 3)) == (2.0, 2.0)
+    for exact in (Estimate.counted(2.0, unit=""), Estimate.reading(2.0, unit="")):
+        assert bounds(mean_over_seeds([exact] * 3)) == (2.0, 2.0)
     assert mean_over_seeds([]).value is None
 
 

@@ -87,7 +87,7 @@ def metrics_of(place: int, seed: int) -> dict[str, Estimate]:
         "perplexity_retention": retention((0.8, 1, 1, 1)[place], f"text{tag}"),
         "caption_attribute_f1": mean_at(0.5, f"f1{tag}", unit="share", better="higher"),
         "steps_per_second": Estimate(value=3.0 - place / 2, low=2.4, high=3.2, n=9, unit="1/s", better="higher"),
-        "peak_memory_bytes": Estimate.counted(2e8 + 1e7 * place, unit="bytes", better="lower"),
+        "peak_memory_bytes": Estimate.reading(2e8 + 1e7 * place, unit="bytes", better="lower"),
         "seconds_per_image": Estimate(value=0.02, n=1, unit="s", better="lower", reason="median over batches"),
         "nearest_training_distance": mean_estimate(
             np.abs(noise(f"near{tag}")), keys=KEYS, details={"nearest": [f"train/{i}" for i in range(N)], "real": 1.0}

@@ -41,3 +41,8 @@ def test_what_is_no_default_and_no_label_s_is_told():
         ": full_retraining (learning_rate 0.001) with width 96; full_retraining (learning_rate 0.002) with width 96."
     )
     assert not marks(("full_retraining", {"learning_rate": 1e-3}, []), about="defaults")
+    small, large = (
+        ("modular", {"width": 96, "captioner_width": each}, ["captioner_width", "width"]) for each in (64, 128)
+    )
+    (told,) = marks(small, large, about="defaults")  # whose labels tell another width
+    assert told.endswith(": modular (captioner_width 128) with width 96; modular (captioner_width 64) with width 96.")
