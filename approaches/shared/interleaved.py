@@ -152,11 +152,10 @@ class Interleaved(nn.Module, ABC):
         keep: Sequence[str] = (),
         output: bool = True,
     ) -> tuple[Tensor, Prefix]:
-        """B T ids -> hidden states after the final norm, B T D (with output False nothing of use), and the longer
-        prefix."""
+        """B T ids -> hidden states after the final norm, B T D (of no use with output False), and the longer prefix."""
         words = {reader: self.words(reader, tokens) for reader in keep}
         x, prefix = self.read(self.text.embed(tokens), "text", prefix, mask, keep=keep, words=words, output=output)
-        return self.text.norm(x) if output else x, prefix
+        return self.text.norm(x), prefix
 
     def read_image(self, latents: Tensor, prefix: Prefix | None = None, *, keep: Sequence[str] = ()) -> Prefix:
         """A clean picture, B C H W, as something to be read on from."""
