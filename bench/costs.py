@@ -100,7 +100,7 @@ def median_of(ordered: Sequence[float], details: Mapping[str, Any]) -> Estimate:
         n=len(ordered),
         unit="s",
         better="lower",
-        reason="" if bounds else f"{len(ordered)} batches are too few for an interval of their median",
+        reason="" if bounds else f"too few batches for an interval of their median: {len(ordered)}",
         details=details,
     )
 

@@ -122,7 +122,7 @@ class Meter:
             n=len(rates),
             unit="1/s",
             better="higher",
-            reason="" if bounds else f"{len(rates)} laps are too few for an interval of their median",
+            reason="" if bounds else f"too few laps for an interval of their median: {len(rates)}",
             details={
                 "p5": float(np.quantile(rates, 0.05)),
                 "p95": float(np.quantile(rates, 0.95)),

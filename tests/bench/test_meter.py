@@ -69,7 +69,7 @@ def test_laps_leave_out_the_warm_up_and_what_lies_between(clock: Clock) -> None:
     assert meter.laps == [(1.0, 2), (2.0, 2), (4.0, 2)] and meter.seconds == 157.0
     rate = meter.rate(per_step=64)
     assert rate.value == 64.0 and rate.n == 3 and rate.unit == "1/s"
-    assert rate.low is None and "3 laps are too few" in rate.reason
+    assert rate.low is None and "too few laps for an interval of their median: 3" in rate.reason
     assert rate.details["seconds_per_step"] == [0.5, 1.0, 2.0]
     assert rate.details["p5"] == pytest.approx(32 + 0.1 * 32) and rate.details["p95"] == pytest.approx(64 + 0.9 * 64)
 
