@@ -63,10 +63,12 @@ LEVELS = ("chance", "reference")
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """One way to do it, with its runs by seed. label: its approach, and what tells it from others of that approach."""
+    """One way to do it, with its runs by seed. label: its approach, and what tells it from others of that approach.
+    named: the facts whose values the label tells, such as settings.variant or train.amount."""
 
     label: str
     runs: tuple[Run, ...]
+    named: frozenset[str] = frozenset()
 
     @property
     def record(self) -> Record:
@@ -200,9 +202,13 @@ def contenders(runs: Iterable[Run], order: Sequence[str] = ()) -> tuple[Contende
     told = [[group[seed] for seed in sorted(group)] for group in groups.values()]
     told.sort(key=lambda g: (rank.get(g[0].record.approach, len(rank)), g[0].record.approach, _settings(g[0].record)))
     firsts = [group[0].record for group in told]
-    labels = [_label(record, [other for other in firsts if other.approach == record.approach]) for record in firsts]
+    named = [_told_apart_by(record, [each for each in firsts if each.approach == record.approach]) for record in firsts]
+    labels = [_label(record, names) for record, names in zip(firsts, named, strict=True)]
     labels = [f"{x} ({clean(r.key[:8])})" if labels.count(x) > 1 else x for x, r in zip(labels, firsts, strict=True)]
-    return tuple(Contender(label=x, runs=tuple(group)) for x, group in zip(labels, told, strict=True))
+    return tuple(
+        Contender(label=label, runs=tuple(group), named=frozenset(names))
+        for label, group, names in zip(labels, told, named, strict=True)
+    )
 
 
 def _settings(record: Record) -> str:
@@ -231,17 +237,19 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
             yield whole, value
 
 
-def _label(record: Record, rivals: Sequence[Record]) -> str:
-    """The approach, and the settings in which it differs from the others of its name; fit for a page and a figure."""
-    approach = clean(record.approach)
-    if len(rivals) == 1:
-        return approach
+def _told_apart_by(record: Record, rivals: Sequence[Record]) -> list[str]:
+    """The first three of the facts in which a run differs from `rivals`, all of its approach, itself among them."""
     every = [_facts(rival) for rival in rivals]
-    own = _facts(record)
-    differing = [name for name in own if len({json.dumps(facts.get(name), sort_keys=True) for facts in every}) > 1]
-    told = [name for name in differing if not name.startswith("key.")] or differing
-    parts = [f"{name.rpartition('.')[2]} {brief(own[name])}" for name in told[:3]]
-    return f"{approach} ({clean(', '.join(parts))})" if parts else approach
+    values = {name: {json.dumps(facts.get(name), sort_keys=True) for facts in every} for name in _facts(record)}
+    differing = [name for name, each in values.items() if len(each) > 1]
+    return ([name for name in differing if not name.startswith("key.")] or differing)[:3]
+
+
+def _label(record: Record, named: Sequence[str]) -> str:
+    """The approach, and the values of the facts that tell it from others of its name; fit for a page and a figure."""
+    facts = _facts(record)
+    parts = clean(", ".join(f"{name.rpartition('.')[2]} {brief(facts[name])}" for name in named))
+    return f"{clean(record.approach)} ({parts})" if parts else clean(record.approach)
 
 
 def brief(value: Any) -> str:

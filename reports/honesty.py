@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from itertools import combinations
@@ -102,9 +101,9 @@ def _unusual(contenders: Sequence[Contender]) -> list[str]:
     """Settings that are not an approach's defaults, and that no label tells."""
     told = []
     for each in contenders:
-        named = set(re.findall(r"[(,] ?(\w+) ", each.label))
-        changed = [name for name in each.record.provenance.get("settings_changed", ()) if name not in named]
-        if parts := [f"{name} {brief(each.record.settings[name])}" for name in changed if name in each.record.settings]:
+        changed = [name for name in each.record.provenance.get("settings_changed", ()) if name in each.record.settings]
+        unsaid = [name for name in changed if f"settings.{name}" not in each.named]
+        if parts := [f"{name} {brief(each.record.settings[name])}" for name in unsaid]:
             told.append(f"{each.label} with {listed(parts)}")
     return [f"Not an approach's defaults: {'; '.join(told)}."] if told else []
 

@@ -41,9 +41,9 @@ import torch
 from torch import Tensor, nn
 
 from approaches.base import Approach, Batch, Generation, Generators, Loss, NoiseFor, Prompt, Sampler, Shared
-from approaches.modular import captioner, checker
 from approaches.modular.captioner import Captioner
 from approaches.modular.checker import WAYS_TO_BE_FALSE, Checker, corrupted, drawn_ways
+from approaches.modular.expert import HEADS
 from approaches.modular.layout import Layouts, LayoutTokens, scene_plan
 from approaches.modular.planner import Planned, Planner
 from approaches.settings import ModularSettings
@@ -100,12 +100,9 @@ class Modular(Approach):
 
     def __init__(self, shared: Shared, settings: ModularSettings) -> None:
         super().__init__(shared, settings)
-        for name, width, heads in (
-            ("captioner_width", settings.captioner_width, 2 * captioner.HEADS),
-            ("checker_width", settings.checker_width, 2 * checker.HEADS),
-        ):
-            if width % heads:
-                raise UserError(f"settings.{name} is {width}, expected a multiple of {heads}")
+        for name, width in (("captioner_width", settings.captioner_width), ("checker_width", settings.checker_width)):
+            if width % (2 * HEADS):
+                raise UserError(f"settings.{name} is {width}, expected a multiple of {2 * HEADS}")
         self.language_model.requires_grad_(False)
         config, patchify = self.language_model.transformer.config, shared.patchify
         self.planner = Planner(

@@ -8,19 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from approaches.shared.denoiser import mlp_width
+from approaches.modular.expert import expert_config
 from approaches.shared.kernels import Kernels
 from approaches.shared.patches import Patchify, positions_2d
 from approaches.shared.prefix import Prefix
 from approaches.shared.reading import read
-from approaches.shared.transformer import Transformer, TransformerConfig
+from approaches.shared.transformer import Transformer
 
-HEADS = 4
 DEVIATION = 0.02  # of fresh embeddings
 
 
 class Captioner(nn.Module):
-    """width: a multiple of 4 heads of even width. vocabulary, context: the tokenizer's that it writes with."""
+    """width: a multiple of twice `HEADS`. vocabulary, context: the tokenizer's that it writes with."""
 
     def __init__(
         self,
@@ -34,16 +33,7 @@ class Captioner(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        config = TransformerConfig(
-            vocabulary=vocabulary,
-            width=width,
-            layers=layers,
-            heads=HEADS,
-            kv_heads=HEADS,
-            head_width=width // HEADS,
-            hidden=mlp_width(width),
-            context=context + patchify.tokens,
-        )
+        config = expert_config(width, layers, vocabulary=vocabulary, context=context + patchify.tokens)
         self.patchify = patchify
         self.transformer = Transformer(config, kernels)
         self.transformer.initialise(generator)

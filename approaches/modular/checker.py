@@ -12,14 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from approaches.modular.expert import expert_config
 from approaches.modular.layout import KINDS, Layouts, LayoutTokens
-from approaches.shared.denoiser import mlp_width
 from approaches.shared.kernels import AttentionMask, Kernels
 from approaches.shared.patches import Patchify, positions_2d
-from approaches.shared.transformer import Block, RMSNorm, Rotary, TransformerConfig
+from approaches.shared.transformer import Block, RMSNorm, Rotary
 from bench.data.scene import BACKGROUNDS, GRID
 
-HEADS = 4
 NEAR = 1  # cells, along each axis, by which an object may stand beside its planned place
 
 WINDOW = 7  # cells a side that are looked at around a planned place: a large object, and the slack of its place
@@ -40,16 +39,7 @@ class Checker(nn.Module):
         super().__init__()
         # padding closes no whole blocks that FlexAttention could skip
         kernels = replace(kernels, attention=kernels.over_padding)
-        config = TransformerConfig(
-            vocabulary=0,
-            width=width,
-            layers=layers,
-            heads=HEADS,
-            kv_heads=HEADS,
-            head_width=width // HEADS,
-            hidden=mlp_width(width),
-            context=1,
-        )
+        config = expert_config(width, layers)
         self.patchify, self.kernels = patchify, kernels
         self.into = nn.Linear(patchify.width, width)
         self.around = nn.Linear(patchify.channels * WINDOW**2, width)
