@@ -87,13 +87,20 @@ def main(arguments: ArrayArguments, config: Config, console: Console) -> int:
 def done(requests: Sequence[store.Request], arguments: ArrayArguments, console: Console) -> list[runner.Ended]:
     """Ask for every one of these runs that is neither done nor asked for, each written into its folder where none is
     there yet; and what became of them. Jobs of this machine are waited for, and those of a queue where that is
-    asked."""
+    asked. One of several that is refused takes no other down."""
     for request in requests:
         folder = arguments.out / request.name
         if not (folder / store.REQUEST).exists():
             runner.make(folder)
             request.write(folder)
-    left = [request for request in requests if _open(request, arguments, console)]
+    left, refused = list[store.Request](), dict[str, runner.Ended]()
+    for request in requests:
+        try:
+            left += [request] if _open(request, arguments, console) else []
+        except UserError as error:
+            if len(requests) == 1:
+                raise
+            refused[request.name] = runner.refused(request, arguments.out, error, console)
     if arguments.executor == "local":
         with _interruptible():
             _here(left, arguments, console)
@@ -102,7 +109,7 @@ def done(requests: Sequence[store.Request], arguments: ArrayArguments, console: 
         if arguments.wait:
             for job in jobs:
                 job.wait()
-    return [outcome(request, arguments.out / request.name) for request in requests]
+    return [refused.get(request.name) or outcome(request, arguments.out / request.name) for request in requests]
 
 
 def in_turn(
@@ -117,16 +124,20 @@ def in_turn(
     ended: list[runner.Ended] = []
     for place, point in enumerate(points):
         console.info(f"{what} {place + 1} of {len(points)}: {told(point)}")
-        ended.append(runner.execute(request(point), out, console))
+        ended.append(runner.attempt(request(point), out, console, alone=len(points) == 1))
         yield ended
 
 
 def so_far(count: int, ended: Sequence[runner.Ended], what: str) -> tuple[Status, str]:
     """What became of `count` runs, of which these have ended, and why they are not done. what: such as "run"."""
     if left := count - len(ended):
-        return "unfinished", f"{left} {what}s are still to do"
+        return "unfinished", f"{_are(left, what)} still to do"
     bad = [end for end in ended if end.state.state != "done"]
-    return ("failed", f"{len(bad)} {what}s are not done") if bad else ("done", "")
+    return ("failed", f"{_are(len(bad), what)} not done") if bad else ("done", "")
+
+
+def _are(count: int, what: str) -> str:
+    return f"1 {what} is" if count == 1 else f"{count} {what}s are"
 
 
 class Requests:

@@ -50,7 +50,7 @@ def main(arguments: ReproduceArguments, config: Config, console: Console) -> int
         tell(found, console)
         for each in (path, *pages):
             console.info(f"wrote {each}")
-    after_run([end.folder for end in work.ended], arguments.out, console)
+    after_run([end.folder for end in work.ended if not end.refused], arguments.out, console)
     return runner.exit_code(work.ended)
 
 

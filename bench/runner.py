@@ -1,4 +1,4 @@
-"""`python -m bench run`: one process a run, one after another; what became of each, a table, and the pictures' places.
+"""`python -m bench run`: one process a run, one after another; what became of each, and the pictures' places.
 Imports no torch: the work is done by bench.worker.
 
 A run that fails, or dies, takes no other down. Whatever is not done at the end is said, and is no success."""
@@ -6,7 +6,6 @@ A run that fails, or dies, takes no other down. Whatever is not done at the end 
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import os
 import signal
 import subprocess
@@ -17,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import launch, store
+from bench import launch, results_table, store
 from bench.config import Config
-from bench.console import Console, clock
+from bench.console import Console
 from bench.contents import contents
 from bench.errors import UserError
 from bench.exits import BUSY, DONE, FAILED, INTERRUPTED, MISTAKE, NO_MEMORY
@@ -27,37 +26,25 @@ from bench.files import read_json
 from bench.obstacles import check_here
 from bench.report import after_run
 from bench.run_arguments import RunArguments, chosen
-from metrics.statistics import Estimate
 from reports import schema
 from reports.schema import Record
 
 WORKER = (sys.executable, "-P", "-m", "bench.worker")  # -P: from the path given, not from where it is started
 PATIENCE = 20.0  # seconds that an interrupted worker may take to end by itself
 ANEW = "to train it anew, delete {} and run it again"
-COLUMNS = 4  # runs side by side in a table
-MAIN = (
-    "fid", "fd_dinov2", "fd_efficientnet_lite0", "kid_efficientnet_lite0", "precision", "recall", "clip_score",
-    "clip_score_gap", "clip_retrieval_precision", "validation_loss", "caption_gap", "heard_colours", "heard_shapes",
-    "heard_sizes", "scene_accuracy", "scene_accuracy_0_redraws",
-    "scene_accuracy_pairs", "right_objects", "right_objects_gap", "training_copies_latent", "caption_exact_match",
-    "caption_attribute_f1", "caption_f1_gap", "caption_loss_gap", "caption_cider", "perplexity_retention",
-    "perplexity_retention_*", "plans_readable", "plans_right",
-    "kl_base_adapted", "top1_agreement", "bits_per_byte", "seconds_per_image",
-    "seconds_to_first_image", "seconds_per_caption", "nfe", "flops_per_image", "steps_per_second",
-    "images_per_second", "tokens_per_second", "peak_memory_bytes", "energy_joules",
-)  # fmt: skip
-"""The metrics of the table, or patterns of them, in its order; a record holds more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A run and what became of it."""
+    """A run and what became of it. refused: it could not begin, for its folder is another run's, or another process is
+    at work there; then nothing in the folder is said to be its own."""
 
     request: store.Request
     folder: Path
     state: store.State
     record: Record | None
     code: int
+    refused: bool = False
 
 
 def main(arguments: RunArguments, config: Config, console: Console) -> int:
@@ -67,22 +54,16 @@ def main(arguments: RunArguments, config: Config, console: Console) -> int:
 
         return ranks.main(arguments, config, console)
     check_here(config)
-    ended, refused = list[Ended](), False
+    ended = list[Ended]()
     alone = arguments.seeds * len(chosen(arguments.approach)) == 1
     for request in plan(arguments, config, console):
-        try:
-            ended.append(execute(request, arguments.out, console))
-        except UserError as error:  # such as another process at work there; the others are done none the less
-            if alone:
-                raise
-            console.warn(str(error))
-            refused = True
+        ended.append(attempt(request, arguments.out, console, alone=alone))
     if arguments.json:
         console.emit([summary(end) for end in ended])
     else:
         tell(ended, console)
-    after_run([end.folder for end in ended], arguments.out, console)
-    return exit_code(ended) or (MISTAKE if refused else DONE)
+    after_run([end.folder for end in ended if not end.refused], arguments.out, console)
+    return exit_code(ended)
 
 
 def plan(
@@ -110,6 +91,23 @@ def execute(request: store.Request, out: Path, console: Console) -> Ended:
     if code == BUSY:
         raise store.busy(folder)
     return judge(request, folder, code, console, before)
+
+
+def attempt(request: store.Request, out: Path, console: Console, *, alone: bool) -> Ended:
+    """Do one run of several: one that is refused takes no other down. UserError where it is refused and `alone`."""
+    try:
+        return execute(request, out, console)
+    except UserError as error:
+        if alone:
+            raise
+        return refused(request, out, error, console)
+
+
+def refused(request: store.Request, out: Path, error: UserError, console: Console) -> Ended:
+    """A run that could not begin, and is said to."""
+    console.warn(str(error))
+    state = store.State(state="failed", reason=str(error), mistake=True)
+    return Ended(request=request, folder=out / request.name, state=state, record=None, code=MISTAKE, refused=True)
 
 
 def begun(request: store.Request, out: Path, console: Console) -> tuple[Path, Ended | None]:
@@ -297,10 +295,10 @@ def summary(end: Ended) -> dict[str, Any]:
 def tell(ended: Sequence[Ended], console: Console) -> None:
     """Tables of the done runs, metrics by runs; where their pictures are; what became of the others."""
     done = [(end, end.record) for end in ended if end.record is not None]
-    for start in range(0, len(done), COLUMNS):
-        records = [record for _, record in done[start : start + COLUMNS]]
+    for start in range(0, len(done), results_table.COLUMNS):
+        records = [record for _, record in done[start : start + results_table.COLUMNS]]
         console.info()
-        console.table("results, with 95% intervals over what was measured", rows(records))
+        console.table("results, with 95% intervals over what was measured", results_table.rows(records))
     console.info()
     for end, record in done:
         for path in record.sheets.values():
@@ -309,38 +307,3 @@ def tell(ended: Sequence[Ended], console: Console) -> None:
     for end in ended:
         if end.record is None:
             console.info(f"{end.folder.name}: {end.state.state}: {end.state.reason}")
-
-
-def rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
-    """A table's rows: a heading, the budgets, then the main metrics that one of the records has."""
-    seeds = {record.seed for record in records}
-    heading = [f"{record.approach} {record.seed}" if len(seeds) > 1 else record.approach for record in records]
-    table = [("", *heading)]
-    for name, of in (
-        ("parameters", lambda r: _count(r.budgets.total)),
-        ("  trained", lambda r: _count(r.budgets.trainable)),
-        ("training FLOPs", lambda r: _count(r.budgets.flops)),
-        ("images seen", lambda r: _count(r.budgets.images)),
-        ("seconds", lambda r: clock(sum(r.seconds.values()))),
-    ):
-        table.append((name, *map(of, records)))
-    every = sorted({name for record in records for name in record.metrics})
-    for name in (name for pattern in MAIN for name in fnmatch.filter(every, pattern)):
-        estimates = [record.metrics.get(name) for record in records]
-        better = next((e.better for e in estimates if e is not None and e.better), "")
-        unit = next((e.unit for e in estimates if e is not None and e.unit), "")
-        notes = ", ".join(word for word in (unit, f"{better} is better" if better else "") if word)
-        table.append((f"{name} ({notes})" if notes else name, *map(_cell, estimates)))
-    return table
-
-
-def _cell(estimate: Estimate | None) -> str:
-    if estimate is None or estimate.value is None:
-        return "-"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.4g}"
-    return f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"
-
-
-def _count(number: float | None) -> str:
-    return "-" if number is None else f"{number:.3g}" if number >= 1e7 else f"{number:,.0f}"

@@ -92,6 +92,7 @@ TORCH_FREE = frozenset(
         "bench.store",
         "bench.notebook",
         "bench.runner",
+        "bench.results_table",
         "bench.worker",
         "bench.errors",
         "bench.files",

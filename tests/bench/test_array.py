@@ -102,14 +102,23 @@ def test_an_interruption_ends_the_jobs_without_a_word_of_submitits(
     assert ("Traceback" in log) == heard  # what would have been told
 
 
-def test_a_done_run_of_another_key_is_not_taken_by_the_folders_name(tmp_path: Path, config: Config) -> None:
+def test_a_done_run_of_another_key_is_not_taken_by_the_folders_name(
+    tmp_path: Path, config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert asked(tmp_path, config, "good") == 0
+    capsys.readouterr()
     (folder,) = (tmp_path / "runs").glob("good-*")
     record = schema.load(folder)
     schema.save(replace(record, key=record.key[:8] + "0" * 8), folder)
-    with pytest.raises(UserError, match=f"^{folder} holds another run of the same name"):
-        asked(tmp_path, config, "slow", "good")
-    assert set(states(tmp_path).values()) == {"done"}  # before the slow one begins
+    other = f"{folder} holds another run of the same name"
+    with pytest.raises(UserError, match=f"^{other}"):
+        asked(tmp_path, config, "good")
+    before = folder.stat().st_mtime_ns, (folder / schema.FILE).read_bytes()
+    assert asked(tmp_path, config, "killed", "good", json=True) == 3  # the other is done none the less
+    told = capsys.readouterr()
+    assert f"warning: {other}" in told.err
+    assert [each["reason"].partition(":")[0] for each in json.loads(told.out)] == ["signal SIGKILL", other]
+    assert (folder.stat().st_mtime_ns, (folder / schema.FILE).read_bytes()) == before
 
 
 def test_a_done_run_whose_record_is_gone_is_ended_anew_and_holds_nobody_up(

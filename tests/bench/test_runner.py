@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bench import exits, runner, store, worker
+from bench import exits, results_table, runner, store, worker
 from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError
@@ -163,7 +163,9 @@ def test_a_folder_of_another_run_takes_no_other_run_down(
     capfd.readouterr()
     assert run(tmp_path, config, "good", "killed") == 3
     told = capfd.readouterr()
-    assert f"warning: {folder} holds another run of the same name" in told.err and "0.99" not in told.out
+    other = f"{folder} holds another run of the same name"
+    assert f"warning: {other}" in told.err and f"{folder.name}: failed: {other}" in told.out
+    assert "0.99" not in told.out
     assert status(tmp_path, "killed").state == "killed"
 
 
@@ -457,7 +459,7 @@ def test_a_table_has_the_main_metrics_of_every_run(tmp_path: Path, config: Confi
     assert run(tmp_path, config, "good", seeds=2) == 0
     records = [schema.load(folder) for folder in sorted((tmp_path / "runs").glob("good-*"))]
     more = replace(records[0], metrics={**records[0].metrics, "caption_gap": Estimate.counted(7, unit="things")})
-    rows = runner.rows([more, records[1]])
+    rows = results_table.rows([more, records[1]])
     assert len({len(row) for row in rows}) == 1
     assert rows[0] == ("", f"good {more.seed}", f"good {records[1].seed}")
     assert ("caption_gap (things)", "7", "-") in rows

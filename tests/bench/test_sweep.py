@@ -219,6 +219,19 @@ def test_a_failing_trial_takes_no_other_down_and_is_tried_again(
     assert out.count("goes on") == 2 and out.count("done already") == 2
 
 
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_a_trial_whose_folder_is_another_runs_takes_no_other_down(tmp_path: Path, config: Config, parallel: int):
+    _, found = swept(tmp_path, config, "good", values=("1e-3", "2e-3"))
+    taken = tmp_path / "sweeps" / found.approaches[0].trials[0].folder
+    record = schema.load(taken)
+    schema.save(replace(record, key=record.key[:8] + "0" * 8), taken)
+    code, found = swept(tmp_path, config, "good", values=("1e-3", "2e-3"), parallel=parallel)
+    assert (code, found.status, found.reason) == (2, "failed", "1 trial is not done")
+    (tuned,) = found.approaches
+    assert [trial.state for trial in tuned.trials] == ["failed", "done"]
+    assert "holds another run of the same name" in tuned.trials[0].reason and not tuned.trials[0].metrics
+
+
 def test_a_mistaken_trial_is_no_success(tmp_path: Path, config: Config):
     code, found = swept(tmp_path, config, "mistaken", values=("1e-3", "2e-3"))
     assert (code, found.status, found.approaches[0].chosen) == (2, "failed", None)

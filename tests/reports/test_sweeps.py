@@ -42,7 +42,7 @@ def sweep(**changes: Any) -> Sweep:
         "name": "learning_rate-tiny-01234567",
         "key": "0123456789abcdef",
         "status": "failed",
-        "reason": "1 trials are not done",
+        "reason": "1 trial is not done",
         "field": "settings.learning_rate",
         "values": (1e-3, 2e-3),
         "seeds": (0,),
