@@ -183,8 +183,8 @@ def quality(
     found.attempt(FID, lambda: judges.fid(drawn), warned)
     found.attempt(CLIP, lambda: judges.alignment(drawn), warned)
     found.attempt(SCENES, lambda: judges.scenes(drawn), warned)
-    spent = sum(seconds for seconds, _ in drawn.drawn.seconds) / len(drawn)
-    evaluations = float(np.mean(drawn.drawn.nfe))
+    spent = sum(seconds for seconds, _ in drawn.drawing.seconds) / len(drawn)
+    evaluations = float(np.mean(drawn.drawing.nfe))
     return {"pictures": float(len(drawn)), "seconds_per_image": spent, "nfe_spent": evaluations, **row(found.metrics)}
 
 

@@ -71,7 +71,7 @@ class Pictures:
     turn it down, and the others leave it out, and say how many.
     """
 
-    drawn: Drawn
+    drawing: Drawn
     images: NDArray[np.uint8]
     true: NDArray[np.uint8]
     finite: NDArray[np.bool_]
@@ -112,7 +112,7 @@ def draw_pictures(
     prompts = approach.prompts(captions, collection.scenes[:count])
     sampling = Sampling(nfe=own.nfe if nfe is None else nfe, guidance=own.guidance if guidance is None else guidance)
     with console.progress(count, description) as progress:
-        drawn = draw(
+        drawing = draw(
             approach,
             prompts,
             sampling,
@@ -121,10 +121,10 @@ def draw_pictures(
             progress=progress,
         )
     return Pictures(
-        drawn=drawn,
-        images=decoded(shared, drawn.latents),
+        drawing=drawing,
+        images=decoded(shared, drawing.latents),
         true=np.asarray(collection.pictures[:count]),
-        finite=_finite(drawn.latents).numpy(),
+        finite=_finite(drawing.latents).numpy(),
         captions=captions,
         keys=collection.keys[:count],
         scenes=collection.scenes[:count],
@@ -247,14 +247,14 @@ def measure_pictures(
     sizes, shared = config.evaluate, approach.shared
     judges = Judges(config, shared, console, next(approach.parameters()).device)
     drawn = draw_pictures(approach, collection, sizes.pictures, config, console)
-    found.pictures, found.prompts, found.trace = drawn.images, drawn.captions, drawn.drawn.trace
+    found.pictures, found.prompts, found.trace = drawn.images, drawn.captions, drawn.drawing.trace
     if left := int((~drawn.finite).sum()):
         found.notes.append(
             f"{left} of {len(drawn)} pictures were not finite: no scene of theirs is right, and features leave them out"
         )
     if cut := sum(2 + len(shared.language_model.encode(text)) > config.train.caption_tokens for text in drawn.captions):
         found.notes.append(f"{cut} of {len(drawn)} prompts were longer than train.caption_tokens, and cut")
-    found.attempt(COSTS, lambda: drawing_costs(approach, drawn.drawn, collection, config), console)
+    found.attempt(COSTS, lambda: drawing_costs(approach, drawn.drawing, collection, config), console)
     found.attempt(SCENES, lambda: judges.scenes(drawn), console)
     found.attempt(distances(sizes.extractor), lambda: judges.features(drawn), console)
     found.attempt(FID, lambda: judges.fid(drawn), console)
@@ -270,7 +270,7 @@ def measure_pictures(
 
 def _first_drawings(drawn: Pictures, shared: Shared) -> Pictures | None:
     """The same before any redraw; None where nothing could be drawn again."""
-    first = drawn.drawn.first
+    first = drawn.drawing.first
     return None if first is None else replace(drawn, images=decoded(shared, first), finite=_finite(first).numpy())
 
 
@@ -295,7 +295,7 @@ def _memorised(judges: Judges, drawn: Pictures) -> dict[str, Estimate]:
         training,
         drawn.images[kept],
         real,
-        codec.encode_images(drawn.images[kept]) if len(kept) else drawn.drawn.latents[kept],  # of none, none
+        codec.encode_images(drawn.images[kept]) if len(kept) else drawn.drawing.latents[kept],  # of none, none
         codec.encode_images(real),
         keys=[drawn.keys[i] for i in kept],
         prompts=drawn.captions,
@@ -325,7 +325,7 @@ def _pairs(approach: Approach, judges: Judges, count: int) -> dict[str, Estimate
         approach, collection, count, judges.config, judges.console, description="drawing unseen combinations"
     )
     found = {f"{name}_pairs": each for name, each in judges.scenes(drawn).items() if name in SCENES_AGAIN}
-    found["nfe_pairs"] = mean_estimate(np.array(drawn.drawn.nfe, dtype=float), better="lower", details={})
+    found["nfe_pairs"] = mean_estimate(np.array(drawn.drawing.nfe, dtype=float), better="lower", details={})
     if (once := _first_drawings(drawn, judges.shared)) is not None:
         found |= {f"{name}_pairs{ONCE}": each for name, each in judges.scenes(once).items() if name in SCENES_AGAIN}
     return found

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-class Step(nn.Module):
+class LossTerms(nn.Module):
     """The loss terms of a part of a batch: what a training step calls, and the root of what is sharded.
 
     names: of the terms, known after the first call."""
@@ -52,63 +52,63 @@ class Step(nn.Module):
         return sums, torch.stack(counts), torch.stack(weights)
 
 
-def shard(step: Step) -> None:
+def shard(terms: LossTerms) -> None:
     """Spread the parameters over all ranks, where the launcher asks for it. Gradients become sums over ranks. UserError
     where blocks share parameters with what lies beside them."""
     if not launch.sharded():
         return
-    check_sharding(step.approach)
+    check_sharding(terms.approach)
     from accelerate.utils import FullyShardedDataParallelPlugin
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
     # accelerate keeps the plugin for GPUs only; it reads the launcher's wishes from the environment
-    plugin = getattr(step.accelerator.state, "fsdp_plugin", None) or FullyShardedDataParallelPlugin(fsdp_version=2)
+    plugin = getattr(terms.accelerator.state, "fsdp_plugin", None) or FullyShardedDataParallelPlugin(fsdp_version=2)
     options: dict[str, Any] = {
-        "mesh": init_device_mesh(step.accelerator.device.type, (step.accelerator.num_processes,)),
+        "mesh": init_device_mesh(terms.accelerator.device.type, (terms.accelerator.num_processes,)),
         "reshard_after_forward": plugin.reshard_after_forward,
     }
     if plugin.cpu_offload:
         options["offload_policy"] = plugin.cpu_offload
     # keys and values are views, and nobody writes into them
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(.*\) returned a view tensor")
-    for block in step.approach.blocks():
+    for block in terms.approach.blocks():
         fully_shard(block, **options)
         for name in getattr(block, "entries", ()):
             register_fsdp_forward_method(block, name)
     if plugin.reshard_after_forward is True:
         options["reshard_after_forward"] = None  # torch's own choice: what backward needs first stays
-    fully_shard(step, **options)
-    for module in step.modules():
+    fully_shard(terms, **options)
+    for module in terms.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
 
 
 @contextmanager
-def whole(step: Step) -> Iterator[None]:
+def whole(terms: LossTerms) -> Iterator[None]:
     """Inside, the parameters outside all blocks are whole on every rank, so that an approach can be entered by any of
     its methods, by all ranks alike; blocks see to themselves when they are called. Nothing where nothing is sharded.
 
     What is whole stays so until a backward pass has gone over it (reshard_after_forward false), and hides what has been
     written into the shards: so all is given up on the way in and on the way out."""
-    root: Any = step
+    root: Any = terms
     if not launch.sharded():
         yield
         return
-    _give_up(step)
+    _give_up(terms)
     root.unshard()
     try:
         yield
     finally:
-        _give_up(step)
+        _give_up(terms)
 
 
-def _give_up(step: Step) -> None:
+def _give_up(terms: LossTerms) -> None:
     """Every rank keeps its shards alone."""
     from torch.distributed.fsdp import FSDPModule
 
-    for module in step.modules():
+    for module in terms.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 

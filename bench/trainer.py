@@ -82,7 +82,7 @@ def fit(
     """
     trainee = _Module(model, optimizers, weights=model.state_dict(), warmup=config.warmup, ema=config.ema)
     trainee.loss = loss
-    return Run(
+    return Fitting(
         trainee=trainee,
         budget=Budget(steps=config.steps),
         evaluate=evaluate,
@@ -96,7 +96,7 @@ def fit(
 
 
 @dataclass(kw_only=True)
-class Run:
+class Fitting:
     """One training: see `fit` for the fields."""
 
     trainee: Trainee
@@ -233,7 +233,7 @@ class Run:
         self.meter.start()
 
 
-def told(fitted: Fitted, number: str) -> dict[str, Any]:
+def convergence(fitted: Fitted, number: str) -> dict[str, Any]:
     """What a card says of a training: its curve, its seconds, and whether `number` had stopped moving: by less than
     2% of its value over the last quarter of the steps."""
     rows = fitted.curve

@@ -27,9 +27,9 @@ from bench.errors import UserError, nearest
 from bench.meter import Meter
 from bench.muon import muon_and_adamw
 from bench.owed import Frozen, check_counts, check_groups, frozen_changed
-from bench.shards import Step, full, gathered, shard, whole
+from bench.shards import LossTerms, full, gathered, shard, whole
 from bench.trainee import Budget, Trainee
-from bench.trainer import Fitted, Run
+from bench.trainer import Fitted, Fitting
 from reports.contenders import flat
 
 LAG = 7  # steps whose losses an accelerator may still be working on
@@ -75,7 +75,7 @@ def train(
     if settings.tracker:
         told = {name: v if isinstance(v, int | float | str) else str(v) for name, v in flat(asdict(config))}
         accelerator.init_trackers("draw-bench", config=told)  # which takes numbers and text only
-    run = Run(
+    run = Fitting(
         trainee=trainee,
         budget=Budget.of(settings, flops_per_step),
         evaluate=lambda: trainee.evaluated(validate),
@@ -182,7 +182,7 @@ class ApproachTrainee(Trainee):
 
     def __init__(self, approach: Approach, batches: Batches, config: Config, accelerator: Accelerator) -> None:
         frozen_hash = approach.frozen_hash()
-        self.module, self.sharded = Step(approach, accelerator), launch.sharded()
+        self.module, self.sharded = LossTerms(approach, accelerator), launch.sharded()
         shard(self.module)
         super().__init__(
             approach,

@@ -34,7 +34,7 @@ from bench.files import atomic_path, hash_bytes, write_json
 from bench.pretrain.card import begin, evaluations
 from bench.pretrain.clip_batches import CAPTION, DESCRIPTION, SIDES, Batch, binding_batch, fits, matching_batch
 from bench.seeds import derive
-from bench.trainer import Fitted, adamw, fit, told
+from bench.trainer import Fitted, adamw, convergence, fit
 from metrics.alignment import Clip
 
 MEAN, DEVIATION = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -100,7 +100,7 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
     return {
         "data": hashes,
         "quality": quality(config, out),
-        **told(_joined(first, second), "retrieval"),
+        **convergence(_joined(first, second), "retrieval"),
     }
 
 

@@ -31,7 +31,7 @@ from bench.files import hash_bytes
 from bench.muon import muon_and_adamw
 from bench.ngram import TrigramModel
 from bench.pretrain.card import begin, evaluations
-from bench.trainer import fit, told
+from bench.trainer import convergence, fit
 
 PAD, END = "<|pad|>", "<|endoftext|>"
 WORLD_DOCUMENTS = 40_000
@@ -80,7 +80,7 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
     return {
         "data": {"text": corpus.content_hash("train"), "tokens": data_hash},
         "quality": quality(config, out, corpus, streams["text"]),
-        **told(fitted, "perplexity_text"),
+        **convergence(fitted, "perplexity_text"),
     }
 
 

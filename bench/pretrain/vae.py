@@ -22,7 +22,7 @@ from bench.data.catalogue import open_dataset
 from bench.environment import source_hash
 from bench.files import atomic_path, hash_bytes, write_json
 from bench.pretrain.card import evaluations
-from bench.trainer import Fitted, adamw, fit, told
+from bench.trainer import Fitted, adamw, convergence, fit
 
 
 def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
         description="vae",
     )
     _write(model, fitted, images, recipe, out)
-    return {"data": hashes, "quality": quality(config, out), **told(fitted, "psnr_shapes")}
+    return {"data": hashes, "quality": quality(config, out), **convergence(fitted, "psnr_shapes")}
 
 
 def reconstruction_loss(

@@ -310,7 +310,7 @@ def test_a_first_drawing_may_be_no_number_where_the_last_is_one() -> None:
     first = torch.zeros(2, 4, 8, 8)
     first[1, 0, 0, 0] = torch.nan
     pictures = Pictures(
-        drawn=Drawn(latents=torch.zeros(2, 4, 8, 8), first=first, nfe=[1, 1], tokens=0, seconds=[]),
+        drawing=Drawn(latents=torch.zeros(2, 4, 8, 8), first=first, nfe=[1, 1], tokens=0, seconds=[]),
         images=np.zeros((2, 32, 32, 3), np.uint8), true=np.zeros((2, 32, 32, 3), np.uint8),
         finite=np.ones(2, dtype=bool), captions=("a", "b"), keys=("a", "b"), scenes=(None, None),
     )  # fmt: skip

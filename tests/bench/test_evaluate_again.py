@@ -251,7 +251,7 @@ def test_a_row_tells_what_a_picture_took_where_no_judge_can_be_had(monkeypatch: 
     cost = Drawn(latents=torch.zeros(3, 4, 8, 8), first=None, nfe=[2, 4, 9], tokens=0, seconds=[(3.0, 2), (4.5, 1)])
     black = np.zeros((3, 32, 32, 3), dtype=np.uint8)
     told: dict[str, Any] = {"captions": ("a",) * 3, "keys": ("a", "b", "c"), "scenes": (None,) * 3}
-    drawn = Pictures(drawn=cost, images=black, true=black, finite=np.ones(3, dtype=bool), **told)
+    drawn = Pictures(drawing=cost, images=black, true=black, finite=np.ones(3, dtype=bool), **told)
     asked: list[Any] = []
 
     def draw(*_: Any, nfe: int | None, guidance: float | None, **__: Any) -> Pictures:

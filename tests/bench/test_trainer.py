@@ -26,7 +26,7 @@ from bench.console import Console
 from bench.errors import UserError
 from bench.meter import Meter
 from bench.trainee import Budget, decayed
-from bench.trainer import Fitted, NonFiniteLossError, Run, _Module, adamw, averaged, fit, told
+from bench.trainer import Fitted, Fitting, NonFiniteLossError, _Module, adamw, averaged, convergence, fit
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, STOP = 20, 13
@@ -240,7 +240,7 @@ class Simple:
         trainee = _Module(model, [self.optimizer], weights=model.state_dict(), warmup=1, ema=0.0)
         trainee.loss = lambda step: self.loss(model, step)
         meter = Meter(warmup=0)
-        fitted = Run(
+        fitted = Fitting(
             trainee=trainee, budget=self.budget, evaluate=self.evaluate, evaluations=5, path=path, key="k",
             console=Console(interval=1e9), description="simple", checkpoint_seconds=checkpoint_seconds, meter=meter,
         ).train()  # fmt: skip
@@ -477,7 +477,7 @@ def test_averaged_gives_the_weights_and_the_mode_back(fails: bool) -> None:
 )
 def test_a_card_says_flat_when_the_last_quarter_hardly_moved(values: list[float], moved: str, flat: bool) -> None:
     curve = [{"step": 100.0 * (index + 1), "held_out_loss": value} for index, value in enumerate(values)]
-    card = told(Fitted(curve=curve, seconds=1.4, average={}), "held_out_loss")
+    card = convergence(Fitted(curve=curve, seconds=1.4, average={}), "held_out_loss")
     assert f"held out loss moved by {moved}" in card["converged"]
     assert card["converged"].endswith(": flat") == flat and ("not flat" in card["converged"]) != flat
     assert card["curve"] == curve and card["seconds"] == 1
