@@ -94,6 +94,18 @@ def check_data(request: Request) -> None:
     _check(request, "data", _pictures(request.config), f"the data '{config.path or config.name}'")
 
 
+def check_read(request: Request, progress: Callable[[str], None]) -> None:
+    """UserError where the pictures, captions or texts of a run, or its CLIP, are others than when it was asked for: a
+    queue may have held it for days. Its other models are judged as they are loaded."""
+    config = request.config
+    check_data(request)
+    check_place(request, "text.path", config.text.path)
+    _check(request, "text", _text(config, progress), f"the text '{config.text.path or config.text.name}'")
+    _check(request, OTHER_TEXTS, _other_texts(config, progress), "the text that is only measured")
+    for part, value in _model(config, "clip").items():
+        _check(request, part, value, f"model.clip '{config.model.clip}'")
+
+
 def unchanged(request: Request, progress: Callable[[str], None]) -> dict[str, str]:
     """`contents` of a run's config. UserError where any but those of JUDGES is another by now."""
     config = request.config

@@ -16,7 +16,7 @@ from approaches.base import Approach, Batch, Prompt
 from approaches.registry import APPROACHES
 from approaches.shared.randomness import generator
 from approaches.shared.sources import resolve
-from approaches.shared.vae import AT_A_TIME, LatentCodec
+from approaches.shared.vae import LatentCodec, pictures_at_once
 from bench.budget import FP32, Counts
 from bench.config import Config
 from bench.data.catalogue import open_dataset
@@ -77,7 +77,7 @@ def count(approach: str, settings: Any, config: Config, *, ranks: int, bf16: boo
             encode=flops(lambda: codec.encode(torch.zeros(1, 3, side, side))),
             activations=_activations(built, small, bf16),
             validation=_validation(built, min(config.evaluate.batch, config.evaluate.triples)),
-            encoding=_encoding(codec, min(AT_A_TIME, config.data.train_items), side),
+            encoding=_encoding(codec, min(pictures_at_once(side), config.data.train_items), side),
             **of_evaluation,
         )
 

@@ -163,7 +163,9 @@ def _shape_of(source: Source) -> tuple[TransformerConfig, tuple[int, int]]:
             check_layers(config.to_dict(), source)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # strict configs have errors of their own
         raise UserError(_unknown("model.lm", source, LANGUAGE_MODELS, error)) from error
     return config_of(model), _ends(config)
 
@@ -178,7 +180,7 @@ def tokenizer_of(source: Source) -> Any:
     location, options = _place(source)
     try:
         return AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, ImportError):
+    except Exception:  # tokenizers raises plain ones
         return None
 
 

@@ -205,7 +205,7 @@ class Judges:
         kept = np.flatnonzero(pictures.finite)
         drawn = extract(extractor, pictures.images[kept], batch=EXTRACTED)
         keys = [pictures.keys[i] for i in kept]
-        return pictures.told(by(drawn, *references, keys=keys))
+        return pictures.told(by(drawn, *references, keys=keys, paired=True))
 
     def apart(self, n: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """As many other real pictures, and what the VAE makes of them; made once."""

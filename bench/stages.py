@@ -23,6 +23,7 @@ from bench.batches import Batches, moved, part
 from bench.budget import bytes_, disk
 from bench.config import Config
 from bench.console import Console
+from bench.contents import check_read
 from bench.counting import flops_per_update
 from bench.data.catalogue import open_dataset
 from bench.data.text import TEXTS, TextCorpus
@@ -51,7 +52,7 @@ from bench.rehearsal import rehearse
 from bench.run_arguments import changed
 from bench.sampler import noise_source
 from bench.samples import keep, neighbours, sheets, strips
-from bench.training import Trained, compiles, precision, train
+from bench.training import compiles, precision, train
 from metrics.statistics import Estimate
 from reports import schema
 from reports.schema import Budgets, Identical, Record, Sample
@@ -102,7 +103,7 @@ def work(folder: Path, console: Console) -> None:
     launch.leave()
     if not run.main:
         return
-    measured = run.stage(MEASURED, lambda: measure_run(run, trained, folder))
+    measured = run.stage(MEASURED, lambda: _measure(run, trained))
     schema.save(_done(record, trained, measured), folder)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     shard_checkpoint.remove(folder / CHECKPOINT)
@@ -162,6 +163,7 @@ def _train(run: Run) -> dict[str, Any]:
     """Train to the budget's end, from the checkpoint where there is one, and write the averaged weights."""
     config, console, begun, compiled = run.config, run.console, now(), compiles(run.config, run.device)
     with launch.first_of_machine():
+        check_read(run.request, console.info)
         shared = load_shared_for(run.request, run.device)
         approach = build(run.request, shared).to(run.device)
         _tell_disk(run, approach)
@@ -200,7 +202,7 @@ def _train(run: Run) -> dict[str, Any]:
     return {
         "metrics": {name: taken(value, meter.place).to_json() for name, value in costs.items()},
         "curves": {"loss": fitted.losses, "validation": fitted.curve},
-        "budgets": {**counted, **_spent(fitted, flops)},
+        "budgets": {**counted, "flops_per_step": float(flops), "steps": fitted.steps, "images": fitted.images},
         "identical": {
             "vae": shared.codecs["image"].weights_hash,
             "language_model": shared.language_model.weights_hash,
@@ -268,15 +270,6 @@ def _step_flops(approach: Approach, batches: Batches) -> int:
     return parts * flops_per_step(approach, moved(part(whole, 0, parts), device), draws)
 
 
-def _spent(fitted: Trained, flops: int) -> dict[str, Any]:
-    """flops: of a step by the model."""
-    return {
-        "flops_per_step": float(flops),
-        "steps": fitted.steps,
-        "images": fitted.images,
-    }
-
-
 def _arithmetic(config: Config, device: torch.device) -> torch.dtype:
     """Of training's matrix products."""
     return torch.bfloat16 if precision(config, device) == "bf16" else torch.float32
@@ -295,6 +288,12 @@ def _speed(meter: Meter, batches: Batches, flops: int, peak: float) -> dict[str,
         "tokens_per_second": meter.rate(tokens),
         "mfu": mfu(steps, flops / launch.ranks(), peak),
     }
+
+
+def _measure(run: Run, trained: dict[str, Any]) -> dict[str, Any]:
+    """`measure_run` in the run's own folder, of what the run was asked for: training may have taken days."""
+    check_read(run.request, run.console.info)
+    return measure_run(run, trained, run.folder)
 
 
 def measure_run(run: Run, trained: dict[str, Any], place: Path) -> dict[str, Any]:

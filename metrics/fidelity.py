@@ -3,7 +3,9 @@
 A number carries its extractor's name; `fid` and `kid` without one are Inception-v3's pool3 with the TensorFlow weights
 (`metrics.inception`). Features are extracted once and shared. Everything is in double precision, on the CPU.
 
-Intervals are block jackknives over both sets: they cover a number's expectation at this n. A Frechet distance is biased
+Intervals are block jackknives over both sets: they cover a number's expectation at this n. Pictures drawn for the
+captions of the real ones are left out together with these, for a caption is what is drawn anew; of two sets that have
+nothing to do with each other each is dealt into blocks of its own. A Frechet distance is biased
 upwards by an amount that depends on n and on the pictures; the null distance (real pictures held out against the same
 reference, at the same n) shows how much, and KID of independent sets has no such bias. Pictures of the reference's own
 captions are a little nearer to it than independent ones, by either.
@@ -64,15 +66,16 @@ def _root(features: Floats) -> Floats:
     return np.asarray(np.linalg.qr(centred, mode="r"))
 
 
-def _frechet_of_blocks(first: Floats, second: Floats, blocks: int) -> Floats:
+def _frechet_of_blocks(first: Floats, second: Floats, blocks: int, *, paired: bool = False) -> Floats:
     """`frechet_distance` of two sets, and then without block after block of a jackknife, blocks + 1."""
     distance = _frechet_of_subsets(first, second)
-    return np.array([distance(i, j) for i, j in without_blocks((len(first), len(second)), blocks)])
+    return np.array([distance(i, j) for i, j in without_blocks((len(first), len(second)), blocks, paired=paired)])
 
 
-def _parts(features: Floats, number: int, blocks: int) -> list[Ids]:
-    """The blocks that a jackknife deals a set into; without a jackknife it is one."""
-    return deal(len(features), number, max(1, blocks))
+def _parts(first: Floats, second: Floats, blocks: int, *, paired: bool) -> tuple[list[Ids], list[Ids]]:
+    """The blocks that a jackknife deals each of two sets into; without a jackknife it is one."""
+    blocks = max(1, blocks)
+    return deal(len(first), 0, blocks), deal(len(second), 0 if paired else 1, blocks)
 
 
 def _frechet_of_subsets(first: Floats, second: Floats) -> Callable[[Ids, Ids], float]:
@@ -100,10 +103,11 @@ def kernel_distance(first: NDArray[Any], second: NDArray[Any]) -> float:
     return float(_kernel_of_blocks(_double(first), _double(second), 0)[0])
 
 
-def _kernel_of_blocks(first: Floats, second: Floats, blocks: int) -> Floats:
+def _kernel_of_blocks(first: Floats, second: Floats, blocks: int, *, paired: bool = False) -> Floats:
     """`kernel_distance` of two sets, and then without block after block of a jackknife, blocks + 1. Of the kernel only
     its sums over pairs of blocks are held."""
-    a, b = ([each[rows] for rows in _parts(each, number, blocks)] for number, each in enumerate((first, second)))
+    parts = _parts(first, second, blocks, paired=paired)
+    a, b = ([each[rows] for rows in part] for each, part in zip((first, second), parts, strict=True))
     aa, bb, ab = _kernel_sums(a, a), _kernel_sums(b, b), _kernel_sums(a, b)
     n, m = np.array([*map(len, a)]), np.array([*map(len, b)])
     found = []
@@ -130,9 +134,16 @@ def _kernel_sums(a: Sequence[Floats], b: Sequence[Floats]) -> Floats:
 
 
 def neighbour_shares(
-    generated: NDArray[Any], real: NDArray[Any], *, k: int = K, k_coverage: int = K_COVERAGE, blocks: int = 0
+    generated: NDArray[Any],
+    real: NDArray[Any],
+    *,
+    k: int = K,
+    k_coverage: int = K_COVERAGE,
+    blocks: int = 0,
+    paired: bool = False,
 ) -> dict[str, Floats]:
-    """Shares of features N C and M C: each of all pictures, and then without block after block of a jackknife.
+    """Shares of features N C and M C: each of all pictures, and then without block after block of a jackknife. paired:
+    the pictures at a place are of one caption, and are left out together.
 
     precision: the share of generated pictures within the k-th neighbour's distance (its ball) of some real one.
     recall: the share of real pictures in the ball of some generated one.
@@ -142,7 +153,7 @@ def neighbour_shares(
     Distances are made a few rows at a time: all pairs are never held.
     """
     a, b = generated.astype(np.float64), real.astype(np.float64)
-    parts = [_parts(each, number, blocks) for number, each in enumerate((a, b))]
+    parts = _parts(a, b, blocks, paired=paired)
     balls_a, balls_b, wide_b = (
         _radii(a, parts[0], k, blocks),
         *(_radii(b, parts[1], of, blocks) for of in (k, k_coverage)),
@@ -210,16 +221,18 @@ def fidelity_metrics(
     k_coverage: int = K_COVERAGE,
     blocks: int = BLOCKS,
     keys: Sequence[str] | None = None,
+    paired: bool = False,
 ) -> dict[str, Estimate]:
     """`distance_metrics`, and `precision`, `recall`, `density`, `coverage`, of generated against real pictures; `k` in
     their details. These four are dealt into blocks alike, so that the largest k has neighbours left without a block."""
-    found = distance_metrics(generated, real, held_out, through_vae, blocks=blocks, keys=keys)
-    maker = _Maker(details=_details(generated, real), blocks=blocks, keys=keys)
+    found = distance_metrics(generated, real, held_out, through_vae, blocks=blocks, keys=keys, paired=paired)
+    maker = _Maker(details=_details(generated, real), blocks=blocks, keys=keys, paired=paired)
     shares = {"precision": k, "recall": k, "density": k_coverage, "coverage": k_coverage}
     if reason := _unfit(generated, real, least=max(shares.values()) + 2):
         return found | {name: Estimate.missing(reason, unit="share", better="higher") for name in shares}
     blocks = maker.dealt(generated, real, max(shares.values()))
-    made = neighbour_shares(generated.values, real.values, k=k, k_coverage=k_coverage, blocks=blocks)
+    alike = maker.alike(generated, real)
+    made = neighbour_shares(generated.values, real.values, k=k, k_coverage=k_coverage, blocks=blocks, paired=alike)
     for name, values in made.items():
         share = maker.estimate(values, generated, real, better="higher", unit="share", k=shares[name])
         found[name] = share if name == "density" else _clipped(share)
@@ -234,13 +247,15 @@ def distance_metrics(
     *,
     blocks: int = BLOCKS,
     keys: Sequence[str] | None = None,
+    paired: bool = False,
 ) -> dict[str, Estimate]:
     """`fd_<extractor>` and `kid_<extractor>` (`fid` and `kid` on official Inception-v3 pool3), each with its null
     distance as `null_...` and its VAE's as `vae_...`, of generated against real pictures.
 
     held_out: other real pictures, of which as many as were generated make the null distances; through_vae: the same,
     encoded and decoded by the VAE that drawn pictures come from, which make the VAE's distances. Without enough of them
-    these are missing. keys: the generated pictures' names (their prompts), for comparisons of approaches.
+    these are missing. keys: the generated pictures' names (their prompts), for comparisons of approaches. paired: they
+    were drawn for the captions of the real ones, in their order; where they are not as many, that is not made use of.
     Details: the extractor's provenance, `real` (a hash), `n_real`, `rank_deficient` (n <= C), `null`, `vae`.
     UserError where the sets' extractors differ. Missing, with the reason, where a set is too small or a feature is not
     finite.
@@ -249,7 +264,7 @@ def distance_metrics(
         raise UserError(f"the features differ: {dict(generated.provenance)} and {dict(real.provenance)}")
     short = "" if generated.provenance["extractor"] == "inception_v3" else f"_{generated.provenance['extractor']}"
     names = {"frechet": f"fd{short}" if short else "fid", "kernel": f"kid{short}"}
-    maker = _Maker(details=_details(generated, real), blocks=blocks, keys=keys)
+    maker = _Maker(details=_details(generated, real), blocks=blocks, keys=keys, paired=paired)
     found: dict[str, Estimate] = {}
     for kind, by in (("frechet", _frechet_of_blocks), ("kernel", _kernel_of_blocks)):
         null, vae = (_null(maker, by, len(generated), real, other) for other in (held_out, through_vae))
@@ -282,7 +297,7 @@ def _null(maker: _Maker, by: Callable[..., Floats], n: int, real: Features, held
         count = 0 if held_out is None else len(held_out)
         return Estimate.missing(f"{count} held-out real pictures for {n} generated ones", better="lower")
     same = replace(held_out, values=held_out.values[:n])
-    return replace(maker, keys=None).distance(by, same, real)
+    return replace(maker, keys=None, paired=False).distance(by, same, real)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,13 +307,19 @@ class _Maker:
     details: Mapping[str, Any]
     blocks: int
     keys: Sequence[str] | None
+    paired: bool
 
-    def distance(self, by: Callable[[Floats, Floats, int], Floats], first: Features, second: Features) -> Estimate:
+    def alike(self, first: Features, second: Features) -> bool:
+        """Whether the pictures at a place of two sets belong together."""
+        return self.paired and len(first) == len(second)
+
+    def distance(self, by: Callable[..., Floats], first: Features, second: Features) -> Estimate:
         """A distance of two sets, lower better."""
         if reason := _unfit(first, second):
             return Estimate.missing(reason, better="lower")
         a, b = first.values.astype(np.float64), second.values.astype(np.float64)
-        return self.estimate(by(a, b, self.dealt(first, second)), first, second, better="lower")
+        values = by(a, b, self.dealt(first, second), paired=self.alike(first, second))
+        return self.estimate(values, first, second, better="lower")
 
     def dealt(self, first: Features, second: Features, k: int = 0) -> int:
         """Into how many blocks two sets are dealt; 0 where they are too small for an interval. k: neighbours that must
@@ -312,7 +333,8 @@ class _Maker:
     ) -> Estimate:
         """Of a statistic of two sets, whole and then without each block."""
         details = {**self.details, **details}
-        told = of_blocks(values, len(first), keys=self.keys, unit=unit, better=better, details=details)
+        paired = self.alike(first, second)
+        told = of_blocks(values, len(first), keys=self.keys, unit=unit, better=better, details=details, paired=paired)
         if len(values) > 1 or told.value is None:
             return told
         return replace(told, reason=f"{min(len(first), len(second))} pictures are too few for an interval")

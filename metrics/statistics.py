@@ -23,7 +23,7 @@ Better = Literal["higher", "lower", ""]
 TAILS = np.array([0.025, 0.975])
 RESAMPLES = 4000  # of a bootstrap
 BLOCKS = 16  # of a jackknife
-DEAL = 0  # which deal of items into blocks
+DEAL, DEAL_OF_PAIRS = 0, 1  # which deal of items into blocks: each array's its own; the same for arrays of pairs
 COUNTED = "counted, not sampled"
 READ_ONCE = "one reading of a machine's counter"
 ONE_ITEM = "one item has no interval"
@@ -220,8 +220,10 @@ def of_blocks(
     unit: str = "",
     better: Better = "",
     details: Mapping[str, Any] | None = None,
+    paired: bool = False,
 ) -> Estimate:
-    """`jackknife` of a statistic that is known: of n items, and then without block after block of `deal`."""
+    """`jackknife` of a statistic that is known: of n items, and then without block after block of `deal`. paired: as
+    `without_blocks`'s; then other blocks were left out, and it is not compared with one of the others in pairs."""
     found = dict(details or {})
     told: dict[str, Any] = {"n": n, "unit": unit, "better": better, "details": found}
     if keys is not None:
@@ -235,7 +237,7 @@ def of_blocks(
         return Estimate(value=value, reason=ONE_ITEM, **told)
     sizes = np.array([n / len(part) for part in deal(n, 0, len(without))])
     pseudo = sizes * value - (sizes - 1) * without
-    found |= {"pseudo": pseudo.tolist(), "sizes": sizes.tolist(), "deal": DEAL}
+    found |= {"pseudo": pseudo.tolist(), "sizes": sizes.tolist(), "deal": DEAL_OF_PAIRS if paired else DEAL}
     found["interval"] = f"jackknife, {len(without)} blocks"
     if not np.isfinite(pseudo).all():
         return Estimate(value=value, reason="the statistic is not finite without some of the items", **told)
@@ -245,11 +247,13 @@ def of_blocks(
     return Estimate(value=value, low=value - reach, high=value + reach, **told)
 
 
-def without_blocks(lengths: Sequence[int], blocks: int) -> Iterator[tuple[Ids, ...]]:
-    """Rows of arrays of these lengths: all, and then, with two blocks or more, without block after block of `deal`."""
+def without_blocks(lengths: Sequence[int], blocks: int, *, paired: bool = False) -> Iterator[tuple[Ids, ...]]:
+    """Rows of arrays of these lengths: all, and then, with two blocks or more, without block after block of `deal`.
+    paired: arrays of one length, whose items at a place belong together: they are dealt into the same block."""
     every = [np.arange(length) for length in lengths]
     yield tuple(every)
-    dealt = [deal(length, number, blocks) for number, length in enumerate(lengths)] if blocks > 1 else []
+    numbers = [0] * len(lengths) if paired else range(len(lengths))
+    dealt = [deal(length, number, blocks) for number, length in zip(numbers, lengths, strict=True) if blocks > 1]
     for parts in zip(*dealt, strict=True):
         yield tuple(np.delete(rows, part) for rows, part in zip(every, parts, strict=True))
 

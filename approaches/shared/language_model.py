@@ -257,9 +257,13 @@ def _from_transformers(source: Source) -> tuple[Any, Any]:
                     location, dtype=torch.float32, output_loading_info=True, **place, **safe
                 )
         model, info = loaded
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # tokenizers, safetensors and the hub's strict configs have no base in common
         reason = _reason(error) if reachable else NO_ANSWER
         raise UserError(f"the language model '{source.text}' can't be loaded: {reason}") from error
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = False  # a head of its own is one, whatever its config.json says
     if missing := sorted(info["missing_keys"]):  # transformers would leave them at random values
         raise UserError(f"the language model '{source.text}' lacks {len(missing)} tensors, among them {missing[0]}")
     return model.eval(), tokenizer
@@ -267,7 +271,7 @@ def _from_transformers(source: Source) -> tuple[Any, Any]:
 
 def _reason(error: Exception) -> str:
     """What a library says, on one line."""
-    said = " ".join(str(error).split())
+    said = " ".join(str(error).split()) or type(error).__name__
     if "ignore_mismatched_sizes" in said:  # and it points to a table above
         return "its weights have other shapes than its config.json says"
     return said if len(said) <= 300 else said[:300] + " ..."

@@ -24,8 +24,14 @@ from bench.errors import UserError
 from bench.files import atomic_path, cache_directory, hash_bytes, require_space
 from bench.reach import NO_ANSWER, hub_or_cache
 
-AT_A_TIME = 64  # pictures that are encoded or decoded together
-CACHE_REVISION = 1
+AT_A_TIME, AT_SIDE = 64, 256  # pictures of up to so many pixels a side that are encoded or decoded together
+CACHE_REVISION = 2
+
+
+def pictures_at_once(side: int) -> int:
+    """How many pictures of `side` pixels a side are encoded or decoded together: as many pixels as AT_A_TIME of AT_SIDE
+    have, for a large VAE's activations take gigabytes."""
+    return max(1, min(AT_A_TIME, AT_A_TIME * AT_SIDE**2 // side**2))
 
 
 def to_unit(images: NDArray[np.uint8] | Tensor) -> Tensor:
@@ -100,21 +106,23 @@ class LatentCodec(nn.Module):
         images: NDArray[np.uint8],
         *,
         key: str | None = None,
-        batch: int = AT_A_TIME,
+        batch: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Tensor:
         """uint8 N H W 3 -> float32 N C h w on the CPU, encoded once: kept on disk where `key` (of the pictures'
-        content: dataset hash, split, count) is given, under a name that holds the weights, the sizes and the
-        scaling."""
+        content: dataset hash, split, count) is given, under a name that holds the weights, their config and the sizes.
+        batch: how many at a time, by default as `pictures_at_once` says."""
         path = None
         if key is not None:
-            parts = [key, self.weights_hash, str(images.shape), str(self.scale), str(self.shift), str(CACHE_REVISION)]
+            said = {name: value for name, value in self.model.config.items() if not name.startswith("_")}
+            config = json.dumps(said, sort_keys=True, default=str)
+            parts = [key, self.weights_hash, str(images.shape), config, str(CACHE_REVISION)]
             if self.device.type != "cpu":  # convolutions round otherwise there
                 parts.append(self.device.type)
             path = cache_directory() / "latents" / f"{hash_bytes(*parts)}.safetensors"
             if (cached := _read_cache(path)) is not None:
                 return cached
-        device = self.device
+        device, batch = self.device, batch or pictures_at_once(images.shape[1])
         chunks = []
         for start in range(0, len(images), batch):
             chunks.append(self.encode(to_unit(images[start : start + batch]).to(device)).float().cpu())
@@ -127,8 +135,9 @@ class LatentCodec(nn.Module):
                 save_file({"latents": latents}, part)
         return latents
 
-    def decode_images(self, latents: Tensor, *, batch: int = AT_A_TIME) -> NDArray[np.uint8]:
-        """N C h w -> uint8 N H W 3."""
+    def decode_images(self, latents: Tensor, *, batch: int | None = None) -> NDArray[np.uint8]:
+        """N C h w -> uint8 N H W 3. batch: as `encode_images`'s."""
+        batch = batch or pictures_at_once(latents.shape[-1] * self.factor)
         return np.concatenate([to_uint8(self.decode(chunk.to(self.device))) for chunk in latents.split(batch)])
 
 
@@ -179,8 +188,10 @@ def _load(source: Source) -> nn.Module:
                 output_loading_info=True,
                 **place,
             )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if reachable else NO_ANSWER
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # safetensors has errors of its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0] if reachable else NO_ANSWER
         raise UserError(f"the VAE '{source.text}' can't be loaded: {reason}") from error
     if missing := sorted(info["missing_keys"]):  # diffusers would leave them at random values
         raise UserError(f"the VAE '{source.text}' lacks {len(missing)} tensors, among them {missing[0]}")

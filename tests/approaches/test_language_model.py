@@ -187,6 +187,15 @@ def bottomless(folder: Path) -> None:
     edit(llama(folder), num_hidden_layers=10**8)
 
 
+def torn_tokenizer(folder: Path) -> None:
+    path = llama(folder) / "tokenizer.json"
+    path.write_text(path.read_text()[:200])
+
+
+def half_a_number(folder: Path) -> None:
+    edit(llama(folder), intermediate_size=48.5)
+
+
 def unknown_type(folder: Path) -> None:
     edit(llama(folder), model_type="nonesuch")
 
@@ -209,6 +218,8 @@ def unknown_type(folder: Path) -> None:
         (no_numbers, "holds values that are no numbers, in model.norm.weight"),
         (bottomless, "names 100000000 layers: expected 1000 at most"),
         (unknown_type, "can't be loaded"),
+        (torn_tokenizer, "can't be loaded: .*(EOF|line)"),
+        (half_a_number, "can't be loaded: .*intermediate_size"),
     ],
 )
 def test_what_we_cannot_run_is_refused_in_a_sentence(make: Callable[[Path], None], said: str, tmp_path: Path) -> None:
@@ -225,6 +236,17 @@ def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path) -> None:
     save_file(tensors, path, {"format": "pt"})
     with pytest.raises(UserError, match="lacks 1 tensors, among them model.layers.1.mlp.up_proj.weight"):
         LanguageModel.load(str(tmp_path))
+
+
+def test_a_head_of_its_own_is_one_whatever_the_config_says(tmp_path: Path) -> None:
+    edit(llama(tmp_path, tie_word_embeddings=False), tie_word_embeddings=True)
+    ours = LanguageModel.load(str(tmp_path))
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert not ours.transformer.config.tied
+    assert torch.equal(ours.transformer.state_dict()["head.weight"], tensors["lm_head.weight"])
+    del tensors["lm_head.weight"]  # and without one the words' embeddings are it
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    assert LanguageModel.load(str(tmp_path)).transformer.config.tied
 
 
 # Text

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from approaches.shared import vae
-from approaches.shared.vae import LatentCodec, new_autoencoder, to_uint8, to_unit
+from approaches.shared.vae import LatentCodec, new_autoencoder, pictures_at_once, to_uint8, to_unit
 from bench.errors import UserError
 from bench.files import hash_file
 
@@ -224,10 +224,21 @@ def test_everything_that_decides_latents_is_in_the_key(codec: LatentCodec, cache
     codec.encode_images(pictures(), key="other data")
     codec.encode_images(pictures(size=20), key="k")
     codec.encode_images(pictures(4), key="k")
-    for name, value in (("weights_hash", "v"), ("scale", 2.0), ("shift", 0.5)):
-        setattr(codec, name, value)
+    codec.weights_hash = "v"
+    codec.encode_images(pictures(), key="k")
+    for said in ({"scaling_factor": 2.0}, {"shift_factor": 0.5}, {"act_fn": "relu"}):
+        codec.model.register_to_config(**said)
         codec.encode_images(pictures(), key="k")
-    assert len(calls) == len(list(cache.iterdir())) == 7
+    codec.model.register_to_config(_name_or_path="elsewhere")  # which decides nothing
+    codec.encode_images(pictures(), key="k")
+    assert len(calls) == len(list(cache.iterdir())) == 8
+
+
+def test_large_pictures_are_worked_through_fewer_at_a_time(codec: LatentCodec, calls: list[int]) -> None:
+    assert [pictures_at_once(side) for side in (32, 256, 257, 512, 1024, 4096)] == [64, 64, 63, 16, 4, 1]
+    codec.encode_images(pictures(3, size=1024))
+    codec.encode_images(pictures(70))
+    assert calls == [3, 64, 6]
 
 
 @pytest.mark.parametrize("damage", ["cut", "padded", "foreign", "empty", "other name"])

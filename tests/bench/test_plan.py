@@ -4,7 +4,6 @@ arithmetic against sums by hand."""
 from __future__ import annotations
 
 import csv
-import inspect
 import json
 import math
 import re
@@ -22,7 +21,7 @@ from approaches.registry import APPROACHES
 from approaches.shared.kernels import causal_mask, choose
 from approaches.shared.language_model import LanguageModel
 from approaches.shared.sources import Source, smollm2_path
-from approaches.shared.vae import AT_A_TIME, LatentCodec
+from approaches.shared.vae import pictures_at_once
 from bench import cli, counting, muon
 from bench.assembly import load_shared
 from bench.budget import Counts, Machine, _at_once, disk, lines, memory, step_flops, times, to_json
@@ -138,13 +137,9 @@ def test_a_plan_counts_what_is_measured(approach: str, own_cache):
     built.zero_grad(set_to_none=False)
     taken = allocated(lambda: backward(built, batch))
     assert gradients and planned.activations == pytest.approx(taken, rel=0.15)
-    pictures = torch.zeros(AT_A_TIME, 3, config.data.size, config.data.size)
+    pictures = torch.zeros(pictures_at_once(config.data.size), 3, config.data.size, config.data.size)
     taken = allocated(lambda: shared.codecs["image"].encode(pictures)) + pictures.nbytes
     assert planned.encoding == pytest.approx(taken, rel=0.15)
-
-
-def test_as_many_pictures_are_encoded_at_a_time_as_the_plan_takes():
-    assert inspect.signature(LatentCodec.encode_images).parameters["batch"].default == AT_A_TIME
 
 
 def test_a_plan_foretells_a_run(micro_run: MicroRun):

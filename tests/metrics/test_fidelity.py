@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +14,11 @@ from scipy import linalg
 from bench.data.shapes import Shapes
 from bench.errors import UserError
 from metrics import extraction, fidelity
-from metrics.differences import difference
+from metrics.differences import difference, same_items
 from metrics.features import FeatureExtractor, efficientnet_lite0
 from metrics.fidelity import (
     Features,
+    Floats,
     extract,
     fidelity_metrics,
     frechet_distance,
@@ -125,16 +126,19 @@ def shares_by_definition(a: NDArray, b: NDArray, k: int, k_coverage: int) -> dic
     }
 
 
-@pytest.mark.parametrize(("n", "m", "blocks"), [(20, 30, 0), (24, 33, 4), (9, 15, 2)])
+@pytest.mark.parametrize(
+    ("n", "m", "blocks", "paired"), [(20, 30, 0, False), (24, 33, 4, False), (9, 15, 2, False), (24, 24, 4, True)]
+)
 def test_neighbour_shares_by_their_definitions_with_and_without_blocks(
-    n: int, m: int, blocks: int, monkeypatch: pytest.MonkeyPatch
+    n: int, m: int, blocks: int, paired: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = normal(n, 3, 0), normal(m, 3, 1, shift=0.4)
     monkeypatch.setattr(fidelity, "ROWS", 7)
-    found = neighbour_shares(a, b, k=2, k_coverage=3, blocks=blocks)
+    found = neighbour_shares(a, b, k=2, k_coverage=3, blocks=blocks, paired=paired)
     assert {len(values) for values in found.values()} == {blocks + 1}
     whole = (np.arange(0), np.arange(0))
-    parts = [whole, *zip(deal(n, 0, blocks), deal(m, 1, blocks), strict=True)] if blocks else [whole]
+    second = 0 if paired else 1
+    parts = [whole, *zip(deal(n, 0, blocks), deal(m, second, blocks), strict=True)] if blocks else [whole]
     for left, (out_a, out_b) in enumerate(parts):
         expected = shares_by_definition(np.delete(a, out_a, 0), np.delete(b, out_b, 0), 2, 3)
         assert {name: values[left] for name, values in found.items()} == pytest.approx(expected), left
@@ -212,16 +216,25 @@ def test_sets_that_cant_be_measured_have_reasons() -> None:
         frechet_distance(normal(1, 4, 0), normal(5, 4, 0))
 
 
-@pytest.mark.parametrize(("n", "m", "blocks"), [(64, 90, 16), (9, 30, 2), (5, 4, 2), (20, 20, 20)])
-def test_a_kernel_distance_without_a_block_is_that_of_the_other_pictures(
-    n: int, m: int, blocks: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("n", "m", "blocks", "paired"),
+    [(64, 90, 16, False), (9, 30, 2, False), (5, 4, 2, False), (20, 20, 20, False), (64, 64, 16, True)],
+)
+def test_distances_without_a_block_are_those_of_the_other_pictures(
+    n: int, m: int, blocks: int, paired: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = normal(n, 6, 0), normal(m, 6, 1, shift=0.3)
     monkeypatch.setattr(fidelity, "ROWS", 3)
-    found = fidelity._kernel_of_blocks(a, b, blocks)
-    assert found[0] == pytest.approx(kernel_distance(a, b))
-    for without, out_a, out_b in zip(found[1:], deal(n, 0, blocks), deal(m, 1, blocks), strict=True):
-        assert without == pytest.approx(kernel_distance(np.delete(a, out_a, 0), np.delete(b, out_b, 0)))
+    for by, distance in (
+        (fidelity._kernel_of_blocks, kernel_distance),
+        (fidelity._frechet_of_blocks, frechet_distance),
+    ):
+        found = by(a, b, blocks, paired=paired)
+        assert found[0] == pytest.approx(distance(a, b))
+        for without, out_a, out_b in zip(
+            found[1:], deal(n, 0, blocks), deal(m, 0 if paired else 1, blocks), strict=True
+        ):
+            assert without == pytest.approx(distance(np.delete(a, out_a, 0), np.delete(b, out_b, 0)))
 
 
 def test_pictures_are_held_by_number_and_by_size() -> None:
@@ -435,6 +448,45 @@ def test_without_inceptions_weights_the_reason_says_where_they_go(
     torch.save({"conv": torch.zeros(2)}, kept)
     with pytest.raises(UserError, match="can't be read as Inception-v3's weights"):
         Inception()
+
+
+def of_captions(generator: np.random.Generator, n: int, c: int) -> tuple[Floats, Floats, Floats]:
+    """Features of two approaches' pictures and of the true ones, of n captions, which give half of their variance."""
+    caption = generator.normal(size=(n, c))
+    of = ((1.2, 0.3), (0.8, 0.2), (1.0, 0.0))  # how far from the caption, and from the true ones
+    first, second, true = ((caption + own * generator.normal(size=(n, c))) / np.sqrt(2) + far for own, far in of)
+    return first, second, true
+
+
+def test_a_caption_is_left_out_with_both_of_its_pictures() -> None:
+    """Dealt apart, what the two have in common is taken for chance: intervals are wider by a fifth or more."""
+    n, c, trials = 48, 100, 120
+    generator = np.random.default_rng(5)
+    for by, most in ((fidelity._frechet_of_blocks, 1.4), (fidelity._kernel_of_blocks, 1.25)):
+        differences, errors = list[float](), {True: list[float](), False: list[float]()}
+        for _ in range(trials):
+            first, second, true = of_captions(generator, n, c)
+            for paired, found in errors.items():
+                values = by(first, true, BLOCKS, paired=paired) - by(second, true, BLOCKS, paired=paired)
+                found.append(float((BLOCKS - 1) / BLOCKS * ((values[1:] - values[1:].mean()) ** 2).sum()))
+            differences.append(values[0])
+        spread = np.std(differences, ddof=1)
+        together, apart = (float(np.sqrt(np.mean(errors[paired]))) / spread for paired in (True, False))
+        assert 0.85 < together < most and apart > 1.07 * together, (by, together, apart)
+
+
+def test_pictures_of_the_true_ones_captions_are_dealt_with_them_and_others_are_not() -> None:
+    drawn, real, other = (features(normal(64, 8, seed)) for seed in (0, 1, 2))
+    found = fidelity_metrics(drawn, real, other, other, keys=[*map(str, range(64))], paired=True)
+    apart = fidelity_metrics(drawn, real, other, other, keys=[*map(str, range(64))])
+    for name, each in found.items():
+        own = not name.startswith(("null_", "vae_"))
+        assert each.details["deal"] == int(own) and apart[name].details["deal"] == 0, name
+        assert each.value == pytest.approx(apart[name].value, abs=1e-9), name
+        assert (each.details["pseudo"] != apart[name].details["pseudo"]) == own, name
+        assert not own or not same_items(each, apart[name]), name
+    fewer = replace(drawn, values=drawn.values[1:])  # one was not finite
+    assert fidelity_metrics(fewer, real, paired=True)["kid_test"].details["deal"] == 0
 
 
 def test_the_jackknife_of_each_number_covers_its_expectation() -> None:
