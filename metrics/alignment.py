@@ -166,7 +166,8 @@ def clip_metrics(
 ) -> dict[str, Estimate]:
     """`clip_score`, the mean of 100 times the cosine of a picture and its caption (the raw cosines are in details
     `cosines`; CLIPScore's 2.5 max(cos, 0), arXiv 2104.08718, follows from them), `clip_score_gap`, the same less the
-    picture's mean score by CANDIDATES - 1 other captions, all with other words, and `clip_retrieval_precision`, how
+    picture's mean score by CANDIDATES - 1 other captions, all with other words (an item is what a picture and its
+    caption do to the mean, in which a caption stands as another's as well), and `clip_retrieval_precision`, how
     often it is nearer to its own than to any of these (R-precision, arXiv 1711.10485).
 
     pictures: uint8 N H W 3, or N of any sizes. true_pictures: what the captions were written of, whose own numbers are
@@ -207,7 +208,7 @@ def clip_metrics(
     lucky, luckily = _deaf(drawn, texts, others)
     told = {**details, "candidates": others.shape[1] + 1, "chance": luckily}
     told["reference"] = None if best is None else float(best[1].mean())
-    gap = mean_estimate(ahead, keys=keys, seed=seed, better="higher", details=told)
+    gap = mean_estimate(ahead - _lent(drawn, texts, captions), keys=keys, seed=seed, better="higher", details=told)
     told |= {"chance": lucky, "reference": None if best is None else float(best[0].mean())}
     precision = mean_estimate(right, keys=keys, seed=seed, unit="share", better="higher", details=told)
     return {"clip_score": score, "clip_score_gap": gap, "clip_retrieval_precision": precision}
@@ -243,6 +244,17 @@ def _against(
         right.append((own > theirs.amax(1)).double())
         ahead.append(SCALE * (own - theirs.mean(1)))
     return torch.cat(right).numpy(), torch.cat(ahead).numpy()
+
+
+def _lent(pictures: Tensor, texts: Tensor, captions: Sequence[str]) -> NDArray[np.float64]:
+    """What each picture's caption adds to the mean of `_against`'s scores as another picture's: what its words get of
+    other pictures, above what all words get (Hoeffding's projection); 0 on average, N. Words stand among the others
+    once, so that a caption whose words another one has, too, adds nothing."""
+    given = pictures.double()
+    theirs = SCALE * ((given.sum(0) - given) * texts.double()).sum(1).numpy() / max(1, len(given) - 1)
+    _, firsts, places, often = np.unique(list(captions), return_index=True, return_inverse=True, return_counts=True)
+    lent = np.where(often[places] == 1, len(captions) / len(often) * (theirs - theirs[firsts].mean()), 0.0)
+    return np.asarray(lent - lent.mean())
 
 
 def _deaf(pictures: Tensor, texts: Tensor, others: NDArray[np.int64]) -> tuple[float | None, float | None]:

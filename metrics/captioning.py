@@ -256,20 +256,22 @@ def _judged(
 
 def f1_gap(captions: Sequence[str], scenes: Sequence[Scene], *, seed: int = 0) -> Estimate:
     """By how much a caption's attribute F1 exceeds what it gets of other pictures, a mean over up to SHIFTS of them: 0
-    where captions don't look at their pictures. An item is a caption. Details: `reference`, what true and full
-    descriptions get."""
+    where captions don't look at their pictures. An item is what a caption and its scene do to the mean, in which a
+    scene stands as another's as well (Hoeffding's projection). Details: `reference`, what true and full descriptions
+    get."""
     if len(scenes) < 2:
         return Estimate.missing("a gap takes two pictures", unit="share", better="higher")
     count = len(scenes)
     order = np.random.default_rng(derive(seed, "captioning/gap")).permutation(count)
-    others: dict[int, list[int]] = {}
-    for place, item in enumerate(order):
-        others[item] = [order[(place + step) % count] for step in range(1, min(SHIFTS, count - 1) + 1)]
+    others = np.empty((count, min(SHIFTS, count - 1)), dtype=np.int64)  # each scene stands in it equally often
+    for step in range(others.shape[1]):
+        others[order, step] = np.roll(order, -1 - step)
 
-    def gaps(claims: Sequence[Claims | None]) -> list[float]:
-        own = [attribute_f1(claim, scene) for claim, scene in zip(claims, scenes, strict=True)]
-        elsewhere = [np.mean([attribute_f1(claims[i], scenes[other]) for other in others[i]]) for i in range(count)]
-        return [mine - float(theirs) for mine, theirs in zip(own, elsewhere, strict=True)]
+    def gaps(claims: Sequence[Claims | None]) -> NDArray[np.float64]:
+        own = np.array([attribute_f1(claim, scene) for claim, scene in zip(claims, scenes, strict=True)])
+        luck = np.array([[attribute_f1(claims[i], scenes[other]) for other in others[i]] for i in range(count)])
+        lent = np.bincount(others.ravel(), luck.ravel(), count) / others.shape[1]  # by a scene to others' captions
+        return np.asarray(own - luck.mean(1) - (lent - luck.mean()))
 
     said, true = gaps([parse_caption(text) for text in captions]), gaps([_whole(scene) for scene in scenes])
     details = {"others": SHIFTS, "reference": float(np.mean(true))}

@@ -272,7 +272,7 @@ def test_captions_cost_what_they_cost_by_hand(held: Held, monkeypatch: pytest.Mo
         start = approach.text_start([Prompt.image(fixed.test.latents[picture])])
         return float(decoding.score(start, approach.text_step, targets).mean())
 
-    own, others = ([cost(i, (i + by) % 3) for i in range(3)] for by in (0, 1))
+    own, others = ([cost((i - by) % 3, i) for i in range(3)] for by in (0, 1))
     assert found["caption_loss"].details["per_item"] == pytest.approx(own, rel=1e-4)
     gaps = [other - each for other, each in zip(others, own, strict=True)]
     assert found["caption_loss_gap"].details["per_item"] == pytest.approx(gaps, abs=1e-3)

@@ -16,6 +16,7 @@ import open_clip
 import pytest
 import torch
 import transformers
+from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
@@ -231,6 +232,32 @@ def test_the_gap_is_a_pictures_score_by_its_caption_less_the_mean_by_the_others(
     by_hand = np.array([scores[0, 0] - scores[0, 1], scores[1, 1] - scores[1, 0], scores[2, 2] - scores[2, 1]])
     assert found.value == pytest.approx(by_hand.mean(), rel=1e-6)
     assert found.details["reference"] == pytest.approx(by_hand.mean(), rel=1e-6) and found.details["candidates"] == 2
+
+
+def test_an_item_of_the_gap_is_what_its_picture_and_its_words_do_to_it() -> None:
+    """As the jackknife of the whole gap has it: a caption is a candidate of other pictures as well, once for all that
+    have its words."""
+    generator = torch.Generator().manual_seed(0)
+    which = (torch.rand(60, generator=generator) ** 2 * 40).long().numpy()
+    captions = [f"text {number}" for number in which]
+    words = nn.functional.normalize(torch.randn(40, 8, generator=generator) + torch.rand(40, 1, generator=generator))
+    texts = words[torch.from_numpy(which)]
+    pictures = nn.functional.normalize(texts + 0.6 * torch.randn(60, 8, generator=generator) + 0.3)
+    scores = 100 * (pictures.double() @ texts.double().T).numpy()
+
+    def gap(kept: NDArray[np.int64]) -> float:
+        firsts = [i for place, i in enumerate(kept) if which[i] not in which[kept[:place]]]
+        others = [[j for j in firsts if which[j] != which[i]] for i in kept]
+        return float(np.mean([scores[i, i] - scores[i, js].mean() for i, js in zip(kept, others, strict=True)]))
+
+    every = np.arange(60)
+    _, ahead = alignment._against(pictures, texts, alignment._others(captions, 0))
+    items = ahead - alignment._lent(pictures, texts, captions)
+    assert items.mean() == pytest.approx(ahead.mean()) == pytest.approx(gap(every))
+    pseudo = np.array([60 * gap(every) - 59 * gap(np.delete(every, i)) for i in every])
+    naive, projected = (np.corrcoef(pseudo, each)[0, 1] for each in (ahead, items))
+    assert projected > 0.99 > naive
+    assert items.std() == pytest.approx(pseudo.std(), rel=0.05)
 
 
 def test_a_reference_is_what_the_true_pictures_get_whatever_was_drawn(clip: Clip) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bench.data.captions import FORMS, HELD_OUT_FORMS
 from bench.data.negatives import KINDS, false_caption
@@ -225,8 +226,29 @@ def test_a_gap_is_what_looking_adds_to_luck_and_seeds_share_its_items() -> None:
     two = f1_gap(described[:2], known[:2])
     claims = [parse_caption(text) for text in described[:2]]
     shares = [[attribute_f1(claim, scene) for scene in known[:2]] for claim in claims]
-    assert two.details["per_item"] == pytest.approx([shares[0][0] - shares[0][1], shares[1][1] - shares[1][0]])
+    luck = (shares[0][1] + shares[1][0]) / 2
+    assert two.value == pytest.approx((shares[0][0] + shares[1][1]) / 2 - luck)
+    assert two.details["per_item"] == pytest.approx([shares[0][0] - luck, shares[1][1] - luck])
     assert f1_gap(described[:1], known[:1]).value is None
+
+
+def test_an_item_of_the_gap_is_what_its_caption_and_its_scene_do_to_it() -> None:
+    """As the jackknife of the whole gap has it: a scene stands beside other captions as well."""
+    _, described, known = scenes("test", 24)
+    right = np.random.default_rng(0).random(24) < 0.5
+    captions = [described[i if right[i] else (i + 1) % 24] for i in range(24)]
+    shares = np.array([[attribute_f1(parse_caption(text), scene) for scene in known] for text in captions])
+
+    def gap(kept: NDArray[np.int64]) -> float:
+        left = shares[np.ix_(kept, kept)]
+        return float(np.trace(left) / len(kept) - (left.sum() - np.trace(left)) / (len(kept) * (len(kept) - 1)))
+
+    every = np.arange(24)
+    found = f1_gap(captions, known)
+    assert found.value == pytest.approx(gap(every))
+    pseudo = [24 * gap(every) - 23 * gap(np.delete(every, i)) for i in every]
+    assert np.corrcoef(pseudo, found.details["per_item"])[0, 1] > 0.999
+    assert np.std(pseudo) == pytest.approx(np.std(found.details["per_item"]), rel=0.01)
 
 
 def test_a_caption_longer_than_its_reference_wins_nothing_by_its_length() -> None:
@@ -250,4 +272,4 @@ def test_a_number_stands_first(text: str) -> None:
 def test_each_gap_is_its_own_captions() -> None:
     _, described, known = scenes("test", 20)
     gaps = f1_gap([*described[:7], "", *described[8:]], known).details["per_item"]
-    assert [place for place, gap in enumerate(gaps) if gap == 0] == [7]  # nothing was said there
+    assert int(np.argmin(gaps)) == 7 and sorted(gaps)[1] > gaps[7] + 0.1  # nothing was said there
