@@ -5,7 +5,7 @@
 
 Frozen: nothing but the VAE (variant `lora`: the language model too, but for low-rank updates). The weights start as the
 language model's (or fresh), so what it knew can be lost; windows of plain text, replayed beside the pictures, hold it.
-Costs every token three passes' worth of FLOPs: one forward, two backward.
+Costs every token three passes' worth of FLOPs: one forward, two backward (`lora`: little more than two).
 
 Shapes: B rows, L text tokens, D width, V vocabulary, C H W a latent, t in [0, 1].
 """
@@ -105,9 +105,16 @@ class FullRetraining(Approach):
         return batch.draw.targets.masked_fill(batch.empty[:, None], -100)
 
     def _replayed(self, batch: Batch) -> Tensor:
-        """Windows of plain text, of this part. UserError where there are fewer than parts."""
-        replayed = round(self.settings.replay_share * len(batch.whole.text))
-        text = batch.whole.text[:replayed][batch.rows(replayed)]
+        """Windows of plain text, of this part. UserError where there are fewer than parts, or they are longer than what
+        the language model reads."""
+        share, windows, context = self.settings.replay_share, batch.whole.text, self.tower.text.config.context
+        replayed = max(1, round(share * len(windows))) if share else 0
+        if replayed and windows.shape[1] - 1 > context:
+            raise UserError(
+                f"train.replay_tokens is {windows.shape[1] - 1}, expected at most the language model's context of "
+                f"{context}"
+            )
+        text = windows[:replayed][batch.rows(replayed)]
         if replayed and not len(text):
             raise UserError(
                 f"settings.replay_share replays {replayed} windows of text a step, fewer than the "

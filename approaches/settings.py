@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from bench.errors import UserError
 from bench.ranges import Count, Depth, Range, Rate, Share, Weight, Width
 
+FROZEN_WORDS = "of a copy of the words, and settings.words frozen has none"
 Rank = Annotated[int, Range(1, 65_536)]
 Ratio = Annotated[float, Range(0, 100)]
 
@@ -53,7 +54,7 @@ class FullRetrainingSettings(Settings):
     """The same of its token embeddings, its output matrix as well: above 1, pictures hear their words a little earlier
     and text goes sooner."""
     replay_share: Share = 0.25
-    """Windows of plain text a step, as a share of the batch's rows; 0 trains without text replay."""
+    """Windows of plain text a step, as a share of the batch's rows, at least one; 0 trains without text replay."""
     replay_weight: Weight = 0.2
     """Weight of the replayed text's next-token loss."""
     prompt_weight: Weight = 0.0
@@ -66,6 +67,9 @@ class FullRetrainingSettings(Settings):
                 "settings.variant lora trains updates of a language model, which start scratch has not: expected start "
                 "language_model, or variant transfusion"
             )
+        if self.variant == "lora" or self.start == "scratch":
+            why = "variant lora trains none" if self.variant == "lora" else "start scratch has none"
+            _check_unused(self, f"of weights of a language model, and settings.{why}", "lm_", "words_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,10 @@ class DualTowerSettings(Settings):
     def __post_init__(self) -> None:
         if self.fuse and self.variant != "dual_tower":
             raise UserError(f"settings.fuse mixes the outputs of variant dual_tower, not of {self.variant}")
+        if self.words == "frozen":
+            _check_unused(self, FROZEN_WORDS, "words_")
+        if self.variant == "dual_projection":
+            _check_unused(self, "of a copy of the words, and settings.variant dual_projection has none", "words_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +143,8 @@ class ProjectionSettings(Settings):
 
     def __post_init__(self) -> None:
         _check_width(self.width, self.heads)
+        if self.words == "frozen":
+            _check_unused(self, FROZEN_WORDS, "words_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +193,14 @@ class ModularSettings(Settings):
 
     def __post_init__(self) -> None:
         _check_width(self.width, self.heads)
+
+
+def _check_unused(settings: Settings, why: str, *ratios: str) -> None:
+    """UserError where a learning rate ratio that changes nothing is given: runs would seem to differ in it."""
+    for name in (f"{each}learning_rate_ratio" for each in ratios):
+        usual = getattr(type(settings), name)
+        if getattr(settings, name) != usual:
+            raise UserError(f"settings.{name} is a rate {why}: leave it at {usual:g}")
 
 
 def _check_width(width: int, heads: int) -> None:

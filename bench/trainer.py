@@ -204,13 +204,15 @@ class Fitting:
 
     def _record(self, step: int, row: list[float]) -> None:
         """Into the loss curve: a row of it is the mean since the row before."""
-        window = self.meta["window"] or [0, *[0.0] * len(row)]
-        self.meta["window"] = [count + add for count, add in zip(window, [1, *row], strict=True)]
+        window = self.meta["window"] or [[0, 0.0]] * len(row)
+        self.meta["window"] = [
+            [count, total] if math.isnan(value) else [count + 1, total + value]  # nothing counted for it in this step
+            for (count, total), value in zip(window, row, strict=True)
+        ]
         if (ticks := self.budget.ticks(step, self.meta["spent"], RECORDED)) > self.meta["recorded"]:
-            count, *sums = self.meta["window"]
-            means = {name: value / count for name, value in zip(self.trainee.names, sums, strict=True)}
-            # A term that nothing counted for is absent.
-            self.meta["losses"].append({"step": step, **{k: v for k, v in means.items() if not math.isnan(v)}})
+            sums = dict(zip(self.trainee.names, self.meta["window"], strict=True))
+            means = {name: total / count for name, (count, total) in sums.items() if count}
+            self.meta["losses"].append({"step": step, **means})
             self.meta |= {"window": [], "recorded": ticks}
             self.trainee.log(self.meta["losses"][-1])
 

@@ -127,7 +127,6 @@ class Modular(Approach):
             width=settings.captioner_width,
             layers=settings.captioner_layers,
             vocabulary=config.vocabulary,
-            context=shared.caption_tokens,
             kernels=shared.kernels,
             generator=generator(shared.seed, "weights/modular/captioner"),
         )

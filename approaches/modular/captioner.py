@@ -19,7 +19,7 @@ DEVIATION = 0.02  # of fresh embeddings
 
 
 class Captioner(nn.Module):
-    """width: a multiple of twice `HEADS`. vocabulary, context: the tokenizer's that it writes with."""
+    """width: a multiple of twice `HEADS`. vocabulary: the tokenizer's that it writes with."""
 
     def __init__(
         self,
@@ -28,12 +28,11 @@ class Captioner(nn.Module):
         width: int,
         layers: int,
         vocabulary: int,
-        context: int,
         kernels: Kernels,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        config = expert_config(width, layers, vocabulary=vocabulary, context=context + patchify.tokens)
+        config = expert_config(width, layers, vocabulary=vocabulary)
         self.patchify = patchify
         self.transformer = Transformer(config, kernels)
         self.transformer.initialise(generator)

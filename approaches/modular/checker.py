@@ -64,7 +64,7 @@ class Checker(nn.Module):
         x = torch.cat([image, planned, self.whole.expand(len(image), 1, -1)], 1)
         items = torch.cat([mask, layouts.known[:, None]], 1)
         seen = torch.cat([items.new_ones(image.shape[:2]), items], 1)
-        attends = AttentionMask.over(seen, x.shape[1]).build(self.kernels.attention)
+        attends = AttentionMask.over(seen, x.shape[1], may_be_empty=False).build(self.kernels.attention)
         # an order of tokens would mean nothing here: all stand at position 0, which turns nothing
         rope = self.rotary(torch.zeros(x.shape[1], dtype=torch.long, device=x.device), x.dtype)
         for block in self.layers:

@@ -8,8 +8,8 @@ from approaches.shared.transformer import TransformerConfig
 HEADS = 4
 
 
-def expert_config(width: int, layers: int, *, vocabulary: int = 0, context: int = 1) -> TransformerConfig:
-    """width: a multiple of HEADS heads of even width. vocabulary, context: of one that reads and writes words."""
+def expert_config(width: int, layers: int, *, vocabulary: int = 0) -> TransformerConfig:
+    """width: a multiple of HEADS heads of even width. vocabulary: of one that reads and writes words."""
     return TransformerConfig(
         vocabulary=vocabulary,
         width=width,
@@ -18,5 +18,5 @@ def expert_config(width: int, layers: int, *, vocabulary: int = 0, context: int 
         kv_heads=HEADS,
         head_width=width // HEADS,
         hidden=mlp_width(width),
-        context=context,
+        context=0,  # whoever reads sees to it: no weight depends on it
     )

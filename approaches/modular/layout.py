@@ -75,8 +75,9 @@ class Layouts:
         return replace(self, background=background), tuple(changed)
 
     def said(self, captions: Sequence[str], kept: Tensor | None = None) -> Layouts:
-        """Sizes, colours and backgrounds that a row's caption does not name are open, and so are all places. kept: B
-        bool, True for rows to be left as they are."""
+        """Sizes and colours whose words a row's caption does not hold are open, whichever thing they are said of; so is
+        a background that it does not name, and so are all places. kept: B bool, True for rows to be left as they
+        are."""
         kinds, background = self.kinds.clone(), self.background.clone()
         for row, caption in enumerate(captions):
             words = _words(caption)

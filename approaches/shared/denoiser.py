@@ -229,7 +229,8 @@ class Denoiser(nn.Module):
         self_mask = None
         if condition.tokens_mask is not None:
             real = condition.tokens_mask.new_ones(x.shape[0], images)
-            self_mask = AttentionMask.over(torch.cat((real, condition.tokens_mask), 1), x.shape[1]).build(backend)
+            seen = AttentionMask.over(torch.cat((real, condition.tokens_mask), 1), x.shape[1], may_be_empty=False)
+            self_mask = seen.build(backend)
         time = self.modulation(F.silu(embedded)).unflatten(-1, (8, -1))
         for block, keys, values in zip(self.blocks(), condition.keys, condition.values, strict=True):
             x = block(x, time[:, :6], keys, values, cross_mask, self_mask)

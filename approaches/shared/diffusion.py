@@ -92,9 +92,9 @@ class Diffusion:
     # ------------------------------------------------------------------------------------------------- training
 
     def times(self, batch: int, generator: torch.Generator, *, levels: int = 1) -> Tensor:
-        """`levels` training times for each of a batch, (B levels) float32 in (0, 1], an item's side by side, on the
-        generator's device. An item's lie one in each `levels`-th part of the distribution (stratified sampling), so
-        that a step's loss depends less on luck."""
+        """`levels` training times for each of a batch, (B levels) float32 in [0, 1], 0 by rounding alone, an item's
+        side by side, on the generator's device. An item's lie one in each `levels`-th part of the distribution
+        (stratified sampling), so that a step's loss depends less on luck."""
         luck = torch.rand(batch, levels, generator=generator, device=generator.device)
         t = 1.0 - (torch.arange(levels, device=luck.device) + luck).flatten() / levels
         if self.time_sampling == "logit_normal":

@@ -66,10 +66,11 @@ def check_picture(shared: Any) -> None:
 
 
 def gap(model: LanguageModel, describe_prompt: str) -> str:
-    """The white space at the words' end: a caption's first token is another behind it. "" where the tokenizer puts a
-    space before every text by itself (SentencePiece)."""
+    """The white space at the words' end: a caption's first token is another behind it. Without a last space where the
+    tokenizer puts one before every text by itself (SentencePiece)."""
     own = str(model.tokenizer.convert_ids_to_tokens(model.encode("a"))[0]).startswith("\u2581")
-    return "" if own else describe_prompt[len(describe_prompt.rstrip()) :]
+    white = describe_prompt[len(describe_prompt.rstrip()) :]
+    return white.removesuffix(" ") if own else white
 
 
 def last_logits(transformer: Transformer, hidden: Tensor, mask: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from approaches.shared.randomness import generator
 
 @torch.no_grad()
 def test_every_patch_is_read_with_all_others_in_sight() -> None:
-    sizes = {"width": 16, "layers": 2, "vocabulary": 30, "context": 10}
+    sizes = {"width": 16, "layers": 2, "vocabulary": 30}
     model = Captioner(Patchify(4, 8, 2), **sizes, kernels=REFERENCE, generator=generator(0, "captioner"))
     latents = torch.randn(1, 4, 8, 8, generator=generator(0, "latents"))
     changed = latents.clone()

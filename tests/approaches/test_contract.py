@@ -288,6 +288,25 @@ def test_counts_told_ahead_are_those_of_the_losses(way: Trained) -> None:
         assert float(losses["diffusion"].count) == len(batch.times)
 
 
+def test_a_batch_may_have_nothing_to_describe(way: Trained) -> None:
+    """As with train.describe_share 0: pictures are drawn as they are with it, and no caption counts."""
+    needs(way.approach, "denoise")
+    whole, draws = small_batch(way.history.shared, ROWS, 0), small_generators(way.history.shared.seed, 0)
+    described = whole.describe
+    nobody = dataclasses.replace(
+        described,
+        **{name: getattr(described, name)[:0] for name in ("latents", "tokens", "mask", "captions", "scenes")},
+        pictures=None if described.pictures is None else described.pictures[:0],
+    )
+    with_them, without = (
+        way.approach.losses(dataclasses.replace(whole, describe=each), draws) for each in (described, nobody)
+    )
+    for name in without:
+        assert bool(torch.isfinite(without[name].sum)), name
+    assert "caption" not in without or float(without["caption"].count) == float(without["caption"].sum) == 0
+    torch.testing.assert_close(without["diffusion"].sum, with_them["diffusion"].sum, rtol=1e-5, atol=1e-5)
+
+
 def test_gradients_reach_all_that_is_trained_and_nothing_else(way: Trained) -> None:
     approach, history = way.approach, way.history
     trained = {name for name, parameter in approach.named_parameters() if parameter.requires_grad}

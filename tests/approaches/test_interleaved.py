@@ -17,7 +17,7 @@ from approaches.shared.kernels.attention import attention
 from approaches.shared.low_rank import LowRank
 from approaches.shared.prefix import Prefix
 from bench.errors import UserError
-from tests.approaches.small import small_batch, small_shared
+from tests.approaches.small import small_batch, small_generators, small_shared
 from tests.approaches.whole import Whole
 
 VARIANTS = [
@@ -252,6 +252,19 @@ def test_replayed_text_costs_its_next_tokens(shared):
     log_p = approach.text_logits(batch.text[:2, :-1]).log_softmax(-1)
     nats = -log_p.gather(-1, batch.text[:2, 1:, None])
     assert float(term.sum) == pytest.approx(float(nats.sum()), rel=1e-4) and float(term.count) == nats.numel()
+
+
+def test_text_that_is_longer_than_the_model_reads_is_not_replayed(shared):
+    batch = dataclasses.replace(small_batch(shared, rows=6), text=torch.zeros(3, 400, dtype=torch.long))
+    for of in (FullRetraining.counts, functools.partial(FullRetraining.losses, generators=small_generators())):
+        with pytest.raises(UserError, match="replay_tokens is 399, expected at most the language model's context of "):
+            of(FullRetraining(shared, FullRetrainingSettings()), batch)
+
+
+def test_a_small_share_replays_one_window(shared):
+    batch = small_batch(shared, rows=6)
+    counts = [FullRetraining(shared, FullRetrainingSettings(replay_share=share)).counts(batch) for share in (0, 0.01)]
+    assert [each.get("replay", 0) for each in counts] == [0, batch.text.shape[1] - 1]
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ def test_a_tokenizer_that_puts_a_space_before_every_text_gets_no_second_one(monk
     model = small_shared().language_model
     assert gap(model, WORDS) == " " and gap(model, "picture:") == gap(model, "") == ""
     monkeypatch.setattr(model.tokenizer, "convert_ids_to_tokens", lambda ids: ["\u2581a"])
-    assert gap(model, WORDS) == ""
+    assert gap(model, WORDS) == "" and gap(model, "picture:\n ") == gap(model, "picture:\n") == "\n"
 
 
 @pytest.mark.parametrize("name", NAMES)

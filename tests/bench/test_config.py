@@ -211,6 +211,10 @@ def test_every_prediction_and_sampler_has_a_place():
             r"describe_share is 1\.0, which leaves none of train\.batch's 24 pictures to draw: expected 0\.9583333 or",
         ),
         ({"train.describe_share": 0.98}, r"describe_share is 0\.98, which leaves none"),
+        (
+            {"train.describe_share": 0.02},
+            r"describe_share is 0\.02, which describes none of train\.batch's 24 pictures: expected 0\.04166667 or",
+        ),
     ],
 )
 def test_fields_that_do_not_fit_each_other_are_refused(changes: dict[str, Any], message: str):

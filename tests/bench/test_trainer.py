@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -367,6 +368,20 @@ def test_a_truncated_checkpoint_is_refused_with_its_path(tmp_path: Path, share: 
         other.run(path)
     assert str(path) in str(caught.value)
     assert differing(own, other.model.state_dict()) == []
+
+
+def test_a_term_that_nothing_counted_for_in_a_step_is_a_mean_over_the_others() -> None:
+    trainee = SimpleNamespace(names=("loss", "prompt", "never"), log=lambda row: None)
+    budget = SimpleNamespace(ticks=lambda step, spent, of: step // 3)
+    run: Any = SimpleNamespace(
+        meta={"window": [], "recorded": 0, "losses": [], "spent": 0}, trainee=trainee, budget=budget
+    )
+    for step, row in enumerate(
+        [[1.0, 6.0, math.nan], [2.0, math.nan, math.nan], [6.0, 8.0, math.nan], [5.0, 1.0, 2.0]]
+    ):
+        Fitting._record(run, step + 1, row)
+    assert run.meta["losses"] == [{"step": 3, "loss": 3.0, "prompt": 7.0}]
+    assert run.meta["window"] == [[1, 5.0], [1, 1.0], [1, 2.0]]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

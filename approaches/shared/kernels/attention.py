@@ -72,9 +72,9 @@ class AttentionMask:
         return made
 
     @classmethod
-    def over(cls, valid: Tensor, queries: int) -> AttentionMask:
-        """Each of T queries may attend to the keys that are valid, B S bool."""
-        return cls.from_dense(valid[:, None, :].expand(-1, queries, -1))
+    def over(cls, valid: Tensor, queries: int, *, may_be_empty: bool = True) -> AttentionMask:
+        """Each of T queries may attend to the keys that are valid, B S bool. may_be_empty: a row may have none."""
+        return cls.from_dense(valid[:, None, :].expand(-1, queries, -1), may_be_empty=may_be_empty)
 
     @property
     def dense(self) -> Tensor:
