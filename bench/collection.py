@@ -140,17 +140,18 @@ def _write(dataset: Dataset, count: int, pictures_path: Path, words_path: Path, 
     with (
         atomic_path(pictures_path) as part,
         console.progress(total, f"pictures of {dataset.name} {dataset.split}") as progress,
+        ExitStack() as stack,
     ):
-        pictures = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
+        # written, not mapped: a full disk or a quota is an error then, and no signal that ends the process
+        array = stack.enter_context(part.open("wb"))
+        np.lib.format.write_array_header_1_0(array, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for place in range(total):
             sample = dataset[place]
-            pictures[place] = sample.image
+            array.write(np.ascontiguousarray(sample.image).tobytes())
             keys.append(sample.key)
             captions.append(sample.captions)
             scenes.append(None if sample.scene is None else dataclasses.asdict(sample.scene))
             progress.advance(1)
-        pictures.flush()
-        del pictures
     words = {"keys": keys, "captions": captions, "scenes": scenes, "exclusions": dict(dataset.exclusions)}
     write_text(words_path, json.dumps(words))
 

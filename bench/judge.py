@@ -120,7 +120,7 @@ def _told_beside(folder: Path, files: Mapping[str, Path], exclusions: Counter[st
     any, else by the NAME.txt beside each."""
     if has_metadata(folder):
         return {row.name: (*row.captions, "")[0] for row in rows_of(str(folder), exclusions)}
-    return {name: (*caption_beside(path.with_suffix(".txt")), "")[0] for name, path in files.items()}
+    return {name: (*caption_beside(path.with_suffix(".txt"))[0], "")[0] for name, path in files.items()}
 
 
 def _kept(folder: Path, part: Literal["drawn", "true"]) -> Given:

@@ -19,6 +19,11 @@ def printable(text: Any) -> str:
     return _CONTROLS.sub(MARK, str(text))
 
 
+def spelled(name: str) -> str:
+    r"""A file's name as UTF-8 can hold it: bytes that are none, lone surrogates here, are written out as \udce9."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def clean(text: Any) -> str:
     """Text without what HTML and XML can't hold: control characters, lone surrogates and what is no character become a
     mark of replacement."""

@@ -163,7 +163,6 @@ def _train(run: Run) -> dict[str, Any]:
     """Train to the budget's end, from the checkpoint where there is one, and write the averaged weights."""
     config, console, begun, compiled = run.config, run.console, now(), compiles(run.config, run.device)
     with launch.first_of_machine():
-        check_read(run.request, console.info)
         shared = load_shared_for(run.request, run.device)
         approach = build(run.request, shared).to(run.device)
         _tell_disk(run, approach)
@@ -244,7 +243,9 @@ def _tell_disk(run: Run, approach: Approach) -> None:
 
 
 def _batches(run: Run, shared: Shared) -> Batches:
+    """UserError where the pictures or the text are others than when the run was asked for."""
     config = run.config
+    check_read(run.request, run.console.info)
     return Batches(
         config,
         open_dataset(config.data, "train"),

@@ -18,12 +18,13 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from bench.config import DataConfig
-from bench.data.listed import MAX_CAPTIONS, NO_CAPTION, Candidate, Listed, Part, clean_captions
+from bench.data.listed import MAX_CAPTIONS, NO_CAPTION, NOT_UTF8, Candidate, Listed, Part, clean_captions
 from bench.data.pictures import read
 from bench.data.sources import beside, metadata_files
 from bench.data.splits import ALIASES, rank_of
 from bench.errors import UserError
 from bench.files import UnfitFileError, at_home, read_text
+from bench.printable import spelled
 
 CAPTION_COLUMNS = ("text", "caption", "captions")
 MAX_METADATA = 2**31  # bytes of a metadata file, which is held as a whole: some ten million rows
@@ -62,8 +63,8 @@ class Row:
 
     def candidate(self) -> Candidate:
         """To be judged."""
-        captions = caption_beside(self.text) if self.text else self.captions
-        lack = self.lack or ("" if captions else NO_CAPTION)
+        captions, lack = caption_beside(self.text) if self.text else (self.captions, "")
+        lack = self.lack or lack or ("" if captions else NO_CAPTION)
         return Candidate(key=self.name, captions=captions, source=File(path=self.path), told=self.told, lack=lack)
 
 
@@ -101,11 +102,11 @@ def rows_of(path: str | None, exclusions: Counter[str]) -> list[Row]:
     for metadata, told in files:
         prefix = "" if told is None else metadata.parent.name
         for values in _read(metadata, exclusions):
-            name = _inside(values.get("file_name"))
+            name = _inside(values.get("file_name"), metadata.parent)
             if not name:
                 exclusions["path outside the folder" if name is None else "no file_name"] += 1
                 continue
-            full = posixpath.join(prefix, name)
+            full = spelled(posixpath.join(prefix, name))
             texts = next((found for each in CAPTION_COLUMNS if (found := clean_captions(values.get(each)))), ())
             if full in rows:
                 exclusions["file_name repeated: captions joined"] += 1
@@ -119,17 +120,20 @@ def _pictures(folder: Path, exclusions: Counter[str]) -> Iterator[Row]:
     for name, text in beside(folder):
         if name:
             lack = "" if text else "picture without a caption file"
-            yield Row(path=folder / name, name=name, told=_told(name), text=text, lack=lack)
+            yield Row(path=folder / name, name=spelled(name), told=_told(name), text=text, lack=lack)
         else:
             exclusions["caption file without a picture"] += 1
 
 
-def caption_beside(text: Path) -> tuple[str, ...]:
-    """What a NAME.txt says, on one line, as in tar shards; nothing where it is empty, no text, or no regular file."""
+def caption_beside(text: Path) -> tuple[tuple[str, ...], str]:
+    """What a NAME.txt says, on one line, as in tar shards, and what it lacks where that is nothing."""
     try:
-        return clean_captions(read_text(text, MAX_CAPTIONS, "utf-8-sig"))
-    except (OSError, UnicodeDecodeError):
-        return ()
+        captions = clean_captions(read_text(text, MAX_CAPTIONS, "utf-8-sig"))
+    except UnicodeDecodeError:
+        return (), NOT_UTF8
+    except OSError:  # such as one that is no regular file
+        return (), NO_CAPTION
+    return captions, "" if captions else NO_CAPTION
 
 
 def _told(name: str) -> str | None:
@@ -137,10 +141,13 @@ def _told(name: str) -> str | None:
     return ALIASES.get(PurePosixPath(name).parts[0].lower()) if "/" in name else None
 
 
-def _inside(value: object) -> str | None:
-    """A file name made plain; "" where there is none, None where it leads out of the folder."""
+def _inside(value: object, folder: Path) -> str | None:
+    """A file name made plain; "" where there is none, None where it leads out of the folder. Where there is no file
+    of that name, backslashes part folders, as Windows writes them."""
     if not isinstance(value, str) or not value.strip():
         return ""
+    if "\\" in value and not (folder / value).is_file():
+        value = value.replace("\\", "/")
     plain = posixpath.normpath(value)
     steps = PureWindowsPath(plain).parts  # knows both separators
     return None if not steps or ".." in steps or plain.startswith("/") or Path(plain).is_absolute() else plain

@@ -26,7 +26,7 @@ from bench.reach import hub_or_cache
 
 CAPTION_COLUMNS = (
     "text", "caption", "captions", "prompt", "description", "sentence", "sentences", "sentences_raw", "en_text",
-    "caption_0", "title", "label_text",
+    "caption_0", "title", "label_text", "txt",
 )  # fmt: skip
 """In order of preference."""
 PICTURE_COLUMNS = ("image", "picture", "img", "photo")

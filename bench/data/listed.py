@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -21,6 +21,7 @@ from bench.data.pictures import RESIZE, PictureError, decode, inspect, quiet
 from bench.data.splits import assign, may_be
 from bench.errors import UserError
 from bench.files import cache_directory, hash_bytes, whole_characters, write_json
+from bench.printable import spelled
 
 LONG_CAPTION = 1000  # characters
 MAX_CAPTIONS = 2**24  # bytes of one picture's captions, and of what may stand beside them
@@ -57,8 +58,9 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Which of a source's pictures a split has: see `assign`, by the bytes of a picture, so that none is in two splits
-    however often the source has it, and under whatever name. present: the splits that the source has itself."""
+    """Which of a source's pictures a split has: see `assign`, by the bytes of a picture, so that none is in two of the
+    splits that are carved here, however often the source has it, and under whatever name. present: the splits that the
+    source has itself, which stay as they are."""
 
     split: str
     present: frozenset[str]
@@ -83,9 +85,10 @@ class Verdict:
     digest: str
 
 
-NO_CAPTION = "empty caption"
-ELSEWHERE = "in another split"
-"""The verdict on a picture that nobody has decoded."""
+NO_CAPTION, NOT_UTF8 = "empty caption", "caption that is not UTF-8"
+ELSEWHERE, BEYOND = "in another split", "beyond the bound"
+"""Verdicts on pictures that nobody has decoded."""
+AGAIN = "the same picture again: captions joined"
 TOO_FEW = "none falls into it: there are too few, or no folder or shard of them is named like it"
 
 
@@ -103,35 +106,46 @@ class Listed(Dataset):
         origin: str,
     ) -> None:
         """Judge candidates in order until `bound` are accepted; UserError where none is. Those that have the same bytes
-        are one, with the captions of all.
+        are one, with the captions of all: where some have, of the accepted or the next CHUNK, all that are beyond the
+        bound are looked through for more.
 
         exclusions: what has been left out so far. origin: names the source in messages and in the cache.
         """
         self.split, self.size, self.exclusions, self.origin = part.split, size, exclusions, origin
         cache = VerdictCache(f"{self.name}/{origin}", part)
         kept: dict[str, Candidate] = {}
+        here, beyond = False, 0
         for candidate, verdict in _judged(candidates, cache):
-            if verdict.reason == ELSEWHERE:
+            if len(kept) == bound:
+                if beyond == CHUNK and not exclusions[AGAIN]:
+                    break
+                beyond, cache.wanted = beyond + 1, kept.keys()
+            if verdict.reason in (ELSEWHERE, BEYOND):
                 continue
+            here = True
             if reason := candidate.lack or verdict.reason:
-                exclusions[reason] += 1
+                if len(kept) < bound:
+                    exclusions[reason] += 1
                 continue
             if first := kept.get(verdict.digest):
-                exclusions["the same picture again: captions joined"] += 1
+                exclusions[AGAIN] += 1
                 captions = tuple(dict.fromkeys((*first.captions, *candidate.captions)))
                 kept[verdict.digest] = replace(first, captions=captions)
+                continue
+            if len(kept) == bound:
                 continue
             exclusions.update(verdict.notes)
             if any(len(caption) > LONG_CAPTION for caption in candidate.captions):
                 exclusions[f"caption over {LONG_CAPTION} characters (kept)"] += 1
             kept[verdict.digest] = candidate
-            if len(kept) == bound:
-                break
         cache.save()
         self.items = list(kept.values())
         if not self.items:
-            found = "; ".join(f"{reason}: {count}" for reason, count in exclusions.most_common()) or TOO_FEW
-            raise UserError(f"dataset '{self.name}': no usable picture for split '{self.split}' in {origin} ({found})")
+            found = [] if here else [TOO_FEW]
+            found += [f"{reason}: {count}" for reason, count in exclusions.most_common()]
+            raise UserError(
+                f"dataset '{self.name}': no usable picture for split '{self.split}' in {origin} ({'; '.join(found)})"
+            )
         content = (each for digest, item in kept.items() for each in (item.key, *item.captions, digest))
         self._hash = hash_bytes(self.name, self.split, RESIZE, str(size), *content)
         self._lost: set[int] = set()
@@ -166,12 +180,15 @@ class Listed(Dataset):
 
 
 class VerdictCache:
-    """Verdicts of earlier runs on a part's pictures, by their stamps; one small file a source and part."""
+    """Verdicts of earlier runs on a part's pictures, by their stamps; one small file a source and part. wanted: the
+    digests of those that alone are to be looked at from now on; the others are BEYOND."""
+
+    wanted: Collection[str] | None = None
 
     def __init__(self, origin: str, part: Part) -> None:
         self._part = part
         whose = f"{part.split}/{part.seed}/{sorted(part.present)}"
-        key = hash_bytes("verdicts-v4", RESIZE, PIL.__version__, origin, whose)
+        key = hash_bytes("verdicts-v5", RESIZE, PIL.__version__, spelled(origin), whose)
         self._target = cache_directory() / "verdicts" / f"{key}.json"
         self._before: dict[str, Any] = {}
         self._now: dict[str, list[Any]] = {}
@@ -184,8 +201,11 @@ class VerdictCache:
         try:
             reason, notes, digest = self._before[stamp]
             verdict = Verdict(reason=str(reason), notes=tuple(notes), digest=str(digest))
+            known = verdict.reason != BEYOND or (self.wanted is not None and digest not in self.wanted)
         except (KeyError, ValueError, TypeError):
-            verdict = _look(candidate, self._part)
+            known = False
+        if not known:
+            verdict = _look(candidate, self._part, self.wanted)
         # What could not be read may be readable the next time.
         if stamp and verdict.digest and time.time_ns() - changed > FRESH_NS:
             self._now[stamp] = [verdict.reason, list(verdict.notes), verdict.digest]
@@ -207,7 +227,7 @@ def clean_captions(values: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(line for line in lines if line))
 
 
-def _look(candidate: Candidate, part: Part) -> Verdict:
+def _look(candidate: Candidate, part: Part, wanted: Collection[str] | None) -> Verdict:
     try:
         data = candidate.source.read()
     except PictureError as error:
@@ -215,6 +235,8 @@ def _look(candidate: Candidate, part: Part) -> Verdict:
     digest = hash_bytes(data)
     if not part.has(candidate, digest):
         return Verdict(reason=ELSEWHERE, notes=(), digest=digest)
+    if wanted is not None and digest not in wanted:
+        return Verdict(reason=BEYOND, notes=(), digest=digest)
     try:
         return Verdict(reason="", notes=inspect(data), digest=digest)
     except PictureError as error:

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from bench.files import LargeFileError, read_regular
 
@@ -28,6 +29,18 @@ TOO_LARGE = "image too large"
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """What is read as a picture; Pillow knows more, some of which (EPS) start other programs."""
+TURN = Image.Transpose
+UPRIGHT = {
+    2: TURN.FLIP_LEFT_RIGHT,
+    3: TURN.ROTATE_180,
+    4: TURN.FLIP_TOP_BOTTOM,
+    5: TURN.TRANSPOSE,
+    6: TURN.ROTATE_270,
+    7: TURN.TRANSVERSE,
+    8: TURN.ROTATE_90,
+}
+"""What puts a picture upright, by its EXIF orientation. ImageOps.exif_transpose would write all of the EXIF anew, which
+fails on the odd tags of many cameras."""
 
 
 class PictureError(Exception):
@@ -133,11 +146,19 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
+def _orientation(image: Image.Image) -> Any:
+    """How its EXIF says that it lies; None where that can't be read, which does not concern the pixels."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow raises many kinds on damaged blocks
+        return None
+
+
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     """A loaded image as upright RGB, and what that took."""
     notes = []
-    if image.getexif().get(ExifTags.Base.Orientation) in range(2, 9):
-        image = ImageOps.exif_transpose(image)
+    if (turn := UPRIGHT.get(_orientation(image))) is not None:
+        image = image.transpose(turn)
         notes.append("EXIF rotation applied")
     mode = image.mode
     if mode == "RGB" and "transparency" not in image.info:

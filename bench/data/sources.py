@@ -12,10 +12,11 @@ from pathlib import Path
 from bench.data.splits import ALIASES, named_split
 from bench.errors import UserError
 from bench.files import at_home
+from bench.printable import spelled
 
 METADATA = ("metadata.jsonl", "metadata.csv")
-PICTURES = ("jpg", "jpeg", "png", "webp")
-"""Kinds of pictures that stand beside a NAME.txt, in folders and in tar shards."""
+PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "jp2", "avif")
+"""Kinds of pictures that stand beside a NAME.txt, in folders and in tar shards, in order of preference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ def shards(path: str | None) -> list[Shard]:
     if root.is_dir():
         files = sorted(file for file in root.rglob("*.tar") if file.is_file())
     else:
-        patterns = braces(str(root))
+        patterns = [glob.escape(str(root))] if root.is_file() else braces(str(root))
         files = sorted({Path(file) for pattern in patterns for file in glob.glob(pattern) if Path(file).is_file()})
         missing = [pattern for pattern in patterns if not glob.has_magic(pattern) and not Path(pattern).is_file()]
         if missing:
@@ -109,7 +110,7 @@ def shards(path: str | None) -> list[Shard]:
     for file in files:
         if file.suffix != ".tar":
             raise UserError(f"{file} is not a plain .tar; shards are read by position, so decompress them first")
-    names = [file.relative_to(root).as_posix() for file in files]
+    names = [spelled(file.relative_to(root).as_posix()) for file in files]
     return [Shard(path=file, name=name, told=named_split(name)) for file, name in zip(files, names, strict=True)]
 
 

@@ -19,6 +19,7 @@ from bench.config import TextConfig
 from bench.data.dataset import SPLITS
 from bench.errors import UserError, nearest
 from bench.files import at_home, hash_bytes, whole_characters
+from bench.printable import spelled
 from bench.registry import Registry
 from bench.seeds import derive
 
@@ -112,7 +113,7 @@ class TextFile(LoadedCorpus):
             raise UserError(f"text.path {path} is no file: use the corpus 'folder' for a folder")
         exclusions: Counter[str] = Counter()
         progress(f"reading {path}")
-        documents = list(_read_file(path, path.name, exclusions, chunked=True))
+        documents = list(_read_file(path, spelled(path.name), exclusions, chunked=True))
         splits = split_by_group(documents, config.seed, str(path), exclusions)
         return cls(f"file {path.name}", splits, exclusions, limit=config.limit)
 
@@ -131,7 +132,9 @@ class TextFolder(LoadedCorpus):
         if not folder.is_dir():
             raise UserError(f"text.path {folder} is a file: use the corpus 'file'")
         exclusions: Counter[str] = Counter()
-        every = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+        every = sorted(
+            (spelled(path.relative_to(folder).as_posix()), path) for path in folder.rglob("*") if path.is_file()
+        )
         found = [(key, path) for key, path in every if "/." not in f"/{key}"]
         if len(found) < len(every):
             exclusions["hidden (a name begins with a dot)"] += len(every) - len(found)

@@ -16,11 +16,12 @@ from itertools import zip_longest
 from pathlib import Path
 
 from bench.config import DataConfig
-from bench.data.listed import MAX_CAPTIONS, NO_CAPTION, Candidate, Listed, Part, clean_captions
+from bench.data.listed import MAX_CAPTIONS, NO_CAPTION, NOT_UTF8, Candidate, Listed, Part, clean_captions
 from bench.data.pictures import MAX_BYTES, TOO_LARGE, PictureError
 from bench.data.sources import PICTURES, Shard, shards
 from bench.data.splits import rank_of
 from bench.files import regular
+from bench.printable import spelled
 
 TEXTS = ("txt", "json")
 CAPTION_FIELDS = ("caption", "text", "captions")
@@ -114,10 +115,9 @@ def _of_shard(shard: Shard, part: Part, exclusions: Counter[str]) -> Iterator[Ca
         if picture is None:
             exclusions["sample without a picture"] += 1
             continue
-        captions = _captions(members)
-        lack = "sample without a caption file" if captions is None else "" if captions else NO_CAPTION
+        captions, lack = _captions(members)
         key = f"{shard.name}/{base}"
-        yield Candidate(key=key, captions=captions or (), source=picture, told=shard.told, lack=lack)
+        yield Candidate(key=key, captions=captions, source=picture, told=shard.told, lack=lack)
 
 
 def _samples(shard: Shard, exclusions: Counter[str]) -> Iterator[tuple[str, dict[str, Slice]]]:
@@ -131,7 +131,7 @@ def _samples(shard: Shard, exclusions: Counter[str]) -> Iterator[tuple[str, dict
                 folder, _, name = member.name.removeprefix("./").rpartition("/")
                 stem, _, kind = name.partition(".")
                 kind = kind.lower()
-                base = f"{folder}/{stem}" if folder else stem
+                base = spelled(f"{folder}/{stem}" if folder else stem)
                 if not member.isfile() or not stem or kind not in PICTURES + TEXTS:
                     dotted += [base] if member.isfile() and stem and kind.rpartition(".")[2] in PICTURES else []
                     continue
@@ -153,19 +153,21 @@ def _samples(shard: Shard, exclusions: Counter[str]) -> Iterator[tuple[str, dict
     yield from samples.items()
 
 
-def _captions(members: dict[str, Slice]) -> tuple[str, ...] | None:
-    """A sample's captions; None where it has no file of them, () where they are empty, no text, or enormous."""
+def _captions(members: dict[str, Slice]) -> tuple[tuple[str, ...], str]:
+    """A sample's captions, and what it lacks where it has none: a file of them, or words in it."""
     told = [members[kind] for kind in TEXTS if kind in members]
     if not told:
-        return None
+        return (), "sample without a caption file"
     if told[0].length > MAX_CAPTIONS:
-        return ()
+        return (), NO_CAPTION
+    captions: tuple[str, ...] = ()
     try:
         if "txt" in members:
-            return clean_captions(members["txt"].read().decode("utf-8-sig"))
-        values = json.loads(members["json"].read())
+            captions = clean_captions(members["txt"].read().decode("utf-8-sig"))
+        elif isinstance(values := json.loads(members["json"].read()), dict):
+            captions = next((texts for name in CAPTION_FIELDS if (texts := clean_captions(values.get(name)))), ())
+    except UnicodeDecodeError:
+        return (), NOT_UTF8
     except (ValueError, RecursionError, PictureError):
-        return ()
-    if not isinstance(values, dict):
-        return ()
-    return next((texts for name in CAPTION_FIELDS if (texts := clean_captions(values.get(name)))), ())
+        return (), NO_CAPTION
+    return captions, "" if captions else NO_CAPTION

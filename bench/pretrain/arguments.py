@@ -28,6 +28,11 @@ class PretrainArguments:
 
         if not self.only:
             raise UserError(f"--only names nothing to make, expected one or more of: {', '.join(MODELS)}")
+        if config.data.path:
+            raise UserError(
+                f"--data.path {config.data.path}: pretrain draws its own pictures, shapes and emoji, and reads no "
+                "others: leave it out; `python -m bench run --data.path` trains on yours"
+            )
         check_output(self.out, "--out")
         shares = {"vae": config.pretrain.vae.emoji_share, "clip": config.pretrain.clip.emoji_share}
         if any(shares.get(model, 0.0) > 0 for model in self.only):

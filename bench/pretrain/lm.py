@@ -27,6 +27,7 @@ from bench.data.shapes import Shapes
 from bench.data.text import TextCorpus, open_text
 from bench.data.world_text import world_documents
 from bench.environment import source_hash
+from bench.errors import UserError
 from bench.files import hash_bytes
 from bench.muon import muon_and_adamw
 from bench.ngram import TrigramModel
@@ -50,12 +51,13 @@ def pretrain(config: Config, *, work: Path, out: Path, console: Console) -> dict
     streams = {"text": _stream(tokenizer, train), "world": _stream(tokenizer, world)}
     words = ", ".join(f"{len(ids):,} tokens of {name}" for name, ids in streams.items())
     console.info(f"lm: {words}")
-    held_out = {
-        "text": _windows(_stream(tokenizer, [d.text for d in corpus.documents("validation")]), recipe.context, 48),
-        "world": _windows(
-            _stream(tokenizer, islice(world_documents(config.data.seed, "validation"), 400)), recipe.context, 16
-        ),
+    unseen = {
+        "text": _stream(tokenizer, [document.text for document in corpus.documents("validation")]),
+        "world": _stream(tokenizer, islice(world_documents(config.data.seed, "validation"), 400)),
     }
+    for split, tokens in (("training", streams), ("validation", unseen)):
+        _check_length(tokens, split, recipe.context)
+    held_out = {name: _windows(unseen[name], recipe.context, count) for name, count in (("text", 48), ("world", 16))}
     model = Transformer(shape(recipe), choose("cpu"))
     model.initialise(generator(config.seed, "lm/weights"))
     data_hash = hash_bytes(*(ids.tobytes() for ids in streams.values()))
@@ -199,6 +201,16 @@ def _stream(tokenizer: Any, documents: Iterable[str]) -> Ids:
         parts.append(end)
         parts.extend(encoding.ids)
     return np.array(parts, dtype=np.int64)
+
+
+def _check_length(streams: dict[str, Ids], split: str, context: int) -> None:
+    """UserError where a stream is shorter than one window of context + 1 ids."""
+    for name, ids in streams.items():
+        if len(ids) <= context:
+            raise UserError(
+                f"the {split} part of {name} has {len(ids)} tokens, fewer than a window's {context + 1}: give "
+                "--text.path more, or lower pretrain.lm.context"
+            )
 
 
 def _windows(ids: Ids, context: int, count: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -315,6 +316,23 @@ def test_a_collection_is_a_splits_beginning_made_once_and_then_read() -> None:
         assert len(found) == 5 and found.scenes == (None,) * 5 and found.exclusions == {"too small": 2}
         assert np.array_equal(found.pictures[4], Shapes.build(CONFIG.data, "train")[4].image)
     assert few.made == list(range(5))
+
+
+def test_a_disk_that_fills_up_while_pictures_are_kept_is_a_sentence(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a mapping it would have been a signal that ends the process."""
+    header, before = np.lib.format.write_array_header_1_0, set((own_cache / "pictures").iterdir())
+
+    def full(file: Any, told: Any) -> None:
+        header(file, told)
+        file.close()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        collect(Shapes.build(CONFIG.data, "train"), 4, models()[2], Console(interval=1e9))
+    assert set((own_cache / "pictures").iterdir()) == before
 
 
 def test_the_digest_tells_words_and_pictures(text: Path) -> None:

@@ -281,7 +281,8 @@ def test_captions_beside_pictures_without_metadata(tmp_path):
         "train/a.png": ("a red lamp",), "train/deep/b.c.JPG": ("a cup",)
     }  # fmt: skip
     assert data.exclusions == {
-        "picture without a caption file": 1, "empty caption": 2, "caption file without a picture": 1
+        "picture without a caption file": 1, "empty caption": 1, "caption that is not UTF-8": 1,
+        "caption file without a picture": 1,
     }  # fmt: skip
     assert keys(build(tmp_path, "validation")) == ["val/a.png"]
 
@@ -377,3 +378,62 @@ def test_enormous_metadata_is_refused_before_it_is_read(tmp_path):
         file.truncate(2**40)
     with pytest.raises(UserError, match=f"^{tmp_path / 'metadata.jsonl'} has 1,099,511,627,776 bytes, expected "):
         build(tmp_path)
+
+
+LATIN = "caf\udce9"  # as Python has the bytes of a name that are no UTF-8
+
+
+def test_names_that_are_no_utf8_are_read_and_written_out(tmp_path):
+    root = tmp_path / LATIN
+    for split in ("train", "validation", "test"):
+        for name in (f"{LATIN}.png", "plain.png"):
+            paint(root / split / name, len(split) + len(name)).with_suffix(".txt").write_text("a cup")
+    found = {split: keys(build(root, split)) for split in Folder.splits}
+    assert found == {split: [f"{split}/caf\\udce9.png", f"{split}/plain.png"] for split in Folder.splits}
+    (told := tmp_path / "told").mkdir()
+    paint(told / f"{LATIN}.png", 0)
+    describe(told, [(f"{LATIN}.png", "a cup")])
+    told_of = [key for split in Folder.splits for key in _keys_or_none(told, split)]
+    assert told_of == ["caf\\udce9.png"]
+
+
+def _keys_or_none(folder, split):
+    try:
+        return keys(build(folder, split))
+    except UserError:
+        return []
+
+
+def test_a_name_with_backslashes_is_a_path_where_no_file_has_it(tmp_path):
+    for split in ("train", "validation", "test"):
+        paint(tmp_path / split / "0.png", len(split))
+    paint(tmp_path / "train\\1.png", 1)
+    rows = [(f"{split}\\0.png", "a cup") for split in ("train", "validation", "test")]
+    describe(tmp_path, [*rows, ("train\\1.png", "a jug"), ("..\\x.png", "no")])
+    data = build(tmp_path)
+    assert keys(build(tmp_path, "test")) == ["test/0.png"] and "train/0.png" in keys(data)
+    assert data.exclusions["path outside the folder"] == 1 and not data.exclusions["missing image file"]
+
+
+def test_every_kind_of_picture_may_stand_beside_its_caption(tmp_path):
+    kinds = ("jpg", "png", "webp", "bmp", "gif", "tif")
+    for split in ("train", "validation", "test"):
+        for seed, kind in enumerate(kinds):
+            paint(tmp_path / split / f"{kind}.{kind}", seed + 10 * len(split)).with_suffix(".txt").write_text("a cup")
+    assert keys(build(tmp_path)) == sorted(f"train/{kind}.{kind}" for kind in kinds)
+
+
+def test_what_is_no_utf8_is_told_apart_from_what_is_empty(tmp_path):
+    for split in ("train", "validation", "test"):
+        for seed, text in enumerate((b"a cup", "a caf\u00e9".encode("latin-1"), b" ")):
+            paint(tmp_path / split / f"{seed}.png", seed + 10 * len(split)).with_suffix(".txt").write_bytes(text)
+    data = build(tmp_path)
+    assert data.exclusions == {"caption that is not UTF-8": 1, "empty caption": 1} and len(data) == 1
+
+
+def test_a_split_that_nothing_falls_into_says_so_whatever_else_was_left_out(tmp_path):
+    paint(tmp_path / "0.png", 0).with_suffix(".txt").write_text("a cup")
+    (tmp_path / "LICENSE.txt").write_text("mine")
+    lacking = next(split for split in ("validation", "test") if not _keys_or_none(tmp_path, split))
+    with pytest.raises(UserError, match=f"split '{lacking}' .*none falls into it.*caption file without a picture: 1"):
+        build(tmp_path, lacking)

@@ -88,6 +88,27 @@ def test_a_single_table_is_split_by_picture_however_many_rows_have_it(tmp_path):
     assert sum(own.exclusions["the same picture again: captions joined"] for own in data.values()) == 60
 
 
+@pytest.mark.parametrize("bound", [12, 30])
+def test_a_bound_is_of_pictures_each_with_all_its_captions(tmp_path, bound):
+    words = ("see", "this is", "here is", "look at", "a")
+    rows = [(f"{word} {i}", encode(i)) for word in words for i in range(60)]
+    path = saved(tmp_path, train=table([text for text, _ in rows], [each for _, each in rows]),
+                 validation=table(["v"], [encode(70)]), test=table(["t"], [encode(80)]))  # fmt: skip
+    first, again = build(path, train_items=bound), build(path, train_items=bound)
+    for data in (first, again):  # the second from what was judged before
+        assert len(data) == bound and {len(sample.captions) for sample in data.first(99)} == {len(words)}
+    assert first.content_hash() == again.content_hash() and first.exclusions == again.exclusions
+    whole = build(path, train_items=60)  # of which some had been beyond the bound
+    assert len(whole) == 60 and {len(sample.captions) for sample in whole.first(99)} == {len(words)}
+    assert {sample.key for sample in first.first(99)} <= {sample.key for sample in whole.first(99)}
+
+
+def test_shards_as_the_hub_serves_them_have_their_captions_found(tmp_path):
+    one = {name: table(["a cup"], [encode(i)], column="txt", __key__=["7"], __url__=["hf://x"])
+           for i, name in enumerate(("train", "validation", "test"))}  # fmt: skip
+    assert build(saved(tmp_path, **one)).first(1)[0].caption == "a cup"
+
+
 def test_a_split_may_have_its_name_among_other_words(tmp_path):
     path = saved(
         tmp_path, train2017=table(["a", "b"]), val2017=table(["c"], [encode(7)]), test_clean=table(["d"], [encode(8)])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bench.data.pictures import PictureError, decode, fit, inspect, square
 from tests.bench.png import chunk, deep_colour
@@ -101,6 +101,45 @@ def test_exif_rotation(kind, orientation, turns):
     image, notes = decode(encode(Image.fromarray(stored), kind, exif=exif, **options), 16)
     assert np.abs(image.astype(int) - np.rot90(stored, turns)).max() <= 6
     assert notes == (() if orientation == 1 else ("EXIF rotation applied",))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_put_upright_as_pillow_does_it(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(noise(), exif=exif)
+    with Image.open(io.BytesIO(data)) as opened:
+        upright = fit(ImageOps.exif_transpose(opened).convert("RGB"), SIZE)
+    assert np.array_equal(decode(data, SIZE)[0], upright)
+
+
+def exif_block(*entries):
+    """An EXIF block as a camera writes it, of (tag, value): a number as one SHORT, a text as ASCII."""
+    offset, rows, texts = 8 + 2 + 12 * len(entries) + 4, b"", b""
+    for tag, value in entries:
+        if isinstance(value, int):
+            rows += struct.pack("<HHIHH", tag, 3, 1, value, 0)
+        else:
+            text = value.encode() + bytes(8 - len(value))
+            rows += struct.pack("<HHII", tag, 2, len(text), offset + len(texts))
+            texts += text
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + rows + bytes(4) + texts
+
+
+@pytest.mark.parametrize("tag", [0x0100, 0x011A, 0x0213])  # the width, the resolution, and where colours are sampled
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_odd_tags_beside_an_orientation_do_not_concern_the_pixels(kind, tag):
+    data = encode(noise(), kind, exif=exif_block((tag, "wide"), (0x0112, 6)))
+    with Image.open(io.BytesIO(data)) as opened, pytest.raises(Exception, match="."):
+        ImageOps.exif_transpose(opened)  # which writes them anew
+    image, notes = decode(data, SIZE)
+    assert notes == ("EXIF rotation applied",) and image.shape == (SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_a_block_that_is_no_exif_does_not_concern_the_pixels(kind):
+    image, notes = decode(encode(noise(), kind, exif=b"Exif\0\0nonsense"), SIZE)
+    assert notes == () and image.shape == (SIZE, SIZE, 3)
 
 
 def test_an_invalid_orientation_is_ignored():

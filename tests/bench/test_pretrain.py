@@ -28,6 +28,7 @@ from bench.console import Console
 from bench.data import fonts
 from bench.data.shapes import Shapes
 from bench.data.text import open_text
+from bench.errors import UserError
 from bench.files import read_json
 from bench.presets import preset
 from bench.pretrain import lm
@@ -99,6 +100,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         arguments.check(config)
         assert pretrain.main(arguments, config, Console(interval=1e9)) == 0
     yield Made(config=config, out=arguments.out)
+
+
+def test_pictures_that_would_not_be_read_are_refused(made: Made) -> None:
+    config = replace(made.config, data=replace(made.config.data, path="pictures"))
+    with pytest.raises(UserError, match="--data.path pictures: pretrain draws its own pictures"):
+        PretrainArguments(out=made.out).check(config)
+
+
+@pytest.mark.parametrize(("split", "context"), [("validation", 30_000), ("training", 1_000_000)])
+def test_text_shorter_than_a_window_is_refused(made: Made, split: str, context: int) -> None:
+    streams = {"text": np.arange(20_000 if split == "validation" else 900_000)}
+    with pytest.raises(UserError, match=rf"the {split} part of text has .* fewer than a window's {context + 1}"):
+        lm._check_length(streams, split, context)
+    lm._check_length(streams, split, len(streams["text"]) - 1)
 
 
 def test_what_is_finished_is_not_made_again_but_another_recipe_is(

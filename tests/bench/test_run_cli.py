@@ -19,9 +19,10 @@ import bench
 from approaches.registry import APPROACHES
 from approaches.settings import DualTowerSettings
 from approaches.shared.language_model import LanguageModel
-from bench import cli
+from bench import cli, stages, store
 from bench.array_arguments import ArrayArguments, points
 from bench.config import Config
+from bench.console import Console
 from bench.data.shapes import Shapes
 from bench.errors import UserError
 from bench.hands_on_arguments import GenerateArguments
@@ -300,3 +301,17 @@ def test_the_same_from_the_shell(micro_run: MicroRun, tmp_path: Path, capsys: py
     assert cli.main(["complete", str(micro_run.folder), "Return the", "--tokens", "4", *out]) == 0
     (row,) = json.loads(capsys.readouterr().out)["texts"]
     assert row["continuation"] and row["text"] == "Return the"
+
+
+@pytest.mark.parametrize("left", [stages.TRAINED, stages.MEASURED])
+@pytest.mark.parametrize("part", ["data", "text", "other texts", "model.clip"])
+def test_what_is_read_must_be_what_the_run_was_asked_for_with(copy: Path, left: str, part: str):
+    """A queue may have held it for days: before it is trained, and again before it is measured."""
+    for name in (stages.TRAINED, stages.MEASURED)[(stages.TRAINED, stages.MEASURED).index(left) :]:
+        (copy / name).unlink()
+    path = copy / store.REQUEST
+    request = json.loads(path.read_text())
+    path.write_text(json.dumps({**request, "parts": {**request["parts"], part: "of another day"}}))
+    with pytest.raises(UserError, match=f"is no longer what run {copy.name} was made with: put that back, or make"):
+        stages.work(copy, Console(interval=1e9))
+    assert not (copy / left).exists()

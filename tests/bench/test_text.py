@@ -299,6 +299,15 @@ def test_folder_is_read_whatever_the_order_of_its_files(tmp_path: Path) -> None:
     assert_separate(one)
 
 
+def test_names_that_are_no_utf8_are_read_and_written_out(tmp_path: Path) -> None:
+    (folder := tmp_path / "texts").mkdir()
+    for number in range(5):
+        (folder / f"caf\udce9{number}.txt").write_text(sentence("cup", number))
+    corpus = open_text(TextConfig(name="folder", path=str(folder)))
+    names = [document.key for split in SPLITS for document in corpus.documents(split)]
+    assert sorted(names) == [f"caf\\udce9{number}.txt" for number in range(5)] and corpus.content_hash("train")
+
+
 def test_what_is_hidden_in_a_folder_is_left_out(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / ".folder", 1)
     before = all_hashes(open_text(TextConfig(name="folder", path=str(folder))))

@@ -104,7 +104,8 @@ def test_bad_samples_are_counted(tmp_path):
         "train.tar/000000": ("number 0",), "train.tar/dir/a": ("an a",), "train.tar/two": ("one", "two")
     }  # fmt: skip
     assert data.exclusions == {
-        "sample without a caption file": 1, "sample without a picture": 1, "corrupt image": 1, "empty caption": 4
+        "sample without a caption file": 1, "sample without a picture": 1, "corrupt image": 1, "empty caption": 3,
+        "caption that is not UTF-8": 1,
     }  # fmt: skip
 
 
@@ -242,3 +243,30 @@ def test_a_shard_that_becomes_a_pipe_is_replaced(uneven):
     os.mkfifo(uneven / "train-001.tar")
     assert len(data.first(16)) == 16
     assert data.exclusions == {"broke during the run, replaced by the next sample: unreadable shard": 5}
+
+
+def test_names_that_are_no_utf8_and_shards_with_brackets_are_read(tmp_path):
+    for split in ("train", "val", "test"):
+        seed = len(split)
+        members = [(f"caf\udce9-{split}.png", picture(seed)), (f"caf\udce9-{split}.txt", b"a cup")]
+        shard(tmp_path / f"cats[{split}].tar", members)
+    assert keys(build(tmp_path)) == ["cats[train].tar/caf\\udce9-train"]
+    alone = {split for split in WebDataset.splits if _has(tmp_path / "cats[train].tar", split)}
+    assert alone == {"train"}
+
+
+def _has(path, split):
+    try:
+        return bool(keys(build(path, split)))
+    except UserError as error:
+        assert "no .tar shards" not in str(error)
+        return False
+
+
+def test_a_caption_that_is_no_utf8_is_told_apart_from_an_empty_one(tmp_path):
+    for split in ("train", "val", "test"):
+        texts = (b"a cup", "a caf\u00e9".encode("latin-1"), b"")
+        members = [(f"{i}{kind}", data) for i, text in enumerate(texts)
+                   for kind, data in ((".png", picture(i + 10 * len(split))), (".txt", text))]  # fmt: skip
+        shard(tmp_path / f"{split}.tar", members)
+    assert build(tmp_path).exclusions == {"caption that is not UTF-8": 1, "empty caption": 1}
