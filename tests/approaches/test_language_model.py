@@ -24,7 +24,14 @@ from transformers import MistralConfig as Mistral
 
 from approaches.shared import unpacked
 from approaches.shared.kernels import choose
-from approaches.shared.language_model import LanguageModel, named_hash, our_names, save_pretrained, their_names
+from approaches.shared.language_model import (
+    LanguageModel,
+    named_hash,
+    our_names,
+    pad_rows,
+    save_pretrained,
+    their_names,
+)
 from approaches.shared.sources import shipped, smollm2_path
 from approaches.shared.transformer import RopeScaling, Transformer, TransformerConfig
 from approaches.shared.unpacked import folder_of
@@ -359,3 +366,10 @@ def test_a_scalar_has_a_hash_too():
     for module, value in ((one, 1.0), (other, 2.0)):
         module.scale = nn.Parameter(torch.tensor(value), requires_grad=False)
     assert named_hash(one.state_dict()) != named_hash(other.state_dict())
+
+
+def test_rows_of_any_length_are_padded_on_the_right():
+    ids, mask = pad_rows([[5, 6], [], (7,)])
+    assert ids.tolist() == [[5, 6], [0, 0], [7, 0]] and ids.dtype == torch.long
+    assert mask.tolist() == [[True, True], [False, False], [True, False]] and mask.dtype == torch.bool
+    assert pad_rows([[]])[0].shape == (1, 0)
