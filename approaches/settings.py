@@ -35,6 +35,10 @@ class Settings:
         """The settings that a preset means for this approach, where the language model may not be of this package."""
         return cls(**{**cls.OF_PRESETS.get(preset, {}), **(cls.OF_OTHER_LMS if other_lm else {})})
 
+    def check_asked(self) -> None:
+        """UserError where one changes nothing beside the others: two runs would seem to differ in it. Of settings that
+        are asked for; those of older runs may hold what was the default in their time."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FullRetrainingSettings(Settings):
@@ -67,6 +71,9 @@ class FullRetrainingSettings(Settings):
                 "settings.variant lora trains updates of a language model, which start scratch has not: expected start "
                 "language_model, or variant transfusion"
             )
+
+    def check_asked(self) -> None:
+        """See Settings."""
         if self.variant == "lora" or self.start == "scratch":
             why = "variant lora trains none" if self.variant == "lora" else "start scratch has none"
             _check_unused(self, f"of weights of a language model, and settings.{why}", "lm_", "words_")
@@ -100,6 +107,9 @@ class DualTowerSettings(Settings):
     def __post_init__(self) -> None:
         if self.fuse and self.variant != "dual_tower":
             raise UserError(f"settings.fuse mixes the outputs of variant dual_tower, not of {self.variant}")
+
+    def check_asked(self) -> None:
+        """See Settings."""
         if self.words == "frozen":
             _check_unused(self, FROZEN_WORDS, "words_")
         if self.variant == "dual_projection":
@@ -143,6 +153,9 @@ class ProjectionSettings(Settings):
 
     def __post_init__(self) -> None:
         _check_width(self.width, self.heads)
+
+    def check_asked(self) -> None:
+        """See Settings."""
         if self.words == "frozen":
             _check_unused(self, FROZEN_WORDS, "words_")
 
@@ -196,7 +209,7 @@ class ModularSettings(Settings):
 
 
 def _check_unused(settings: Settings, why: str, *ratios: str) -> None:
-    """UserError where a learning rate ratio that changes nothing is given: runs would seem to differ in it."""
+    """UserError where a learning rate ratio is not the default, though it changes nothing."""
     for name in (f"{each}learning_rate_ratio" for each in ratios):
         usual = getattr(type(settings), name)
         if getattr(settings, name) != usual:

@@ -27,6 +27,7 @@ from bench.errors import UserError
 from bench.exits import DONE, FAILED, MISTAKE
 from bench.files import read_json, write_json
 from bench.hardware import VISIBLE, gpus_here
+from bench.own_settings import check_asked
 from bench.run_arguments import Point
 from reports.schema import Status
 
@@ -73,14 +74,15 @@ class Job:
 
 
 def main(arguments: ArrayArguments, config: Config, console: Console) -> int:
-    """Ask for every run that is neither done nor asked for; where they are waited for, 0 if all are done in the end."""
+    """Ask for every run that is neither done nor asked for; where they are waited for, 0 if all are done in the end; 2
+    where one is refused."""
     ended = done(plan(arguments, config, console), arguments, console)
     if arguments.json:
         console.emit([runner.summary(end) for end in ended])
     else:
         runner.tell(ended, console)
     if arguments.executor == "slurm" and not arguments.wait:
-        return DONE
+        return MISTAKE if any(end.refused for end in ended) else DONE
     return runner.exit_code(ended)
 
 
@@ -149,7 +151,8 @@ class Requests:
         self._contents: dict[Any, dict[str, str]] = {}
 
     def __call__(self, point: Point) -> store.Request:
-        """UserError where data or weights can't be had."""
+        """UserError where data or weights can't be had, or a setting changes nothing beside others."""
+        check_asked(point.settings)
         named = (point.config.data, point.config.text, point.config.model)
         if named not in self._contents:
             self._contents[named] = contents(point.config, self.console.info)

@@ -140,14 +140,13 @@ def _write(dataset: Dataset, count: int, pictures_path: Path, words_path: Path, 
     with (
         atomic_path(pictures_path) as part,
         console.progress(total, f"pictures of {dataset.name} {dataset.split}") as progress,
-        ExitStack() as stack,
+        part.open("wb") as array,
     ):
         # written, not mapped: a full disk or a quota is an error then, and no signal that ends the process
-        array = stack.enter_context(part.open("wb"))
         np.lib.format.write_array_header_1_0(array, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for place in range(total):
             sample = dataset[place]
-            array.write(np.ascontiguousarray(sample.image).tobytes())
+            array.write(np.asarray(sample.image, dtype=np.uint8).reshape(shape[1:]).tobytes())
             keys.append(sample.key)
             captions.append(sample.captions)
             scenes.append(None if sample.scene is None else dataclasses.asdict(sample.scene))

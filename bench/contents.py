@@ -101,7 +101,9 @@ def check_read(request: Request, progress: Callable[[str], None]) -> None:
     check_data(request)
     check_place(request, "text.path", config.text.path)
     _check(request, "text", _text(config, progress), f"the text '{config.text.path or config.text.name}'")
+    check_other_places(request)
     _check(request, OTHER_TEXTS, _other_texts(config, progress), "the text that is only measured")
+    check_place(request, "model.clip", config.model.clip)
     for part, value in _model(config, "clip").items():
         _check(request, part, value, f"model.clip '{config.model.clip}'")
 
@@ -135,12 +137,17 @@ def changed_text(request: Request, progress: Callable[[str], None]) -> str:
 
 def changed_other_texts(request: Request, progress: Callable[[str], None]) -> bool:
     """Whether a run's other texts are others by now. UserError where they can't be had."""
+    check_other_places(request)
+    found = _other_texts(request.config, progress)
+    return request.parts.get(OTHER_TEXTS, found) != found
+
+
+def check_other_places(request: Request) -> None:
+    """UserError as `check_place`, of the other texts."""
     from bench.data.other_texts import named
 
     for other in named(request.config).values():
         check_place(request, "evaluate.other_texts", other.path)
-    found = _other_texts(request.config, progress)
-    return request.parts.get(OTHER_TEXTS, found) != found
 
 
 def _check(request: Request, part: str, value: str, what: str) -> None:
@@ -149,8 +156,8 @@ def _check(request: Request, part: str, value: str, what: str) -> None:
         return
     if known != value:
         raise UserError(
-            f"{what} is no longer what run {request.name} was made with: put that back, or make the run anew by "
-            "`python -m bench run`"
+            f"{what} is no longer what run {request.name} was made with, or this version reads it otherwise: put that "
+            "back, or make the run anew by `python -m bench run`"
         )
 
 

@@ -29,7 +29,7 @@ from bench.picture_metrics import drawn_names, measure_pictures
 from bench.plans import PLANS, plan_metrics
 from metrics.captioning import caption_metrics
 from metrics.language import compare, language_metrics
-from metrics.statistics import Estimate, mean_estimate
+from metrics.statistics import PROJECTED, Estimate, mean_estimate
 
 BANDS = 4
 ALONE = "one picture has no other's caption beside its own"
@@ -219,10 +219,11 @@ def _captions(approach: Approach, held: HeldOut, config: Config, found: Measured
     found.captions = captions
     right, wrong = np.concatenate(losses), np.concatenate(shuffled)
     told = {"keys": held.test.keys[:count], "seed": config.seed, "unit": "nats a token", "details": {}}
+    of_captions = {**told, "details": {"deal": PROJECTED}}
     return {
         "caption_loss": mean_estimate(right, better="lower", **told),  # type: ignore[arg-type]
         # an item is a caption, beside the picture before and beside its own: how hard its words are stays out
-        "caption_loss_gap": mean_estimate(np.roll(wrong, 1) - right, better="higher", **told)  # type: ignore[arg-type]
+        "caption_loss_gap": mean_estimate(np.roll(wrong, 1) - right, better="higher", **of_captions)  # type: ignore[arg-type]
         if count > 1
         else Estimate.missing(ALONE, unit="nats a token", better="higher"),
         **caption_metrics(captions, held.test.scenes[:count], held.test.captions[:count], seed=config.seed),

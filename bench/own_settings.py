@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from approaches.settings import Settings
 from bench.config import from_values
 from bench.errors import UserError
 from bench.plain import plain
@@ -36,6 +37,12 @@ def check_settings(name: str, kind: type[Any]) -> None:
             raise UserError(f"{whose} can't have their {told}: {error}") from error
         if again != settings:
             raise UserError(f"{whose} are not the same after they were written as JSON, by their {told}")
+
+
+def check_asked(settings: Any) -> None:
+    """UserError where settings, as they are asked for, have one that changes nothing beside the others."""
+    if isinstance(settings, Settings):
+        settings.check_asked()
 
 
 def _presets(kind: Any) -> Iterator[tuple[str, dict[str, Any]]]:

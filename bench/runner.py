@@ -24,6 +24,7 @@ from bench.errors import UserError
 from bench.exits import BUSY, DONE, FAILED, INTERRUPTED, MISTAKE, NO_MEMORY
 from bench.files import read_json
 from bench.obstacles import check_here
+from bench.own_settings import check_asked
 from bench.report import after_run
 from bench.run_arguments import RunArguments, chosen
 from reports import schema
@@ -36,8 +37,8 @@ ANEW = "to train it anew, delete {} and run it again"
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A run and what became of it. refused: it could not begin, for its folder is another run's, or another process is
-    at work there; then nothing in the folder is said to be its own."""
+    """A run and what became of it. refused: there is nothing in its folder that is said to be its own, such as where
+    that is another run's, or another process is at work there."""
 
     request: store.Request
     folder: Path
@@ -71,13 +72,15 @@ def plan(
 ) -> Iterator[store.Request]:
     """The runs asked for, every approach with every seed; each is made out when its turn comes, from the sources as
     they are then. command: the words that ask for them, by default this process's. UserError where data or weights
-    can't be had."""
+    can't be had, or a setting changes nothing beside others."""
     command = command or ("python", "-m", "bench", *sys.argv[1:])
     found = contents(config, console.info)  # the same for every seed
     for seed in range(config.seed, config.seed + arguments.seeds):
         own = replace(config, seed=seed)
         for name in chosen(arguments.approach):
-            yield store.request(own, name, arguments.settings_for(name, own), found, command)
+            settings = arguments.settings_for(name, own)
+            check_asked(settings)
+            yield store.request(own, name, settings, found, command)
 
 
 def execute(request: store.Request, out: Path, console: Console) -> Ended:
@@ -104,7 +107,7 @@ def attempt(request: store.Request, out: Path, console: Console, *, alone: bool)
 
 
 def refused(request: store.Request, out: Path, error: UserError, console: Console) -> Ended:
-    """A run that could not begin, and is said to."""
+    """A run of which nothing came, and is said to."""
     console.warn(str(error))
     state = store.State(state="failed", reason=str(error), mistake=True)
     return Ended(request=request, folder=out / request.name, state=state, record=None, code=MISTAKE, refused=True)

@@ -115,7 +115,7 @@ def _check_batch(train: TrainConfig) -> None:
     if train.describe_share and not described:
         raise UserError(
             f"train.describe_share is {train.describe_share}, which describes none of train.batch's {train.batch} "
-            f"pictures: expected {1 / train.batch:.7g} or more, which describes one, or 0"
+            f"pictures: expected about {1 / train.batch:.7g}, which describes one, or 0"
         )
     if described >= train.batch:
         raise UserError(

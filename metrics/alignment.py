@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +25,7 @@ from bench.errors import UserError
 from bench.files import hash_bytes
 from bench.reach import NO_ANSWER, hub_or_cache
 from bench.seeds import derive
-from metrics.statistics import Estimate, mean_estimate
+from metrics.statistics import PROJECTED, Estimate, mean_estimate
 
 CANDIDATES = 100  # captions among which a picture's own is looked for
 ROWS = 256  # pictures at a time, each against its candidates
@@ -166,9 +167,10 @@ def clip_metrics(
 ) -> dict[str, Estimate]:
     """`clip_score`, the mean of 100 times the cosine of a picture and its caption (the raw cosines are in details
     `cosines`; CLIPScore's 2.5 max(cos, 0), arXiv 2104.08718, follows from them), `clip_score_gap`, the same less the
-    picture's mean score by CANDIDATES - 1 other captions, all with other words (an item is what a picture and its
-    caption do to the mean, in which a caption stands as another's as well), and `clip_retrieval_precision`, how
-    often it is nearer to its own than to any of these (R-precision, arXiv 1711.10485).
+    picture's mean score by CANDIDATES - 1 other captions, all with other words, and `clip_retrieval_precision`, how
+    often it is nearer to its own than to any of these (R-precision, arXiv 1711.10485). An item of the gap is what a
+    picture and its caption do to the mean, in which a caption stands as another's as well; its details `own` has each
+    picture's score less that mean.
 
     pictures: uint8 N H W 3, or N of any sizes. true_pictures: what the captions were written of, whose own numbers are
     in details `reference`. keys: the items' names. Details: `chance` (of the score: the same pictures with the next
@@ -206,10 +208,11 @@ def clip_metrics(
         }
     (right, ahead), best = _against(drawn, texts, others), None if true is None else _against(true, texts, others)
     lucky, luckily = _deaf(drawn, texts, others)
-    told = {**details, "candidates": others.shape[1] + 1, "chance": luckily}
+    told = {**details, "candidates": others.shape[1] + 1, "chance": luckily, "own": ahead.tolist(), "deal": PROJECTED}
     told["reference"] = None if best is None else float(best[1].mean())
     gap = mean_estimate(ahead - _lent(drawn, texts, captions), keys=keys, seed=seed, better="higher", details=told)
-    told |= {"chance": lucky, "reference": None if best is None else float(best[0].mean())}
+    told = {**details, "candidates": others.shape[1] + 1, "chance": lucky}
+    told["reference"] = None if best is None else float(best[0].mean())
     precision = mean_estimate(right, keys=keys, seed=seed, unit="share", better="higher", details=told)
     return {"clip_score": score, "clip_score_gap": gap, "clip_retrieval_precision": precision}
 
@@ -252,8 +255,9 @@ def _lent(pictures: Tensor, texts: Tensor, captions: Sequence[str]) -> NDArray[n
     once, so that a caption whose words another one has, too, adds nothing."""
     given = pictures.double()
     theirs = SCALE * ((given.sum(0) - given) * texts.double()).sum(1).numpy() / max(1, len(given) - 1)
-    _, firsts, places, often = np.unique(list(captions), return_index=True, return_inverse=True, return_counts=True)
-    lent = np.where(often[places] == 1, len(captions) / len(often) * (theirs - theirs[firsts].mean()), 0.0)
+    often, first = Counter(captions), {text: place for place, text in reversed([*enumerate(captions)])}
+    alone = np.array([often[text] == 1 for text in captions])
+    lent = np.where(alone, len(captions) / len(often) * (theirs - theirs[[*first.values()]].mean()), 0.0)
     return np.asarray(lent - lent.mean())
 
 

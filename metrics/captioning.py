@@ -24,7 +24,7 @@ import bench.torchvision_guard  # noqa: F401  (before torchmetrics, which import
 from bench.data.scene import BACKGROUNDS, COLOURS, Demand, Scene, Thing, satisfied, stands
 from bench.seeds import derive
 from metrics.registry import cider_obstacle
-from metrics.statistics import ONE_ITEM, Estimate, bootstrap, mean_estimate
+from metrics.statistics import ONE_ITEM, PROJECTED, Estimate, bootstrap, mean_estimate
 
 NUMBERS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
 SIZE_WORDS = {"small": "small", "little": "small", "tiny": "small", "large": "large", "big": "large"}
@@ -257,8 +257,8 @@ def _judged(
 def f1_gap(captions: Sequence[str], scenes: Sequence[Scene], *, seed: int = 0) -> Estimate:
     """By how much a caption's attribute F1 exceeds what it gets of other pictures, a mean over up to SHIFTS of them: 0
     where captions don't look at their pictures. An item is what a caption and its scene do to the mean, in which a
-    scene stands as another's as well (Hoeffding's projection). Details: `reference`, what true and full descriptions
-    get."""
+    scene stands as another's as well (Hoeffding's projection). Details: `own`, each caption's gap; `reference`,
+    what true and full descriptions get."""
     if len(scenes) < 2:
         return Estimate.missing("a gap takes two pictures", unit="share", better="higher")
     count = len(scenes)
@@ -267,16 +267,16 @@ def f1_gap(captions: Sequence[str], scenes: Sequence[Scene], *, seed: int = 0) -
     for step in range(others.shape[1]):
         others[order, step] = np.roll(order, -1 - step)
 
-    def gaps(claims: Sequence[Claims | None]) -> NDArray[np.float64]:
+    def gaps(claims: Sequence[Claims | None]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         own = np.array([attribute_f1(claim, scene) for claim, scene in zip(claims, scenes, strict=True)])
         luck = np.array([[attribute_f1(claims[i], scenes[other]) for other in others[i]] for i in range(count)])
         lent = np.bincount(others.ravel(), luck.ravel(), count) / others.shape[1]  # by a scene to others' captions
-        return np.asarray(own - luck.mean(1) - (lent - luck.mean()))
+        return own - luck.mean(1), lent - luck.mean()
 
-    said, true = gaps([parse_caption(text) for text in captions]), gaps([_whole(scene) for scene in scenes])
-    details = {"others": SHIFTS, "reference": float(np.mean(true))}
+    (own, lent), (true, _) = gaps([parse_caption(text) for text in captions]), gaps([_whole(scene) for scene in scenes])
+    details = {"others": SHIFTS, "reference": float(np.mean(true)), "own": own.tolist(), "deal": PROJECTED}
     keys = [repr(scene) for scene in scenes]
-    return mean_estimate(said, keys=keys, seed=seed, unit="share", better="higher", details=details)
+    return mean_estimate(own - lent, keys=keys, seed=seed, unit="share", better="higher", details=details)
 
 
 def _whole(scene: Scene) -> Claims:

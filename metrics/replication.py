@@ -22,7 +22,7 @@ SEEDS_ALONE = "seeds"
 SEEDS_AND_ITEMS = "seeds and items"
 AS_IF_SHARED = "seeds and items, as if all seeds had the same"
 SAME = "every seed gave the same number, and nothing says how far another would be"
-OF_ITEMS = ("per_item", "strata", "pseudo", "sizes", "deal", "items")
+OF_ITEMS = ("per_item", "own", "strata", "pseudo", "sizes", "deal", "items")
 """Details that tell what each item gave, and which items they are."""
 Reach = tuple[float, float]
 """How far an interval reaches below and above its number."""

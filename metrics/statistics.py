@@ -23,6 +23,9 @@ Better = Literal["higher", "lower", ""]
 TAILS = np.array([0.025, 0.975])
 RESAMPLES = 4000  # of a bootstrap
 BLOCKS = 16  # of a jackknife
+PROJECTED = (
+    1  # as `deal` of items that are what each does to a mean, which are not compared with older ones, one by one
+)
 DEAL, DEAL_OF_PAIRS = 0, 1  # which deal of items into blocks: each array's its own; the same for arrays of pairs
 COUNTED = "counted, not sampled"
 READ_ONCE = "one reading of a machine's counter"

@@ -45,6 +45,7 @@ BEYOND = ("*gap*", "density")
 """Numbers in shares that may be below 0 or above 1."""
 NO_ITEMS = (
     "per_item",
+    "own",
     "pseudo",
     "sizes",
     "deal",

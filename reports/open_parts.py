@@ -66,10 +66,10 @@ CONFIG: dict[str, Kind] = {
 PROVENANCE: dict[str, Kind] = {"settings_changed": TEXTS, "curves": OBJECTS}
 DETAILS: dict[str, Kind] = {
     "per_item": NUMBERS, "pseudo": NUMBERS, "sizes": NUMBERS, "per_seed": NUMBERS, "strata": TEXTS, "nearest": TEXTS,
-    "looked_at": PLACES, "items_each": COUNT,
+    "looked_at": PLACES, "items_each": COUNT, "own": NUMBERS,
 }  # fmt: skip
 """Of an estimate."""
-AS_MANY = {"strata": "per_item", "looked_at": "per_item", "sizes": "pseudo", "pseudo": "sizes"}
+AS_MANY = {"own": "per_item", "strata": "per_item", "looked_at": "per_item", "sizes": "pseudo", "pseudo": "sizes"}
 """Details of which an estimate has as many as of another."""
 
 

@@ -48,7 +48,7 @@ def _rows(label: str, run: Run) -> Iterator[dict[str, Any]]:
 def _each(run: Run, name: str) -> dict[int, float]:
     """A number of each sample, by its place: of numbers that have one a picture, or one a caption, in their order."""
     details, samples = run.record.metrics[name].details, run.record.samples
-    values = details.get("per_item")
+    values = details.get("own", details.get("per_item"))
     if not isinstance(values, list):
         return {}
     if name.removesuffix(ONCE) in OF_DRAWN:  # drawn pictures are the first samples, but for those that can't be scored

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterator
@@ -146,7 +147,7 @@ def _inside(value: object, folder: Path) -> str | None:
     of that name, backslashes part folders, as Windows writes them."""
     if not isinstance(value, str) or not value.strip():
         return ""
-    if "\\" in value and not (folder / value).is_file():
+    if "\\" in value and not os.path.isfile(folder / value):
         value = value.replace("\\", "/")
     plain = posixpath.normpath(value)
     steps = PureWindowsPath(plain).parts  # knows both separators

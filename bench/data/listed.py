@@ -1,5 +1,6 @@
 """Datasets whose pictures come from files that may be damaged: judged once, up front, so that no run meets a surprise
-at step 40,000; and where one does (a file vanishes), another sample takes its place and is counted."""
+at step 40,000; and where one does (a file vanishes), another sample takes its place and is counted. Before it
+measures, a run asks once more, and ends where its pictures are others by then."""
 
 from __future__ import annotations
 
@@ -116,11 +117,13 @@ class Listed(Dataset):
         kept: dict[str, Candidate] = {}
         here, beyond = False, 0
         for candidate, verdict in _judged(candidates, cache):
+            if verdict.reason == ELSEWHERE:
+                continue
             if len(kept) == bound:
                 if beyond == CHUNK and not exclusions[AGAIN]:
                     break
                 beyond, cache.wanted = beyond + 1, kept.keys()
-            if verdict.reason in (ELSEWHERE, BEYOND):
+            if verdict.reason == BEYOND:
                 continue
             here = True
             if reason := candidate.lack or verdict.reason:

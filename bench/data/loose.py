@@ -18,6 +18,7 @@ from bench.data import pictures
 from bench.data.pictures import PictureError
 from bench.errors import UserError
 from bench.files import hash_bytes
+from bench.printable import spelled
 
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif",
@@ -85,7 +86,7 @@ def named(folder: Path) -> dict[str, Path]:
         for name in files:
             path = Path(place, name)
             if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                found[path.relative_to(folder).as_posix()] = path
+                found[spelled(path.relative_to(folder).as_posix())] = path
     return dict(sorted(found.items()))
 
 

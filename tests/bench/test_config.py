@@ -213,7 +213,7 @@ def test_every_prediction_and_sampler_has_a_place():
         ({"train.describe_share": 0.98}, r"describe_share is 0\.98, which leaves none"),
         (
             {"train.describe_share": 0.02},
-            r"describe_share is 0\.02, which describes none of train\.batch's 24 pictures: expected 0\.04166667 or",
+            r"describe_share is 0\.02, which describes none of train\.batch's 24 pictures: expected about 0\.04166667,",
         ),
     ],
 )

@@ -459,7 +459,7 @@ def of_captions(generator: np.random.Generator, n: int, c: int) -> tuple[Floats,
 
 
 def test_a_caption_is_left_out_with_both_of_its_pictures() -> None:
-    """Dealt apart, what the two have in common is taken for chance: intervals are wider by a fifth or more."""
+    """Dealt apart, what the two have in common is taken for chance: intervals are wider by a tenth or more."""
     n, c, trials = 48, 100, 120
     generator = np.random.default_rng(5)
     for by, most in ((fidelity._frechet_of_blocks, 1.4), (fidelity._kernel_of_blocks, 1.25)):

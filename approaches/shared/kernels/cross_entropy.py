@@ -37,7 +37,7 @@ class _Chunked(torch.autograd.Function):
         total = torch.zeros((), dtype=exact, device=hidden.device)
         to_hidden = torch.empty_like(hidden) if want[0] else None
         to_weight = torch.zeros_like(weight, dtype=exact) if want[1] else None
-        read = weight.to(hidden.dtype)  # once: a large vocabulary's takes as long as a chunk's products
+        read = weight.to(hidden.dtype) if want[0] else None  # once: a large one takes as long as a chunk's products
         for start in range(0, hidden.shape[0], chunk):
             rows, names = hidden[start : start + chunk], targets[start : start + chunk]
             counted = (names != IGNORED).unsqueeze(1)
@@ -50,7 +50,7 @@ class _Chunked(torch.autograd.Function):
             slope = logits.sub_(normaliser).exp_()
             slope.scatter_add_(1, names, slope.new_full((), -1.0).expand_as(names)).mul_(counted)
             slope = slope.to(rows.dtype)
-            if to_hidden is not None:
+            if to_hidden is not None and read is not None:
                 to_hidden[start : start + chunk] = slope @ read
             if to_weight is not None:
                 to_weight += slope.t() @ rows  # in float32: many small chunks add up
