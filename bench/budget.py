@@ -223,17 +223,19 @@ def bytes_(value: float) -> str:
     ('1.50 GB', '2.50 MB')
     """
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}" if value >= 100 * size else f"{value / size:.2f} {unit}"
+        if value >= 0.9995 * size:
+            return f"{value / size:,.0f} {unit}" if value >= 99.95 * size else f"{value / size:.2f} {unit}"
     return f"{value / 1e3:.1f} kB"
 
 
 def hours(seconds: float) -> str:
     """Seconds in a reader's unit.
 
-    >>> hours(90), hours(7200), hours(1e6)
-    ('1.5 minutes', '2.0 hours', '278 hours (11.6 days)')
+    >>> hours(2), hours(90), hours(7200), hours(1e6)
+    ('2.0 seconds', '1.5 minutes', '2.0 hours', '278 hours (11.6 days)')
     """
+    if seconds < 60:
+        return f"{seconds:.1f} seconds"
     if seconds < 3600:
         return f"{seconds / 60:.1f} minutes"
     if seconds < 172_800:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -52,7 +53,8 @@ def main(arguments: CleanArguments, config: Config, console: Console) -> int:
             console.info(f"  {path} {bytes_(size)}")
     if not deleting:
         kinds = " ".join(arguments.what) or "KIND"
-        console.info(f"nothing was deleted: python -m bench clean --what {kinds} --delete does it")
+        where = "" if arguments.out == CleanArguments.out else f" --out {shlex.quote(str(arguments.out))}"
+        console.info(f"nothing was deleted: python -m bench clean{where} --what {kinds} --delete does it")
     if console.as_json:
         console.emit(found)
     return 0

@@ -90,9 +90,9 @@ def set_of(text: str, out: Path) -> list[Path]:
 
 
 def one_contender(text: str, out: Path) -> list[Path]:
-    """The same where every beginning means runs of one contender: its seeds, done ones where any is. UserError that
-    names the contenders."""
-    from reports.contenders import contenders
+    """The same where every beginning means runs of one contender: its seeds, whatever became of them, and records that
+    can't be read. UserError that names the contenders."""
+    from reports.contenders import contenders, of_one
     from reports.gather import gather
 
     if os.path.exists(at_home(text)):
@@ -106,8 +106,8 @@ def one_contender(text: str, out: Path) -> list[Path]:
             if len(ways) > 1:
                 named = "; ".join(f"{way.label}, such as {way.runs[0].folder.name}" for way in ways)
                 raise UserError(f"'{part}' begins runs of {len(ways)} contenders, expected one's: {named}")
-            keys = {run.record.key for way in ways for run in way.runs}
-            found = [run.folder for run in gathered.runs if run.record.key in keys] or found
+            others = [run for run in gathered.runs if ways and not of_one(run.record, ways[0].record)]
+            found = [folder for folder in found if folder not in {run.folder for run in others}]
         meant += found
     return meant or set_of(text, out)
 

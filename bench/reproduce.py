@@ -22,8 +22,9 @@ from bench.published import Table
 from bench.report import after_run
 from bench.reproduce_arguments import ReproduceArguments
 from bench.run_arguments import Point, settings_of
+from metrics.differences import difference
 from metrics.replication import difference_over_seeds, mean_over_seeds, only_items
-from metrics.statistics import Estimate
+from metrics.statistics import COUNTED, Estimate
 from reports import schema
 from reports.contenders import bounded, budget_estimates
 from reports.reproductions import Done, Ordering, Reproduction, Row, Stand, Verdict
@@ -193,6 +194,10 @@ def paired(better: Row, worse: Row, known: Stand) -> Estimate:
     both = sorted(first.keys() & second.keys())
     if not both:
         return Estimate.missing("no seed has both runs yet")
+    exact = first[both[0]], second[both[0]]
+    if len(both) == 1 and all(each.reason == COUNTED for each in exact):  # another seed counts the same
+        told = difference(*exact).estimate
+        return replace(told, low=told.value, high=told.value, details={**told.details, "seeds": both})
     timed = first[both[0]].unit in TIMED_UNITS
     told = difference_over_seeds([(first[seed], second[seed]) for seed in both], timed=timed).estimate
     return replace(told, details={**told.details, "seeds": both})

@@ -244,6 +244,7 @@ def tell(sweep: Sweep, path: Path, preset: str, console: Console) -> None:
         where = f" (the {tuned.edge} of the grid: a better one may lie beyond)" if tuned.edge else ""
         flag = f"--preset {preset} --approach {tuned.approach} --{sweep.field} {_plain(tuned.chosen)}"
         console.info(f"{tuned.approach}: {_plain(tuned.chosen)}{where}: python -m bench run {flag}")
+    console.info("the settings and fields of the config that this sweep was asked for with go with these commands")
     if sweep.widened:
         values = " ".join(map(_plain, sweep.widened))
         console.info(f"widen the grid by the same command with --values {values}: only what is new is done")
@@ -287,4 +288,4 @@ def _cell(estimates: Sequence[Estimate]) -> str:
 
 
 def _plain(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

@@ -89,11 +89,12 @@ def claims(contenders: Sequence[Contender], judge: Judge, values: Mapping[str, A
 
 
 def representatives(contenders: Sequence[Contender]) -> list[Contender]:
-    """Of each approach the contender with the fewest settings of its own; of equals the one with most seeds, the first
-    of those."""
+    """Of each approach the contender with the fewest settings of its own; of equals the one that was trained most, then
+    that with most seeds, the first of those."""
 
-    def rank(one: Contender) -> tuple[int, int]:
-        return len(one.record.provenance.get("settings_changed", ())), -len(one.runs)
+    def rank(one: Contender) -> tuple[int, float, int]:
+        spent = one.record.budgets.images or 0.0
+        return len(one.record.provenance.get("settings_changed", ())), -spent, -len(one.runs)
 
     first: dict[str, Contender] = {}
     for contender in sorted(contenders, key=rank):

@@ -13,7 +13,7 @@ from bench.errors import UserError, nearest
 from metrics.multiplicity import by_chance, standing
 from metrics.statistics import COUNTED, Estimate
 from reports import claims, facts
-from reports.contenders import BUDGETS, Contender, Judge, contenders, unlike
+from reports.contenders import BUDGETS, Contender, Judge, asked_alike, contenders, unlike
 from reports.gather import Gathered, gather
 from reports.glossary import Scale, common_digits, meaning, of_the_truth, ordered, scale_of, written
 from reports.schema import TIMED_UNITS, has
@@ -135,7 +135,7 @@ def _corrected(lines: Sequence[Line]) -> list[Line]:
 def _fallen(first: Gathered, second: Gathered) -> list[str]:
     """Approaches and seeds of which the first set has more done than the second, which has begun one."""
     done = [Counter((run.record.approach, run.record.seed) for run in side.done) for side in (first, second)]
-    begun = {(run.record.approach, run.record.seed) for run in second.others}
+    begun = {(run.record.approach, run.record.seed) for run in second.others} | {*second.begun}
     return [f"{approach}, seed {seed}" for approach, seed in sorted((done[0] - done[1]).keys() & begun)]
 
 
@@ -172,13 +172,14 @@ def _named(a: Contender, b: Contender) -> tuple[Contender, Contender]:
 def partners(
     first: Sequence[Contender], second: Sequence[Contender]
 ) -> tuple[list[tuple[Contender, Contender]], tuple[str, ...]]:
-    """Who is compared with whom: one and one, whatever they are; otherwise those of the same approach and settings,
-    then those left over of the same approach, where each set has one. And who is left alone."""
+    """Who is compared with whom: one and one, whatever they are; otherwise those that were asked for alike, then those
+    of the same approach and settings, then those left over of the same approach, where each set has one. And who is
+    left alone."""
     if len(first) == len(second) == 1:
         return [(first[0], second[0])], ()
     pairs: list[tuple[Contender, Contender]] = []
     left, right = list(first), list(second)
-    for same in (_same_settings, _same_approach):
+    for same in (asked_alike, _same_settings, _same_approach):
         for a in list(left):
             fitting = [b for b in right if same(a, b)]
             rivals = [c for c in left if same(c, a)]

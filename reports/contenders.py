@@ -44,20 +44,9 @@ UNSAID = {"latents": "as they were drawn"}
 BEYOND = ("*gap*", "density")
 """Numbers in shares that may be below 0 or above 1."""
 NO_ITEMS = (
-    "per_item",
-    "own",
-    "pseudo",
-    "sizes",
-    "deal",
-    "items",
-    "strata",
-    "cosines",
-    "confidence",
-    "tasks",
-    "batches",
-    "documents",
-    "answers",
-)
+    "per_item", "own", "pseudo", "sizes", "deal", "items", "strata", "cosines", "confidence", "tasks", "batches",
+    "documents", "answers",
+)  # fmt: skip
 LEVELS = ("chance", "reference")
 """Details that a mean over seeds has its own of, where every seed that it is of has one."""
 
@@ -220,6 +209,19 @@ def _identity(record: Record) -> str:
     return json.dumps([record.approach, _facts(record)], sort_keys=True)
 
 
+def of_one(a: Record, b: Record) -> bool:
+    """Whether two runs differ in nothing but their seed."""
+    return _identity(a) == _identity(b)
+
+
+def asked_alike(a: Contender, b: Contender) -> bool:
+    """Whether two contenders' runs were asked for alike, by whatever sources and of whatever data."""
+    first, second = (
+        {name: value for name, value in _facts(each.record).items() if not name.startswith("key.")} for each in (a, b)
+    )
+    return a.approach == b.approach and first == second
+
+
 def _facts(record: Record) -> dict[str, Any]:
     """Everything that a repetition with another seed has in common, flat."""
     parts = record.provenance.get("key")
@@ -243,6 +245,7 @@ def _told_apart_by(record: Record, rivals: Sequence[Record]) -> list[str]:
     every = [_facts(rival) for rival in rivals]
     values = {name: {json.dumps(facts.get(name), sort_keys=True) for facts in every} for name in _facts(record)}
     differing = [name for name, each in values.items() if len(each) > 1]
+    differing.sort(key=lambda name: name != "preset")  # which tells most
     return ([name for name in differing if not name.startswith("key.")] or differing)[:3]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
@@ -63,7 +63,16 @@ def _sweep(contenders: Sequence[Contender], curve: str, question: str, label: st
         rows, seeds = rows_of(contender, curve, curve)
         spent = "nfe_spent" if curve == "nfe" and all("nfe_spent" in row for row in rows) else curve
         series.append(_series(place, contender, points_of(rows, spent, metric), seeds))
-    return lines(curve, question, label, metric, series, log=curve != "guidance")
+    plot = lines(curve, question, label, metric, series, log=curve != "guidance")
+    counts = sorted({int(row["pictures"]) for c in contenders for row in _rows(c, curve) if "pictures" in row})
+    if plot.text and len(counts) > 1:
+        told = f"Points are of {listed([f'{count:,}' for count in counts])} pictures, and not all to be compared."
+        plot = replace(plot, note=f"{plot.note} {told}".strip())
+    return plot
+
+
+def _rows(contender: Contender, curve: str) -> list[Mapping[str, float]]:
+    return [row for run in contender.runs for row in run.record.curves.get(curve, ())]
 
 
 def _in_all(rows: Sequence[Mapping[str, float]]) -> list[str]:
@@ -95,8 +104,9 @@ def rows_of(contender: Contender, curve: str, x: str) -> tuple[Sequence[Mapping[
 
 
 def points_of(rows: Sequence[Mapping[str, float]], x: str, y: str, factor: float = 1.0) -> tuple[Any, ...]:
-    """A series' points: rows that have both columns."""
-    return tuple((row[x] * factor, row[y], *_bounds(row, y)) for row in rows if x in row and y in row)
+    """A series' points, from left to right: rows that have both columns."""
+    having = sorted((row for row in rows if x in row and y in row), key=lambda row: row[x])
+    return tuple((row[x] * factor, row[y], *_bounds(row, y)) for row in having)
 
 
 def _bounds(row: Mapping[str, float], name: str) -> tuple[float | None, float | None]:
@@ -176,7 +186,7 @@ def lines(
     rows = [
         (
             one.label,
-            f"{point[0]:.4g}",
+            f"{point[0]:,.0f}" if point[0] >= 1e4 and float(point[0]).is_integer() else f"{point[0]:.4g}",
             f"{point[1]:.4g}" + ("" if point[2] is None else f" [{point[2]:.4g}, {point[3]:.4g}]"),
         )
         for one in drawn

@@ -166,7 +166,7 @@ def budgets(contenders: Sequence[Contender]) -> tuple[tuple[str, ...], list[Budg
             label=contender.label,
             cells=tuple(written(estimates.get(name, missing), unit=True) for name in names),
             borrowed=", ".join(
-                f"{part.replace('_', ' ')} {count / 1e6:.3g} million"
+                f"{part.replace('_', ' ')} {written(Estimate.counted(float(count), unit='parameters'), unit=True)}"
                 for part, count in contender.record.budgets.borrowed.items()
             )
             or "–",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.files import LargeFileError, UnfitFileError, read_regular
+from bench.files import LargeFileError, UnfitFileError, read_json, read_regular
 from reports import schema
 from reports.schema import Record
 
@@ -47,10 +47,11 @@ class Refused:
 
 @dataclass(frozen=True, kw_only=True)
 class Gathered:
-    """Every run, and what was refused."""
+    """Every run, and what was refused. begun: approach and seed of the runs that have no record yet."""
 
     runs: tuple[Run, ...] = ()
     refused: tuple[Refused, ...] = ()
+    begun: tuple[tuple[str, int], ...] = ()
 
     @property
     def done(self) -> tuple[Run, ...]:
@@ -69,12 +70,15 @@ def gather(places: Sequence[Path]) -> Gathered:
     files: dict[str, list[Path]] = {}
     runs: dict[Path, Run] = {}
     refused: dict[str, Refused] = {}
+    begun: dict[Path, tuple[str, int]] = {}
     for file in (file for place in places for file in _files(place)):
         name = _named(file)
         try:
             run = Run(record=schema.load(file), folder=file.parent)
         except UserError as error:
             refused[str(file)] = Refused(place=name, reason=_why(file, str(error).replace(str(file), name)))
+            if refused[str(file)].reason == NO_RECORD and (asked := _asked(file.parent)) is not None:
+                begun[file.resolve()] = asked
             continue
         same = files.setdefault(run.record.key, [])
         if file.resolve() not in {other.resolve() for other in same}:
@@ -85,7 +89,17 @@ def gather(places: Sequence[Path]) -> Gathered:
         first, *rest = sorted(same, key=lambda file: (runs[file].record.status != "done", file.resolve()))
         kept.append(runs[first])
         others += [_left_out(file, first) for file in rest if runs[file].record != runs[first].record]
-    return Gathered(runs=tuple(kept), refused=(*refused.values(), *sorted(others, key=lambda each: each.place)))
+    told = (*refused.values(), *sorted(others, key=lambda each: each.place))
+    return Gathered(runs=tuple(kept), refused=told, begun=tuple(begun.values()))
+
+
+def _asked(folder: Path) -> tuple[str, int] | None:
+    """The approach and the seed that a run was asked for with; None where that can't be read."""
+    try:
+        values = read_json(folder / REQUEST)
+        return str(values["approach"]), int(values["config"]["seed"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _why(file: Path, reason: str) -> str:

@@ -45,11 +45,11 @@ def looks(contenders: Sequence[Contender], judge: Judge, names: Sequence[str]) -
 
 def said_of(seen: Looks) -> str:
     """In words."""
-    chance = max(1, round(seen.pairs * 0.05))
+    chance = f"about {round(seen.pairs * 0.05)}" if seen.pairs >= 20 else f"{seen.pairs * 0.05:.1g}"
     told = (
         f"Of {counted(seen.pairs, 'comparison')} of two contenders by a main number that chance has a part in, "
         f"{seen.apart} are told apart. "
-        f"Each is judged at the 5% level on its own: by chance alone about {chance} would be."
+        f"Each is judged at the 5% level on its own: by chance alone {chance} would be."
     )
     if seen.left is None:
         return f"{told} No correction for so many is told: of one training, chance is that of other items alone."

@@ -95,7 +95,8 @@ def _cell(cell: Cell) -> str:
 
 def _footnotes(table: Table) -> list[str]:
     marks = (
-        "95% intervals in brackets. Best: told apart from all others. Among the best: not told apart from the leader."
+        "95% intervals in brackets. Best: told apart from all others that it can be compared with. Among the best: not "
+        "told apart from the leader."
     )
     return [marks, "\n".join(f"{i}. {plain(note)}" for i, note in enumerate(table.footnotes, 1))]
 

@@ -90,9 +90,10 @@ def pictures(contenders: Sequence[Contender], album: Album) -> Pictures:
     first = tuple(_shown(key, contenders, scores, metric, album) for key in keys[:FIRST])
     ranked: tuple[Shown, ...] = ()
     rule = ""
-    known = [key for key in keys if all(key in score for score in scores)]
+    having = [score for score, contender in zip(scores, contenders, strict=True) if contender.record.samples]
+    known = [key for key in keys if all(key in score for score in having)]
     if metric and len(known) > 1:
-        means = {key: sum(score[key] for score in scores) / len(scores) for key in known}
+        means = {key: sum(score[key] for score in having) / len(having) for key in known}
         order = sorted(known, key=lambda key: (-means[key], keys.index(key)))
         places = spaced(len(order), RANKED)
         ranked = tuple(
@@ -127,12 +128,13 @@ def _with_pictures(contender: Contender) -> list[Sample]:
 
 
 def _common_keys(contenders: Sequence[Contender]) -> list[str]:
-    """Keys of the prompts that every contender with samples has a picture of, in the order of the data."""
+    """Keys of the prompts that every contender with samples has a picture of, in the order of the data. Two
+    datasets may have a key for pictures of their own: then prompts differ."""
     having = [contender for contender in contenders if contender.record.samples]
     if not having:
         return []
-    common = set.intersection(*({sample.key for sample in _with_pictures(c)} for c in having))
-    return [sample.key for sample in having[0].record.samples if sample.key in common]
+    common = set.intersection(*({(sample.key, sample.prompt) for sample in _with_pictures(c)} for c in having))
+    return [sample.key for sample in having[0].record.samples if (sample.key, sample.prompt) in common]
 
 
 def _score_metric(contenders: Sequence[Contender]) -> str | None:

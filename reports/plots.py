@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from metrics.statistics import Estimate
-from reports.contenders import Contender
+from reports.contenders import Contender, unlike
 from reports.curves import by_compute, by_guidance, by_images, by_nfe, losses
 from reports.figures import Plot, folded, legend, new
 from reports.glossary import ARROWS, RETENTION, first_of, listed, meaning, scale_of, written
@@ -55,7 +56,9 @@ def plane(contenders: Sequence[Contender]) -> Plot:
             name="plane", question=question, reason="no run has both text retention and a number of its pictures"
         )
     figure, axes = new()
-    front = pareto([(x.value or 0.0, y.value or 0.0) for _, _, x, y in having])
+    pairs = combinations([c for _, c, _, _ in having], 2)
+    strange = next((why for a, b in pairs if (why := unlike(a, b, name) or unlike(a, b, RETENTION))), "")
+    front = [] if strange else pareto([(x.value or 0.0, y.value or 0.0) for _, _, x, y in having])
     if len(front) > 1:
         corners = sorted((having[i][2].value or 0.0, having[i][3].value or 0.0) for i in front)
         axes.step(
@@ -70,18 +73,21 @@ def plane(contenders: Sequence[Contender]) -> Plot:
     axes.set_ylabel("text retention (up is better)")
     axes.axhline(1, color=INK, linewidth=0.8)
     legend(axes)
-    on_front = listed([having[i][1].label for i in front])
+    names = listed([having[i][1].label for i in front])
+    none = f"No Pareto front is drawn, for not all can be compared: {strange}." if strange else ""
     note = (
         ""
         if is_distance(name)
         else "No run has a distance between sets of pictures: the validation loss stands in its place."
     )
+    bars = "Bars are 95% intervals; the line at 1 is nothing lost."
     return Plot(
         name="plane",
         question=question,
         text=spelled(figure, "plane"),
-        words=f"Text retention against {title}. On the Pareto front, where nobody is better in both: {on_front}.",
-        note=f"{note} On the Pareto front: {on_front}. Bars are 95% intervals; the line at 1 is nothing lost.".strip(),
+        words=f"Text retention against {title}. "
+        + (none or f"On the Pareto front, where nobody is better in both: {names}."),
+        note=" ".join([*([note] if note else []), none or f"On the Pareto front: {names}.", bars]),
         table=(("", title, "text retention"), *((c.label, written(x), written(y)) for _, c, x, y in having)),
     )
 

@@ -179,7 +179,7 @@ def _cell(contender: Contender, name: str, column: Column, mark: Mark, notes: Fo
         told = (*told, notes.add(f"seed {seed} is left out of this mean: {reason}"))
     beside, more = _beside_distance(contender, name, column.scale, column.decimals) if is_distance(name) else ("", "")
     for named in ("chance", "base"):
-        if not beside and (known := estimate.details.get(named)) and isinstance(known, float):
+        if not beside and isinstance(known := estimate.details.get(named), float):
             beside = f"{named} {number(known / column.scale.factor, column.decimals)}"
     if column.uneven and estimate.reason != COUNTED:
         if not is_distance(name):

@@ -193,7 +193,7 @@ def _costs(contenders: Sequence[Contender], judge: Judge) -> Answer:
             low, high = (f"{value} ({listed(who)})" for value, who in zip((least, most), ends, strict=True))
             strange = next((why for other in ranked[1:] if (why := unlike(ranked[0], other, name))), "")
             parts.append(f"{word}: from {low} to {high}" + (f", {strange}: not comparable" if strange else ""))
-            if name == "training_flops":
+            if name == "training_flops" and not strange:
                 brief = f"Training takes from {low} to {high}."
     text = "; ".join(parts)
     return Answer(question="Costs", words=_sentence(f"{text[:1].upper()}{text[1:]}"), brief=brief)

@@ -50,7 +50,8 @@ class GateArguments:
         """UserError where the words don't fit each other."""
         if self.reason and not self.update_baseline:
             raise UserError("--reason says why the baseline changes, expected --update-baseline beside it")
-        if self.update_baseline and (self.against or self.only or self.group or self.benchmarks):
+        told = self.json or self.markdown or self.junit
+        if self.update_baseline and (self.against or self.only or self.group or self.benchmarks or told):
             raise UserError(
                 "--update-baseline stores all that is counted and measured, expected only --reason beside it"
             )

@@ -21,7 +21,7 @@ from bench.gates.arguments import GateArguments
 from bench.gates.baseline import Baseline
 from bench.gates.findings import Finding, exit_code, wanted
 from bench.gates.thresholds import Thresholds
-from bench.gates.workers import Worker
+from bench.gates.workers import Worker, WorkerError
 
 COUNTED = ("parameters", "flops", "memory", "once", "graphs")
 QUALITY = ("golden", "smoke", "retention")
@@ -134,8 +134,13 @@ def _golden_of(commit: str, base: Baseline, limits: Thresholds, console: Console
     checkout's own baseline says that they have changed since."""
     console.info("gate: golden losses are not all stored for this kind of machine: the base's are measured here")
     with trees.checked_out(ROOT, commit) as tree, Worker(tree, limits.threads) as worker:
-        worker.hello()
-        found: Found = worker.call("quality", groups=["golden"])["quality"]
+        try:
+            worker.hello()
+            measured: Found = worker.call("quality", groups=["golden"])["quality"]
+        except WorkerError as error:
+            console.warn(f"the base's golden losses can't be measured: {error}")
+            return {}, []
+        found = {name: values for name, values in measured.items() if "error" not in values}
         path = trees.before(tree, stored.FILE.name)
         old = stored.load(path) if path.exists() else None
     return found, [name for name in found if stored.announced(old, base, name)]
@@ -152,7 +157,8 @@ def update(reason: str, limits: Thresholds, console: Console) -> int:
         console.warn(str(error))
         old = None
     counted, quality, about = measured(("counted", "quality"), (), limits, console)
-    if faults := [f"{name}: {values['error']}" for name, values in counted.items() if "error" in values]:
+    every = [*counted.items(), *quality.items()]
+    if faults := [f"{name}: {values['error']}" for name, values in every if "error" in values]:
         raise UserError(f"the baseline can't be renewed: {faults[0]}")
     with Worker(ROOT, limits.threads) as worker:
         worker.hello()

@@ -126,6 +126,9 @@ def quality(
     for name, now in found.items():
         if name in known:
             continue
+        if "error" in now:
+            findings.append(Finding(kind="quality", name=name, status="missing", said=f"can't be run: {now['error']}"))
+            continue
         match name.split("/")[0]:
             case "retention":
                 findings.append(_retention(name, now))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import platform
+import traceback
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,21 +49,31 @@ def quality(world: World, thresholds: Thresholds, groups: Collection[str]) -> di
     promise it. groups: see `bench.gates.findings.wanted`."""
     found: dict[str, Values] = {}
     for name in APPROACHES:
-        golden, kept, small = (f"{group}/{name}" for group in ("golden", "retention", "smoke"))
-        if not any(wanted(each, groups) for each in (golden, kept, small)):
-            continue
-        approach = world.fresh(name)
-        with deterministic():
-            trainee = world.trainee(approach)
-            rows = [trainee.step(step, 1.0).tolist() for step in range(thresholds.smoke_steps)]
-            first = rows[: thresholds.golden_steps]
-            approach.eval()
-            if wanted(golden, groups):
-                found[golden] = {term: [row[i] for row in first] for i, term in enumerate(trainee.names)}
-            if wanted(kept, groups) and "complete" in approach.capabilities and frozen(approach):
-                found[kept] = retention(world, approach)
-            if wanted(small, groups):
-                found[small] = smoke(world, approach, thresholds)
+        asked = [each for group in ("golden", "retention", "smoke") if wanted(each := f"{group}/{name}", groups)]
+        try:
+            found |= _of_one(world, name, thresholds, asked) if asked else {}
+        except Exception as error:  # whatever an approach may raise: the others are judged none the less
+            traceback.print_exc()
+            said = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+            found |= dict.fromkeys(asked, said)
+    return found
+
+
+def _of_one(world: World, name: str, thresholds: Thresholds, asked: Collection[str]) -> dict[str, Values]:
+    """What is asked of an approach."""
+    found: dict[str, Values] = {}
+    approach = world.fresh(name)
+    with deterministic():
+        trainee = world.trainee(approach)
+        rows = [trainee.step(step, 1.0).tolist() for step in range(thresholds.smoke_steps)]
+        first = rows[: thresholds.golden_steps]
+        approach.eval()
+        if (golden := f"golden/{name}") in asked:
+            found[golden] = {term: [row[i] for row in first] for i, term in enumerate(trainee.names)}
+        if (kept := f"retention/{name}") in asked and "complete" in approach.capabilities and frozen(approach):
+            found[kept] = retention(world, approach)
+        if (small := f"smoke/{name}") in asked:
+            found[small] = smoke(world, approach, thresholds)
     return found
 
 

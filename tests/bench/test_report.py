@@ -17,6 +17,7 @@ from bench import cli, store
 from bench.console import Console
 from bench.report import after_run
 from metrics.statistics import Estimate, mean_estimate
+from reports import schema
 from reports.markdown import plain
 from reports.schema import Budgets, Record
 from tests.reports.records import APPROACHES, distance_at, four, mean_at, record_of, whole, write_run
@@ -440,6 +441,47 @@ def test_a_beginning_means_all_seeds_of_one_contender(tmp_path: Path, capsys: py
     assert cli.main(["report", "dual_tower", "--out", str(out), "--to", str(tmp_path / "to")]) == 0
     rows = list(csv.DictReader((tmp_path / "to" / "results.csv").read_text(encoding="utf-8").splitlines()))
     assert {row["approach"] for row in rows} == {"dual_tower"} and {row["seed"] for row in rows} >= {"0", "1", "5"}
+
+
+@pytest.mark.parametrize("what", ["failed", "torn"])
+def test_a_seed_that_came_to_nothing_is_no_pass_by_the_beginning_of_its_name_either(tmp_path: Path, what: str):
+    a, b = (four(tmp_path / side, seeds=2) for side in "ab")
+    if what == "torn":
+        (b / "modular-1" / "record.json").write_text("torn")
+    else:
+        lost = dataclasses.replace(schema.load(b / "modular-1"), status="failed", reason="a fire")
+        write_run(b / "modular-1", lost, pictures=False)
+    words = ["--metrics", "caption_gap"]
+    assert cli.main(["compare", str(a), str(b), *words]) == 1
+    assert cli.main(["compare", str(a / "modular"), str(b / "modular"), *words]) == 1
+    assert cli.main(["compare", str(a / "modular"), str(a / "modular"), *words]) == 0
+
+
+def test_a_run_that_b_began_and_a_has_done_is_no_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    a, b = (four(tmp_path / side, seeds=2) for side in "ab")
+    (b / "modular-1" / "record.json").unlink()
+    words = ["compare", str(a), str(b), "--metrics", "caption_gap"]
+    (b / "modular-1" / "request.json").write_text(json.dumps({"approach": "modular", "config": {"seed": 1}}))
+    assert cli.main(words) == 1
+    assert "B did not come to an end, as A did: modular, seed 1." in capsys.readouterr().out
+    (b / "modular-1" / "request.json").write_text(json.dumps({"approach": "modular", "config": {"seed": 7}}))
+    assert cli.main(words) == 0
+
+
+def test_contenders_of_one_approach_that_differ_in_the_config_find_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for side, worse in (("a", 0.0), ("b", 0.5)):
+        for amount in (100, 400):
+            metrics = {"x": mean_at(1.0 - worse * (amount == 400), f"x{side}{amount}", better="higher")}
+            own = record_of("dual_tower", metrics=metrics, key=f"{side}{amount}" * 2)
+            own = dataclasses.replace(own, config={**own.config, "train": {"amount": amount}})
+            write_run(tmp_path / side / str(amount), own, pictures=False)
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["worse"] == ["x"] and told["alone"] == []
+    (line,) = [line for line in told["lines"] if line["word"] == "worse"]
+    assert line["pair"] == "dual_tower (amount 400)"
 
 
 def test_samples_stand_beside_their_scores(tmp_path: Path):
