@@ -1,4 +1,5 @@
-"""The table of learning rates in docs/sweeps.md is that of the committed records, to the last digit shown."""
+"""The tables of learning rates in docs/sweeps.md and docs/published-tables.md are those of the committed records, to
+the last digit shown."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -21,15 +22,15 @@ METRICS = {
 }
 
 
-def records() -> dict[tuple[str, float], list[dict[str, Any]]]:
-    """The trials' metrics by approach and rate, a seed each."""
+def records(path: str, row: Callable[[dict[str, Any]], str]) -> dict[tuple[str, float], list[dict[str, Any]]]:
+    """The trials' metrics by row and rate, a seed each."""
     found: dict[tuple[str, float], list[dict[str, Any]]] = {}
-    with tarfile.open(DOCS / "sweeps/trials-450.tar.xz") as archive:
+    with tarfile.open(DOCS / path) as archive:
         for member in sorted(archive.getmembers(), key=lambda each: each.name):
             file = archive.extractfile(member)
             assert file is not None
             record = json.load(io.TextIOWrapper(file, encoding="utf-8"))
-            of = found.setdefault((record["approach"], record["settings"]["learning_rate"]), [])
+            of = found.setdefault((row(record), record["settings"]["learning_rate"]), [])
             of.append({"seed": record["config"]["seed"], **record["metrics"]})
     return {key: sorted(each, key=lambda one: one["seed"]) for key, each in found.items()}
 
@@ -45,24 +46,46 @@ def rows() -> Iterator[tuple[str, str, list[str]]]:
             yield approach, cells[1], cells[2:5]
 
 
+def check(cell: str, values: list[float], told: tuple[object, ...]) -> None:
+    """A cell is the mean of its values, and, where it has them, the values."""
+    shown, *seeds = re.findall(r"-?\d+(?:\.\d+)?", cell)
+    for text, value in [(shown, mean(values)), *zip(seeds, values, strict=bool(seeds))]:
+        digits = len(text.partition(".")[2])
+        assert abs(float(text) - value) <= 0.5001 * 10**-digits, told
+
+
 def test_the_table_is_the_records() -> None:
-    known, told = records(), list(rows())
+    known, told = records("sweeps/trials-450.tar.xz", lambda record: record["approach"]), list(rows())
     assert len(told) == 13 and {len(each) for each in known.values()} == {2}
     for approach, what, cells in told:
         for rate, cell in zip(RATES, cells, strict=True):
-            values = [one[METRICS[what]]["value"] for one in known[approach, rate]]
-            shown, *seeds = re.findall(r"-?\d+\.\d+", cell)
-            digits = len(shown.partition(".")[2])
-            assert abs(float(shown) - mean(values)) <= 0.5001 * 10**-digits, (approach, what, rate)
-            for seed, value in zip(seeds, values, strict=bool(seeds)):
-                assert abs(float(seed) - value) <= 0.5001 * 10**-digits, (approach, what, rate)
+            check(cell, [one[METRICS[what]]["value"] for one in known[approach, rate]], (approach, what, rate))
 
 
-def test_the_sweep_s_own_record_is_of_the_same_trials() -> None:
-    known = records()
-    sweep = json.loads((DOCS / "sweeps/learning_rate-tiny-450.json").read_text(encoding="utf-8"))
-    for tuned in sweep["approaches"]:
-        for trial in tuned["trials"]:
-            (record,) = (one for one in known[tuned["approach"], trial["value"]] if one["seed"] == trial["seed"])
-            for name, metric in trial["metrics"].items():
-                assert record[name]["value"] == metric["value"]
+def test_the_published_rows_at_other_rates_are_the_records() -> None:
+    def row(record: dict[str, Any]) -> str:
+        variant = record["settings"]["variant"]
+        return {"transfusion": "single tower", "gated": "gated tower"}.get(variant, variant.replace("_", " "))
+
+    known = records("published/records/x_fusion_rates.tar.xz", row)
+    page = (DOCS / "published-tables.md").read_text(encoding="utf-8")
+    table = page[page.index("### At other rates") : page.index("### Four times as long")]
+    metrics = {
+        "CLIP score ↑": "clip_score",
+        "FD, n = 128 ↓": "fd_efficientnet_lite0",
+        "captions: F1 above shuffled pictures' ↑": "caption_f1_gap",
+        "validation loss ↓": "validation_loss",
+        "colours heard ↑": "heard_colours",
+    }
+    seen, what = 0, ""
+    for line in table.splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if len(cells) != 6 or cells[1] not in {name for name, _ in known}:
+            continue
+        what = metrics[cells[0]] if cells[0] else what
+        for rate, cell in zip((2e-3, 4e-3, 8e-3, 1.6e-2), cells[2:], strict=True):
+            assert bool(cell) == ((cells[1], rate) in known)
+            if cell:
+                check(cell, [one[what]["value"] for one in known[cells[1], rate]], (cells[1], what, rate))
+                seen += 1
+    assert seen == len(metrics) * len(known) == 65 and {len(each) for each in known.values()} == {2}
