@@ -33,8 +33,7 @@ class Energy:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        for counter in self._counters:
-            counter.look()
+        self._look()
         self.joules = 0.0
         if self._counters:
             self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -118,6 +117,8 @@ class _Gpu(_Counter):
     def look(self) -> float:
         now = self._read()
         grown, self.last = now - self.last, now
+        if grown < 0:  # a driver was loaded anew
+            raise OSError("it began anew")
         return grown / 1e3
 
 

@@ -53,19 +53,20 @@ class Changed:
 
 def main(arguments: EvaluateArguments, config: Config, console: Console) -> int:
     """Measure each run; 0 where all could be, 2 where one could not."""
-    code, told = DONE, []
+    code, told = DONE, list[dict[str, Any]]()
     for folder in dict.fromkeys(store.find(run, arguments.out) for run in arguments.runs):
         try:
             changed = again(folder, arguments, console)
         except UserError as error:
             console.warn(f"{folder.name}: {error}; its record is as it was")
             code = MISTAKE
+            told.append({"name": folder.name, "reason": str(error)})
             continue
-        told.append(changed)
+        told.append({**summary(changed), "reason": ""})
         if not arguments.json:
             tell(changed, console)
     if arguments.json:
-        console.emit([summary(changed) for changed in told])
+        console.emit(told)
     return code
 
 

@@ -325,7 +325,8 @@ def _pairs(approach: Approach, judges: Judges, count: int) -> dict[str, Estimate
         approach, collection, count, judges.config, judges.console, description="drawing unseen combinations"
     )
     found = {f"{name}_pairs": each for name, each in judges.scenes(drawn).items() if name in SCENES_AGAIN}
-    found["nfe_pairs"] = mean_estimate(np.array(drawn.drawing.nfe, dtype=float), better="lower", details={})
+    spent = np.array(drawn.drawing.nfe, dtype=float)
+    found["nfe_pairs"] = mean_estimate(spent, better="lower", keys=drawn.keys, details={})
     if (once := _first_drawings(drawn, judges.shared)) is not None:
         found |= {f"{name}_pairs{ONCE}": each for name, each in judges.scenes(once).items() if name in SCENES_AGAIN}
     return found

@@ -32,7 +32,7 @@ BUDGETS: tuple[tuple[str, str, str], ...] = (
 )
 """Numbers that a record holds as budgets: name here, field there, unit."""
 LEVEL = 0.01  # exact counts that differ by no more than this share are called level
-BIASED = ("fid", "fd_*", "null_fid", "null_fd_*", "vae_fid", "vae_fd_*")
+BIASED = ("fid", "fd_*", "null_fid", "null_fd_*", "vae_fid", "vae_fd_*", "precision", "recall", "density", "coverage")
 """Numbers whose expectation depends on n: with another n they are other numbers."""
 MADE_BY = ("weights", "resize", "window", "windows", "real", "candidates", "k", "products", "latents")
 """Details that say how a number was made: made otherwise it is another number."""

@@ -333,8 +333,8 @@ class _Clock:
         self.seconds = {"plan": 0.0, "draw": 0.0, "check": 0.0}
 
     def stop(self, name: str) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
         now = time.perf_counter()
         self.seconds[name] += now - self.last
         self.last = now

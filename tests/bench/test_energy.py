@@ -73,6 +73,15 @@ def test_a_counter_that_vanishes_and_work_done_in_part_give_no_number(tmp_path: 
     assert "several processes" in energy.estimate(whole=False).reason
 
 
+def test_a_counter_that_stops_before_the_work_begins_ends_nothing(tmp_path: Path) -> None:
+    place = counter(tmp_path, 5)
+    energy = Energy("cpu", rapl=tmp_path)
+    (place / "energy_uj").unlink()
+    with energy:
+        pass
+    assert energy.estimate().value is None and "stopped" in energy.estimate().reason
+
+
 READING = "nvmlDeviceGetTotalEnergyConsumption"
 
 
@@ -113,3 +122,10 @@ def test_a_gpu_that_shows_no_counter_ends_no_training(refused: str, monkeypatch:
     with Energy("cuda") as energy:
         pass
     assert energy.estimate().value is None and "Not Supported" in energy.estimate().reason
+
+
+def test_a_gpu_whose_counter_began_anew_gives_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    a_gpu(monkeypatch, 1_000, 4_000, 500)
+    with Energy("cuda") as energy:
+        pass
+    assert energy.estimate().value is None and "it began anew" in energy.estimate().reason
