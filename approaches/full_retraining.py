@@ -108,7 +108,7 @@ class FullRetraining(Approach):
         """Windows of plain text, of this part. UserError where there are fewer than parts, or they are longer than what
         the language model reads."""
         share, windows, context = self.settings.replay_share, batch.whole.text, self.tower.text.config.context
-        replayed = max(1, round(share * len(windows))) if share else 0
+        replayed = round(share * len(windows))
         if replayed and windows.shape[1] - 1 > context:
             raise UserError(
                 f"train.replay_tokens is {windows.shape[1] - 1}, expected at most the language model's context of "

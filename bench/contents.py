@@ -30,6 +30,11 @@ def contents(config: Config, progress: Callable[[str], None]) -> dict[str, str]:
     }
 
 
+def of_judges(config: Config, progress: Callable[[str], None]) -> dict[str, str]:
+    """The parts of `contents` that train nothing."""
+    return {OTHER_TEXTS: _other_texts(config, progress), **_model(config, "clip")}
+
+
 def _pictures(config: Config) -> str:
     from bench.data.catalogue import open_dataset
     from bench.data.dataset import SPLITS

@@ -25,7 +25,7 @@ from bench.assembly import device_here, open_trained
 from bench.collection import Collection, collect
 from bench.config import Config, from_values
 from bench.console import Console
-from bench.contents import check_data, unchanged
+from bench.contents import check_data, of_judges, unchanged
 from bench.curve_arguments import CurveArguments, values_of
 from bench.data.catalogue import open_dataset
 from bench.errors import UserError
@@ -204,11 +204,11 @@ def _trained(
     if over := [value for value in values if value >= whole]:
         raise UserError(f"--values has {over[0]}, expected fewer than the run's own {whole} training pictures")
     settings = from_values(APPROACHES[request.approach].load_settings(), request.settings)
-    found = unchanged(request, console.info)
+    # The record's, which an `evaluate` may have changed since: all rows are measured alike.
+    own = from_values(Config, record.config)
+    found = {**unchanged(request, console.info), **of_judges(own, console.info)}
     for value in values:
-        # The record's, which an `evaluate` may have changed since: all rows are measured alike.
-        config = from_values(Config, record.config)
-        config = replace(config, train=shortened(config.train, value / whole))
+        config = replace(own, train=shortened(own.train, value / whole))
         shorter = store.request(config, request.approach, settings, found, request.command)
         if shorter.parts["sources"] != request.parts["sources"]:
             console.warn(

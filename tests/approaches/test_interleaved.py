@@ -258,13 +258,7 @@ def test_text_that_is_longer_than_the_model_reads_is_not_replayed(shared):
     batch = dataclasses.replace(small_batch(shared, rows=6), text=torch.zeros(3, 400, dtype=torch.long))
     for of in (FullRetraining.counts, functools.partial(FullRetraining.losses, generators=small_generators())):
         with pytest.raises(UserError, match="replay_tokens is 399, expected at most the language model's context of "):
-            of(FullRetraining(shared, FullRetrainingSettings()), batch)
-
-
-def test_a_small_share_replays_one_window(shared):
-    batch = small_batch(shared, rows=6)
-    counts = [FullRetraining(shared, FullRetrainingSettings(replay_share=share)).counts(batch) for share in (0, 0.01)]
-    assert [each.get("replay", 0) for each in counts] == [0, batch.text.shape[1] - 1]
+            of(FullRetraining(shared, FullRetrainingSettings(replay_share=0.6)), batch)
 
 
 @torch.no_grad()

@@ -76,8 +76,7 @@ class RivalStep(nn.Module):
         for index, length in enumerate(batch.describe.mask.sum(1).tolist()):
             rows.append([(0, described[index]), batch.describe.tokens[index, :length]])
         loss: Tensor = self.model(rows)
-        if self.replay_share:
-            count = max(1, round(self.replay_share * len(batch.text)))
+        if count := round(self.replay_share * len(batch.text)):
             loss = loss + 0.2 * self.model(batch.text[:count])
         return loss
 
