@@ -58,7 +58,8 @@ class FullRetrainingSettings(Settings):
     """The same of its token embeddings, its output matrix as well: above 1, pictures hear their words a little earlier
     and text goes sooner."""
     replay_share: Share = 0.25
-    """Windows of plain text a step, as a share of the batch's rows, to whole windows; 0 trains without text replay."""
+    """Windows of plain text a step, as a share of the batch's rows, to whole windows: where that is none
+    nothing is replayed."""
     replay_weight: Weight = 0.2
     """Weight of the replayed text's next-token loss."""
     prompt_weight: Weight = 0.0

@@ -120,7 +120,9 @@ def places(text: str, out: Path) -> list[Path]:
         return [path]
     if path.parent != Path("."):
         out, text = path.parent, path.name
-    known = sorted(child.name for child in out.iterdir() if (child / schema.FILE).exists()) if out.is_dir() else []
+    marks = (schema.FILE, store.REQUEST)  # one that has only begun is a run, too
+    inside = out.iterdir() if out.is_dir() else ()
+    known = sorted(child.name for child in inside if any((child / mark).exists() for mark in marks))
     if fitting := [out / name for name in known if name.startswith(text)]:
         return [out / text] if text in known else fitting
     hint = nearest(text, known) if known else f"and {out} holds no runs"

@@ -195,7 +195,7 @@ def paired(better: Row, worse: Row, known: Stand) -> Estimate:
     if not both:
         return Estimate.missing("no seed has both runs yet")
     exact = first[both[0]], second[both[0]]
-    if len(both) == 1 and all(each.reason == COUNTED for each in exact):  # another seed counts the same
+    if len(both) == 1 and all(each.reason == COUNTED for each in exact):  # no sampling is in them
         told = difference(*exact).estimate
         return replace(told, low=told.value, high=told.value, details={**told.details, "seeds": both})
     timed = first[both[0]].unit in TIMED_UNITS

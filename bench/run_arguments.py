@@ -20,7 +20,7 @@ from bench import launch
 from bench.config import Config, EvaluateConfig
 from bench.errors import UserError, nearest
 from bench.files import at_home, check_output
-from bench.own_settings import check_settings
+from bench.own_settings import check_asked, check_settings
 from bench.parsing import last_values
 from bench.plain import plain
 from bench.presets import is_foreign
@@ -76,6 +76,7 @@ class RunArguments:
         for name in chosen(self.approach):
             if obstacle := APPROACHES[name].obstacle():
                 raise UserError(f"approach '{name}' can't run here: {obstacle}")
+            check_asked(self.settings_for(name, config))
         check_data(config.data)
         check_text(config.text)
         check_path(config.text)

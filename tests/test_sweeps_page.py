@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import pytest
+
 DOCS = Path(__file__).parents[1] / "docs"
 RATES = (1e-3, 2e-3, 4e-3)
 METRICS = {
@@ -62,12 +64,14 @@ def test_the_table_is_the_records() -> None:
             check(cell, [one[METRICS[what]]["value"] for one in known[approach, rate]], (approach, what, rate))
 
 
-def test_the_published_rows_at_other_rates_are_the_records() -> None:
-    def row(record: dict[str, Any]) -> str:
-        variant = record["settings"]["variant"]
-        return {"transfusion": "single tower", "gated": "gated tower"}.get(variant, variant.replace("_", " "))
+def row_of(record: dict[str, Any]) -> str:
+    """The published row that a run stands for."""
+    variant = record["settings"]["variant"]
+    return {"transfusion": "single tower", "gated": "gated tower"}.get(variant, variant.replace("_", " "))
 
-    known = records("published/records/x_fusion_rates.tar.xz", row)
+
+def test_the_published_rows_at_other_rates_are_the_records() -> None:
+    known = records("published/records/x_fusion_rates.tar.xz", row_of)
     page = (DOCS / "published-tables.md").read_text(encoding="utf-8")
     table = page[page.index("### At other rates") : page.index("### Four times as long")]
     metrics = {
@@ -89,3 +93,28 @@ def test_the_published_rows_at_other_rates_are_the_records() -> None:
                 check(cell, [one[what]["value"] for one in known[cells[1], rate]], (cells[1], what, rate))
                 seen += 1
     assert seen == len(metrics) * len(known) == 65 and {len(each) for each in known.values()} == {2}
+
+
+@pytest.mark.parametrize(
+    ("sweep", "trials", "row"),
+    [
+        ("sweeps/learning_rate-tiny-450.json", "sweeps/trials-450.tar.xz", lambda of: of["approach"]),
+        *(
+            (f"published/rates/{name}.json", "published/records/x_fusion_rates.tar.xz", row_of)
+            for name in ("single_tower", "gated", "dual_projection", "dual_tower")
+        ),
+    ],
+)
+def test_a_sweep_s_own_record_is_of_the_same_trials(
+    sweep: str, trials: str, row: Callable[[dict[str, Any]], str]
+) -> None:
+    known = records(trials, row)
+    found = json.loads((DOCS / sweep).read_text(encoding="utf-8"))
+    seen = 0
+    for tuned in found["approaches"]:
+        for trial in tuned["trials"]:
+            (record,) = (one for one in known[row(tuned), trial["value"]] if one["seed"] == trial["seed"])
+            for name, metric in trial["metrics"].items():
+                assert record[name]["value"] == metric["value"]
+                seen += 1
+    assert seen > 20

@@ -51,17 +51,17 @@ def quality(world: World, thresholds: Thresholds, groups: Collection[str]) -> di
     for name in APPROACHES:
         asked = [each for group in ("golden", "retention", "smoke") if wanted(each := f"{group}/{name}", groups)]
         try:
-            found |= _of_one(world, name, thresholds, asked) if asked else {}
+            if asked:
+                _of_one(world, name, thresholds, asked, found)
         except Exception as error:  # whatever an approach may raise: the others are judged none the less
             traceback.print_exc()
             said = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
-            found |= dict.fromkeys(asked, said)
+            found |= dict.fromkeys((each for each in asked if each not in found), said)
     return found
 
 
-def _of_one(world: World, name: str, thresholds: Thresholds, asked: Collection[str]) -> dict[str, Values]:
-    """What is asked of an approach."""
-    found: dict[str, Values] = {}
+def _of_one(world: World, name: str, thresholds: Thresholds, asked: Collection[str], found: dict[str, Values]) -> None:
+    """What is asked of an approach, into `found`."""
     approach = world.fresh(name)
     with deterministic():
         trainee = world.trainee(approach)
@@ -74,7 +74,6 @@ def _of_one(world: World, name: str, thresholds: Thresholds, asked: Collection[s
             found[kept] = retention(world, approach)
         if (small := f"smoke/{name}") in asked:
             found[small] = smoke(world, approach, thresholds)
-    return found
 
 
 def frozen(approach: Approach) -> bool:

@@ -322,7 +322,7 @@ def test_a_disk_that_fills_up_while_pictures_are_kept_is_a_sentence(
     own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through a mapping it would have been a signal that ends the process."""
-    header, before = np.lib.format.write_array_header_1_0, set(own_cache.rglob("*.npy"))
+    header, before = np.lib.format.write_array_header_1_0, set(own_cache.rglob("*.npy*"))
 
     def full(file: Any, told: Any) -> None:
         header(file, told)
@@ -332,7 +332,7 @@ def test_a_disk_that_fills_up_while_pictures_are_kept_is_a_sentence(
     monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
     with pytest.raises(UserError, match="No space left on device"):
         collect(Shapes.build(CONFIG.data, "train"), 4, models()[2], Console(interval=1e9))
-    assert set(own_cache.rglob("*.npy")) == before
+    assert set(own_cache.rglob("*.npy*")) == before
 
 
 def test_the_digest_tells_words_and_pictures(text: Path) -> None:

@@ -443,11 +443,14 @@ def test_a_beginning_means_all_seeds_of_one_contender(tmp_path: Path, capsys: py
     assert {row["approach"] for row in rows} == {"dual_tower"} and {row["seed"] for row in rows} >= {"0", "1", "5"}
 
 
-@pytest.mark.parametrize("what", ["failed", "torn"])
+@pytest.mark.parametrize("what", ["failed", "torn", "begun"])
 def test_a_seed_that_came_to_nothing_is_no_pass_by_the_beginning_of_its_name_either(tmp_path: Path, what: str):
     a, b = (four(tmp_path / side, seeds=2) for side in "ab")
     if what == "torn":
         (b / "modular-1" / "record.json").write_text("torn")
+    elif what == "begun":
+        (b / "modular-1" / "record.json").unlink()
+        (b / "modular-1" / "request.json").write_text(json.dumps({"approach": "modular", "config": {"seed": 1}}))
     else:
         lost = dataclasses.replace(schema.load(b / "modular-1"), status="failed", reason="a fire")
         write_run(b / "modular-1", lost, pictures=False)

@@ -58,6 +58,10 @@ MISTAKES = [
     ("run --model.lm nowhere", "model.lm is 'nowhere'"),
     ("run --evaluate.extractor efficientnet", "did you mean 'efficientnet_lite0'?"),
     ("run --evaluate.inception no/file", "evaluate.inception is 'no/file': no such file, expected Inception-v3's"),
+    (
+        "run --approach dual_tower --settings.words frozen --settings.words-learning-rate-ratio 3",
+        "settings.words_learning_rate_ratio is a rate of a copy of the words, and settings.words frozen has none: ",
+    ),
     ("run --approach full_retraining --settings.variant lora --settings.start scratch", "settings.variant lora trains"),
     ("run --approach dual_tower --settings.fuse --settings.variant gated", "settings.fuse mixes the outputs"),
     ("run --approach modular --settings.width 5", "settings.width is 5, expected a multiple of 4 and of"),
