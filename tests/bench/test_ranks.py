@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from tests.bench.conftest import MicroRun
 from tests.bench.rank_work import NAMES, STEPS, STOP, told, training
 from tests.bench.test_training import CONFIG, ROOT, batches_of
 
+TRIES = 3
+CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS}
 PATIENCE = 900  # seconds: on a machine that does other work, ranks wait for each other at every exchange
 
 
@@ -38,11 +42,25 @@ def launched(words: Sequence[str], ranks: int = 2, **more: str) -> None:
 
 
 def ended(words: Sequence[str], ranks: int = 2, **more: str) -> tuple[list[int], list[str]]:
-    """The same; by rank, the exit codes and what was said on stderr."""
+    """The same; by rank, the exit codes and what was said on stderr.
+
+    A rank that ends by a crash in native code is started again with the others, with a warning: what they do goes on
+    from where it was. torch 2.13 did so once in some hundred runs of these tests: SIGSEGV within malloc, in the thread
+    that does gloo's exchanges (pt_gloo_runloop), where nothing of ours is at work."""
+    for _ in range(TRIES):
+        codes, said = _ended(words, ranks, more)
+        if not CRASHES.intersection(codes):
+            break
+        warnings.warn(f"ranks ended with {codes}:\n" + "\n".join(said), stacklevel=2)
+    return codes, said
+
+
+def _ended(words: Sequence[str], ranks: int, more: Mapping[str, str]) -> tuple[list[int], list[str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "1"}
+    shared["PYTHONFAULTHANDLER"] = "1"
     shared["OMP_NUM_THREADS"] = "1"  # as launchers set it: ranks with more threads than cores wait for each other
     started = [
         subprocess.Popen(
@@ -60,6 +78,21 @@ def ended(words: Sequence[str], ranks: int = 2, **more: str) -> tuple[list[int],
         for process in started:
             process.kill()
     return [process.returncode for process in started], said
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGKILL"])
+def test_a_crash_is_tried_again_and_nothing_else_is(name: str, tmp_path: Path) -> None:
+    """Two ranks end by a signal at their first start."""
+    lines = [
+        f"import os, signal; path = {str(tmp_path)!r} + '/' + os.environ['RANK']",
+        "started = os.path.exists(path)",
+    ]
+    words = ["-c", "\n".join([*lines, "open(path, 'w')", f"started or os.kill(os.getpid(), signal.{name})"])]
+    if name == "SIGKILL":
+        assert ended(words)[0] == [-signal.SIGKILL] * 2
+        return
+    with pytest.warns(UserWarning, match="ranks ended with"):
+        assert ended(words)[0] == [0, 0]
 
 
 @dataclass(frozen=True)
