@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench import __version__
-from bench.errors import UserError, nearest
+from bench.errors import UserError, in_a_line, nearest
 from bench.files import REFUSALS
 from bench.printable import printable
 from bench.registry import at
@@ -189,8 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _internal(error: Exception, words: list[str], debug: bool) -> int:
     """Own up to a mistake of ours."""
-    first = printable((str(error).splitlines() or ["no message"])[0])
-    print(f"internal error: {type(error).__name__}: {first}; {_report(words, debug)}", file=sys.stderr)
+    print(f"internal error: {printable(in_a_line(error))}; {_report(words, debug)}", file=sys.stderr)
     return 3
 
 

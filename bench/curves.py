@@ -28,7 +28,7 @@ from bench.console import Console
 from bench.contents import check_data, of_judges, unchanged
 from bench.curve_arguments import CurveArguments, values_of
 from bench.data.catalogue import open_dataset
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.exits import DONE, FAILED
 from bench.measured import Measured, row
 from bench.meter import machine
@@ -136,7 +136,7 @@ def _timed(
         except (UserError, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not _is_full(error):
                 raise
-            missed.append(f"batch {rows}: {(str(error).splitlines() or ['out of memory'])[0]}")
+            missed.append(f"batch {rows}: {first_line(error)}")
             continue
         for name, reason in lacking.items():
             if name not in how.setdefault("missing", {}):

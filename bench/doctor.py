@@ -14,7 +14,7 @@ from typing import Any, Literal
 from bench.config import Config
 from bench.console import Console
 from bench.environment import PACKAGES, ROOT, cpu_name, threads, usable_cores, versions
-from bench.errors import UserError
+from bench.errors import UserError, in_a_line
 from bench.files import cache_directory, hash_file, read_json
 
 INCEPTION_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
@@ -81,9 +81,9 @@ def _guarded(look: Callable[[], Iterator[Finding]]) -> list[Finding]:
         findings.extend(look())
     except ImportError as error:
         advice = _install((error.name or "torch").partition(".")[0])
-        findings.append(Finding(name="the rest", state="missing", found=_words(error), advice=advice))
+        findings.append(Finding(name="the rest", state="missing", found=in_a_line(error), advice=advice))
     except (OSError, RuntimeError, UserError) as error:
-        findings.append(Finding(name="the rest", state="missing", found=_words(error)))
+        findings.append(Finding(name="the rest", state="missing", found=in_a_line(error)))
     return findings
 
 
@@ -269,7 +269,7 @@ def hub() -> Finding:
         return Finding(
             name="hub",
             state="missing",
-            found=f"no answer: {_words(error)[:120]}",
+            found=f"no answer: {in_a_line(error)[:120]}",
             advice="set HF_ENDPOINT to a mirror, or use local folders",
         )
     return Finding(name="hub", state="ok", found="answers")
@@ -295,10 +295,6 @@ def metrics(weights_found: set[str]) -> Iterator[Finding]:
 
 def _install(package: str) -> str:
     return f"pip install {package}"
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
 
 
 def _canonical(name: str) -> str:

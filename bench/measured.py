@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.console import Console
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from metrics.statistics import Better, Estimate
 
 Names = Mapping[str, tuple[str, Better]]
@@ -46,7 +46,7 @@ class Measured:
         try:
             made = dict(work())
         except FORESEEN as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             if console is not None:
                 console.warn(f"{next(iter(names), 'a metric')}: {reason}")
             self.lack(names, reason)

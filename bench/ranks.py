@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from bench import launch, runner, stages, store, worker
 from bench.config import Config
 from bench.console import Console
-from bench.errors import UserError
+from bench.errors import UserError, first_line, in_a_line
 from bench.exits import DONE, FAILED, MISTAKE
 from bench.printable import printable
 from bench.report import after_run
@@ -137,13 +137,12 @@ def _cut_off(error: BaseException) -> bool:
 
 def _failure(rank: int, error: BaseException) -> launch.Failure:
     """What a rank's error is for the others; with its traceback, where no person can mend it."""
-    first = (str(error).splitlines() or ["no message"])[0]
     if isinstance(error, UserError):
         return launch.Failure(rank=rank, kind="mistake", said=str(error))
     kind: Literal["out of memory", "cut off", "error"] = "cut off" if _cut_off(error) else "error"
-    said = f"{type(error).__name__}: {first}"
+    said = in_a_line(error)
     if worker.lacks_memory(error):
-        kind, said = "out of memory", first
+        kind, said = "out of memory", first_line(error)
     lines = "".join(traceback.format_exception(error)).splitlines()
     return launch.Failure(rank=rank, kind=kind, said=said, traceback=tuple(lines))
 

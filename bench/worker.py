@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from bench import launch, store
 from bench.console import Console
-from bench.errors import UserError
+from bench.errors import UserError, first_line, in_a_line
 from bench.exits import BUSY, DONE, FAILED, INTERRUPTED, MISTAKE, NO_MEMORY
 from bench.files import write_text
 from reports import schema
@@ -120,10 +120,10 @@ def guarded(folder: Path, console: Console, work: Work) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's comes first, the parent's while this is written
         return _ended(folder, "killed", "interrupted", INTERRUPTED, console)
     except Exception as error:
-        place, first = _traceback(folder, console), (str(error).splitlines() or ["no message"])[0]
+        place = _traceback(folder, console)
         if lacks_memory(error):
-            return _ended(folder, "out of memory", first, NO_MEMORY, console)
-        return _ended(folder, "failed", f"{type(error).__name__}: {first}{place}", FAILED, console)
+            return _ended(folder, "out of memory", first_line(error), NO_MEMORY, console)
+        return _ended(folder, "failed", f"{in_a_line(error)}{place}", FAILED, console)
     return DONE
 
 

@@ -192,8 +192,12 @@ def contenders(runs: Iterable[Run], order: Sequence[str] = ()) -> tuple[Contende
     told = [[group[seed] for seed in sorted(group)] for group in groups.values()]
     told.sort(key=lambda g: (rank.get(g[0].record.approach, len(rank)), g[0].record.approach, _settings(g[0].record)))
     firsts = [group[0].record for group in told]
-    named = [_told_apart_by(record, [each for each in firsts if each.approach == record.approach]) for record in firsts]
-    labels = [_label(record, names) for record, names in zip(firsts, named, strict=True)]
+    facts = [_facts(record) for record in firsts]
+    named = []
+    for record, own in zip(firsts, facts, strict=True):
+        rivals = [each for each, other in zip(facts, firsts, strict=True) if other.approach == record.approach]
+        named.append(_told_apart_by(own, rivals))
+    labels = [_label(record.approach, own, names) for record, own, names in zip(firsts, facts, named, strict=True)]
     labels = [f"{x} ({clean(r.key[:8])})" if labels.count(x) > 1 else x for x, r in zip(labels, firsts, strict=True)]
     return tuple(
         Contender(label=label, runs=tuple(group), named=frozenset(names))
@@ -240,20 +244,18 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
             yield whole, value
 
 
-def _told_apart_by(record: Record, rivals: Sequence[Record]) -> list[str]:
+def _told_apart_by(facts: Mapping[str, Any], rivals: Sequence[Mapping[str, Any]]) -> list[str]:
     """The first three of the facts in which a run differs from `rivals`, all of its approach, itself among them."""
-    every = [_facts(rival) for rival in rivals]
-    values = {name: {json.dumps(facts.get(name), sort_keys=True) for facts in every} for name in _facts(record)}
+    values = {name: {json.dumps(other.get(name), sort_keys=True) for other in rivals} for name in facts}
     differing = [name for name, each in values.items() if len(each) > 1]
     differing.sort(key=lambda name: name != "preset")  # which tells most
     return ([name for name in differing if not name.startswith("key.")] or differing)[:3]
 
 
-def _label(record: Record, named: Sequence[str]) -> str:
+def _label(approach: str, facts: Mapping[str, Any], named: Sequence[str]) -> str:
     """The approach, and the values of the facts that tell it from others of its name; fit for a page and a figure."""
-    facts = _facts(record)
     parts = clean(", ".join(f"{name.rpartition('.')[2]} {brief(facts[name])}" for name in named))
-    return f"{clean(record.approach)} ({parts})" if parts else clean(record.approach)
+    return f"{clean(approach)} ({parts})" if parts else clean(approach)
 
 
 def brief(value: Any) -> str:

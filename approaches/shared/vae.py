@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import bench.torchvision_guard  # noqa: F401  (before diffusers, which imports torchvision)
 from approaches.shared.hub import pinned
 from approaches.shared.sources import Source, check_folder, check_safetensors, resolve
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.files import atomic_path, cache_directory, hash_bytes, require_space
 from bench.reach import NO_ANSWER, hub_or_cache
 
@@ -191,7 +191,7 @@ def _load(source: Source) -> nn.Module:
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # safetensors has errors of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0] if reachable else NO_ANSWER
+        reason = first_line(error) if reachable else NO_ANSWER
         raise UserError(f"the VAE '{source.text}' can't be loaded: {reason}") from error
     if missing := sorted(info["missing_keys"]):  # diffusers would leave them at random values
         raise UserError(f"the VAE '{source.text}' lacks {len(missing)} tensors, among them {missing[0]}")

@@ -20,7 +20,7 @@ from bench.data.listed import NO_CAPTION, Candidate, Listed, Part, clean_caption
 from bench.data.pictures import PictureError, read
 from bench.data.sources import hub_source, saved
 from bench.data.splits import named_split, rank_of
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.files import at_home
 from bench.reach import hub_or_cache
 
@@ -147,7 +147,7 @@ def _open(source: str) -> dict[str, Any]:
         raise
     except Exception as error:  # whatever the loaders raise, it is about this source
         causes = [each for each in (error, error.__cause__) if each is not None]
-        told = ": ".join((str(each).strip().splitlines() or [type(each).__name__])[0].rstrip(".") for each in causes)
+        told = ": ".join(first_line(each).rstrip(".") for each in causes)
         raise UserError(f"--data.path {source} can't be loaded with datasets: {told}") from error
     tables = dict(opened) if isinstance(opened, dict) else {"all": opened}
     if not tables:

@@ -17,6 +17,7 @@ from torch import Tensor
 from approaches.base import Approach
 from approaches.registry import APPROACHES
 from bench.environment import cpu_name
+from bench.errors import in_a_line
 from bench.evaluate import measure
 from bench.gates.findings import wanted
 from bench.gates.thresholds import Thresholds
@@ -55,7 +56,7 @@ def quality(world: World, thresholds: Thresholds, groups: Collection[str]) -> di
                 _of_one(world, name, thresholds, asked, found)
         except Exception as error:  # whatever an approach may raise: the others are judged none the less
             traceback.print_exc()
-            said = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+            said = {"error": in_a_line(error)}
             found |= dict.fromkeys((each for each in asked if each not in found), said)
     return found
 

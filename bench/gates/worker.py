@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import bench
+from bench.errors import in_a_line
 from bench.gates import clock, thresholds
 from bench.gates.findings import wanted
 
@@ -104,7 +105,7 @@ def _tried(function: Callable[[], dict[str, int]]) -> dict[str, Any]:
         return function()
     except Exception as error:
         traceback.print_exc()
-        return {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+        return {"error": in_a_line(error)}
 
 
 def serve(server: Callable[[], Server], requests: TextIO, answers: TextIO) -> None:
@@ -117,7 +118,7 @@ def serve(server: Callable[[], Server], requests: TextIO, answers: TextIO) -> No
             answer = getattr(made, words.pop("do"))(**words)
         except Exception as error:
             traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+            answer = {"error": in_a_line(error)}
         answers.write(json.dumps(_plain(answer)) + "\n")
         answers.flush()
 
