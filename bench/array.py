@@ -27,6 +27,7 @@ from bench.errors import UserError
 from bench.exits import DONE, FAILED, MISTAKE
 from bench.files import read_json, write_json
 from bench.hardware import VISIBLE, gpus_here
+from bench.obstacles import check_here
 from bench.own_settings import check_asked
 from bench.run_arguments import Point
 from reports.schema import Status
@@ -76,6 +77,8 @@ class Job:
 def main(arguments: ArrayArguments, config: Config, console: Console) -> int:
     """Ask for every run that is neither done nor asked for; where they are waited for, 0 if all are done in the end; 2
     where one is refused."""
+    if arguments.executor == "local":
+        check_here(config)
     ended = done(plan(arguments, config, console), arguments, console)
     if arguments.json:
         console.emit([runner.summary(end) for end in ended])
@@ -128,6 +131,16 @@ def in_turn(
         console.info(f"{what} {place + 1} of {len(points)}: {told(point)}")
         ended.append(runner.attempt(request(point), out, console, alone=len(points) == 1))
         yield ended
+
+
+def keeps(path: Path, found: Any) -> bool:
+    """Whether what lies at `path` is worth more than a record of several runs: while these are at work, one of the same
+    when all were done, as where their folders have gone since."""
+    try:
+        before = read_json(path) if found.status == "unfinished" and path.exists() else {}
+    except UserError:
+        return False
+    return (before.get("key"), before.get("status")) == (found.key, "done")
 
 
 def so_far(count: int, ended: Sequence[runner.Ended], what: str) -> tuple[Status, str]:
@@ -190,13 +203,20 @@ def _open(request: store.Request, arguments: ArrayArguments, console: Console) -
     except store.BusyError as error:  # it began just now
         console.info(str(error))
         return False
-    if arguments.executor == "slurm" and (job := _asked(arguments.out).get(request.name)):
-        from submitit import SlurmJob
-
-        if (word := str(SlurmJob(jobs_folder(arguments.out), job).state)) in QUEUED:
-            console.info(f"{request.name}: in the queue as job {job}, {word.lower()}")
-            return False
+    if arguments.executor == "slurm" and (place := in_queue(arguments.out, request.name)):
+        console.info(f"{request.name}: {place}")
+        return False
     return True
+
+
+def in_queue(out: Path, name: str) -> str:
+    """Where a run of these waits or works in SLURM's queue; "" where it does neither."""
+    if not (job := _asked(out).get(name)):
+        return ""
+    from submitit import SlurmJob
+
+    word = str(SlurmJob(jobs_folder(out), job).state)
+    return f"in the queue as job {job}, {word.lower()}" if word in QUEUED else ""
 
 
 def _asked(out: Path) -> dict[str, str]:

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from bench import store
+from bench import finding, store
+from bench.array import in_queue
 from bench.budget import bytes_
 from bench.clean_arguments import KINDS, CleanArguments
 from bench.config import Config
@@ -67,20 +68,22 @@ def size_of(path: Path) -> int:
     return sum(each.lstat().st_size for each in path.rglob("*") if not each.is_dir() or each.is_symlink())
 
 
-def _idle(out: Path, console: Console) -> Iterator[store.Found]:
+def _idle(out: Path, console: Console) -> Iterator[finding.Found]:
     """The runs that nobody works on; what is no run, links to runs, and runs at work, are told."""
-    for folder in store.damaged(out):
+    for folder in finding.damaged(out):
         console.warn(f"{folder} does not read as a run, and is left alone")
-    for run in store.runs(out):
+    for run in finding.runs(out):
         if run.folder.is_symlink():
             console.warn(f"{run.folder} is a link, and left alone")
         elif run.state is not None and run.state.state == "running":
             console.warn(f"{run.folder.name} is at work, and left alone")
+        elif not run.done and (place := in_queue(out, run.folder.name)):
+            console.warn(f"{run.folder.name} is {place}, and left alone")
         else:
             yield run
 
 
-def _places(kind: str, runs: Sequence[store.Found], console: Console) -> Iterator[tuple[Path, list[Path]]]:
+def _places(kind: str, runs: Sequence[finding.Found], console: Console) -> Iterator[tuple[Path, list[Path]]]:
     """What a kind means now, each place with the files and folders there that may go; links out of a run are told."""
     if kind == "caches":
         folders = (cache_directory() / name for name in CACHES)
@@ -103,15 +106,14 @@ def _ours(path: Path) -> bool:
     return time.time() - path.lstat().st_mtime > UNPACKING and not being_written(path)
 
 
-def _paths(kind: str, runs: Sequence[store.Found]) -> Iterator[Path]:
+def _paths(kind: str, runs: Sequence[finding.Found]) -> Iterator[Path]:
     """What a kind means, of runs that nobody works on."""
     for run in runs:
-        done = run.state is not None and run.state.state == "done"
-        if kind == "checkpoints" and not done:
+        if kind == "checkpoints" and not run.done:
             yield from sorted(run.folder.glob(CHECKPOINTS))
-        elif kind == "weights" and done:
+        elif kind == "weights" and run.done:
             yield run.folder / store.WEIGHTS
-        elif kind == ("done" if done else "unfinished"):
+        elif kind == ("done" if run.done else "unfinished"):
             yield run.folder
 
 

@@ -6,6 +6,7 @@ interrupted; 141 the reader of our output went away.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -171,20 +172,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Python flushes stdout once more at exit, which would raise again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return 141
     except OSError as error:
         if error.errno not in REFUSALS:
             return _internal(error, words, debug)
         if debug:
             traceback.print_exc()
+        if error.filename is None:
+            with contextlib.suppress(OSError, ValueError):  # it has no file beneath
+                _give_up_output()
         print(f"error: {printable(error.filename or 'a file')}: {error.strerror}", file=sys.stderr)
         return 2
     except SystemExit as exit_:  # --help
         return exit_.code if isinstance(exit_.code, int) else 0
     except Exception as error:
         return _internal(error, words, debug)
+
+
+def _give_up_output() -> None:
+    """What standard output could not take is lost: Python flushes it once more at exit, which would raise again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _internal(error: Exception, words: list[str], debug: bool) -> int:

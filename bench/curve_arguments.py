@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from bench import store
+from bench import finding
 from bench.config import Config
 from bench.errors import UserError
 from bench.hands_on_arguments import PLACE, RUN
@@ -58,7 +58,7 @@ class CurveArguments:
                 raise UserError(f"--values has {value:g}, expected at most {MOST[self.of]:,} for --of {self.of}")
             if self.of != "guidance" and (value != int(value) or value < 1):
                 raise UserError(f"--values has {value:g}, expected whole numbers from 1 for --of {self.of}")
-        store.find(self.run, self.out)
+        finding.find(self.run, self.out)
 
 
 def values_of(arguments: CurveArguments) -> tuple[float, ...]:

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from approaches.base import Approach
 from approaches.registry import APPROACHES
-from bench import batch_sizes, runner, store
+from bench import batch_sizes, finding, runner, store
 from bench.assembly import device_here, open_trained
 from bench.collection import Collection, collect
 from bench.config import Config, from_values
@@ -34,6 +33,7 @@ from bench.measured import Measured, row
 from bench.meter import machine
 from bench.picture_metrics import CLIP, FID, SCENES, Judges, distances, draw_pictures
 from bench.presets import shortened
+from bench.worker import lacks_memory
 from reports import schema
 from reports.schema import TIMED_UNITS, Record
 
@@ -44,7 +44,7 @@ Row = dict[str, float]
 
 def main(arguments: CurveArguments, config: Config, console: Console) -> int:
     """Make the curve, row by row, each kept as soon as it is there; 0, or 3 where a training failed."""
-    folder = store.find(arguments.run, arguments.out)
+    folder = finding.find(arguments.run, arguments.out)
     record = schema.load(folder)
     request = store.Request.read(folder)
     made: list[Row] = []
@@ -60,9 +60,9 @@ def main(arguments: CurveArguments, config: Config, console: Console) -> int:
         found = _sampled(arguments, folder, request, config, missed, console)
     for each in found:
         made.append(each)
-        known = {row[arguments.of] for row in made}  # until the last is made, those of before stand beside them
+        known = {row[arguments.of] for row in made}  # until all are made, those of before stand beside them
         _keep(folder, arguments.of, [*made, *(row for row in before if row[arguments.of] not in known)], how)
-    if made:
+    if made and not missed:
         _keep(folder, arguments.of, made, how)
     for reason in missed:
         console.warn(reason)
@@ -134,7 +134,7 @@ def _timed(
             with console.progress(most[rows], f"batches of {rows}") as progress:
                 found, lacking = batch_sizes.cost(approach, test, config, rows, arguments.pictures, progress.advance)
         except (UserError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not _is_full(error):
+            if not (isinstance(error, UserError) or lacks_memory(error)):
                 raise
             missed.append(f"batch {rows}: {first_line(error)}")
             continue
@@ -143,12 +143,6 @@ def _timed(
                 missed.append(f"{name}: {reason}")
             how["missing"][name] = reason
         yield found
-
-
-def _is_full(error: RuntimeError) -> bool:
-    """Whether torch says that there is no more memory: on a CPU, and by CUDA's libraries, in words alone."""
-    full = ("can't allocate memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in full)
 
 
 def _opened(

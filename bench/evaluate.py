@@ -6,6 +6,7 @@ other one is still there. Estimates of the same items carry the items' names, so
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
@@ -184,7 +185,7 @@ def validation_row(approach: Approach, held: HeldOut, batch: int, seed: int) -> 
             found[f"validation_loss{name}"] = float(right[inside].mean())
         if inside.any() and len(right) > 1:
             found[f"caption_gap{name}"] = float((wrong - right)[inside].mean())
-    return found
+    return {name: value for name, value in found.items() if math.isfinite(value)}  # no record takes others
 
 
 # -------------------------------------------------------------------------------------------------- image to text

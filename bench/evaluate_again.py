@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import runner, stages, store
+from bench import finding, runner, stages, store
 from bench.config import Config, from_values
 from bench.console import Console
 from bench.contents import changed_clip, changed_other_texts, changed_text, check_data, check_place
@@ -54,7 +54,7 @@ class Changed:
 def main(arguments: EvaluateArguments, config: Config, console: Console) -> int:
     """Measure each run; 0 where all could be, 2 where one could not."""
     code, told = DONE, list[dict[str, Any]]()
-    for folder in dict.fromkeys(store.find(run, arguments.out) for run in arguments.runs):
+    for folder in dict.fromkeys(finding.find(run, arguments.out) for run in arguments.runs):
         try:
             changed = again(folder, arguments, console)
         except UserError as error:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from bench import store
+from bench import finding
 from bench.config import Config
 from bench.errors import UserError
 from bench.files import at_home
@@ -97,5 +97,5 @@ class EvaluateArguments(MeasuringArguments):
         if not self.runs:
             raise UserError(f"'evaluate' needs RUN, {RUN}")
         for run in self.runs:
-            store.find(run, self.out)
+            finding.find(run, self.out)
         super().check(config)

@@ -14,10 +14,10 @@ from PIL import Image
 from approaches.base import Approach, Capability, Prompt
 from approaches.shared.decoding import Start, decode
 from approaches.shared.randomness import generator
-from bench import prompt_file, store
+from bench import finding, prompt_file, store
 from bench.assembly import open_trained
 from bench.config import Config
-from bench.console import Console
+from bench.console import Console, Progress
 from bench.data import pictures
 from bench.errors import UserError
 from bench.files import atomic_path
@@ -50,6 +50,7 @@ class Trained:
         seed: int = 0,
         nfe: int | None = None,
         guidance: float | None = None,
+        progress: Progress | None = None,
     ) -> list[Image.Image]:
         """A picture for each prompt. The same seed, prompt and place in the list give the same picture. nfe, guidance:
         the run's own where None. UserError where the run can't draw, or a number is out of range."""
@@ -68,6 +69,7 @@ class Trained:
             sampling,
             seed=seed,
             batch=self.config.evaluate.batch,
+            progress=progress,
         )
         return [Image.fromarray(image) for image in shared.codecs["image"].decode_images(drawn.latents)]
 
@@ -132,7 +134,7 @@ class Trained:
 def load(run: str | Path, out: str | Path = "runs") -> Trained:
     """A done run by its folder, the beginning of its name or key, or an approach's name for its latest, under `out`.
     UserError that suggests the nearest."""
-    return Trained(store.find(str(run), Path(out)))
+    return Trained(finding.find(str(run), Path(out)))
 
 
 def as_array(image: Picture, size: int) -> NDArray[np.uint8]:
@@ -151,10 +153,14 @@ def as_array(image: Picture, size: int) -> NDArray[np.uint8]:
 def generate(arguments: GenerateArguments, config: Config, console: Console) -> int:
     """Write a file a picture, grid.png of the first GRID and a list of all into a folder; 0."""
     asked = [*arguments.texts, *([] if arguments.prompts is None else prompt_file.read(arguments.prompts))]
-    trained, to = _opened(arguments, console), place(arguments)
+    trained = _opened(arguments, console)
     words = [prompt for prompt in asked for _ in range(arguments.count)]
     _tell_cut(trained, asked, console)
-    drawn = trained.generate(words, seed=arguments.seed, nfe=arguments.nfe, guidance=arguments.guidance)
+    with console.progress(len(words), "drawing") as progress:
+        drawn = trained.generate(
+            words, seed=arguments.seed, nfe=arguments.nfe, guidance=arguments.guidance, progress=progress
+        )
+    to = place(arguments)
     paths = [to / f"{number:03}.png" for number in range(len(drawn))]
     for path, image in zip(paths, drawn, strict=True):
         _save(path, image)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from bench import prompt_file, store
+from bench import finding, prompt_file
 from bench.config import Config
 from bench.errors import UserError
 from bench.files import check_output, whole_characters
@@ -71,11 +71,7 @@ class GenerateArguments(OnRun):
             prompt_file.check(self.prompts)
         if self.to is not None:
             check_output(self.to, "--to")
-            if found := earlier(self.to):
-                raise UserError(
-                    f"--to {self.to} holds {found}, which an earlier command may have drawn: name another folder, or "
-                    "remove what is in it"
-                )
+            _check_fresh(self.to)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +108,11 @@ class CompleteArguments(OnRun):
 
 
 def place(arguments: GenerateArguments) -> Path:
-    """The folder that receives the pictures: --to, or the first of drawn, drawn-2 and so on that is not there, made
-    now, so that another command beside this one takes the next."""
+    """The folder that receives the pictures, to be written now: --to, or the first of drawn, drawn-2 and so on that is
+    not there, which is made, so that another command beside this one takes the next. UserError where --to has got
+    pictures since it was looked at."""
     if arguments.to is not None:
+        _check_fresh(arguments.to)
         return arguments.to
     for number in itertools.count(1):
         folder = Path(f"{DRAWN}-{number}" if number > 1 else DRAWN)
@@ -128,6 +126,14 @@ def place(arguments: GenerateArguments) -> Path:
     raise AssertionError("numbers end")
 
 
+def _check_fresh(to: Path) -> None:
+    if found := earlier(to):
+        raise UserError(
+            f"--to {to} holds {found}, which an earlier command may have drawn: name another folder, or remove what is "
+            "in it"
+        )
+
+
 def earlier(folder: Path) -> str:
     """The name of a file in a folder that `generate` would write over, or that an earlier one has left; "" where there
     is none."""
@@ -138,7 +144,7 @@ def earlier(folder: Path) -> str:
 def _check_run(arguments: OnRun, verb: str, things: tuple[Any, ...], words: str) -> None:
     if not arguments.run:
         raise UserError(f"'{verb}' needs RUN, {RUN}, and {words}")
-    store.find(arguments.run, arguments.out)
+    finding.find(arguments.run, arguments.out)
     if not things:
         raise UserError(f"'{verb}' needs {words} after the run")
     _check_text(things, words)

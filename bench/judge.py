@@ -79,11 +79,11 @@ def main(arguments: JudgeArguments, config: Config, console: Console) -> int:
         raise UserError(f"nothing could be measured: {'; '.join(told or reasons)}")
     against = "" if reference is None or reference.where == drawn.where else f" against {reference.where}"
     notes = [*drawn.notes, *_notes(own, drawn.captions, real)]
+    if arguments.to is not None:  # before anything is said: whoever listens may leave
+        write_json(at_home(arguments.to), values)
     tell(f"{drawn.where}{against}, with 95% intervals", found, notes, config.model.clip, console)
     if console.as_json:
         console.emit(values)
-    if arguments.to is not None:
-        write_json(at_home(arguments.to), values)
     return DONE
 
 

@@ -241,4 +241,5 @@ def _number(name: str) -> int:
 
 
 def _says(name: str) -> bool:
-    return os.environ.get(name, "false").lower() == "true"
+    """Whether a variable says yes, in one of the words that accelerate takes for it."""
+    return os.environ.get(name, "").lower() in ("y", "yes", "t", "true", "on", "1")

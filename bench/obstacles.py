@@ -1,5 +1,5 @@
-"""What a config asks for by name and this machine may lack: a tracker, an arithmetic, kernels. A run is refused for it
-before it begins: its worker, which would refuse as well, first makes its folder and reads its data."""
+"""What a config asks for by name and this machine may lack: a tracker, an arithmetic, kernels, a compiler. A run is
+refused for it before it begins: its worker, which would refuse as well, first makes its folder and reads its data."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ def check_here(config: Config) -> None:
         from bench.training import check_tracker
 
         check_tracker(config.train.tracker)
-    if config.train.precision == "auto" and set(astuple(config.kernels)) == {"auto"}:
+    own = config.train
+    if own.precision == "auto" and own.compile != "on" and set(astuple(config.kernels)) == {"auto"}:
         return
     from bench.assembly import device_here, kernels_for
-    from bench.training import precision
+    from bench.training import compiles, precision
 
     device = device_here()
     precision(config, device)
     kernels_for(config, device)
+    compiles(config, device)

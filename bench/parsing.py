@@ -83,13 +83,24 @@ def parse(kind: type[Any], words: Sequence[str], *, verb: str, program: str, con
 
 def _check_empty(words: Sequence[str], kind: type[Any], flags: dict[str, Any]) -> None:
     """UserError where a list that is empty by default, or a path, is given without a value, as by a shell's empty
-    variable: an empty path would be the working directory."""
-    given = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
+    variable: an empty path would be the working directory; and where a list is given twice, for tyro takes the last."""
+    named = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
+    given = set(named)
     bare = {f"--{item.name}".replace("_", "-") for item in dataclasses.fields(kind) if item.default == ()}
     for flag in [] if "--help" in given else sorted(given & flags.keys()):
         values = last_values(words, flag)
         if (flag in bare and not values) or (Path in (flags[flag], *typing.get_args(flags[flag])) and "" in values):
             raise UserError(f"{flag} has no value, expected {type_name(flags[flag])}")
+        if named.count(flag) > 1 and _is_list(flags[flag]):
+            raise UserError(f"{flag} is given {named.count(flag)} times, expected all its values behind one")
+
+
+def _is_list(hint: Any) -> bool:
+    """Whether a flag takes several values."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Annotated, typing.Union, types.UnionType):
+        return any(map(_is_list, arguments))
+    return origin is tuple
 
 
 def _at_home(arguments: Any) -> Any:
@@ -137,16 +148,17 @@ def flags_of(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def base_of(words: Sequence[str]) -> Config:
-    """The config that a command line starts from, before its own fields are set."""
+    """The config that a command line starts from, before its own fields are set. Each flag takes one value: what
+    follows may be the verb's own."""
     name, file = last_values(words, "--preset"), last_values(words, "--config")
     if name and file:
         raise UserError("--preset and --config both name a config to start from, expected one of them")
     lm = last_values(words, "--model.lm")
     if file:
-        config = load_config(at_home(file[-1]))
-        return replace(config, model=replace(config.model, lm=lm[-1])) if lm else config
-    config = preset(name[-1] if name else "tiny")
-    return beside(config, lm[-1]) if lm else config
+        config = load_config(at_home(file[0]))
+        return replace(config, model=replace(config.model, lm=lm[0])) if lm else config
+    config = preset(name[0] if name else "tiny")
+    return beside(config, lm[0]) if lm else config
 
 
 def spelled_out(words: Sequence[str], own: Container[str] = ()) -> list[str]:
@@ -185,7 +197,7 @@ def last_values(words: Sequence[str], flag: str) -> list[str]:
             values = [value]
         else:
             end = index + 1
-            while end < len(words) and not words[end].startswith("--"):
+            while end < len(words) and not words[end].startswith("--") and words[end] != "-h":
                 end += 1
             values = list(words[index + 1 : end])
     return values

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
-from bench import store
+from bench import finding
 from bench.budget import Counts, Machine, lines, step_flops, to_json
 from bench.config import Config
 from bench.console import Console
@@ -53,7 +53,7 @@ def machine_of(arguments: PlanArguments, config: Config) -> Machine:
     usual = arguments.mfu == PlanArguments.mfu
     mfu, source, peak = arguments.mfu, USUAL if usual else "given", 0.0
     if arguments.measured:
-        record = schema.load(store.find(arguments.measured, arguments.out))
+        record = schema.load(finding.find(arguments.measured, arguments.out))
         value = record.metrics.get("mfu")
         if value is None or value.value is None:
             why = value.reason if value is not None else "its record has none"

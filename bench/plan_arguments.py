@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from bench import store
+from bench import finding
 from bench.config import Config
 from bench.errors import UserError, nearest
 from bench.hardware import HERE, KINDS
@@ -42,7 +42,7 @@ class PlanArguments(RunArguments):
         if self.gpu not in (*KINDS, HERE):
             raise UserError(f"--gpu is '{self.gpu}': {nearest(self.gpu, (*KINDS, HERE))}")
         if self.measured:
-            store.find(self.measured, self.out)
+            finding.find(self.measured, self.out)
         if config.data.path is not None:
             catalogue.check_path(config.data)
         text.check_path(config.text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from bench.files import whole_characters, write_text
 STDIN = "-"
 SUFFIXES = (".txt", ".jsonl")
 FIELDS = ("prompt", "text", "caption")
-"""Where a line of .jsonl has its prompt: the first of these that it has."""
+"""Where a line of .jsonl has its prompt: the first of these that holds words. What `write` lists has a number as
+"prompt"."""
 METADATA = "metadata.jsonl"
 
 
@@ -61,8 +62,7 @@ def _prompt(line: str, place: str) -> str:
         row: Any = json.loads(line)
     except (ValueError, RecursionError):
         row = None
-    found: Iterator[Any] = (row[name] for name in FIELDS if name in row) if isinstance(row, dict) else iter(())
-    text = next(found, None)
-    if not isinstance(text, str):
+    found = [row[name] for name in FIELDS if isinstance(row.get(name), str)] if isinstance(row, dict) else []
+    if not found:
         raise UserError(f"{place}: expected a JSON object with one of {', '.join(FIELDS)}, a text")
-    return whole_characters(text)
+    return whole_characters(found[0])

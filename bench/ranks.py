@@ -7,6 +7,7 @@ first says for which rank's sake. A rank other than the first leaves that in the
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -15,12 +16,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import torch.distributed as dist
 from accelerate.state import PartialState
 from torch.distributed.checkpoint.api import CheckpointException
 
 from bench import launch, runner, stages, store, worker
+from bench.assembly import device_here
 from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError, first_line, in_a_line
@@ -67,8 +68,12 @@ def main(arguments: RunArguments, config: Config, console: Console) -> int:
 
 
 def joined() -> PartialState:
-    """Join the other ranks: an exchange that takes longer than EXCHANGE raises RuntimeError."""
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=EXCHANGE)
+    """Join the other ranks: an exchange that takes longer than EXCHANGE raises RuntimeError.
+
+    accelerate's launcher says by default that one rank alone reads the weights; some versions of transformers then give
+    the others zeros, to be overwritten by accelerate's own wrapper, which is not at work here (see bench.shards)."""
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    return PartialState(cpu=device_here().type == "cpu", timeout=EXCHANGE)
 
 
 def _lead(request: store.Request, out: Path, console: Console) -> runner.Ended:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import store
+from bench import finding, store
 from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError
@@ -107,7 +107,7 @@ def after_run(folders: Sequence[Path], out: Path, console: Console) -> None:
     console.info(f"report: {written[0]}")
     console.info(f"report: {written[1]}")
     mine = {folder.resolve() for folder in folders}
-    if left := sum(run.folder.resolve() not in mine for run in store.runs(out)):
+    if left := sum(run.folder.resolve() not in mine for run in finding.runs(out)):
         also = f"to have what else is in {out} ({left}) in it: python -m bench report {out}"
         console.info(f"it is of this command's runs; {also}")
 

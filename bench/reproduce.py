@@ -16,6 +16,7 @@ from bench.config import Config
 from bench.console import Console
 from bench.environment import provenance
 from bench.files import hash_bytes, write_text
+from bench.obstacles import check_here
 from bench.plain import plain
 from bench.presets import shortened
 from bench.published import Table
@@ -39,6 +40,7 @@ def main(arguments: ReproduceArguments, config: Config, console: Console) -> int
     def told(point: Point) -> str:
         return f"{point.value}, seed {point.config.seed}"
 
+    check_here(config)
     work = Work(arguments, config, console)
     path, *pages = write(work.record(), arguments.out)
     for ended in array.in_turn(work.points, work.request, arguments.out / RUNS, arguments.parallel, told, "run"):
@@ -61,9 +63,11 @@ def write(found: Reproduction, folder: Path) -> tuple[Path, ...]:
 
     shown = page(found)
     pages = {folder / f"{found.name}.html": html(shown), folder / f"{found.name}.md": markdown(shown)}
-    path = schema.save(found, folder, f"{found.name}.json")
-    for to, text in pages.items():
-        write_text(to, text)
+    path = folder / f"{found.name}.json"
+    if not array.keeps(path, found):
+        schema.save(found, folder, path.name)
+        for to, text in pages.items():
+            write_text(to, text)
     return (path, *pages)
 
 

@@ -73,6 +73,7 @@ class RunArguments:
         if not self.approach:
             raise UserError(f"--approach names none, expected one or more of: {', '.join((*APPROACHES, ALL))}")
         check_output(self.out, "--out")
+        _check_outside(self.out)
         for name in chosen(self.approach):
             if obstacle := APPROACHES[name].obstacle():
                 raise UserError(f"approach '{name}' can't run here: {obstacle}")
@@ -82,6 +83,17 @@ class RunArguments:
         check_path(config.text)
         _check_judges(config)
         _check_shape(config)
+
+
+def _check_outside(out: Path) -> None:
+    """UserError where runs would lie in a run's folder: no report would find them, and they would go with it."""
+    from bench.store import REQUEST
+
+    for folder in (place := out.absolute(), *place.parents):
+        if (folder / REQUEST).exists():
+            raise UserError(
+                f"--out {out}: {folder} is a run's folder, expected one that holds runs, such as the one above"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

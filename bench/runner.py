@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import launch, results_table, store
+from bench import finding, launch, results_table, store
 from bench.config import Config
 from bench.console import Console
 from bench.contents import contents
@@ -153,11 +153,11 @@ def recorded(request: store.Request, folder: Path) -> tuple[Record | None, str]:
     return record, ""
 
 
-def _nearly(request: store.Request, out: Path) -> tuple[store.Found, list[str]] | None:
+def _nearly(request: store.Request, out: Path) -> tuple[finding.Found, list[str]] | None:
     """The done run under `out` that was asked for with the same config and settings, and in which of the parts of its
     key (sources, data, texts, weights) it is another; of several the latest. None where there is none."""
     found = []
-    for run in store.runs(out):
+    for run in finding.runs(out):
         if run.approach != request.approach or run.state is None or run.state.state != "done":
             continue
         try:

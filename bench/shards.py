@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from approaches.base import Approach, Batch, Generators
+from approaches.shared.language_model import named_hash
 from bench import launch
+from bench.errors import UserError
 from bench.owed import check_losses, check_sharding
 
 if TYPE_CHECKING:
@@ -144,14 +146,27 @@ def like(stored: Tensor, live: Tensor) -> Tensor:
     """A whole tensor, sharded as a live one of the same shape is; nothing is exchanged for it."""
     if not hasattr(live, "device_mesh"):
         return stored
-    from torch.distributed.tensor import DTensor, distribute_tensor
+    from torch.distributed.tensor import distribute_tensor
 
     placed: Any = live
-    mesh, places, own = placed.device_mesh, placed.placements, placed.to_local().device
+    mesh, places = placed.device_mesh, placed.placements
     # every rank has the whole, and takes its own share
-    shared = distribute_tensor(stored.to(mesh.device_type), mesh, places, src_data_rank=None)
-    if own.type == mesh.device_type:
-        return shared
-    # parameters that are offloaded lie on the CPU, whatever the mesh's devices are
-    local = shared.to_local().to(own)
-    return DTensor.from_local(local, mesh, places, shape=live.shape, stride=live.stride())
+    shared: Any = distribute_tensor(stored.to(mesh.device_type), mesh, places, src_data_rank=None)
+    # shards of parameters that are offloaded lie on the CPU, whatever the mesh's devices are
+    found: Any = torch.empty_like(placed, requires_grad=False)
+    found.to_local().copy_(shared.to_local())
+    return found  # type: ignore[no-any-return]
+
+
+def check_begun_alike(approach: Approach, frozen_hash: str) -> None:
+    """UserError, on all ranks, where they begin with other weights. All ranks must ask, before they share any."""
+    if launch.ranks() == 1:
+        return
+    own = f"{frozen_hash} {named_hash({n.replace('.', '/'): v for n, v in approach.trained_state().items()})}"
+    every: list[Any] = [None] * launch.ranks()
+    torch.distributed.all_gather_object(every, own)
+    if other := [rank for rank, each in enumerate(every) if each != every[0]]:
+        raise UserError(
+            f"ranks {', '.join(map(str, other))} begin with other weights than the first: every machine needs the same "
+            "versions of torch, transformers and diffusers, and the same processors"
+        )

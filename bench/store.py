@@ -15,16 +15,16 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from bench import launch
 from bench.config import Config, from_values
 from bench.environment import ROOT, source_hash
-from bench.errors import UserError, nearest
-from bench.files import UnfitFileError, at_home, hash_bytes, own, read_json, write_json
+from bench.errors import UserError
+from bench.files import UnfitFileError, hash_bytes, own, read_json, write_json
 from bench.plain import build, plain
 from reports import schema
 
@@ -208,9 +208,13 @@ def read_state(folder: Path) -> State | None:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Inside, no other process works on this run; the system ends the hold when the process dies. BusyError where
-    another one does, UserError where its lock is a link or a pipe."""
+    another one does, UserError where its lock is a link or a pipe, or may not be written."""
     end = time.monotonic() + PATIENCE
-    with open(folder / LOCK, "a+", encoding="utf-8", opener=own) as file:
+    try:
+        opened = open(folder / LOCK, "a+", encoding="utf-8", opener=own)  # noqa: SIM115  (closed below)
+    except OSError as error:
+        raise UserError(f"can't write {folder / LOCK}: {error.strerror or error}") from error
+    with opened as file:
         while True:
             try:
                 _lock(file)
@@ -266,85 +270,3 @@ def _born(process: int) -> float | None:
         return None if found.status() == psutil.STATUS_ZOMBIE else float(found.create_time())
     except (psutil.Error, ValueError):  # ValueError: of a number below zero
         return None
-
-
-# ------------------------------------------------------------------------------------------------------- finding
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """A run's folder with what it says of itself."""
-
-    folder: Path
-    approach: str
-    key: str
-    state: State | None = field(default=None)
-
-
-def runs(out: Path) -> list[Found]:
-    """Every run under `out`, by name. What does not read as one is left out."""
-    found = []
-    for path in sorted(out.glob(f"*/{REQUEST}")):
-        with suppress(UserError):
-            found.append(_look(path.parent))
-    return found
-
-
-def _look(folder: Path) -> Found:
-    values, state = read_json(folder / REQUEST), read_state(folder)
-    try:
-        return Found(folder=folder, approach=values["approach"], key=values["key"], state=state)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / REQUEST} is no request of a run: {type(error).__name__} {error}") from error
-
-
-def damaged(out: Path) -> list[Path]:
-    """Folders under `out` that hold a run which `runs` leaves out."""
-    known = {run.folder for run in runs(out)}
-    return [path.parent for path in sorted(out.glob(f"*/{REQUEST}")) if path.parent not in known]
-
-
-def find(text: str, out: Path) -> Path:
-    """The folder of the done run that `text` means: a folder, the beginning of one run's name or key under `out`, or an
-    approach's name, for its latest. UserError that suggests the nearest, or says what is damaged, or not done."""
-    folder = at_home(text)
-    if os.path.isfile(folder / REQUEST):
-        return _done(folder, read_state(folder))
-    if os.path.isfile(folder / schema.FILE):
-        raise UserError(f"{folder} holds a record alone, without what its run trained")
-    known = runs(out)
-    if text and not any(run.folder.name == text for run in known):
-        begins = f"{text}-" if any(run.approach == text for run in known) else text
-        for lost in (x for x in damaged(out) if x.name.startswith(begins) or x.name.endswith(f"-{text[:8]}")):
-            try:
-                _look(lost)
-            except UserError as error:
-                raise UserError(f"run {lost.name} is damaged, mend or delete {lost}: {error}") from error
-    if not known and (alone := sorted(out.glob(f"*/{schema.FILE}"))):
-        raise UserError(f"{out} holds records alone, such as {alone[0].parent.name}, without what their runs trained")
-    if not known:
-        raise UserError(f"no run in {out}: python -m bench run --out {out} makes some")
-    if of_approach := [run for run in known if run.approach == text]:
-        # Those that are done, and of these the latest, come first.
-        latest = max(of_approach, key=lambda run: (_is_done(run), run.state.ended if run.state else 0.0))
-        return _done(latest.folder, latest.state)
-    exact = [run for run in known if run.folder.name == text]
-    fitting = exact or [run for run in known if run.folder.name.startswith(text) or run.key.startswith(text)]
-    if not fitting or not text:
-        choices = {run.folder.name for run in known} | {run.approach for run in known}
-        raise UserError(f"no run '{text}' in {out}: {nearest(text, choices)}")
-    if len(fitting) > 1:
-        names = ", ".join(run.folder.name for run in fitting)
-        raise UserError(f"'{text}' begins {len(fitting)} runs, expected one of: {names}")
-    return _done(fitting[0].folder, fitting[0].state)
-
-
-def _is_done(run: Found) -> bool:
-    return run.state is not None and run.state.state == "done"
-
-
-def _done(folder: Path, state: State | None) -> Path:
-    if state is None or state.state != "done":
-        what = f"{state.state}" if state else "not begun"
-        raise UserError(f"run {folder.name} is {what}, expected a done one: `python -m bench run` goes on with it")
-    return folder

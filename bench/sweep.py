@@ -19,6 +19,7 @@ from bench.environment import provenance
 from bench.errors import UserError
 from bench.exits import DONE, MISTAKE
 from bench.files import hash_bytes
+from bench.obstacles import check_here
 from bench.plain import plain
 from bench.run_arguments import Point, chosen
 from bench.sweep_arguments import (
@@ -53,19 +54,26 @@ def main(arguments: SweepArguments, config: Config, console: Console) -> int:
     def told(point: Point) -> str:
         return f"{point.approach}, {arguments.field} {_plain(point.value)}, seed {point.config.seed}"
 
+    check_here(config)
     work = Work(arguments, config, console)
     sweep = work.record()
-    path = schema.save(sweep, arguments.out, f"{sweep.name}.json")
+    path = arguments.out / f"{sweep.name}.json"
+    _save(sweep, path)
     for ended in array.in_turn(work.points, work.request, arguments.out / TRIALS, arguments.parallel, told, "trial"):
         work.ended = ended
         sweep = work.record()
-        schema.save(sweep, arguments.out, path.name)
+        _save(sweep, path)
     if arguments.json:
         console.emit({"file": str(path), **plain(sweep)})
     else:
         tell(sweep, path, config.preset, console)
     code = runner.exit_code(work.ended)
     return MISTAKE if code == DONE and any(tuned.chosen is None for tuned in sweep.approaches) else code
+
+
+def _save(sweep: Sweep, path: Path) -> None:
+    if not array.keeps(path, sweep):
+        schema.save(sweep, path.parent, path.name)
 
 
 class Work:

@@ -27,7 +27,7 @@ from bench.errors import UserError, nearest
 from bench.meter import Meter
 from bench.muon import muon_and_adamw
 from bench.owed import Frozen, check_counts, check_groups, frozen_changed
-from bench.shards import LossTerms, full, gathered, shard, whole
+from bench.shards import LossTerms, check_begun_alike, full, gathered, shard, whole
 from bench.trainee import Budget, Trainee
 from bench.trainer import Fitted, Fitting
 from reports.contenders import flat
@@ -182,6 +182,7 @@ class ApproachTrainee(Trainee):
 
     def __init__(self, approach: Approach, batches: Batches, config: Config, accelerator: Accelerator) -> None:
         frozen_hash = approach.frozen_hash()
+        check_begun_alike(approach, frozen_hash)
         self.module, self.sharded = LossTerms(approach, accelerator), launch.sharded()
         shard(self.module)
         super().__init__(
@@ -331,4 +332,11 @@ class ApproachTrainee(Trainee):
         counts, *pieces = flat.split([len(own), *(p.numel() for p in self.trained)])
         known = own if all(own) else (counts > 0).tolist()  # a process that reached all need not wait for the count
         for parameter, piece, anybody in zip(self.trained, pieces, known, strict=True):
-            parameter.grad = piece.view_as(parameter) if anybody else None
+            parameter.grad = _as_laid_out(piece.view_as(parameter), parameter) if anybody else None
+
+
+def _as_laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """A gradient with its parameter's strides and type, as backward gives it: fused optimizers walk both alike."""
+    if gradient.stride() == parameter.stride() and gradient.dtype == parameter.dtype:
+        return gradient
+    return torch.empty_like(parameter, requires_grad=False).copy_(gradient)

@@ -147,10 +147,13 @@ def _traceback(folder: Path, console: Console) -> str:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an exception says that there was not enough memory: Python's, torch's on a device, torch's on the CPU."""
+    """Whether an exception says that there was not enough memory: Python's, torch's on a device; by its words torch's
+    on the CPU, and CUDA's libraries'."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, RuntimeError) and any(
+        word in str(error) for word in ("DefaultCPUAllocator", "ALLOC_FAILED")
+    )
 
 
 def die_with_parent() -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from bench.errors import UserError
 from bench.files import at_home
 
-NO_FONT = "no colour-emoji font found: install fonts-noto-color-emoji (Debian/Ubuntu) or pass --data.path FONT.ttf"
+PACKAGE = "fonts-noto-color-emoji (Debian/Ubuntu)"
+NO_FONT = f"no colour-emoji font found: install {PACKAGE} or pass --data.path FONT.ttf"
 
 
 def colour_format(path: Path) -> str:

@@ -17,7 +17,7 @@ from bench.gates.thresholds import Thresholds
 def judge(path: Path, baseline: Baseline, limits: Thresholds) -> list[Finding]:
     """A finding a name: pass where it was timed, with the threads that the baseline has. UserError where the file is
     none of pytest-benchmark's."""
-    if path.exists() and not path.read_text(encoding="utf-8").strip():
+    if path.exists() and not path.read_bytes().strip():
         values: Any = {"benchmarks": []}  # what pytest-benchmark leaves where it was disabled
     else:
         values = read_json(path)

@@ -42,14 +42,14 @@ def main(arguments: GateArguments, config: Config, console: Console) -> int:
         findings = benchmarks.judge(arguments.benchmarks, base, limits)
     else:
         findings = judged(arguments, base, limits, console)
+    if arguments.markdown is not None:  # files first: whoever listens may leave
+        output.write_markdown(findings, arguments.markdown)
+    if arguments.junit is not None:
+        output.write_junit(findings, arguments.junit)
     if arguments.json:
         console.emit(output.plain(findings))
     else:
         output.show(findings, console)
-    if arguments.markdown is not None:
-        output.write_markdown(findings, arguments.markdown)
-    if arguments.junit is not None:
-        output.write_junit(findings, arguments.junit)
     return exit_code(findings)
 
 

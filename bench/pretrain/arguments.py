@@ -24,7 +24,7 @@ class PretrainArguments:
 
     def check(self, config: Config) -> None:
         """UserError where the pretraining can't run here: nothing to make, no corpus, no font, an unwritable folder."""
-        from bench.data.text import check_text
+        from bench.data.text import check_path, check_text
 
         if not self.only:
             raise UserError(f"--only names nothing to make, expected one or more of: {', '.join(MODELS)}")
@@ -36,11 +36,13 @@ class PretrainArguments:
         check_output(self.out, "--out")
         shares = {"vae": config.pretrain.vae.emoji_share, "clip": config.pretrain.clip.emoji_share}
         if any(shares.get(model, 0.0) > 0 for model in self.only):
-            from bench.data.fonts import NO_FONT, find_font
+            from bench.data.fonts import PACKAGE, find_font
 
             if find_font() is None:
                 raise UserError(
-                    f"{NO_FONT}, or train without: --pretrain.vae.emoji-share 0 --pretrain.clip.emoji-share 0"
+                    f"no colour-emoji font found: install {PACKAGE}, or train without: --pretrain.vae.emoji-share 0 "
+                    "--pretrain.clip.emoji-share 0"
                 )
         if "lm" in self.only:
             check_text(config.text)
+            check_path(config.text)

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench import array, array_arguments, cli, reproduce, store, sweep
+from bench import array, array_arguments, cli, finding, reproduce, store, sweep
 from bench.array_arguments import ArrayArguments
 from bench.config import Config
 from bench.console import Console
@@ -49,7 +49,7 @@ def asked(tmp_path: Path, config: Config, *approaches: str, **more: Any) -> int:
 
 
 def states(tmp_path: Path) -> dict[str, str]:
-    return {f"{run.approach}/{run.key[:4]}": run.state.state for run in store.runs(tmp_path / "runs") if run.state}
+    return {f"{run.approach}/{run.key[:4]}": run.state.state for run in finding.runs(tmp_path / "runs") if run.state}
 
 
 def test_jobs_do_the_runs_once_and_go_on_with_what_was_cut_off(

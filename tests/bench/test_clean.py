@@ -15,7 +15,7 @@ from bench.clean import CACHES, _remove
 from bench.clean_arguments import KINDS
 from bench.config import Config
 from bench.environment import ROOT
-from bench.files import atomic_path
+from bench.files import atomic_path, write_json
 
 CACHED = tuple(
     f"{name}/{place:016x}{end}" for place, (name, end) in enumerate(
@@ -102,6 +102,19 @@ def test_a_run_that_somebody_just_began_is_left_whole(out: Path):
     with store.locked(out / "killed"):
         assert clean(out, "--what", "unfinished", "--delete") == 2
     assert (out / "killed" / "record.json").exists()
+
+
+def test_what_waits_in_a_queue_stays(out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """With SLURM's command put in place: of two runs that were asked for, one has left the queue."""
+    store.Request(approach="a", settings={}, config=Config(), key="w", parts={}).write(out / "waits")
+    commands = out.parent / "bin"
+    commands.mkdir()
+    (commands / "sacct").write_text("#!/bin/sh\nprintf 'JobID|State\\n77_0|PENDING\\n77_1|FAILED\\n'\n")
+    (commands / "sacct").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:/usr/bin:/bin")
+    write_json(out / "jobs" / "jobs.json", {"waits": "77_0", "killed": "77_1"})
+    assert {name.split("/")[1] for name in gone(out, "--what", "unfinished", "--delete")} == {"killed"}
+    assert "waits is in the queue as job 77_0, pending, and left alone" in capsys.readouterr().err
 
 
 def test_a_run_that_ended_since_it_was_looked_at_is_left_whole(out: Path):

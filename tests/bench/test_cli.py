@@ -16,6 +16,7 @@ import pytest
 from bench import __version__, cli
 from bench.config import Config
 from bench.console import Console, clock
+from bench.environment import ROOT
 from bench.errors import UserError
 from bench.listing import BACKENDS, collect
 from bench.parsing import parse
@@ -23,6 +24,7 @@ from bench.presets import preset
 from bench.pretrain.arguments import PretrainArguments
 from bench.preview_arguments import PreviewArguments
 from bench.registry import at
+from bench.reproduce_arguments import ReproduceArguments
 from tests.bench import startup
 
 
@@ -90,6 +92,31 @@ def test_fields_override_the_preset_wherever_it_stands():
         assert config.data.size == 64
         assert config.preset == "smoke"
         assert config.pretrain == preset("smoke").pretrain
+
+
+def test_a_verbs_own_words_may_come_behind_those_of_the_config(tmp_path: Path):
+    """The config starts from the first value behind its flag; what follows is the verb's."""
+    file = tmp_path / "config.json"
+    file.write_text('{"preset": "smoke", "seed": 7}')
+    for given in (["--preset", "smoke"], ["--config", str(file)], ["--lm", "shipped:lm-tiny"]):
+        parsed = words(*given, "lmd", kind=ReproduceArguments, verb="reproduce")
+        expected = words("lmd", *given, kind=ReproduceArguments, verb="reproduce")
+        assert parsed == expected and parsed.arguments.table == "lmd"
+    assert parsed.config.evaluate == Config().evaluate  # the language model is no other one for it
+
+
+@pytest.mark.parametrize("given", [["--approach", "dual_tower"], ["--preset", "smoke"], []])
+def test_a_short_question_for_help_behind_a_value_is_one(given: list[str], capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["run", *given, "-h"]) == 0
+    assert "usage: python -m bench run" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a Linux device that is always full")
+def test_output_that_fits_nowhere_is_a_sentence_and_no_more():
+    command = [sys.executable, "-m", "bench", "list"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert done.returncode == 2 and done.stderr == "error: a file: No space left on device\n"
 
 
 def test_no_words_give_the_defaults():

@@ -456,6 +456,7 @@ def test_an_empty_file_holds_none_and_a_foreign_one_is_refused(tmp_path: Path) -
         (["--against", "no-such-branch"], "no commit of this checkout"),
         (["--against=--all"], "expected a commit"),
         (["--benchmarks", "absent.json"], "no such file"),
+        (["--benchmarks", "docs/pictures/tiny-drawn.png"], "is not readable as JSON"),
         (["--markdown", "/"], "is a folder"),
     ],
 )

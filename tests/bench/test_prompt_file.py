@@ -117,7 +117,11 @@ def test_pictures_of_before_are_not_written_over(tmp_path: Path, monkeypatch: py
         asked.check(bench.config.Config())
     assert place(GenerateArguments()) == Path("drawn-2")
     (tmp_path / "drawn-3").touch()
-    assert place(GenerateArguments()) == Path("drawn-4") and place(asked) == own  # each is there, once it was given
+    assert place(GenerateArguments()) == Path("drawn-4")  # each is there, once it was given
+    with pytest.raises(UserError, match=f"holds {name}, which"):  # as where another command drew it meanwhile
+        place(asked)
+    (own / name).unlink()
+    assert place(asked) == own
 
 
 @pytest.mark.slow
@@ -131,6 +135,7 @@ def test_what_is_drawn_from_a_file_is_read_back_as_a_dataset(
     assert cli.main(words) == 0
     assert "24 pictures in drawn, all of them on drawn/grid.png" in capsys.readouterr().out
     asked = [text for text in ["a first one", *prompts] for _ in range(2)]
+    assert prompt_file.read(Path("drawn/metadata.jsonl")) == asked  # its "prompt" is a number
     own = bench.load(micro_run.folder).config.diffusion
     rows = [json.loads(line) for line in (tmp_path / "drawn" / "metadata.jsonl").read_text().splitlines()]
     assert rows == [

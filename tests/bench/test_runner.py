@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bench import exits, results_table, runner, store, worker
+from bench import exits, finding, results_table, runner, store, worker
 from bench.config import Config
 from bench.console import Console
 from bench.errors import UserError
@@ -152,7 +152,7 @@ def test_the_numbers_of_another_run_are_not_taken_by_the_folders_name(
     with pytest.raises(UserError, match=f"^{folder} holds another run of the same name: .*--out"):
         run(tmp_path, config, "good")
     assert "0.99" not in capfd.readouterr().out
-    assert store.find(folder.name, tmp_path / "runs") == folder  # who reads it by its name still can
+    assert finding.find(folder.name, tmp_path / "runs") == folder  # who reads it by its name still can
 
 
 def test_a_folder_of_another_run_takes_no_other_run_down(

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from approaches.settings import DualTowerSettings, FullRetrainingSettings
-from bench import launch, store
+from bench import finding, launch, store
 from bench.config import Config
 from bench.environment import source_hash
 from bench.errors import UserError
@@ -282,9 +282,9 @@ def test_a_pipe_in_a_run_is_not_waited_for(tmp_path: Path, name: str):
     store.write_state(other, "done")
     (folder / name).unlink()
     os.mkfifo(folder / name)
-    assert [run.folder for run in store.runs(tmp_path)] == [other] and store.damaged(tmp_path) == [folder]
+    assert [run.folder for run in finding.runs(tmp_path)] == [other] and finding.damaged(tmp_path) == [folder]
     with pytest.raises(UserError, match=f"run {folder.name} is damaged.*{name} is a pipe"):
-        store.find(folder.name, tmp_path)
+        finding.find(folder.name, tmp_path)
 
 
 # -------------------------------------------------------------------------------------------------------- finding
@@ -299,21 +299,21 @@ def test_a_run_is_found_by_folder_name_key_and_approach(tmp_path: Path):
     key_of = {folder: store.Request.read(folder).key for folder in (first, second, other)}
     for folder in (first, second, other):
         for text in (str(folder), folder.name, folder.name[:-1], key_of[folder], key_of[folder][:7]):
-            assert store.find(text, tmp_path) == folder
-    assert store.find("dual_tower", tmp_path) == second
+            assert finding.find(text, tmp_path) == folder
+    assert finding.find("dual_tower", tmp_path) == second
     store.write_state(first, "done")
-    assert store.find("dual_tower", tmp_path) == first
+    assert finding.find("dual_tower", tmp_path) == first
     store.write_state(first, "killed")
-    assert store.find("dual_tower", tmp_path) == second  # the latest that is done
+    assert finding.find("dual_tower", tmp_path) == second  # the latest that is done
 
 
 def test_a_whole_name_is_that_run_though_it_begins_another(tmp_path: Path):
     folder = asked(tmp_path)
     store.write_state(folder, "done")
     shutil.copytree(folder, folder.with_name(f"{folder.name}-copy"))
-    assert store.find(folder.name, tmp_path) == folder
+    assert finding.find(folder.name, tmp_path) == folder
     with pytest.raises(UserError, match="begins 2 runs"):
-        store.find(folder.name[:-1], tmp_path)
+        finding.find(folder.name[:-1], tmp_path)
 
 
 @pytest.mark.parametrize(("file", "text"), [(store.STATUS, "{"), (store.REQUEST, "{"), (store.REQUEST, "[]")])
@@ -327,13 +327,13 @@ def test_a_damaged_run_is_not_passed_over_in_silence(tmp_path: Path, file: str, 
     (tmp_path / "projection_two-tiny-01" / store.REQUEST).write_text("{")  # another approach's
     for asked_for in ("dual_tower", second.name, second.name[:-1], second.name[-8:] + "0" * 56):
         with pytest.raises(UserError, match=f"run {second.name} is damaged, mend or delete .*: .*{file}"):
-            store.find(asked_for, tmp_path)
-    assert store.find(first.name, tmp_path) == first and store.find("projection", tmp_path) == other
+            finding.find(asked_for, tmp_path)
+    assert finding.find(first.name, tmp_path) == first and finding.find("projection", tmp_path) == other
     shutil.rmtree(first)
     shutil.rmtree(other)
     (second / "record.json").write_text("{}")
     with pytest.raises(UserError, match="is damaged"):  # rather than that there are records alone
-        store.find("dual_tower", tmp_path)
+        finding.find("dual_tower", tmp_path)
 
 
 def test_a_part_that_an_older_run_did_not_keep_is_no_other_source(tmp_path: Path):
@@ -358,13 +358,13 @@ def test_a_strangers_module_that_moved_is_other_sources(tmp_path: Path, monkeypa
 
 def test_a_name_that_leads_nowhere_says_what_would(tmp_path: Path):
     with pytest.raises(UserError, match="no run in .* makes some"):
-        store.find("dual_tower", tmp_path)
+        finding.find("dual_tower", tmp_path)
     (tmp_path / "of-somebody").mkdir()
     (tmp_path / "of-somebody" / "record.json").write_text("{}")
     with pytest.raises(UserError, match="holds records alone, such as of-somebody, without what their runs trained"):
-        store.find("of-somebody", tmp_path)
+        finding.find("of-somebody", tmp_path)
     with pytest.raises(UserError, match="of-somebody holds a record alone, without what its run trained"):
-        store.find(str(tmp_path / "of-somebody"), tmp_path / "elsewhere")
+        finding.find(str(tmp_path / "of-somebody"), tmp_path / "elsewhere")
     (tmp_path / "of-somebody" / "record.json").unlink()
     first, _ = asked(tmp_path), asked(tmp_path, seed=1)
     for text, sentence in (
@@ -377,11 +377,18 @@ def test_a_name_that_leads_nowhere_says_what_would(tmp_path: Path):
         ("~nobody-here/x", "no run '~nobody-here/x'"),
     ):
         with pytest.raises(UserError) as caught:
-            store.find(text, tmp_path)
+            finding.find(text, tmp_path)
         assert sentence in str(caught.value)
     store.write_state(first, "out of memory", "9 PiB")
     with pytest.raises(UserError, match="is out of memory, expected a done one"):
-        store.find(first.name, tmp_path)
+        finding.find(first.name, tmp_path)
     (tmp_path / "alien").mkdir()
     (tmp_path / "alien" / store.REQUEST).write_text("{")
-    assert [run.approach for run in store.runs(tmp_path)] == ["dual_tower", "dual_tower"]
+    assert [run.approach for run in finding.runs(tmp_path)] == ["dual_tower", "dual_tower"]
+
+
+def test_a_lock_that_can_not_be_made_is_told_in_a_sentence(tmp_path: Path) -> None:
+    """As in a folder that somebody else made."""
+    with pytest.raises(UserError, match=f"can't write {tmp_path / 'gone' / store.LOCK}: No such"):  # noqa: SIM117
+        with store.locked(tmp_path / "gone"):
+            pass

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from approaches.registry import APPROACHES
-from bench import array_arguments, cli, runner, store, sweep
+from bench import array, array_arguments, cli, runner, store, sweep
 from bench.array_arguments import ArrayArguments
 from bench.config import Config
 from bench.console import Console
@@ -164,9 +165,11 @@ def read(path: Path) -> Sweep:
 def swept(tmp_path: Path, config: Config, *approaches: str, **more: Any) -> tuple[int, Sweep]:
     """The exit code, and the latest record."""
     arguments = SweepArguments(approach=approaches, out=tmp_path / "sweeps", **more)
-    code = sweep.main(arguments, config, Console(as_json=arguments.json))
-    latest = max((tmp_path / "sweeps").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-    return code, read(latest)
+    return sweep.main(arguments, config, Console(as_json=arguments.json)), latest(tmp_path)
+
+
+def latest(tmp_path: Path) -> Sweep:
+    return read(max((tmp_path / "sweeps").glob("*.json"), key=lambda path: path.stat().st_mtime_ns))
 
 
 def folders(tmp_path: Path) -> set[str]:
@@ -189,7 +192,7 @@ def test_a_sweep_records_every_trial_and_its_effort(tmp_path: Path, config: Conf
 
 
 def test_what_is_done_is_not_done_again_and_new_values_join_it(
-    tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     _, first = swept(tmp_path, config, "good", values=("1e-3", "2e-3"))
     before = folders(tmp_path)
@@ -198,6 +201,14 @@ def test_what_is_done_is_not_done_again_and_new_values_join_it(
     out = capfd.readouterr().out
     assert out.count("done already") == 2 and "at work" not in out
     assert (again.key, again.approaches, folders(tmp_path)) == (first.key, first.approaches, before)
+    shutil.rmtree(tmp_path / "sweeps" / "trials")  # its record stands until it is done anew
+    stood = list[str]()
+    with monkeypatch.context() as patch:
+        patch.setattr(array, "in_turn", lambda *_: stood.append(latest(tmp_path).status) or iter(()))
+        swept(tmp_path, config, "good", values=("1e-3", "2e-3"))
+    assert stood == ["done"] and latest(tmp_path).approaches == first.approaches
+    swept(tmp_path, config, "good", values=("1e-3", "2e-3"))
+    capfd.readouterr()
     _, wider = swept(tmp_path, config, "good", values=("1e-3", "2e-3", "4e-3"))
     assert wider.key != first.key and len(folders(tmp_path) - before) == 1
     assert capfd.readouterr().out.count("at work") == 1
