@@ -67,7 +67,7 @@ class Captioned:
     """Captioned pictures: rows of a batch.
 
     latents: B C H W, clean. tokens: B L int64, each row the start token, the caption, the end token, then padding.
-    mask: B L bool, True up to the end token. pictures: uint8 B H W 3, if asked for. lead: tokens in the start's place.
+    mask: B L bool, True up to the end token. pictures: uint8 B H W 3, with an encoder. lead: tokens in its place.
     """
 
     latents: Tensor
@@ -153,7 +153,7 @@ class Loss:
 
 Sampler = Callable[["Approach", Any, Tensor], Sampled]
 """(approach, condition, noise of as many rows, B C H W) -> latents, by the shared sampling loop: the same solver,
-evaluations and guidance for everyone."""
+evaluations and guidance for everyone. Who draws otherwise may read its `nfe` and `guidance`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,7 +291,7 @@ class Approach(nn.Module, ABC):
         return [layer.weight for layer in layers if layer.weight.requires_grad]
 
     def borrowed(self) -> dict[str, int]:
-        """What came already trained, and its number of parameters."""
+        """What came already trained, and its number of parameters. Who brings models of its own names these instead."""
         return {
             "language_model": sum(p.numel() for p in self.shared.language_model.parameters()),
             "vae": sum(p.numel() for p in self.shared.codecs["image"].parameters()),
@@ -319,9 +319,8 @@ class Approach(nn.Module, ABC):
         return [Prompt.text(text, scene) for text, scene in zip(texts, told, strict=True)]
 
     def condition(self, prompts: Sequence[Prompt]) -> Any:
-        """All that depends on prompts and on neither x_t nor t, a row a prompt; the prompt "" is guidance's. It has
-        `len`, `select(index)`, which gives rows, repeated where the index repeats, and a static `cat(parts)`, which
-        joins several, padded and masked where they differ in length: as `Prefix` has (approaches.shared.prefix)."""
+        """All that depends on prompts alone, a row a prompt; "" is guidance's. Like approaches.shared.prefix.Prefix it
+        has `len`, `select(index)`: rows, perhaps repeated, and a static `cat(parts)`: joined, padded, masked."""
         raise NotImplementedError(f"{type(self).__name__} has no condition")
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
@@ -329,7 +328,8 @@ class Approach(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no denoiser")
 
     def generate(self, prompts: Sequence[Prompt], noise_for: NoiseFor, sampler: Sampler) -> Generation:
-        """Latents for prompts. By default the shared loop, once."""
+        """Latents for prompts, the shared VAE's. By default the shared loop, once; else all chance comes from noise_for
+        (`torch.special.ndtr` makes uniforms of it, further rounds give more), and nfe is what a picture took."""
         sampled = sampler(self, self.condition(prompts), noise_for(range(len(prompts)), 0))
         return Generation(latents=sampled.x_0, nfe=(sampled.nfe,) * len(prompts))
 

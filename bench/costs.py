@@ -136,6 +136,10 @@ def to_pixels(
 def _flops(approach: Approach, drawn: Drawn, collection: Collection, config: Config) -> Estimate:
     """Of reading a caption of the median length and all evaluations of a picture: a count where all pictures take as
     many, else their mean. Guidance doubles the evaluations, and reads its empty prompt once a batch."""
+    if "denoise" not in approach.capabilities:
+        return Estimate.missing(
+            "the approach declares no 'denoise', which is what is counted", unit="FLOP", better="lower"
+        )
     latents = collection.latents[:1].to(next(approach.parameters()).device)
     captions = sorted((texts[0] for texts in collection.captions[: len(drawn.nfe)]), key=len)
     work = flops_per_evaluation(approach, latents, captions[len(captions) // 2])

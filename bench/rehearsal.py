@@ -17,6 +17,7 @@ from bench.sampler import Sampling, draw
 
 ROWS = 2
 NFE = 2  # the fewest that every solver can do
+OF_LM = ": the last is the vocabulary of model.lm, whose ids batches and texts hold"
 
 
 def rehearse(approach: Approach, batch: Batch, generators: Generators) -> None:
@@ -45,7 +46,7 @@ def rehearse(approach: Approach, batch: Batch, generators: Generators) -> None:
                     _text(approach, prompts)
                     tokens = batch.draw.tokens[:1]
                     logits = approach.text_logits(tokens)
-                    _shape(approach, "text_logits", logits, (*tokens.shape, _vocabulary(approach)))
+                    _shape(approach, "text_logits", logits, (*tokens.shape, _vocabulary(approach)), OF_LM)
     finally:
         approach.train(was)
 
@@ -109,9 +110,9 @@ def _denoise(approach: Approach, prompts: list[Prompt], latents: Tensor) -> None
 def _text(approach: Approach, prompts: list[Prompt]) -> None:
     vocabulary = _vocabulary(approach)
     logits, state = _pair(approach, "text_start", approach.text_start(prompts))
-    _shape(approach, "text_start", logits, (len(prompts), vocabulary))
+    _shape(approach, "text_start", logits, (len(prompts), vocabulary), OF_LM)
     logits, _ = _pair(approach, "text_step", approach.text_step(logits.argmax(-1, keepdim=True), state))
-    _shape(approach, "text_step", logits, (len(prompts), 1, vocabulary))
+    _shape(approach, "text_step", logits, (len(prompts), 1, vocabulary), OF_LM)
 
 
 def _pair(approach: Approach, method: str, answer: Any) -> tuple[Any, Any]:
@@ -120,12 +121,12 @@ def _pair(approach: Approach, method: str, answer: Any) -> tuple[Any, Any]:
     return answer
 
 
-def _shape(approach: Approach, method: str, answer: Any, shape: tuple[int, ...]) -> None:
+def _shape(approach: Approach, method: str, answer: Any, shape: tuple[int, ...], why: str = "") -> None:
     whose = f"{type(approach).__name__}.{method}"
     if not isinstance(answer, Tensor):
         raise UserError(f"{whose} gives a {type(answer).__name__}, expected a tensor of shape {shape}")
     if tuple(answer.shape) != shape:
-        raise UserError(f"{whose} gives a tensor of shape {tuple(answer.shape)}, expected {shape}")
+        raise UserError(f"{whose} gives a tensor of shape {tuple(answer.shape)}, expected {shape}{why}")
 
 
 def _vocabulary(approach: Approach) -> int:

@@ -6,6 +6,7 @@ C H W a latent; T the times that a strip shows."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,26 +86,31 @@ def strips(folder: Path, approach: Approach, held: HeldOut, config: Config) -> d
     made = {"forward": _strip(folder, "forward", forward, words)}
     if "generate" not in approach.capabilities:
         return made
-    sampling = Sampling(nfe=config.diffusion.nfe, guidance=config.diffusion.guidance, keep=TIMES)
-    visited: list[Trajectory] = []
-
-    def kept(drawer: Approach, condition: Any, noise: Tensor) -> Sampled:
-        sampled = sampling(drawer, condition, noise)
-        assert sampled.trajectory is not None
-        visited.append(sampled.trajectory)
-        return sampled
-
+    kept = _Kept(nfe=config.diffusion.nfe, guidance=config.diffusion.guidance, keep=TIMES)
     prompts = approach.prompts([texts[0] for texts in held.test.captions[:count]], held.test.scenes[:count])
     approach.generate(prompts, noise_for, kept)
-    if not visited:
+    if not kept.visited:
         return made
-    states = torch.cat([trajectory.x_t for trajectory in visited], 1)[
-        :, :count
-    ]  # whoever draws again does so after these
+    # whoever draws again does so after these
+    states = torch.cat([trajectory.x_t for trajectory in kept.visited], 1)[:, :count]
     reverse = [codec.decode_images(x_t.cpu()) for x_t in states]
-    times = ", ".join(f"{t:.2g}" for t in visited[0].times)
+    times = ", ".join(f"{t:.2g}" for t in kept.visited[0].times)
     words = f"{states.shape[1]} prompts, one a row, from noise to picture: t = {times}"
     return {**made, "reverse": _strip(folder, "reverse", reverse, words)}
+
+
+@dataclass(frozen=True)
+class _Kept(Sampling):
+    """The shared sampling loop, with where it has been. visited: a trajectory a call."""
+
+    visited: list[Trajectory] = field(default_factory=list)
+
+    def __call__(self, approach: Approach, condition: Any, noise: Tensor) -> Sampled:
+        """See Sampling."""
+        sampled = super().__call__(approach, condition, noise)
+        assert sampled.trajectory is not None
+        self.visited.append(sampled.trajectory)
+        return sampled
 
 
 def _strip(folder: Path, name: str, states: Sequence[NDArray[np.uint8]], words: str) -> str:

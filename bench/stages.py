@@ -204,7 +204,7 @@ def _train(run: Run) -> dict[str, Any]:
         "budgets": {**counted, "flops_per_step": float(flops), "steps": fitted.steps, "images": fitted.images},
         "identical": {
             "vae": shared.codecs["image"].weights_hash,
-            "language_model": shared.language_model.weights_hash,
+            "language_model": approach.language_model.weights_hash,  # which an approach may bring itself
             "batches": fitted.digest,
             "diffusion": {
                 **shared.diffusion.record(),

@@ -40,10 +40,10 @@ from reports.sweeps import Edge, Effort, Score, Sweep, Trial, Tuned
 TRIALS = "trials"
 KEPT = (
     "validation_loss", "caption_gap", "heard_colours", "heard_sizes", "heard_shapes", "caption_loss",
-    "caption_loss_gap", "perplexity_retention",
+    "caption_loss_gap", "clip_score_gap", "perplexity_retention",
 )  # fmt: skip
 """Metrics of a trial that the sweep's record repeats; the trial's own record has all."""
-HIGHER = ("caption_gap", "heard_colours")
+HIGHER = ("caption_gap", "heard_colours", "clip_score_gap")
 """Of the numbers that may decide, those of which more is better."""
 
 

@@ -54,9 +54,12 @@ class SweepArguments(RunArguments):
     """Share of the config's budget that each trial gets; warm-up shrinks alike, and the decay ends with it."""
     steps: Annotated[int, Range(1, 10**9)] | None = None
     """In place of a share, a number of steps, for budgets of images or steps."""
-    rank_by: Literal["validation_loss", "caption_loss", "caption_gap", "heard_colours"] = "validation_loss"
-    """Which number of the averaged weights decides; all but caption_loss are of the fixed triples that all approaches
-    share. Of the last two, what is heard of a caption, more is better."""
+    rank_by: Literal["validation_loss", "caption_loss", "caption_gap", "heard_colours", "clip_score_gap"] = (
+        "validation_loss"
+    )
+    """Which number of the averaged weights decides. The loss, caption_gap and heard_colours are of the fixed triples
+    that all approaches share; clip_score_gap is of the pictures that a trial draws, for who has no denoiser, and wants
+    more of them (--pictures). Of the last three, what is heard of a caption, more is better."""
     pictures: Annotated[int, Range(1, 10_000_000)] = 8
     """Pictures that a trial draws, at most evaluate.pictures."""
     captions: Annotated[int, Range(1, 10_000_000)] = 64

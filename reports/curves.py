@@ -141,16 +141,15 @@ def by_compute(contenders: Sequence[Contender]) -> Plot:
 
 
 def losses(contenders: Sequence[Contender]) -> Plot:
-    """The training loss of the diffusion objective by step, smoothed."""
+    """The training loss of the diffusion objective by step, smoothed, of who has one."""
     question = "Did training settle?"
     series = []
     for place, contender in enumerate(contenders):
         rows, seeds = rows_of(contender, "loss", "step")
-        name = "diffusion" if any("diffusion" in row for row in rows) else "loss"
-        points = [(row["step"], row[name]) for row in rows if "step" in row and name in row]
+        points = [(row["step"], row["diffusion"]) for row in rows if "step" in row and "diffusion" in row]
         series.append(_series(place, contender, ((x, y, None, None) for x, y in smoothed(points)), seeds))
     if not any(s.points for s in series):
-        return Plot(name="losses", question=question, reason="no run recorded its training loss")
+        return Plot(name="losses", question=question, reason="no run recorded a diffusion loss in training")
     return lines("losses", question, "step", "diffusion loss in training, smoothed", series, markers=False)
 
 

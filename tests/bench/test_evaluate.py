@@ -4,6 +4,7 @@ down; what was left out or cut is said; and approaches are compared item by item
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from approaches.registry import APPROACHES
 from approaches.shared import decoding
 from approaches.shared.prompts import gap as between
 from approaches.shared.randomness import generator
-from bench import held_out
+from bench import evaluate, held_out
 from bench.batches import tokenise
 from bench.config import Config, DataConfig, DiffusionConfig, EvaluateConfig, TextConfig
 from bench.console import Console
@@ -186,6 +187,27 @@ def test_a_number_does_not_depend_on_the_batch_size(held: Held) -> None:
     assert whole.nfe == [3] * 5
     other = draw(approach, prompts, sampling, seed=1, batch=5)
     assert not torch.allclose(whole.latents, other.latents)
+
+
+def test_a_curves_row_holds_finite_numbers_alone(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One triple that overflows: the row goes into a record, which takes no other numbers."""
+    approach = made("dual_tower").eval()
+    right, wrong = validation_losses(approach, held[1], 12)
+    right[0] = np.inf
+    monkeypatch.setattr(evaluate, "validation_losses", lambda *_: (right, wrong))
+    found = validation_row(approach, held[1], 12, seed=0)
+    assert len([name for name in found if name.startswith("validation_loss_t")]) == 3  # one band of four has it
+    assert all(map(math.isfinite, found.values()))
+
+
+def test_who_draws_without_a_denoiser_keeps_its_other_costs(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one does that writes codes of a picture."""
+    approach = made("dual_tower")
+    monkeypatch.setattr(type(approach), "capabilities", frozenset({"generate", "caption", "complete"}))
+    found = measured(held, approach).metrics
+    assert found["flops_per_image"].reason == "the approach declares no 'denoise', which is what is counted"
+    for name in ("seconds_per_image", "seconds_to_first_image", "nfe"):
+        assert found[name].value is not None, name
 
 
 def test_a_changed_language_model_loses_text(held: Held) -> None:

@@ -3,6 +3,7 @@ nobody has, matrices worked on a few at a time."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from bench import checkpoint, muon, shard_checkpoint
+from bench import checkpoint, launch, muon, ranks, shard_checkpoint
 from bench.errors import UserError
 from bench.meter import Meter
-from bench.shards import like
+from bench.shards import check_begun_alike, like
 from bench.training import ApproachTrainee
 
 
@@ -82,6 +83,51 @@ def test_a_gradient_that_no_rank_has_stays_none_and_others_are_added(alone: None
     trainee._add_gradients()
     assert missed.grad is None  # zeros would be decayed by an optimizer, which one process does not
     assert reached.grad is not None and reached.grad.tolist() == [1.0, 2.0]
+
+
+def test_an_exchanged_gradient_is_laid_out_as_its_parameter(alone: None) -> None:
+    """A fused optimizer walks the memory of both alike."""
+    odd = nn.Parameter(torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last))
+    half = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    own = torch.randn(2, 3, 4, 4)
+    odd.grad, half.grad = own.to(memory_format=torch.channels_last), torch.ones(3, dtype=torch.bfloat16)
+    trainee: Any = object.__new__(ApproachTrainee)
+    trainee.trained, trainee.sharded = [odd, half], False
+    trainee.accelerator = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
+    trainee._add_gradients()
+    assert odd.grad is not None and odd.grad.stride() == odd.stride() and torch.equal(odd.grad, own)
+    assert half.grad is not None and half.grad.dtype == torch.bfloat16 and half.grad.tolist() == [1.0] * 3
+
+
+def test_ranks_that_begin_with_other_weights_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a version of transformers gives all ranks but the first zeros."""
+    weights = {"w": torch.ones(2)}
+    approach: Any = SimpleNamespace(trained_state=lambda: weights)
+
+    monkeypatch.setattr(launch, "ranks", lambda: 2)
+    every: list[Any] = [None]
+    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda found, own: found.__setitem__(0, own))
+    with pytest.raises(UserError, match="ranks 1 begin with other weights than the first"):  # the second said nothing
+        check_begun_alike(approach, "frozen")
+    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda found, own: every.append(own))
+    check_begun_alike(approach, "frozen")
+    weights["w"] = torch.zeros(2)
+    check_begun_alike(approach, "frozen")
+    weights["w"] = torch.ones(2)
+    check_begun_alike(approach, "other")
+    assert len(set(every[1:])) == 3  # by what is trained, and by what is not
+
+
+@pytest.mark.parametrize(("said", "cpu"), [("1", True), ("true", True), ("yes", True), ("false", False), ("", False)])
+def test_ranks_join_where_models_live_and_read_their_own_weights(
+    said: str, cpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", said)
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")  # as accelerate's launcher has it
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(ranks, "PartialState", lambda **told: told)
+    assert ranks.joined() == {"cpu": cpu, "timeout": ranks.EXCHANGE}
+    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
 
 
 @pytest.mark.parametrize(

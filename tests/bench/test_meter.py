@@ -246,6 +246,13 @@ def test_flops_of_an_approachs_step_are_those_of_its_layers() -> None:
     assert flops_per_evaluation(net, batch.noise) == {"condition": 2 * width * 256, "denoise": 2 * 256 * 256}
 
 
+def test_torchs_own_attention_is_counted_as_its_products() -> None:
+    """Of a stranger's network: torch's counter knows no kernel that attends on a CPU."""
+    q = torch.randn(2, 4, 32, 16)
+    found = flops(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
+    assert found == 2 * (2 * 2 * 4 * 32 * 32 * 16)
+
+
 def test_parameters_are_counted_by_what_is_read() -> None:
     shared = small_shared()
     net = Net(shared, Settings()).train()

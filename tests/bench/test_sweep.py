@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -203,8 +204,13 @@ def test_what_is_done_is_not_done_again_and_new_values_join_it(
     assert (again.key, again.approaches, folders(tmp_path)) == (first.key, first.approaches, before)
     shutil.rmtree(tmp_path / "sweeps" / "trials")  # its record stands until it is done anew
     stood = list[str]()
+
+    def nothing(*_: Any) -> Iterator[Any]:
+        stood.append(latest(tmp_path).status)
+        return iter(())
+
     with monkeypatch.context() as patch:
-        patch.setattr(array, "in_turn", lambda *_: stood.append(latest(tmp_path).status) or iter(()))
+        patch.setattr(array, "in_turn", nothing)
         swept(tmp_path, config, "good", values=("1e-3", "2e-3"))
     assert stood == ["done"] and latest(tmp_path).approaches == first.approaches
     swept(tmp_path, config, "good", values=("1e-3", "2e-3"))
