@@ -45,7 +45,7 @@ def ended(words: Sequence[str], ranks: int = 2, **more: str) -> tuple[list[int],
     """The same; by rank, the exit codes and what was said on stderr.
 
     A rank that ends by a crash in native code is started again with the others, with a warning: what they do goes on
-    from where it was. torch 2.13 did so once in some hundred runs of these tests: SIGSEGV within malloc, in the thread
+    from where it was. torch 2.13 did so once in some sixty runs of these tests: SIGSEGV within malloc, in the thread
     that does gloo's exchanges (pt_gloo_runloop), where nothing of ours is at work."""
     for _ in range(TRIES):
         codes, said = _ended(words, ranks, more)
