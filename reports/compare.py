@@ -223,8 +223,8 @@ def _line(a: Contender, b: Contender, name: str, named: bool) -> Line | None:
         "first": written(first, scale, decimals=decimals),
         "second": written(second, scale, decimals=decimals),
     }
-    one, other = _named(a, b)
-    found = Judge(clocks=True).difference(other, one, name)
+    judge = Judge(clocks=True)
+    found = judge.difference(b, a, name)
     own = a.approach == b.approach and bool(first.better) and first.unit not in TIMED_UNITS
     judged = named or (own and name not in SPENT)  # where it is missing
     if found is None:
@@ -246,7 +246,7 @@ def _line(a: Contender, b: Contender, name: str, named: bool) -> Line | None:
     return Line(
         **told,
         difference=written(gap, scale, decimals=decimals),
-        word=found.word if exact else Judge(clocks=True).word(other, one, name),
+        word=found.word if exact else judge.word(b, a, name),
         paired=found.paired,
         needed=found.needed,
         counts=named or not (first.unit in TIMED_UNITS or of_the_truth(name)),

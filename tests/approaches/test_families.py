@@ -90,3 +90,48 @@ def test_a_tower_begins_as_the_language_model_has_it(family: str, variant: str) 
         own = theirs[place % len(theirs)]
         assert block.rotates == own.rotates
         assert block.state_dict().keys() == own.state_dict().keys()
+        assert all(torch.equal(value, own.state_dict()[name]) for name, value in block.state_dict().items())
+
+
+def matrices(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in module.state_dict().items() if value.ndim == 2}
+
+
+@pytest.mark.parametrize("start", ["language_model", "scratch"])
+def test_what_starts_from_scratch_has_nothing_of_the_language_model(start: str) -> None:
+    shared = small_shared()
+    theirs = matrices(shared.language_model.transformer.blocks)
+    for name in ("full_retraining", "dual_tower"):
+        entry = APPROACHES[name]
+        approach: Any = entry.load()(shared, entry.load_settings()(start=start))
+        own = matrices(approach.tower.text.blocks if name == "full_retraining" else approach.towers.vision)
+        assert own.keys() == theirs.keys()
+        assert [torch.equal(own[each], theirs[each]) for each in own] == [start == "language_model"] * len(own), name
+        # the dual tower has the frozen one beside it all the same
+        assert ("language_model" in approach.borrowed()) == (start == "language_model" or name == "dual_tower")
+
+
+def test_a_tower_of_another_width_has_the_language_models_attention() -> None:
+    shared, entry = small_shared(), APPROACHES["dual_tower"]
+    approach: Any = entry.load()(shared, entry.load_settings()(hidden=128))
+    own, theirs = matrices(approach.towers.vision), matrices(shared.language_model.transformer.blocks)
+    alike = {name: own[name].shape == theirs[name].shape and torch.equal(own[name], theirs[name]) for name in own}
+    mlp = {name for name in own if any(part in name for part in (".gate.", ".up.", ".down."))}
+    assert mlp and {name for name, same in alike.items() if not same} == mlp
+
+
+def test_copied_words_begin_as_the_language_models() -> None:
+    shared = small_shared()
+    words = shared.language_model.transformer.embed.weight
+    tower: Any = APPROACHES["dual_tower"].load()(shared, APPROACHES["dual_tower"].load_settings()())
+    projection: Any = APPROACHES["projection"].load()(shared, APPROACHES["projection"].load_settings()())
+    for own in (tower.towers.own.weight, projection.words.weight):
+        assert torch.equal(own, words) and own.requires_grad and own is not words
+
+
+def test_low_rank_updates_begin_at_nothing() -> None:
+    shared, entry = small_shared(), APPROACHES["full_retraining"]
+    approach = entry.load()(shared, entry.load_settings()(variant="lora")).eval()
+    tokens, base = torch.tensor([[5, 60, 7, 90]]), shared.language_model.transformer
+    with torch.no_grad():
+        torch.testing.assert_close(approach.text_logits(tokens), base.logits(base(tokens)))

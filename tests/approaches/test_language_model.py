@@ -358,7 +358,8 @@ def test_a_shipped_language_model_knows_the_world_of_shapes(name: str) -> None:
         ]
     )
     assert math.exp(nats.mean()) < 4
-    assert plan_quality(Config(), model)["parsed"] == 1.0
+    plans = plan_quality(Config(), model)
+    assert plans["parsed"] == 1.0 and 0.5 < plans["right"] < 1.0
 
 
 def test_a_scalar_has_a_hash_too():

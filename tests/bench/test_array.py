@@ -278,13 +278,22 @@ def test_an_array_of_slurm_asks_for_what_the_words_say(
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     monkeypatch.setenv("SCRIPT", str(tmp_path / "script.sh"))
-    words: dict[str, Any] = {"executor": "slurm", "seeds": 2, "parallel": 3, "gpus": 1, "minutes": 30, "partition": "p"}
+    words: dict[str, Any] = {
+        "executor": "slurm", "seeds": 2, "parallel": 1, "gpus": 1, "minutes": 30, "partition": "p", "memory": 7
+    }  # fmt: skip
     assert asked(tmp_path, config, "good", **words) == 0
     script = (tmp_path / "script.sh").read_text()
-    for line in ("--array=0-1%2", "--gpus-per-node=1", "--time=30", "--partition=p", "--cpus-per-task=2"):
+    for line in ("--array=0-1%1", "--mem=7GB", "--gpus-per-node=1", "--time=30", "--partition=p", "--cpus-per-task=2"):
         assert f"#SBATCH {line}" in script, script
     assert set(json.loads((tmp_path / "runs" / "jobs" / array.ASKED).read_text()).values()) == {"77_0", "77_1"}
     (tmp_path / "script.sh").unlink()
+    waited = list[int]()
+    jobs = [SimpleNamespace(job_id=f"78_{place}", wait=lambda place=place: waited.append(place)) for place in (0, 1)]
+    with monkeypatch.context() as patch:
+        patch.setattr(array, "_queued", lambda *_: jobs)
+        for wait, expected in ((False, []), (True, [0, 1])):
+            asked(tmp_path / f"wait-{wait}", config, "good", **{**words, "wait": wait})
+            assert waited == expected
     (folder / "sbatch").write_text("#!/bin/sh\necho 'invalid partition specified: q' >&2; exit 1\n")
     with pytest.raises(UserError, match=r"SLURM refuses the jobs: .*invalid partition"):
         asked(tmp_path / "other", config, "good", **{**words, "partition": "q"})

@@ -234,10 +234,9 @@ def test_the_digest_tells_any_difference_and_goes_on_after_a_stop(text: Path) ->
     for config in (
         replace(CONFIG, seed=1),
         replace(CONFIG, data=replace(CONFIG.data, seed=1)),
-        replace(CONFIG, train=replace(CONFIG.train, empty_share=0.26)),
+        replace(CONFIG, train=replace(CONFIG.train, empty_share=0.9)),
     ):
-        changes = run(build(text, config), range(6)) != whole
-        assert changes or config.train.empty_share == 0.26  # a share may leave these few draws as they were
+        assert run(build(text, config), range(6)) != whole
     assert run(build(text, replace(CONFIG, preset="smoke")), range(6)) == whole
 
 

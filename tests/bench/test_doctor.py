@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,14 @@ def test_a_section_that_breaks_hides_no_other(monkeypatch: pytest.MonkeyPatch):
 def test_the_hub_is_tried_only_when_asked(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(doctor, "hub", lambda: pytest.fail("asked the hub"))
     assert named(doctor.sources(online=False), "hub").state == "not tried"
+
+
+def test_the_hub_is_tried_when_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    answer = doctor.Finding(name="hub", state="ok", found="it answers")
+    monkeypatch.setattr(doctor, "hub", lambda: answer)
+    assert cli.main(["doctor", "--online", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row for rows in told.values() for row in rows if row["name"] == "hub"] == [asdict(answer)]
 
 
 def test_an_unreachable_hub_is_a_finding():

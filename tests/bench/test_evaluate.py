@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from approaches.registry import APPROACHES
 from approaches.shared import decoding
 from approaches.shared.prompts import gap as between
 from approaches.shared.randomness import generator
-from bench import evaluate, held_out
+from bench import evaluate, held_out, picture_metrics
 from bench.batches import tokenise
 from bench.config import Config, DataConfig, DiffusionConfig, EvaluateConfig, TextConfig
 from bench.console import Console
@@ -130,6 +131,23 @@ def test_an_untrained_approach_has_every_number_and_hears_nothing(untrained: Any
     assert found["nfe_pairs"].n == 6 and pairs.n <= 6  # one alone in its task has no gap
     assert all("colour" in task for task in found["scene_accuracy_pairs"].details["strata"])
     assert ("right_objects_gap_pairs_0_redraws" in found) == ("right_objects_gap_0_redraws" in found)
+
+
+class Official:
+    """Inception-v3 to its users: the mean of each channel, and how much it varies."""
+
+    name, weights_hash, resize, feature_size, official = "inception_v3", "6726825d", "to 299", 6, True
+
+    def extract(self, pictures: NDArray[np.uint8], batch: int = 32) -> NDArray[np.float32]:
+        return np.concatenate([pictures.mean((1, 2)), pictures.std((1, 2))], 1).astype(np.float32)
+
+
+def test_with_the_official_weights_there_is_a_fid(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture_metrics, "inception_of", lambda *_: Official())
+    found = measured(held, made("dual_tower")).metrics
+    for name in ("fid", "kid", "null_fid", "null_kid", "vae_fid", "vae_kid"):
+        assert found[name].value is not None and found[name].details["extractor"] == "inception_v3", name
+    assert found["fd_efficientnet_lite0"].details["extractor"] != "inception_v3"
 
 
 COMPARED = (

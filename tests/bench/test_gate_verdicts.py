@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from approaches.registry import APPROACHES
 from bench.cli import main
 from bench.console import Console
 from bench.errors import UserError
@@ -466,6 +467,43 @@ def test_mistakes_are_answered_with_a_sentence(
     assert main(["gate", *words]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and sentence in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("retention", [1.0, 0.9])
+def test_the_baseline_is_renewed_with_a_reason_and_with_no_text_lost(
+    retention: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = sorted(APPROACHES)[0]
+    counted = {f"parameters/{name}": {"all": 7}}
+    quality = {f"retention/{name}": {"perplexity_retention": retention, "largest_difference": 1 - retention}}
+    kept: list[Any] = []
+
+    class Named:
+        """A worker of this checkout that says what it times."""
+
+        def __init__(self, *_: Any) -> None: ...
+        def __enter__(self) -> Named:
+            return self
+
+        def __exit__(self, *_: Any) -> None: ...
+        def hello(self) -> None: ...
+        def call(self, what: str) -> Any:
+            assert what == "names"
+            return {"names": []}
+
+    monkeypatch.setattr(gate, "measured", lambda *_: (counted, quality, {"torch": "9", "machine": "m"}))
+    monkeypatch.setattr(gate, "Worker", Named)
+    monkeypatch.setattr(stored, "save", kept.append)
+    quiet = Console(interval=1e9)
+    with pytest.raises(UserError, match="--reason does not say why"):
+        gate.update("", LIMITS, quiet)
+    if retention < 1:
+        with pytest.raises(UserError, match=f"can't be renewed: retention/{name}"):
+            gate.update("because of a test", LIMITS, quiet)
+        assert not kept
+        return
+    assert gate.update("because of a test", LIMITS, quiet) == 0
+    assert kept[0].counted[f"parameters/{name}"] == {"all": 7} and "because of a test" in str(kept[0])
 
 
 def test_another_number_of_threads_is_refused(

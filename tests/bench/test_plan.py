@@ -458,3 +458,19 @@ def test_a_plan_begins_with_what_its_preset_is_for(monkeypatch: pytest.MonkeyPat
     assert told[0] == f"preset small: {explain('small')}" and told[2] == "dual_tower at small"
     assert cli.main([*words, "--json"]) == 0
     assert list(json.loads(capsys.readouterr().out)) == ["dual_tower"]
+
+
+@pytest.mark.slow
+def test_the_share_of_the_peak_is_as_given_or_as_a_run_measured(
+    micro_run: MicroRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = machine_of(PlanArguments(mfu=0.5), Config())
+    assert (given.mfu, given.mfu_of) == (0.5, "given")
+    assert machine_of(PlanArguments(), Config()).mfu == PlanArguments.mfu != 0.5
+    record = schema.load(micro_run.folder)
+    own, peak = record.metrics["mfu"], 7e9
+    measured = replace(own, value=0.123, details={**(own.details or {}), "peak_flops_per_second": peak})
+    there = replace(record, metrics={**record.metrics, "mfu": measured})
+    monkeypatch.setattr(schema, "load", lambda *_: there)
+    told = machine_of(PlanArguments(measured=str(micro_run.folder), gpu="here"), micro_run.config)
+    assert (told.mfu, told.peak, told.mfu_of) == (0.123, peak, f"measured by {record.name}")

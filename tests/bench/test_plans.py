@@ -27,7 +27,7 @@ from metrics.differences import difference
 from metrics.statistics import Estimate
 from tests.approaches.small import small_shared
 
-CONFIG = Config(data=DataConfig(train_items=8, eval_items=6), evaluate=EvaluateConfig(captions=20))
+CONFIG = Config(data=DataConfig(seed=1, train_items=8, eval_items=6), evaluate=EvaluateConfig(captions=20))
 SAMPLES = list(Shapes.build(replace(CONFIG.data, eval_items=20), "test").first(20))
 
 
@@ -113,6 +113,14 @@ def test_a_line_is_judged_by_its_own_caption_and_ends_with_the_line() -> None:
     claims = [parse_caption(sample.captions[0]) for sample in SAMPLES]
     named = sum(claim is not None and claim.background is not None for claim in claims)
     assert found["plans_right"].value == 1 - named / len(claims) < 1.0  # wrong for those that name it
+    mirrored = {
+        sample.key: replace(sample.scene, things=tuple(replace(o, x=1 - o.x, y=1 - o.y) for o in sample.scene.things))
+        for sample in SAMPLES
+        if sample.scene is not None
+    }
+    found = measured(Writes(lambda sample: plan_text(mirrored[sample.key])))
+    related = sum(sample.scene is not None and sample.scene.relation is not None for sample in SAMPLES)
+    assert found["plans_right"].value == 1 - related / len(SAMPLES) < 1.0  # what stood to the left stands to the right
     found = measured(Writes(lambda sample: "\n" + plan_text(sample.scene)))
     assert found["plans_readable"].value == found["plans_right"].value == 0.0 and found["plans_right"].high
     caption, own, written = found["plans_right"].details["answers"][0]

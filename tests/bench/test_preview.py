@@ -10,6 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from approaches.shared.diffusion import Diffusion
+from approaches.shared.randomness import generator
+from approaches.shared.vae import LatentCodec
 from bench import preview
 from bench.console import Console
 from bench.data.shapes import Shapes
@@ -82,3 +85,27 @@ def test_main_writes_the_validation_pictures(tmp_path: Path) -> None:
     assert PreviewArguments().shown(named) == ("folder",) and arguments.shown(named) == ("shapes",)
     with Image.open(arguments.out / "shapes.png") as page:
         check_sheet(page, [[sample.image] for sample in Shapes.build(config.data, "validation").first(5)])
+
+
+def test_a_vae_is_shown_beside_what_it_rebuilds_and_from_clean_to_noise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, codec = preset("smoke"), LatentCodec.load("shipped:vae-tiny")
+    arguments = PreviewArguments(datasets=("shapes",), out=tmp_path / "new", count=3, vae=True)
+    assert preview.main(arguments, config, Console(interval=1e9)) == 0
+    true = np.stack([sample.image for sample in Shapes.build(config.data, "validation").first(3)])
+    latents = codec.encode_images(true)
+    rebuilt = codec.decode_images(latents)
+    with Image.open(arguments.out / "shapes-vae.png") as page:
+        check_sheet(page, [[a, b] for a, b in zip(true, rebuilt, strict=True)])
+    ratios = [peak_signal_noise_ratio(a, b) for a, b in zip(true, rebuilt, strict=True)]
+    assert f"shapes-vae.png: mean PSNR {np.mean(ratios):.2f} dB over 3 pictures" in capsys.readouterr().out
+    noise = Diffusion().noise_like(latents, generator(config.seed, "preview"))
+    with Image.open(arguments.out / "shapes-noising.png") as page:
+        steps = [codec.decode_images((1 - t) * latents + t * noise) for t in preview.TIMES]
+        assert tuple(sorted(preview.TIMES)) == preview.TIMES and preview.TIMES[0] == 0
+        check_sheet(page, [[step[row] for step in steps] for row in range(3)])
+
+
+def peak_signal_noise_ratio(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b.astype(float)) ** 2)))

@@ -19,7 +19,7 @@ import bench
 from approaches.registry import APPROACHES
 from approaches.settings import DualTowerSettings
 from approaches.shared.language_model import LanguageModel
-from bench import cli, stages, store
+from bench import cli, hands_on, stages, store
 from bench.array_arguments import ArrayArguments, points
 from bench.config import Config
 from bench.console import Console
@@ -265,7 +265,9 @@ def test_one_system_draws_describes_and_continues(micro_run: MicroRun, tmp_path:
     # Another batch has other roundings, which eight bits hardly show.
     alone = np.asarray(trained.generate("a red circle", seed=3)[0]).astype(int)
     assert np.abs(alone - np.asarray(first[0])).max() <= 1
-    assert np.asarray(trained.generate(prompts, seed=3, nfe=4)[0]).tolist() != np.asarray(first[0]).tolist()
+    for other in ({"nfe": 4}, {"guidance": 50.0}):
+        changed = trained.generate(prompts, seed=3, **other)
+        assert np.asarray(changed[0]).tolist() != np.asarray(first[0]).tolist(), other
     # A picture is the same picture in any mode, from memory or from a file.
     picture = Image.new("RGB", (50, 70), (250, 0, 0))
     picture.save(tmp_path / "red.png")
@@ -305,6 +307,38 @@ def test_the_same_from_the_shell(micro_run: MicroRun, tmp_path: Path, capsys: py
     assert cli.main(["complete", str(micro_run.folder), "Return the", "--tokens", "4", *out]) == 0
     (row,) = json.loads(capsys.readouterr().out)["texts"]
     assert row["continuation"] and row["text"] == "Return the"
+
+
+@pytest.mark.slow
+def test_what_the_shell_says_is_what_is_asked(
+    micro_run: MicroRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every number of `generate`, `caption` and `complete` reaches the method of its name."""
+    asked: list[dict[str, Any]] = []
+
+    def noted(answer: Any) -> Any:
+        def method(self: Any, things: Any, **how: Any) -> Any:
+            asked.append({name: value for name, value in how.items() if name != "progress"})
+            return answer
+
+        return method
+
+    monkeypatch.setattr(hands_on.Trained, "generate", noted([Image.new("RGB", (32, 32))]))
+    monkeypatch.setattr(hands_on.Trained, "caption", noted(["a circle"]))
+    monkeypatch.setattr(hands_on.Trained, "complete", noted(" more"))
+    Image.new("RGB", (32, 32)).save(tmp_path / "one.png")
+    run, to = str(micro_run.folder), str(tmp_path / "to")
+    for words in (
+        ["generate", run, "a circle", "--to", to, "--seed", "5", "--nfe", "3", "--guidance", "7"],
+        ["caption", run, str(tmp_path / "one.png"), "--seed", "5", "--temperature", "1.5"],
+        ["complete", run, "Return", "--seed", "5", "--temperature", "1.5", "--tokens", "9"],
+    ):
+        assert cli.main(words) == 0
+    assert asked == [
+        {"seed": 5, "nfe": 3, "guidance": 7.0},
+        {"seed": 5, "temperature": 1.5},
+        {"seed": 5, "temperature": 1.5, "tokens": 9},
+    ]
 
 
 @pytest.mark.parametrize("left", [stages.TRAINED, stages.MEASURED])

@@ -203,6 +203,8 @@ def test_a_score_is_what_open_clip_gives_by_hand(clip: Clip) -> None:
     found = clip_metrics(clip, IMAGES, TEXTS)["clip_score"]
     np.testing.assert_allclose(found.details["cosines"], by_hand.numpy(), rtol=1e-6, atol=1e-6)
     assert found.value == pytest.approx(100 * float(by_hand.double().mean()), rel=1e-6)
+    others = (pictures * texts.roll(-1, 0)).sum(1) / (pictures.norm(dim=1) * texts.roll(-1, 0).norm(dim=1))
+    assert found.details["chance"] == pytest.approx(100 * float(others.double().mean()), rel=1e-5)
     assert found.details["weights"] == Clip(str(shipped()["clip-tiny"])).weights_hash
 
 

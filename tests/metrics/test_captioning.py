@@ -144,7 +144,18 @@ def test_scores_stand_beside_chance_and_unparsed_captions_are_failures() -> None
     exact, f1 = found["caption_exact_match"], found["caption_attribute_f1"]
     assert exact.value == pytest.approx(100 / 120)
     assert exact.details["unparsed"] == f1.details["unparsed"] == 20
-    assert exact.details["chance"] < 0.15
+    assert 0 < exact.details["chance"] < 0.15
+    claims = [parse_caption(text) for text in said]
+
+    def crossed(place: int) -> float:
+        """Two captions, each of the other's scene."""
+        one, other = claims[place], claims[place + 1]
+        assert one is not None and other is not None
+        return (attribute_f1(one, known[place + 1]) + attribute_f1(other, known[place])) / 2
+
+    place = next(each for each in range(99) if crossed(each) > 0)
+    both = caption_metrics(said[place : place + 2], known[place : place + 2])["caption_attribute_f1"]
+    assert both.details["chance"] == pytest.approx(crossed(place))
     assert f1.details["per_item"][-20:] == [0] * 20
     assert f1.details["chance"] < f1.value
     whole = caption_metrics(described, known)

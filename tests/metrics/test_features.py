@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 
 from bench.errors import UserError
 from metrics import registry
@@ -127,6 +128,14 @@ def test_resizing_overshoots_no_pixel_and_averages_what_is_reduced() -> None:
     edge[:, :, 8:] = 255
     enlarged = shown.extract(edge)
     assert enlarged.min() == 0 and enlarged.max() == 255
+    drawn = torch.from_numpy(noise(2)[:, :16, :16].copy()).permute(0, 3, 1, 2).float()
+    size: Any = {"size": (32, 32), "align_corners": False, "antialias": True}
+    cubic, linear = (
+        F.interpolate(drawn, mode=mode, **size).clamp(0, 255).flatten(1) for mode in ("bicubic", "bilinear")
+    )
+    found = shown.extract(drawn.permute(0, 2, 3, 1).to(torch.uint8).numpy())
+    np.testing.assert_allclose(found, cubic, atol=1e-3)
+    assert np.abs(found - linear.numpy()).max() > 5
     board = np.indices((96, 96)).sum(0) % 2 * np.uint8(255)
     reduced = shown.extract(np.broadcast_to(board[None, ..., None], (1, 96, 96, 3)).astype(np.uint8))
     assert np.abs(reduced - 127.5).max() < 30  # every third pixel alone would be 0 or 255

@@ -389,6 +389,19 @@ def test_parity_with_torch_fidelity_on_folders(inception_file: Path, small_incep
         assert value(found, name) > 0 and value(found, name) == pytest.approx(theirs[name], rel=1e-6)
 
 
+def test_inceptions_features_are_torch_fidelitys_last(inception_file: Path, small_inception: None) -> None:
+    """Pool3, which the other tests leave for a layer of fewer features."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    images = pictures("train", 3)
+    network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(inception_file))
+    with torch.no_grad():
+        (theirs,) = network(torch.from_numpy(images).permute(0, 3, 1, 2))
+    own = Inception(inception_file).extract(images)
+    assert own.shape == (3, 2048) and np.abs(own).max() > 0
+    np.testing.assert_allclose(own, theirs.numpy(), rtol=1e-5, atol=1e-6)
+
+
 def test_parity_with_torch_fidelity_in_double_precision(extractor: FeatureExtractor, tmp_path: Path) -> None:
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 

@@ -4,7 +4,7 @@ features are torch-fidelity's own."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,8 +22,11 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uin
 class StandIn(nn.Module):
     """A network with torch-fidelity's interface: the mean colours of a picture's quarters, 12 features."""
 
-    def __init__(self, name: str, features: list[str], **_: Any) -> None:
+    made: ClassVar[list[tuple[Any, ...]]] = []  # what each was asked for
+
+    def __init__(self, name: str, features: list[str], **more: Any) -> None:
         super().__init__()
+        self.made.append((name, features, more))
         self.weight = nn.Parameter(torch.ones(1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -55,6 +58,9 @@ def test_with_weights_the_features_are_torch_fidelitys(
         (tmp_path / "hub" / kept).write_bytes(b"stands in")
     assert EXTRACTORS[name].obstacle() == ""
     extractor = open_extractor(name, input_size=64)
+    path = {"feature_extractor_weights_path": str(tmp_path / "hub" / CLIP_KEPT)}  # without it, it would be downloaded
+    asked = {"dinov2": ("dinov2-vit-b-14", ["dinov2"], {}), "clip": ("clip-vit-b-32", ["clip"], path)}
+    assert StandIn.made[-1] == asked[name]
     assert (extractor.name, extractor.feature_size) == (name, 12)
     theirs = StandIn("", [])(torch.from_numpy(IMAGES).permute(0, 3, 1, 2))[0].detach().numpy()
     for batch in (1, 7, 32):
