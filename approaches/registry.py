@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from bench.errors import UserError, nearest
+from bench.errors import UserError, in_a_line, nearest
 from bench.registry import Entry, Registry, at
 
 GROUP = "bench.approaches"
@@ -58,7 +58,7 @@ def _loaded(name: str, path: str, of: str) -> Any:
     try:
         found = at(path)
     except (Exception, SystemExit) as error:  # whatever a stranger's module may raise
-        raise UserError(f"approach '{name}' can't be loaded from {path}: {type(error).__name__}: {error}") from error
+        raise UserError(f"approach '{name}' can't be loaded from {path}: {in_a_line(error)}") from error
     if not (isinstance(found, type) and issubclass(found, at(of))):
         raise UserError(f"approach '{name}': {path} is no subclass of {of.replace(':', '.')}")
     return found
@@ -135,7 +135,7 @@ def _foreign(point: importlib.metadata.EntryPoint, *others: importlib.metadata.E
     try:
         entry = point.load()
     except (Exception, SystemExit) as error:  # whatever a stranger's module may raise
-        raise UserError(f"{whose} can't be loaded from {point.value}: {type(error).__name__}: {error}") from error
+        raise UserError(f"{whose} can't be loaded from {point.value}: {in_a_line(error)}") from error
     if not isinstance(entry, ApproachEntry):
         raise UserError(f"{whose} is a {type(entry).__name__}, expected an approaches.registry.ApproachEntry")
     if entry.name != point.name:

@@ -45,9 +45,9 @@ def _pictures(config: Config) -> str:
 
 def _text(config: Config, progress: Callable[[str], None]) -> str:
     from bench.data.dataset import SPLITS
-    from bench.data.text import TEXTS
+    from bench.data.text import open_text
 
-    corpus = TEXTS[config.text.name].load().build(config.text, progress)
+    corpus = open_text(config.text, progress)
     return hash_bytes(*(corpus.content_hash(split) for split in SPLITS))
 
 

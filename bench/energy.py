@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import torch
 
+from bench.errors import in_a_line
 from metrics.statistics import Estimate
 
 RAPL = Path("/sys/class/powercap")
@@ -27,7 +28,7 @@ class Energy:
         try:
             self._counters = [_Gpu(self.device)] if self.device.type == "cuda" else _processors(rapl)
         except (OSError, ValueError, ImportError, RuntimeError) as error:
-            self.reason = f"{type(error).__name__}: {error}"
+            self.reason = in_a_line(error)
         self.source = ", ".join(counter.name for counter in self._counters)
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -66,7 +67,7 @@ class Energy:
         try:
             self.joules += sum(counter.look() for counter in self._counters)
         except (OSError, ValueError, RuntimeError) as error:
-            self.reason = f"the energy counter stopped: {type(error).__name__}: {error}"
+            self.reason = f"the energy counter stopped: {in_a_line(error)}"
 
 
 class _Counter:

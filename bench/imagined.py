@@ -34,7 +34,7 @@ from approaches.shared.vae import LatentCodec
 from bench.assembly import shared_of
 from bench.batches import led
 from bench.config import Config
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.files import hash_file, read_json
 from bench.known_shapes import AUTOENCODERS, LANGUAGE_MODELS
 from bench.meter import storage_of
@@ -219,10 +219,9 @@ def _autoencoder(source: Source) -> Any:
 
 
 def _unknown(field: str, source: Source, known: dict[str, Any], error: Exception) -> str:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return (
-        f"the shape of {field} '{source.text}' is not known here ({reason}), expected a folder with its config.json "
-        f"or one of: {', '.join(known)}"
+        f"the shape of {field} '{source.text}' is not known here ({first_line(error)}), expected a folder with its "
+        f"config.json or one of: {', '.join(known)}"
     )
 
 

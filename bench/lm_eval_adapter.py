@@ -192,10 +192,12 @@ class DrawBenchLM(TemplateLM):  # type: ignore[misc]
         return self.language_model.decode(row)
 
     def _start(self, ids: list[int]) -> tuple[Tensor, Any, Callable[[Tensor, Any], tuple[Tensor, Any]]]:
-        """Logits after a context, B V, the state to go on from, and the step that goes on."""
+        """Logits after a context, B V, the state to go on from, and the step that goes on. One start token stands
+        before it, whether the context has its own or not."""
+        start, *ids = self._opened(ids)
         rows = torch.tensor([ids], dtype=torch.long, device=self._device)
         if self.base is not None:
-            opened = torch.tensor([self._opened(ids)], device=self._device)
+            opened = torch.tensor([[start, *ids]], device=self._device)
             step = partial(next_logits, self.base.transformer)
             logits, state = step(opened, Prefix.nothing(1, self._device))
             return logits[:, -1], state, step

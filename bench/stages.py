@@ -26,7 +26,7 @@ from bench.console import Console
 from bench.contents import check_read
 from bench.counting import flops_per_update
 from bench.data.catalogue import open_dataset
-from bench.data.text import TEXTS, TextCorpus
+from bench.data.text import TextCorpus, open_text
 from bench.energy import Energy
 from bench.environment import provenance
 from bench.errors import UserError
@@ -74,8 +74,7 @@ class Run:
     @cached_property
     def corpus(self) -> TextCorpus:
         """Text for replay and retention."""
-        corpus: TextCorpus = TEXTS[self.config.text.name].load().build(self.config.text, self.console.info)
-        return corpus
+        return open_text(self.config.text, self.console.info)
 
     def stage(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What the stage found: read from its file where it is done, else done now, and timed unless it says."""

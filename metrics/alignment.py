@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import bench.torchvision_guard  # noqa: F401  (before open_clip, which imports torchvision)
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.files import hash_bytes
 from bench.reach import NO_ANSWER, hub_or_cache
 from bench.seeds import derive
@@ -70,7 +70,7 @@ class Clip:
                     model, preprocess = open_clip.create_model_from_pretrained(name, pretrained=weights or None)
                 tokenizer = _tokenizer(name, folder)
         except Exception as error:  # open_clip raises plain Exceptions, RuntimeErrors and hub errors alike
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0] if reachable else NO_ANSWER
+            reason = first_line(error) if reachable else NO_ANSWER
             raise UserError(f"the CLIP model '{location}' can't be loaded: {reason}") from error
         self.name = folder.name if folder.is_dir() else location
         self.model: Any = model.to(device).eval()

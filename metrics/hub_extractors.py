@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import bench.torchvision_guard  # noqa: F401  (before torch_fidelity, which imports torchvision)
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.files import hash_file
 from metrics.features import check_images
 from metrics.registry import CLIP_KEPT, DINOV2_KEPT, hub_folder
@@ -71,5 +71,4 @@ def _open(name: str, make: Any, kept: str) -> HubExtractor:
         weights_hash = hash_file(path)
         return HubExtractor(make(), name=name, weights_hash=weights_hash)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} can't be read as {name}'s weights: {reason}") from error
+        raise UserError(f"{path} can't be read as {name}'s weights: {first_line(error)}") from error

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 import bench.torchvision_guard  # noqa: F401  (before torch_fidelity, which imports torchvision)
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.files import hash_file
 from metrics.features import check_images
 from metrics.inception_weights import WEIGHTS_PREFIX, find_weights
@@ -38,8 +38,7 @@ class Inception:
             torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity itself would unpickle anything
             network: Any = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path))
         except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"{path} can't be read as Inception-v3's weights: {reason}") from error
+            raise UserError(f"{path} can't be read as Inception-v3's weights: {first_line(error)}") from error
         self.network = network.to(device)
         self.weights_hash = hash_file(path)
         self.official = self.weights_hash.startswith(WEIGHTS_PREFIX)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.config import Config, TextConfig
 from bench.data.overlap import unread
-from bench.data.text import PATHLESS, TEXTS, Document, Progress, TextCorpus, check_text
+from bench.data.text import PATHLESS, TEXTS, Document, Progress, TextCorpus, check_text, open_text
 from bench.errors import UserError, nearest
 from bench.files import hash_bytes
 
@@ -73,7 +73,7 @@ def _documents(config: Config, progress: Progress) -> Mapping[str, list[Document
     found = {}
     for label, other in named(config).items():
         try:
-            corpus: TextCorpus = TEXTS[other.name].load().build(other, progress)
+            corpus = open_text(other, progress)
         except UserError as error:
             raise UserError(f"{FIELD}: {error} (name the others, or none, to go without '{label}')") from error
         kept: list[Document] = []

@@ -12,7 +12,7 @@ from bench.data.hub_files import load_folder, load_saved
 from bench.data.sources import saved
 from bench.data.splits import ALIASES
 from bench.data.text import Document, LoadedCorpus, Progress, chunk, content_of, silent, split_by_group
-from bench.errors import UserError
+from bench.errors import UserError, in_a_line
 from bench.files import at_home
 from bench.reach import hub_or_cache
 
@@ -67,7 +67,7 @@ def _load(path: str) -> dict[str, Any]:
             except UserError:
                 raise
             except Exception as error:  # the loader's failures (network, hub, parsing, arrow) have no base in common
-                failures.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".rstrip(" .:"))
+                failures.append(in_a_line(error).rstrip(" .:"))
                 continue
             return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     raise UserError(

@@ -18,7 +18,7 @@ from bench.collection import Collection, collect
 from bench.config import Config, DataConfig, EvaluateConfig, TextConfig
 from bench.console import Console
 from bench.data.catalogue import open_dataset
-from bench.data.text import TEXTS, TextCorpus
+from bench.data.text import TextCorpus, open_text
 from bench.data.world_text import world_documents
 from bench.files import write_text
 from bench.presets import preset
@@ -54,8 +54,7 @@ class World:
     @cached_property
     def corpus(self) -> TextCorpus:
         """The text that is replayed and judged."""
-        corpus: TextCorpus = TEXTS[self.config.text.name].load().build(self.config.text)
-        return corpus
+        return open_text(self.config.text)
 
     @cached_property
     def batches(self) -> Batches:

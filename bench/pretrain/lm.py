@@ -140,7 +140,8 @@ def train_tokenizer(text: list[str], world: list[str], *, vocabulary: int) -> An
 @torch.no_grad()
 def rolling_nll(model: Transformer, ids: Ids, *, start: int, context: int) -> NDArray[np.float64]:
     """-log p in nats of each token, in disjoint windows of `context` predictions, each window after the one token
-    before it (`start` for the first): lm-evaluation-harness' rolling windows at context length 1."""
+    before it (`start` for the first): lm-evaluation-harness' rolling windows at context length 1, but that a shorter
+    one at the end reads no further back than the others."""
     whole = np.concatenate([[start], ids])
     values = []
     full = (len(ids) // context) * context

@@ -126,6 +126,14 @@ def test_a_frozen_run_scores_as_its_base_does(model: Any, base: Any) -> None:
     assert model.generate_until(asked((TEXTS[1], options))) == base.generate_until(asked((TEXTS[1], options)))
 
 
+def test_a_start_token_stands_once_before_a_context(model: Any, base: Any) -> None:
+    """As in a context that begins with one: a run reads it as its base does."""
+    own = model.language_model.encode(TEXTS[1])
+    for system in (model, base):
+        bare, opened = (system._start(ids)[0] for ids in (own, [system.prefix_token_id, *own]))
+        assert torch.equal(bare, opened)
+
+
 def test_writing_stops_where_a_task_says(model: Any) -> None:
     free = model.generate_until(asked((TEXTS[1], {"until": [], "max_gen_toks": 8})))[0]
     assert free
