@@ -9,6 +9,7 @@ from bench import finding
 from bench.config import Config
 from bench.errors import UserError, nearest
 from bench.hardware import HERE, KINDS
+from bench.own_settings import check_asked
 from bench.ranges import Range
 from bench.run_arguments import RunArguments, chosen
 
@@ -39,6 +40,8 @@ class PlanArguments(RunArguments):
         chosen(self.approach)
         if not self.approach:
             raise UserError("--approach names none, expected one or more, or all")
+        for name in chosen(self.approach):
+            check_asked(self.settings_for(name, config))
         if self.gpu not in (*KINDS, HERE):
             raise UserError(f"--gpu is '{self.gpu}': {nearest(self.gpu, (*KINDS, HERE))}")
         if self.measured:

@@ -12,8 +12,9 @@ from bench import array_arguments, launch, published
 from bench.config import Config
 from bench.errors import UserError
 from bench.hands_on_arguments import PLACE
+from bench.own_settings import check_asked
 from bench.ranges import Range
-from bench.run_arguments import RunArguments
+from bench.run_arguments import RunArguments, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,3 +47,9 @@ class ReproduceArguments:
         approaches = tuple(dict.fromkeys(row.approach for row in table.rows))
         config = published.config_for(table, config)
         RunArguments(approach=approaches, out=self.out).check(config)
+        defaults = {name: settings_of(name, config) for name in approaches}
+        for name, settings in published.settings_of_rows(table, defaults).items():
+            try:
+                check_asked(settings)
+            except UserError as error:
+                raise UserError(f"{self.table}: row '{name}': {error}") from error

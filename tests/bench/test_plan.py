@@ -413,6 +413,10 @@ def test_the_largest_part_is_planned_for_and_the_longest_caption():
 
 MISTAKES = [
     ("plan --gpu h10", "--gpu is 'h10': did you mean 'h100'?"),
+    (
+        "plan --approach dual_tower --settings.words frozen --settings.words-learning-rate-ratio 3",
+        "settings.words_learning_rate_ratio is a rate",
+    ),
     ("plan --gpus 0", "gpus is 0, expected a value from 1"),
     ("plan --mfu 2", "mfu is 2.0, expected a value above 0"),
     ("plan --approach dual_towr", "did you mean 'dual_tower'?"),

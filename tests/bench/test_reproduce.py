@@ -142,6 +142,10 @@ def row(**more: Any) -> dict[str, Any]:
             "row 'b': unknown field 'varint': did you mean",
         ),
         ({"rows": [row(), row(name="b", settings={"lora_rank": 0})]}, "row 'b': lora_rank is 0, expected"),
+        (
+            {"rows": [row(), row(name="b", settings={"variant": "lora", "lm_learning_rate_ratio": 0.5})]},
+            "row 'b': settings.lm_learning_rate_ratio is a rate of weights of a language model",
+        ),
         ({"rows": [row(), row(name="b", published={"text": 1.0})]}, "row 'b' has published numbers of text, expected"),
         ({"measures": {"text": {"better": "up"}}}, "measures.text.better is 'up'"),
         (
