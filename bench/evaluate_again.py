@@ -22,12 +22,11 @@ from bench.exits import DONE, MISTAKE
 from bench.files import atomic_path, read_json, write_json
 from bench.meter import now
 from bench.picture_metrics import clip_of, inception_of
-from bench.plain import plain
+from bench.plain import flat, plain
 from bench.validation import check_names, validate
 from metrics.registry import EXTRACTORS, cider_obstacle
 from metrics.statistics import Estimate
 from reports import schema
-from reports.contenders import flat
 from reports.schema import Record, Sample, has
 
 OTHER_TEXT = (

@@ -8,7 +8,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from bench.errors import UserError, nearest
@@ -77,3 +77,13 @@ def _of(kind: type[Any], value: Any, path: str) -> Any:
     if kind is float and not math.isfinite(value):
         raise UserError(f"{path} is {value}, expected a finite number")
     return value
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Leaves of nested objects with dotted names."""
+    for name, value in values.items():
+        whole = f"{prefix}.{name}" if prefix else str(name)
+        if isinstance(value, Mapping):
+            yield from flat(value, whole)
+        else:
+            yield whole, value

@@ -27,10 +27,10 @@ from bench.errors import UserError, nearest
 from bench.meter import Meter
 from bench.muon import muon_and_adamw
 from bench.owed import Frozen, check_counts, check_groups, frozen_changed
+from bench.plain import flat
 from bench.shards import LossTerms, check_begun_alike, full, gathered, shard, whole
 from bench.trainee import Budget, Trainee
 from bench.trainer import Fitted, Fitting
-from reports.contenders import flat
 
 LAG = 7  # steps whose losses an accelerator may still be working on
 

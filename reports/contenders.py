@@ -14,6 +14,7 @@ from functools import cached_property
 from statistics import mean
 from typing import Any
 
+from bench.plain import flat
 from bench.printable import clean
 from metrics.differences import Difference, difference
 from metrics.replication import difference_over_seeds, mean_over_seeds
@@ -232,16 +233,6 @@ def _facts(record: Record) -> dict[str, Any]:
     key = {f"key.{n}": v for n, v in parts.items() if n != "config"} if isinstance(parts, dict) else {}
     config = {name: value for name, value in flat(deciding(record.config)) if name != "seed"}
     return {**dict(flat(record.settings, "settings")), **config, **key}
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Leaves of nested objects with dotted names."""
-    for name, value in values.items():
-        whole = f"{prefix}.{name}" if prefix else str(name)
-        if isinstance(value, Mapping):
-            yield from flat(value, whole)
-        else:
-            yield whole, value
 
 
 def _told_apart_by(facts: Mapping[str, Any], rivals: Sequence[Mapping[str, Any]]) -> list[str]:

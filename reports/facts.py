@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 from itertools import combinations
 from typing import Any
 
+from bench.plain import flat
 from metrics.statistics import Estimate
-from reports.contenders import Contender, flat
+from reports.contenders import Contender
 from reports.gather import Run
 from reports.glossary import meaning, written
 from reports.schema import Identical

@@ -8,10 +8,11 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from bench.plain import flat
 from bench.printable import clean
 from metrics.multiplicity import by_chance
 from metrics.statistics import Estimate
-from reports.contenders import NO_ITEMS, Contender, Judge, flat
+from reports.contenders import NO_ITEMS, Contender, Judge
 from reports.document import Document
 from reports.looks import has_a_part
 from reports.tables import marks_of, names_of

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bench.plain import flat
 from metrics.statistics import COUNTED, Estimate
-from reports.contenders import NO_ITEMS, Contender, Judge, flat, items_each
+from reports.contenders import NO_ITEMS, Contender, Judge, items_each
 from reports.glossary import (
     ARROWS,
     BESIDE_DISTANCES,

@@ -96,6 +96,38 @@ def test_the_published_rows_at_other_rates_are_the_records() -> None:
 
 
 @pytest.mark.parametrize(
+    ("begins", "ends", "record"),
+    [
+        ("## X-Fusion's table 1", "### At other rates", "x_fusion_table_1.json"),
+        ("### Four times as long", "**The table as it was.**", "x_fusion_table_1_longer.json"),
+    ],
+)
+def test_a_tried_table_is_its_record(begins: str, ends: str, record: str) -> None:
+    """Means over seeds with their intervals, and what is published; and how many orderings came out how."""
+    page = (DOCS / "published-tables.md").read_text(encoding="utf-8")
+    part = page[page.index(begins) : page.index(ends)]
+    found = json.loads((DOCS / "published" / record).read_text(encoding="utf-8"))
+    known = {row["name"].replace("_", " "): row for row in found["rows"]}
+    seen = set()
+    for line in part.splitlines():
+        name, *cells = [cell.strip() for cell in line.split("|")[1:-1]] or [""]
+        if name not in known:
+            continue
+        seen.add(name)
+        for cell, measure in zip(cells, ("fid", "clip", "blip2_itm", "mmlu"), strict=True):
+            own, published = cell.removesuffix(")").split(" (")
+            assert float(published) == known[name]["published"][measure]
+            mean_of = known[name]["means"][measure]
+            bounds = [mean_of[each] for each in ("value", "low", "high")]
+            numbers = re.findall(r"-?\d+(?:\.\d+)?", own)
+            assert len(numbers) in (1, 3)
+            for text, value in zip(numbers, bounds, strict=False):
+                digits = len(text.partition(".")[2])
+                assert abs(float(text) - value) <= 0.5001 * 10**-digits, (name, measure, text, value)
+    assert seen == set(known)
+
+
+@pytest.mark.parametrize(
     ("sweep", "trials", "row"),
     [
         ("sweeps/learning_rate-tiny-450.json", "sweeps/trials-450.tar.xz", lambda of: of["approach"]),
