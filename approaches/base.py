@@ -67,7 +67,7 @@ class Captioned:
     """Captioned pictures: rows of a batch.
 
     latents: B C H W, clean. tokens: B L int64, each row the start token, the caption, the end token, then padding.
-    mask: B L bool, True up to the end token. pictures: uint8 B H W 3, with an encoder. lead: tokens in its place.
+    mask: B L bool, True up to the end token. pictures: uint8 B H W 3, or None. lead: tokens in the start's place.
     """
 
     latents: Tensor

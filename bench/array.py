@@ -209,14 +209,15 @@ def _open(request: store.Request, arguments: ArrayArguments, console: Console) -
     return True
 
 
-def in_queue(out: Path, name: str) -> str:
-    """Where a run of these waits or works in SLURM's queue; "" where it does neither."""
+def in_queue(out: Path, name: str, unknown: str = "") -> str:
+    """Where a run of these waits or works in SLURM's queue; "" where it does neither. unknown: what to say where SLURM
+    does not tell."""
     if not (job := _asked(out).get(name)):
         return ""
     from submitit import SlurmJob
 
     word = str(SlurmJob(jobs_folder(out), job).state)
-    return f"in the queue as job {job}, {word.lower()}" if word in QUEUED else ""
+    return f"in the queue as job {job}, {word.lower()}" if word in QUEUED else unknown if word == "UNKNOWN" else ""
 
 
 def _asked(out: Path) -> dict[str, str]:

@@ -77,10 +77,18 @@ def _idle(out: Path, console: Console) -> Iterator[finding.Found]:
             console.warn(f"{run.folder} is a link, and left alone")
         elif run.state is not None and run.state.state == "running":
             console.warn(f"{run.folder.name} is at work, and left alone")
-        elif not run.done and (place := in_queue(out, run.folder.name)):
+        elif not run.done and (place := _waits(out, run.folder.name)):
             console.warn(f"{run.folder.name} is {place}, and left alone")
         else:
             yield run
+
+
+def _waits(out: Path, name: str) -> str:
+    """Where an unfinished run is in SLURM's queue, or may be; "" where it is not."""
+    try:
+        return in_queue(out, name, unknown="in a queue that can't be asked here")
+    except ImportError:  # submitit, by which it was asked for
+        return "in a queue that can't be asked without submitit"
 
 
 def _places(kind: str, runs: Sequence[finding.Found], console: Console) -> Iterator[tuple[Path, list[Path]]]:

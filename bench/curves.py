@@ -64,10 +64,11 @@ def main(arguments: CurveArguments, config: Config, console: Console) -> int:
         _keep(folder, arguments.of, [*made, *(row for row in before if row[arguments.of] not in known)], how)
     if made and not missed:
         _keep(folder, arguments.of, made, how)
-    for reason in missed:
+    told = [*missed, *(f"{name}: {reason}" for name, reason in how.get("missing", {}).items())]
+    for reason in told:
         console.warn(reason)
     if arguments.json:
-        console.emit({**how, "run": folder.name, "of": arguments.of, "rows": made, "missing": missed})
+        console.emit({**how, "run": folder.name, "of": arguments.of, "rows": made, "missing": told})
     elif made:
         tell(arguments.of, made, folder, console, how)
     return FAILED if missed and (arguments.of == "images" or not made) else DONE
@@ -138,10 +139,8 @@ def _timed(
                 raise
             missed.append(f"batch {rows}: {first_line(error)}")
             continue
-        for name, reason in lacking.items():
-            if name not in how.setdefault("missing", {}):
-                missed.append(f"{name}: {reason}")
-            how["missing"][name] = reason
+        if lacking:
+            how["missing"] = {**how.get("missing", {}), **lacking}
         yield found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from bench.console import Console, Progress
 from bench.data import pictures
 from bench.errors import UserError
 from bench.files import atomic_path
-from bench.hands_on_arguments import CaptionArguments, CompleteArguments, GenerateArguments, OnRun, place
+from bench.hands_on_arguments import CaptionArguments, CompleteArguments, GenerateArguments, OnRun, free, place
 from bench.preview import sheet
 from bench.sampler import Sampling, draw
 from bench.validation import check_bounds
@@ -156,11 +157,19 @@ def generate(arguments: GenerateArguments, config: Config, console: Console) -> 
     trained = _opened(arguments, console)
     words = [prompt for prompt in asked for _ in range(arguments.count)]
     _tell_cut(trained, asked, console)
-    with console.progress(len(words), "drawing") as progress:
-        drawn = trained.generate(
-            words, seed=arguments.seed, nfe=arguments.nfe, guidance=arguments.guidance, progress=progress
-        )
     to = place(arguments)
+    try:
+        with console.progress(len(words), "drawing") as progress:
+            how: dict[str, Any] = {"nfe": arguments.nfe, "guidance": arguments.guidance, "progress": progress}
+            drawn = trained.generate(words, seed=arguments.seed, **how)
+    except BaseException:
+        if arguments.to is None:
+            with suppress(OSError):  # somebody put something into it
+                to.rmdir()
+        raise
+    if (other := free(to)) != to:
+        console.warn(f"another command has drawn into {to} meanwhile: these are in {other}")
+        to = other
     paths = [to / f"{number:03}.png" for number in range(len(drawn))]
     for path, image in zip(paths, drawn, strict=True):
         _save(path, image)

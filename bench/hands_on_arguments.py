@@ -108,14 +108,20 @@ class CompleteArguments(OnRun):
 
 
 def place(arguments: GenerateArguments) -> Path:
-    """The folder that receives the pictures, to be written now: --to, or the first of drawn, drawn-2 and so on that is
-    not there, which is made, so that another command beside this one takes the next. UserError where --to has got
-    pictures since it was looked at."""
-    if arguments.to is not None:
-        _check_fresh(arguments.to)
-        return arguments.to
-    for number in itertools.count(1):
-        folder = Path(f"{DRAWN}-{number}" if number > 1 else DRAWN)
+    """The folder that receives the pictures: --to, or the first of drawn, drawn-2 and so on that is not there, made
+    now, so that another command beside this one takes the next."""
+    return arguments.to if arguments.to is not None else _next(Path(DRAWN), 1)
+
+
+def free(to: Path) -> Path:
+    """The folder, or, where another command drew into it meanwhile, the first of its name with a number that is not
+    there, made now."""
+    return _next(to, 2) if earlier(to) else to
+
+
+def _next(first: Path, number: int) -> Path:
+    for each in itertools.count(number):
+        folder = first.with_name(f"{first.name}-{each}") if each > 1 else first
         try:
             folder.mkdir()
         except FileExistsError:

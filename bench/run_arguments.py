@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def _check_outside(out: Path) -> None:
     """UserError where runs would lie in a run's folder: no report would find them, and they would go with it."""
     from bench.store import REQUEST
 
-    for folder in (place := out.absolute(), *place.parents):
+    for folder in (place := Path(os.path.realpath(out)), *place.parents):
         if (folder / REQUEST).exists():
             raise UserError(
                 f"--out {out}: {folder} is a run's folder, expected one that holds runs, such as the one above"

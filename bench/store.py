@@ -212,6 +212,8 @@ def locked(folder: Path) -> Iterator[None]:
     end = time.monotonic() + PATIENCE
     try:
         opened = open(folder / LOCK, "a+", encoding="utf-8", opener=own)  # noqa: SIM115  (closed below)
+    except UnfitFileError:
+        raise
     except OSError as error:
         raise UserError(f"can't write {folder / LOCK}: {error.strerror or error}") from error
     with opened as file:

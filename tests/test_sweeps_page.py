@@ -7,6 +7,7 @@ import io
 import json
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import mean
@@ -104,6 +105,7 @@ def test_the_published_rows_at_other_rates_are_the_records() -> None:
 )
 def test_a_tried_table_is_its_record(begins: str, ends: str, record: str) -> None:
     """Means over seeds with their intervals, and what is published; and how many orderings came out how."""
+    numbers = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
     page = (DOCS / "published-tables.md").read_text(encoding="utf-8")
     part = page[page.index(begins) : page.index(ends)]
     found = json.loads((DOCS / "published" / record).read_text(encoding="utf-8"))
@@ -119,12 +121,19 @@ def test_a_tried_table_is_its_record(begins: str, ends: str, record: str) -> Non
             assert float(published) == known[name]["published"][measure]
             mean_of = known[name]["means"][measure]
             bounds = [mean_of[each] for each in ("value", "low", "high")]
-            numbers = re.findall(r"-?\d+(?:\.\d+)?", own)
-            assert len(numbers) in (1, 3)
-            for text, value in zip(numbers, bounds, strict=False):
+            texts = re.findall(r"-?\d+(?:\.\d+)?", own)
+            assert len(texts) in (1, 3)
+            for text, value in zip(texts, bounds, strict=False):
                 digits = len(text.partition(".")[2])
                 assert abs(float(text) - value) <= 0.5001 * 10**-digits, (name, measure, text, value)
     assert seen == set(known)
+    count = Counter(each["verdict"] for each in found["orderings"])
+    words = [numbers[count[verdict]] for verdict in ("holds", "contradicted", "not told apart")]
+    hold, contradicted, level = words
+    told = (
+        rf"Of {len(found['orderings'])} orderings\W+{hold} hold\b.*\b{contradicted} are contradicted, {level} are not"
+    )
+    assert re.search(told, part), told
 
 
 @pytest.mark.parametrize(
