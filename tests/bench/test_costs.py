@@ -55,6 +55,7 @@ def test_costs_are_a_pictures_and_guidance_doubles_its_evaluations(
     monkeypatch.setattr(costs, "flops_per_evaluation", lambda _, __, words: {"condition": work[words], "denoise": 100})
     monkeypatch.setattr(costs, "flops_of_prompt", lambda _, words: work[words])
     approach: Any = torch.nn.Linear(1, 1)
+    approach.capabilities = frozenset({"denoise", "generate"})
     approach.prompts = lambda texts, _: list(map(Prompt.text, texts))
     decode = SimpleNamespace(decode_images=lambda latents: latents)
     approach.shared = SimpleNamespace(diffusion=None, codecs={"image": decode})
